@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every error this package raises on purpose. Imports nothing of ours.
+
+    XdpscopeError
+    ├── ConfigError          the configuration cannot be used
+    ├── TracingUnavailable   this host cannot trace BPF programs at all
+    └── KernelError          the kernel refused; carries its errno
+        ├── LoadError        … a BPF program; carries the verifier's log
+        ├── NotPermitted     … for want of a capability
+        └── Vanished         … because the object is gone
+
+Each can be copied and pickled: what a constructor takes by position is in ``args``.
+"""
+
+from __future__ import annotations
+
+import os
+from errno import ENOENT, errorcode
+
+__all__ = [
+    "ConfigError",
+    "KernelError",
+    "LoadError",
+    "NotPermitted",
+    "TracingUnavailable",
+    "Vanished",
+    "XdpscopeError",
+]
+
+_LOG_LINES_SHOWN = 10
+
+
+class XdpscopeError(Exception):
+    """The base of all: ``str()`` says what went wrong, ``hint`` what to do about it."""
+
+    hint: str | None
+
+    def __init__(self, message: str, *args: object, hint: str | None = None) -> None:
+        super().__init__(message, *args)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class ConfigError(XdpscopeError):
+    """A configuration cannot be used; one line a problem, each naming file, line and key."""
+
+
+class TracingUnavailable(XdpscopeError):
+    """This host cannot trace BPF programs, whichever the program."""
+
+
+class KernelError(XdpscopeError):
+    """The kernel refused something; ``errno`` is its reason, a positive number."""
+
+    errno: int
+
+    def __init__(self, message: str, errno: int, *args: object, hint: str | None = None) -> None:
+        super().__init__(message, errno, *args, hint=hint)
+        self.errno = errno
+
+    def __str__(self) -> str:
+        name = errorcode.get(self.errno, f"errno {self.errno}")
+        return f"{self.args[0]}: {os.strerror(self.errno)} ({name})"
+
+
+class LoadError(KernelError):
+    """The kernel refused a BPF program; ``log`` is all the verifier said, maybe nothing.
+
+    ``str()`` shows the log's last lines: that is where the verifier names what it refused.
+    """
+
+    log: str
+
+    def __init__(self, message: str, errno: int, log: str = "", *, hint: str | None = None) -> None:
+        super().__init__(message, errno, log, hint=hint)
+        self.log = log
+
+    def __str__(self) -> str:
+        lines = self.log.rstrip().splitlines()
+        shown = [f"    {line}" for line in lines[-_LOG_LINES_SHOWN:]]
+        if len(lines) > len(shown):
+            shown.insert(0, f"    … {len(lines) - len(shown)} lines before")
+        return "\n".join([super().__str__(), *shown])
+
+
+class NotPermitted(KernelError):
+    """The kernel refused for want of a capability: EPERM or EACCES."""
+
+
+class Vanished(KernelError):
+    """The object was there and is gone; every walk over kernel objects must expect it."""
+
+    def __init__(self, message: str, errno: int = ENOENT, *, hint: str | None = None) -> None:
+        super().__init__(message, errno, hint=hint)
