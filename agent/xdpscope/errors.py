@@ -48,7 +48,7 @@ class ConfigError(XdpscopeError):
 
 
 class TracingUnavailable(XdpscopeError):
-    """This host cannot trace BPF programs, whichever the program."""
+    """Tracing BPF programs is impossible on this host, whichever the program."""
 
 
 class KernelError(XdpscopeError):

@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: RUF009 - setting() gives a dataclass field, and is a call only for that
+"""The configuration: YAML read into frozen dataclasses, or an error that lists every problem.
+
+Durations are held as float seconds. They are written as a number and a unit (``500ms``, ``5s``,
+``1m``, ``1h``); a bare number is refused, because readers disagree on what it would count.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from xdpscope._settings import (
+    Invalid,
+    Kind,
+    ListOf,
+    OrNull,
+    Problem,
+    Scalar,
+    Section,
+    closest,
+    compose,
+    setting,
+)
+from xdpscope.errors import ConfigError
+
+__all__ = [
+    "Config",
+    "Discovery",
+    "Flows",
+    "Latency",
+    "Listen",
+    "Log",
+    "Outcomes",
+    "Selection",
+    "State",
+    "load",
+    "parse",
+]
+
+# A generous bound, so that a path such as /dev/zero ends in an error and not in all of memory.
+_MAX_BYTES = 256 * 1024
+_MAX_SHOWN = 50
+_QUOTING = 'quote a value that begins with one of * [ { & ! % @ `, as in "*" or "[::1]:10091"'
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_LABEL = r"\w(?:[\w-]{0,61}\w)?"
+_HOSTNAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*\.?", re.ASCII)
+
+S = TypeVar("S", bound=str)
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)", text)
+    if not match:
+        raise ValueError
+    number, unit = match.groups()
+    # Dividing keeps 100ms the float nearest to 0.1, which multiplying by 0.001 does not promise.
+    return float(number) / 1000 if unit == "ms" else float(number) * _UNITS[unit]
+
+
+def _duration(least: str, most: str) -> Kind[float]:
+    low, high = _seconds(least), _seconds(most)
+
+    def convert(text: str) -> float:
+        seconds = _seconds(text)
+        if not low <= seconds <= high:
+            raise ValueError
+        return seconds
+
+    return Scalar(f"a duration from {least} to {most}, such as 500ms, 5s or 1m", convert)
+
+
+def _whole(least: int, most: int) -> Kind[int]:
+    def convert(text: str) -> int:
+        # Python itself refuses to convert thousands of digits, with a message of its own.
+        if len(text) > 20 or not least <= int(text) <= most:
+            raise ValueError
+        return int(text)
+
+    return Scalar(f"a whole number from {least} to {most}", convert, looks=("integer",))
+
+
+def _choice(*names: S) -> Kind[S]:
+    def convert(text: str) -> S:
+        for name in names:
+            if text == name:
+                return name
+        raise ValueError(closest(text, list(names)))
+
+    return Scalar(f"one of {', '.join(names)}", convert)
+
+
+def _printable(text: str) -> str:
+    if not text or not text.isprintable():
+        raise ValueError("empty, or with unprintable characters")
+    return text
+
+
+def _absolute(text: str) -> Path:
+    if not _printable(text).startswith("/"):
+        raise ValueError
+    return Path(text)
+
+
+_SWITCH: Kind[bool] = Scalar("true or false", lambda text: text.lower() == "true", ("boolean",))
+_GLOB = Scalar("a shell glob, a number or a tag", _printable, ("text", "integer", "number"))
+_GLOBS = ListOf('a list of shell globs, such as ["xdp_*"]', _GLOB)
+_FILE = OrNull(Scalar("a path", lambda text: Path(_printable(text))))
+_DIRECTORY = OrNull(Scalar("an absolute path", _absolute))
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Where to listen. An empty host means every address, IPv4 and IPv6; port 0 a free one."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Listen:
+        """Read ``HOST:PORT``, ``[IPV6]:PORT`` or ``:PORT``. Raises ValueError, saying why."""
+        match = re.fullmatch(r"(?:\[([^\]]*)\]|([^\[\]]*)):([0-9]{1,5})", text)
+        if not match:
+            raise ValueError("no port" if ":" not in text else "")
+        bracketed, host, port = match.group(1), match.group(2) or "", int(match.group(3))
+        if port > 65535:
+            raise ValueError("the port is above 65535")
+        if bracketed is not None:
+            if ":" not in bracketed:
+                raise ValueError("only an IPv6 address has brackets")
+            host = str(ip_address(bracketed))
+        elif ":" in host:
+            raise ValueError("an IPv6 address needs brackets")
+        elif re.fullmatch(r"[0-9.]+", host):
+            ip_address(host)
+        elif host and not _HOSTNAME.fullmatch(host):
+            raise ValueError("not a host name")
+        return cls(host, port)
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+_LISTEN = Scalar("HOST:PORT, such as 127.0.0.1:10091 or '[::1]:10091'", Listen.parse)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Names to observe: those that match ``include``, less those that match ``exclude``."""
+
+    include: tuple[str, ...] = setting(_GLOBS, '["*"]', "Observe what matches one of these.")
+    exclude: tuple[str, ...] = setting(_GLOBS, "[]", "Of those, leave out what matches one.")
+
+    def admits(self, *names: str) -> bool:
+        """Whether a thing known by all these names (entry function, id, tag) is observed."""
+
+        def among(globs: tuple[str, ...]) -> bool:
+            return any(fnmatchcase(name, glob) for glob in globs for name in names)
+
+        return among(self.include) and not among(self.exclude)
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """How programs are found."""
+
+    interval: float = setting(
+        _duration("100ms", "1h"), "5s", "Time between two full looks at the host, beside events."
+    )
+    netns: Literal["all", "host"] = setting(
+        _choice("all", "host"), "all", "Every network namespace, or only the agent's own."
+    )
+
+
+@dataclass(frozen=True)
+class Flows:
+    """Counts by flow."""
+
+    enabled: bool = setting(_SWITCH, "true", "Count packets and bytes by flow.")
+    max_entries: int = setting(
+        _whole(1, 2**24), "65536", "Flows held at once; beyond it the idlest join `other`."
+    )
+    top: int = setting(
+        _whole(0, 100_000), "500", "Flows with a series of their own, over the whole agent."
+    )
+    sample_rate: int = setting(
+        _whole(1, 1_000_000), "1", "Account one packet in this many to its flow; 1 means each."
+    )
+    idle_timeout: float = setting(
+        _duration("1s", "24h"), "60s", "A flow without packets for this long joins `other`."
+    )
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time spent inside programs."""
+
+    enabled: bool = setting(_SWITCH, "false", "Measure each run; costs two clock reads a packet.")
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What became of a packet after its verdict."""
+
+    enabled: bool = setting(_SWITCH, "true", "Follow the kernel's xdp:* tracepoints.")
+
+
+@dataclass(frozen=True)
+class State:
+    """What outlives the agent."""
+
+    pin_path: Path | None = setting(
+        _DIRECTORY, "null", "A directory on a bpffs; with it counts survive a restart."
+    )
+
+
+@dataclass(frozen=True)
+class Log:
+    """The agent's own log, on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = setting(
+        _choice("debug", "info", "warning", "error"), "info", "The least severe level to write."
+    )
+    format: Literal["auto", "console", "json"] = setting(
+        _choice("auto", "console", "json"), "auto", "auto is console on a terminal, else json."
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole configuration; ``Config()`` is the default one."""
+
+    listen: Listen = setting(
+        _LISTEN, "127.0.0.1:10091", "The address of metrics and page; :PORT means all addresses."
+    )
+    web_config: Path | None = setting(
+        _FILE, "null", "exporter-toolkit's web-config.yml: TLS, client certificates, basic auth."
+    )
+    programs: Selection = setting(
+        Section(Selection), "{}", "Which programs, by entry function name, id or tag."
+    )
+    interfaces: Selection = setting(Section(Selection), "{}", "Which interfaces, by name.")
+    discovery: Discovery = setting(Section(Discovery), "{}", "How programs are found.")
+    flows: Flows = setting(Section(Flows), "{}", "Counts by flow.")
+    latency: Latency = setting(Section(Latency), "{}", "Time spent inside programs.")
+    outcomes: Outcomes = setting(Section(Outcomes), "{}", "What became of redirected packets.")
+    state: State = setting(Section(State), "{}", "What outlives the agent.")
+    log: Log = setting(Section(Log), "{}", "The agent's own log, on standard error.")
+
+
+def parse(text: str, name: str) -> Config:
+    """Read a configuration from YAML; ``name`` is what errors call it.
+
+    Raises `ConfigError` with a line ``NAME:LINE: KEY: …`` for each problem there is.
+    """
+    try:
+        node = compose(text)
+    except Invalid as invalid:
+        raise _error(name, invalid, hint=_QUOTING) from None
+    try:
+        return Config() if node is None else Section(Config).read(node)
+    except Invalid as invalid:
+        raise _error(name, invalid) from None
+
+
+def load(path: Path | None) -> Config:
+    """Read a configuration file; None gives the defaults.
+
+    Raises `ConfigError` as `parse` does, and for a file that cannot be read, is larger than
+    256 KiB or is not UTF-8.
+    """
+    if path is None:
+        return Config()
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(data) > _MAX_BYTES:
+        raise ConfigError(f"{path}: larger than {_MAX_BYTES // 1024} KiB")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        problem = Problem(line, "", f"not UTF-8: {error.reason}")
+        raise _error(str(path), Invalid(problem)) from None
+    return parse(text, str(path))
+
+
+def _error(name: str, invalid: Invalid, hint: str | None = None) -> ConfigError:
+    problems = sorted(invalid.problems, key=lambda problem: problem.line)
+    lines = [": ".join(filter(None, (f"{name}:{p.line}", p.path, p.message))) for p in problems]
+    if len(lines) > _MAX_SHOWN:
+        lines[_MAX_SHOWN:] = [f"{name}: … and {len(lines) - _MAX_SHOWN} more problems"]
+    return ConfigError("\n".join(lines), hint=hint)

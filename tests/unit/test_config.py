@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration: what is accepted, and that whatever is not is named, with line and key."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from pathlib import Path
+
+import pytest
+
+from xdpscope.config import Config, Listen, Selection, load, parse
+from xdpscope.errors import ConfigError
+
+EXAMPLE = Path(__file__).parents[2] / "config" / "xdpscope.yaml"
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "x.yaml")
+    return str(caught.value).splitlines()
+
+
+def settings(section: type, prefix: str = "") -> set[str]:
+    """The dotted paths of all settings there are, by the dataclasses' own word."""
+    paths: set[str] = set()
+    for each in dataclasses.fields(section):
+        inner = getattr(each.metadata["kind"], "type", None)
+        path = f"{prefix}{each.name}"
+        paths |= settings(inner, f"{path}.") if inner else {path}
+    return paths
+
+
+def test_the_example_shows_every_key_at_its_default() -> None:
+    assert load(EXAMPLE) == Config()
+    keys = [line.split(":")[0] for line in EXAMPLE.read_text().splitlines() if line[:1] != "#"]
+    shown, section = set(), ""
+    for key in filter(None, keys):
+        if not key.startswith(" "):
+            section = key
+        elif "#" not in key:
+            shown.add(f"{section}.{key.strip()}")
+        shown.add(section)
+    assert settings(Config) <= shown
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "null", "flows:\nlog: ~\n", "\ufeff"])
+def test_nothing_said_means_the_defaults(text: str) -> None:
+    assert parse(text, "x.yaml") == Config() == load(None)
+
+
+def test_every_key_is_read() -> None:
+    config = parse(
+        """
+        listen: "[::1]:0"
+        web_config: web.yml
+        programs: {include: [12, 0123, 3e5, no, "xdp_*"], exclude: [xdp_test]}
+        interfaces: {exclude: [lo]}
+        discovery: {interval: 500ms, netns: host}
+        flows: {enabled: false, max_entries: 10, top: 0, sample_rate: 100, idle_timeout: 1.5h}
+        latency: {enabled: true}
+        outcomes: {enabled: False}
+        state: {pin_path: /sys/fs/bpf/xdpscope}
+        log: {level: debug, format: "json"}
+        """,
+        "x.yaml",
+    )
+    assert config.listen == Listen("::1", 0)
+    assert str(config.listen) == "[::1]:0"
+    assert config.web_config == Path("web.yml")
+    assert config.programs == Selection(("12", "0123", "3e5", "no", "xdp_*"), ("xdp_test",))
+    assert config.interfaces == Selection(("*",), ("lo",))
+    assert (config.discovery.interval, config.discovery.netns) == (0.5, "host")
+    assert dataclasses.astuple(config.flows) == (False, 10, 0, 100, 5400.0)
+    assert (config.latency.enabled, config.outcomes.enabled) == (True, False)
+    assert config.state.pin_path == Path("/sys/fs/bpf/xdpscope")
+    assert (config.log.level, config.log.format) == ("debug", "json")
+
+
+def test_all_problems_are_listed_at_once_with_line_and_key() -> None:
+    text = """\
+flows:
+  max_entires: 5
+  top: 6
+  top: 7
+discovery: {interval: 5, netns: hots}
+programs:
+  include:
+    - ok
+    - [a]
+Listen: 1.2.3.4:5
+"""
+    assert problems(text) == [
+        "x.yaml:2: flows.max_entires: unknown key, did you mean max_entries? "
+        "(allowed: enabled, max_entries, top, sample_rate, idle_timeout)",
+        "x.yaml:4: flows.top: is given twice, first on line 3",
+        "x.yaml:5: discovery.interval: must be a duration from 100ms to 1h, "
+        "such as 500ms, 5s or 1m, not 5",
+        "x.yaml:5: discovery.netns: must be one of all, host, not 'hots' (did you mean host?)",
+        "x.yaml:9: programs.include[1]: must be a shell glob, a number or a tag, not a list",
+        "x.yaml:10: Listen: unknown key, did you mean listen? (allowed: listen, web_config, "
+        "programs, interfaces, discovery, flows, latency, outcomes, state, log)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[1]", "must be a mapping"),
+        ("xdpscope", "must be a mapping"),
+        ("? [a]\n: 1", "unknown key"),
+        ("flows: []", "flows: must be a mapping"),
+        ("flows: {top: '5'}", "flows.top: must be a whole number"),
+        ("flows: {top: 5.5}", "flows.top: must be a whole number"),
+        ("flows: {top: -1}", "from 0 to 100000, not -1"),
+        ("flows: {top: " + "9" * 9999 + "}", "from 0 to 100000"),
+        ("flows: {sample_rate: 0}", "from 1 to"),
+        ("flows: {enabled: yes}", "true or false, not 'yes'"),
+        ("flows: {enabled: 1}", "true or false, not 1"),
+        ("flows: {enabled: }", "true or false, not empty"),
+        ("discovery: {interval: 99ms}", "from 100ms"),
+        ("discovery: {interval: 5 s}", "a duration"),
+        ("discovery: {interval: 61m}", "to 1h"),
+        ("discovery: {interval: " + "9" * 500 + "s}", "to 1h"),
+        ("discovery: {interval: -5s}", "a duration"),
+        ("programs: {include: xdp_a}", "a list of shell globs"),
+        ("programs: {include: ['']}", "include[0]"),
+        ('programs: {include: ["a\\nb"]}', "unprintable"),
+        ("programs: {include: [null]}", "not empty"),
+        ("state: {pin_path: here}", "an absolute path"),
+        ('state: {pin_path: "/\\0"}', "an absolute path"),
+        ("web_config: ''", "a path, or null"),
+        ("log: {level: INFO}", "did you mean info?"),
+        ("listen: localhost", "no port"),
+        ("listen: a:65536", "above 65535"),
+        ("listen: ::1:10091", "needs brackets"),
+        ("listen: '[1.2.3.4]:5'", "only an IPv6 address"),
+        ("listen: '[::g]:5'", "'::g'"),
+        ("listen: 1.2.3:5", "'1.2.3'"),
+        ("listen: 1.2.3.256:5", "'1.2.3.256'"),
+        ("listen: 'a b:5'", "not a host name"),
+        ("listen: " + "a" * 64 + ":5", "not a host name"),
+        ("listen: 10091", "HOST:PORT"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused(text: str, reason: str) -> None:
+    (problem,) = problems(text)
+    assert problem.startswith("x.yaml:1: ")
+    assert reason in problem
+
+
+@pytest.mark.parametrize("text", ["localhost:1", ":10091", "a.b-c.example.:80", "[fe80::1%eth0]:9"])
+def test_listen_reads_back_what_it_writes(text: str) -> None:
+    assert str(Listen.parse(text)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("log: {level: info", "expected ',' or '}'"),
+        ("a: b: c", "mapping values are not allowed"),
+        ("\tlog: {}", "cannot start any token"),
+        ("log: {}\n---\nlog: {}", "expected a single document"),
+        ("log: !!python/object/apply:os.system [id]", "tags such as"),
+        ("log: !custom {}", "tags such as"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "aliases are not supported"),
+        ("programs: {include: [*xdp]}", "aliases are not supported"),
+        ("[" * 100_000, "nested more than"),
+        ("? " * 50_000, "nested more than"),
+        ("log: \x00", "special characters"),
+        ('log: "\\UFFFFFFFF"', "out of range"),
+        ("%YAML 1." + "9" * 5000 + "\n---\n", "out of range"),
+        ("listen: [::1]:10091", "expected the node content"),
+    ],
+)
+def test_what_is_not_plain_yaml_is_refused_with_a_hint(text: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=r"^x\.yaml:\d: ") as caught:
+        parse(text, "x.yaml")
+    assert reason in str(caught.value)
+    assert "quote" in str(caught.value.hint)
+
+
+def test_a_flood_of_problems_is_cut() -> None:
+    found = problems("".join(f"key{n}: 1\n" for n in range(1000)))
+    assert len(found) == 51
+    assert found[-1] == "x.yaml: … and 950 more problems"
+
+
+def test_files_that_cannot_be_used(tmp_path: Path) -> None:
+    def refused(path: Path) -> str:
+        with pytest.raises(ConfigError) as caught:
+            load(path)
+        assert str(caught.value).startswith(str(path))
+        return str(caught.value)
+
+    assert "No such file" in refused(tmp_path / "absent")
+    assert "Is a directory" in refused(tmp_path)
+    assert "larger than 256 KiB" in refused(Path("/dev/zero"))
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes("# first\nlisten: café:1\n".encode("latin-1"))
+    assert ":2: not UTF-8" in refused(latin)
+    latin.write_bytes("listen: localhost:1\n".encode("utf-16"))
+    assert "not UTF-8" in refused(latin)
+
+
+def test_nothing_but_a_config_error_comes_of_damage() -> None:
+    rng = random.Random(7)
+    base = EXAMPLE.read_text()
+    refused = 0
+    for _ in range(150):
+        text = base[: rng.randrange(len(base))]
+        for _ in range(6):
+            at = rng.randrange(len(text) + 1)
+            text = (
+                text[:at]
+                + rng.choice("[]{}:,*&!|>\"'%@`#-?\n\t\\\x85\u2028\ufeff~\x1b")
+                + text[at:]
+            )
+        try:
+            parse(text, "x.yaml")
+        except ConfigError as error:
+            refused += 1
+            assert all(line.isprintable() for line in str(error).split("\n"))
+    assert refused > 50
+
+
+def test_selection_admits_by_any_name_and_excludes_by_any() -> None:
+    chosen = Selection(include=("xdp_*", "17"), exclude=("*_test", "3b185187f1855c4c"))
+    assert chosen.admits("xdp_main", "5", "aaaa")
+    assert chosen.admits("other", "17", "aaaa")
+    assert not chosen.admits("other", "18", "aaaa")
+    assert not chosen.admits("xdp_test", "17", "aaaa")
+    assert not chosen.admits("xdp_main", "5", "3b185187f1855c4c")
+    assert not chosen.admits("XDP_main"), "globs tell case apart"
+    assert not Selection(include=()).admits("xdp_main")
+    assert not Selection().admits()
