@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""libbpf and bpf(2) as small Python objects.
+
+The only package that imports cffi. Everything that holds a descriptor is a context
+manager and closes it once; the garbage collector closing one is a bug that a
+``ResourceWarning`` tells of. What the kernel refuses raises a ``KernelError`` of
+``xdpscope.errors``.
+"""
+
+from xdpscope.libbpf._raw import ffi as _ffi
+from xdpscope.libbpf._raw import lib as _lib
+from xdpscope.libbpf.btf import Btf
+from xdpscope.libbpf.descriptor import Descriptor
+from xdpscope.libbpf.link import Link
+from xdpscope.libbpf.log import capture as _capture
+from xdpscope.libbpf.map import Map, possible_cpus
+from xdpscope.libbpf.object import Object
+from xdpscope.libbpf.program import EntryFunction, Program, ProgramInfo
+from xdpscope.libbpf.ring import RingBuffer
+from xdpscope.libbpf.stats import run_time_stats
+from xdpscope.libbpf.template import Template
+
+__all__ = [
+    "Btf",
+    "Descriptor",
+    "EntryFunction",
+    "Link",
+    "Map",
+    "Object",
+    "Program",
+    "ProgramInfo",
+    "RingBuffer",
+    "Template",
+    "attach_type_name",
+    "possible_cpus",
+    "run_time_stats",
+    "version",
+]
+
+_capture()
+
+
+def version() -> str:
+    """The version of the libbpf in use, such as ``1.1``."""
+    return f"{_lib.libbpf_major_version()}.{_lib.libbpf_minor_version()}"
+
+
+def attach_type_name(number: int) -> str:
+    """libbpf's name of an attach type, such as ``xdp_devmap``; empty where it has none."""
+    name = _lib.libbpf_bpf_attach_type_str(number)
+    return "" if name == _ffi.NULL else _ffi.string(name).decode()

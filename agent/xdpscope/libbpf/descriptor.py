@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An owned file descriptor, and how a failed call becomes an exception."""
+
+import os
+import warnings
+from errno import EACCES, ENOENT, EPERM
+from typing import NoReturn, Self
+
+from xdpscope.errors import KernelError, NotPermitted, Vanished
+
+# Room for what the verifier says of one program; it starts at the end if there is more.
+VERIFIER_LOG_SIZE = 1 << 20
+
+
+def fail(result: int, action: str) -> NoReturn:
+    """Raises the exception for a negative ``result``, which libbpf sets to -errno."""
+    errno = -result
+    if errno == ENOENT:
+        raise Vanished(f"{action} failed", errno)
+    if errno in (EPERM, EACCES):
+        raise NotPermitted(f"{action} failed", errno)
+    raise KernelError(f"{action} failed", errno)
+
+
+class Descriptor:
+    """Owns one descriptor; ``close`` gives it back, once, whatever happens in between."""
+
+    __slots__ = ("_fd",)
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        """The descriptor's number.
+
+        Raises:
+            ValueError: it is closed.
+        """
+        if self._fd < 0:
+            raise ValueError(f"{type(self).__name__} is closed")
+        return self._fd
+
+    @property
+    def closed(self) -> bool:
+        return self._fd < 0
+
+    def close(self) -> None:
+        """Gives the descriptor back; again is no error."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            warnings.warn(f"unclosed {type(self).__name__}", ResourceWarning, source=self)
+            self.close()

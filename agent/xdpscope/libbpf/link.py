@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Links: what attaches a program, for as long as the link is held."""
+
+import os
+from typing import Self
+
+from xdpscope.libbpf._raw import ffi, lib
+from xdpscope.libbpf.descriptor import Descriptor, fail
+from xdpscope.libbpf.program import Program
+
+_READ_SIZE = 1 << 16
+
+
+class Link(Descriptor):
+    """An attachment of one of our programs; closing it detaches."""
+
+    __slots__ = ()
+
+    @classmethod
+    def trace(cls, program: Program, attach_type: int) -> Self:
+        """Attaches a tracing program to what it was loaded for.
+
+        Raises:
+            KernelError: EBUSY where a freplace program holds the function; E2BIG where it
+                has as many tracers as a trampoline takes.
+        """
+        # Kernels before 5.15 take tracing programs through BPF_RAW_TRACEPOINT_OPEN only;
+        # libbpf falls back to it.
+        fd = lib.bpf_link_create(program.fileno(), 0, attach_type, ffi.NULL)
+        if fd < 0:
+            fail(fd, "attaching a tracer")
+        return cls(fd)
+
+    @classmethod
+    def iterate(cls, program: Program) -> Self:
+        """Makes an iterator program readable with ``read_all``."""
+        return cls.trace(program, lib.BPF_TRACE_ITER)
+
+    def read_all(self) -> bytes:
+        """Runs the iterator once; what it wrote."""
+        fd = lib.bpf_iter_create(self.fileno())
+        if fd < 0:
+            fail(fd, "starting an iterator")
+        parts = []
+        try:
+            while part := os.read(fd, _READ_SIZE):
+                parts.append(part)
+        finally:
+            os.close(fd)
+        return b"".join(parts)

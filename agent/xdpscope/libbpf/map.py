@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Maps: created, read whole or by key, per-CPU values as numpy arrays."""
+
+from dataclasses import dataclass
+from errno import EFAULT, EINVAL, ENOENT, ENOSPC, EOPNOTSUPP
+from functools import cache
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xdpscope.errors import KernelError, Vanished
+from xdpscope.libbpf._raw import ffi, lib
+from xdpscope.libbpf.descriptor import Descriptor, fail
+
+# The kernel's own, of include/linux/errno.h: it leaks out of bpf(2).
+_ENOTSUPP = 524
+
+_PER_CPU = (lib.BPF_MAP_TYPE_PERCPU_ARRAY, lib.BPF_MAP_TYPE_PERCPU_HASH)
+
+Bytes = NDArray[np.uint8]
+
+
+@cache
+def possible_cpus() -> int:
+    """How many CPUs this kernel may ever have: the values of one per-CPU element."""
+    count: int = lib.libbpf_num_possible_cpus()
+    if count < 0:
+        fail(count, "reading the possible CPUs")
+    return count
+
+
+@dataclass(frozen=True, slots=True)
+class MapInfo:
+    """What ``struct bpf_map_info`` says of a map; sizes in bytes."""
+
+    id: int
+    type: int  # enum bpf_map_type
+    name: str
+    key_size: int
+    value_size: int
+    max_entries: int
+    flags: int
+
+    @property
+    def cpus(self) -> int:
+        """Values an element has."""
+        return possible_cpus() if self.type in _PER_CPU else 1
+
+    @property
+    def stride(self) -> int:
+        """Bytes from one CPU's value to the next: the kernel rounds each up to 8."""
+        return -(-self.value_size // 8) * 8 if self.type in _PER_CPU else self.value_size
+
+
+class Map(Descriptor):
+    """A map. Values come as arrays of bytes with one row a CPU; ``view`` gives them a type."""
+
+    __slots__ = ("info",)
+
+    def __init__(self, fd: int) -> None:
+        super().__init__(fd)
+        try:
+            self.info = self._info()
+        except BaseException:
+            self.close()
+            raise
+
+    def _info(self) -> MapInfo:
+        info = ffi.new("struct bpf_map_info *")
+        size = ffi.new("__u32 *", ffi.sizeof("struct bpf_map_info"))
+        result = lib.bpf_obj_get_info_by_fd(self.fileno(), info, size)
+        if result < 0:
+            fail(result, "reading a map's info")
+        name = ffi.string(info.name).decode(errors="replace")
+        return MapInfo(
+            info.id, info.type, name, info.key_size, info.value_size, info.max_entries,
+            info.map_flags,
+        )  # fmt: skip
+
+    @classmethod
+    def open(cls, map_id: int) -> Self:
+        """The map of this id.
+
+        Raises:
+            Vanished: it is gone.
+        """
+        fd = lib.bpf_map_get_fd_by_id(map_id)
+        if fd < 0:
+            fail(fd, f"opening BPF map {map_id}")
+        return cls(fd)
+
+    @classmethod
+    def create(
+        cls, kind: int, name: str, key_size: int, value_size: int, max_entries: int, flags: int = 0
+    ) -> Self:
+        """Creates an empty map of type ``kind`` (``enum bpf_map_type``); sizes in bytes."""
+        options = ffi.new("struct bpf_map_create_opts *")
+        options.sz = ffi.sizeof("struct bpf_map_create_opts")
+        options.map_flags = flags
+        fd = lib.bpf_map_create(kind, name.encode(), key_size, value_size, max_entries, options)
+        if fd < 0:
+            fail(fd, f"creating the map {name!r}")
+        return cls(fd)
+
+    def sibling(self, name: str) -> Self:
+        """An empty map of this one's type and sizes."""
+        info = self.info
+        return type(self).create(
+            info.type, name, info.key_size, info.value_size, info.max_entries, info.flags
+        )
+
+    def lookup(self, key: bytes) -> Bytes:
+        """One element's values, shape (CPUs, stride).
+
+        Raises:
+            Vanished: there is no such key.
+        """
+        values = np.empty((self.info.cpus, self.info.stride), np.uint8)
+        result = lib.bpf_map_lookup_elem(self.fileno(), key, ffi.from_buffer(values))
+        if result < 0:
+            fail(result, f"looking up an element of {self.info.name!r}")
+        return values
+
+    def update(self, key: bytes, values: bytes, flags: int = 0) -> None:
+        """Sets one element; ``values`` holds every CPU's."""
+        result = lib.bpf_map_update_elem(self.fileno(), key, values, flags)
+        if result < 0:
+            fail(result, f"setting an element of {self.info.name!r}")
+
+    def delete(self, key: bytes) -> None:
+        """Takes one element out; one that is not there is no error."""
+        result = lib.bpf_map_delete_elem(self.fileno(), key)
+        if result < 0 and result != -ENOENT:
+            fail(result, f"deleting an element of {self.info.name!r}")
+
+    def items(self) -> tuple[Bytes, Bytes]:
+        """All elements: keys, shape (n, key size), and values, shape (n, CPUs, stride).
+
+        In batches where the kernel has them for this type of map, else key by key. An
+        element put in or taken out meanwhile may be missing or, never twice, present.
+        """
+        try:
+            return self._batched()
+        except KernelError as error:
+            if error.errno not in (EINVAL, EOPNOTSUPP, _ENOTSUPP):
+                raise
+            return self._one_by_one()
+
+    def _batched(self) -> tuple[Bytes, Bytes]:
+        info = self.info
+        # A hash's cursor is a bucket number, an array's a key: four bytes either way,
+        # but older kernels copy a whole key.
+        cursor = ffi.new("char[]", max(4, info.key_size))
+        parts: list[tuple[Bytes, Bytes]] = []
+        room, first, result = min(info.max_entries, 4096), True, 0
+        while result == 0:
+            keys = np.empty((room, info.key_size), np.uint8)
+            values = np.empty((room, info.cpus, info.stride), np.uint8)
+            count = ffi.new("__u32 *", room)
+            result = lib.bpf_map_lookup_batch(
+                self.fileno(),
+                ffi.NULL if first else cursor,
+                cursor,
+                ffi.from_buffer(keys),
+                ffi.from_buffer(values),
+                count,
+                ffi.NULL,
+            )
+            if result == -ENOSPC:  # one bucket alone holds more than there is room for
+                room, result = room * 2, 0
+                continue
+            if result == 0 or result == -ENOENT:  # ENOENT: these were the last
+                parts.append((keys[: count[0]], values[: count[0]]))
+                first = False
+        if result not in (-ENOENT,) or not parts:
+            # EFAULT: Linux 5.6 to 5.7 gave it for an unsupported map type.
+            fail(-EINVAL if result == -EFAULT else result, f"reading {info.name!r}")
+        return np.concatenate([k for k, _ in parts]), np.concatenate([v for _, v in parts])
+
+    def _one_by_one(self) -> tuple[Bytes, Bytes]:
+        info = self.info
+        found: dict[bytes, Bytes] = {}
+        key: Any = ffi.NULL
+        following = ffi.new("char[]", info.key_size)
+        while lib.bpf_map_get_next_key(self.fileno(), key, following) == 0:
+            name = bytes(ffi.buffer(following))
+            # After a deletion the kernel starts over: one pass over what is new is all.
+            if name in found or len(found) >= info.max_entries:
+                break
+            try:
+                found[name] = self.lookup(name)
+            except Vanished:
+                pass
+            key = ffi.new("char[]", name + b"\0")
+        keys = np.frombuffer(b"".join(found), np.uint8).reshape(-1, info.key_size)
+        values = np.array(list(found.values()), np.uint8).reshape(-1, info.cpus, info.stride)
+        return keys, values

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A compiled BPF object: opened, adapted, loaded."""
+
+import os
+from pathlib import Path
+from typing import Any, Self
+
+from xdpscope.errors import LoadError, XdpscopeError
+from xdpscope.libbpf._raw import ffi, lib
+from xdpscope.libbpf.btf import Btf
+from xdpscope.libbpf.descriptor import VERIFIER_LOG_SIZE
+from xdpscope.libbpf.map import Map
+from xdpscope.libbpf.program import Program
+from xdpscope.libbpf.template import Template
+
+
+class Object:
+    """One ``.bpf.o``. Its maps and programs live until it is closed."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file without loading anything.
+
+        Raises:
+            XdpscopeError: it is not there, or libbpf cannot read it.
+        """
+        self._path = path
+        self._logs: dict[str, Any] = {}
+        self._handle = lib.bpf_object__open(os.fsencode(path))
+        if self._handle == ffi.NULL:
+            reason = os.strerror(ffi.errno)
+            raise XdpscopeError(
+                f"cannot open the BPF object {path}: {reason}",
+                hint="reinstall xdpscope: its wheel carries the compiled BPF objects",
+            )
+
+    def close(self) -> None:
+        """Closes every descriptor of the object."""
+        handle, self._handle = self._handle, ffi.NULL
+        if handle != ffi.NULL:
+            lib.bpf_object__close(handle)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _program(self, name: str) -> Any:
+        found = lib.bpf_object__find_program_by_name(self._handle, name.encode())
+        if found == ffi.NULL:
+            raise KeyError(f"{self._path.name} has no program {name!r}")
+        return found
+
+    def _map(self, name: str) -> Any:
+        found = lib.bpf_object__find_map_by_name(self._handle, name.encode())
+        if found == ffi.NULL:
+            raise KeyError(f"{self._path.name} has no map {name!r}")
+        return found
+
+    def leave_out(self, name: str) -> None:
+        """Does not load this program."""
+        lib.bpf_program__set_autoload(self._program(name), False)
+
+    def aim(self, name: str, target: Program, function: str) -> None:
+        """Has a tracing program loaded against a function of another BPF program."""
+        program = self._program(name)
+        result = lib.bpf_program__set_attach_target(program, target.fileno(), function.encode())
+        if result < 0:
+            raise LoadError(f"{name!r} cannot be aimed at {function!r}", -result)
+
+    def keep_log(self, name: str) -> None:
+        """Has the verifier's log of this program put into the error, should it be refused."""
+        log = ffi.new("char[]", VERIFIER_LOG_SIZE)
+        lib.bpf_program__set_log_buf(self._program(name), log, VERIFIER_LOG_SIZE)
+        self._logs[name] = log
+
+    def load(self) -> None:
+        """Creates the maps and loads the programs; all or nothing.
+
+        Raises:
+            LoadError: with the verifier's log of what it refused.
+        """
+        result = lib.bpf_object__load(self._handle)
+        logs = "".join(
+            ffi.string(log).decode(errors="replace") for log in self._logs.values()
+        )
+        self._logs.clear()
+        if result < 0:
+            raise LoadError(f"loading {self._path.name} failed", -result, logs)
+
+    def program(self, name: str) -> Program:
+        """A loaded program, with a descriptor of its own."""
+        return Program.duplicate(lib.bpf_program__fd(self._program(name)))
+
+    def map(self, name: str) -> Map:
+        """A map, with a descriptor of its own."""
+        return Map(os.dup(self.map_fd(name)))
+
+    def map_fd(self, name: str) -> int:
+        """The descriptor by which this object's instructions refer to a map."""
+        fd: int = lib.bpf_map__fd(self._map(name))
+        return fd
+
+    def template(self, name: str) -> Template:
+        """A loaded program's instructions; they refer to this object's maps."""
+        program = self._program(name)
+        count = lib.bpf_program__insn_cnt(program)
+        copy = ffi.new("struct bpf_insn[]", count)
+        ffi.memmove(copy, lib.bpf_program__insns(program), ffi.sizeof(copy))
+        return Template(copy, lib.bpf_program__expected_attach_type(program))
+
+    def attach_type(self, name: str) -> int:
+        """The ``enum bpf_attach_type`` that the program's section stands for."""
+        found: int = lib.bpf_program__expected_attach_type(self._program(name))
+        return found
+
+    @property
+    def btf(self) -> Btf:
+        """The object's own types."""
+        return Btf(lib.bpf_object__btf(self._handle), owner=self)

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs that the kernel has loaded: finding, describing, loading, running."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+from xdpscope.errors import LoadError, Vanished
+from xdpscope.libbpf._raw import ffi, lib
+from xdpscope.libbpf.btf import Btf
+from xdpscope.libbpf.descriptor import VERIFIER_LOG_SIZE, Descriptor, fail
+from xdpscope.libbpf.template import Template
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramInfo:
+    """What ``struct bpf_prog_info`` says of a program."""
+
+    id: int
+    type: int  # enum bpf_prog_type
+    tag: str  # 16 hexadecimal digits
+    name: str  # cut at 15 characters by the kernel
+    jited: bool
+    btf_id: int  # 0: none
+    entry_type_id: int  # func_info[0].type_id; 0: none
+    run_time_ns: int  # counted only while kernel statistics are on
+    run_count: int
+    recursion_misses: int  # 5.12; always 0 before
+
+    @property
+    def is_xdp(self) -> bool:
+        return self.type == lib.BPF_PROG_TYPE_XDP
+
+
+@dataclass(frozen=True, slots=True)
+class EntryFunction:
+    """The function that a program starts in: its whole name, its id in the program's BTF."""
+
+    name: str
+    type_id: int
+
+
+class Program(Descriptor):
+    """A loaded program. Holding it open keeps it loaded."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def ids() -> Iterator[int]:
+        """The id of every program loaded, of whatever type, in ascending order.
+
+        Raises:
+            NotPermitted: for want of CAP_SYS_ADMIN.
+        """
+        found = ffi.new("__u32 *", 0)
+        while (result := lib.bpf_prog_get_next_id(found[0], found)) == 0:
+            yield found[0]
+        try:
+            fail(result, "listing BPF programs")
+        except Vanished:
+            return  # the end of the list
+
+    @classmethod
+    def open(cls, program_id: int) -> Self:
+        """The program of this id.
+
+        Raises:
+            Vanished: it is gone.
+            NotPermitted: for want of CAP_SYS_ADMIN, however much CAP_BPF there is.
+        """
+        fd = lib.bpf_prog_get_fd_by_id(program_id)
+        if fd < 0:
+            fail(fd, f"opening BPF program {program_id}")
+        return cls(fd)
+
+    @classmethod
+    def load(cls, template: Template, name: str, target: "Program", entry: EntryFunction) -> Self:
+        """Loads the template's instructions as a tracer of ``target``'s entry function.
+
+        Raises:
+            LoadError: the kernel refused it.
+        """
+        with ffi.new("char[]", VERIFIER_LOG_SIZE) as log:
+            options = ffi.new("struct bpf_prog_load_opts *")
+            options.sz = ffi.sizeof("struct bpf_prog_load_opts")
+            options.expected_attach_type = template.attach_type
+            options.attach_btf_id = entry.type_id
+            options.attach_prog_fd = target.fileno()
+            # Without a level libbpf fills the log only if the load fails.
+            options.log_buf = log
+            options.log_size = VERIFIER_LOG_SIZE
+            fd = lib.bpf_prog_load(
+                lib.BPF_PROG_TYPE_TRACING,
+                name.encode(),
+                b"GPL",
+                template.instructions,
+                len(template.instructions),
+                options,
+            )
+            if fd < 0:
+                text = ffi.string(log).decode(errors="replace")
+                raise LoadError(f"loading a tracer of {entry.name!r} failed", -fd, text)
+        return cls(fd)
+
+    def info(self) -> ProgramInfo:
+        """What the kernel says of this program now."""
+        info = ffi.new("struct bpf_prog_info *")
+        functions = ffi.new("struct bpf_func_info[1]")
+        info.nr_func_info = 1
+        info.func_info_rec_size = ffi.sizeof("struct bpf_func_info")
+        info.func_info = int(ffi.cast("uintptr_t", functions))
+        size = ffi.new("__u32 *", ffi.sizeof("struct bpf_prog_info"))
+        result = lib.bpf_obj_get_info_by_fd(self.fileno(), info, size)
+        if result < 0:
+            fail(result, "reading a program's info")
+        return ProgramInfo(
+            id=info.id,
+            type=info.type,
+            tag=bytes(info.tag).hex(),
+            name=ffi.string(info.name).decode(errors="replace"),
+            jited=info.jited_prog_len > 0,
+            btf_id=info.btf_id,
+            entry_type_id=functions[0].type_id if info.nr_func_info else 0,
+            run_time_ns=info.run_time_ns,
+            run_count=info.run_cnt,
+            recursion_misses=info.recursion_misses,
+        )
+
+    def entry_function(self, info: ProgramInfo | None = None) -> EntryFunction | None:
+        """The main function, from ``func_info[0]`` and the program's BTF; None without BTF."""
+        info = info or self.info()
+        if not (info.btf_id and info.entry_type_id):
+            return None
+        with Btf.from_kernel(info.btf_id) as btf:
+            return EntryFunction(btf.name(info.entry_type_id), info.entry_type_id)
+
+    def test_run(self, packet: bytes, repeat: int = 1) -> tuple[int, int]:
+        """Runs the program on ``packet`` with BPF_PROG_TEST_RUN.
+
+        Returns:
+            Its return value, and the mean duration of a run in nanoseconds.
+        """
+        options = ffi.new("struct bpf_test_run_opts *")
+        options.sz = ffi.sizeof("struct bpf_test_run_opts")
+        data = ffi.from_buffer(packet)
+        options.data_in = data
+        options.data_size_in = len(packet)
+        options.repeat = repeat
+        result = lib.bpf_prog_test_run_opts(self.fileno(), options)
+        if result < 0:
+            fail(result, "running a program on a test packet")
+        return options.retval, options.duration
+
+    @classmethod
+    def duplicate(cls, fd: int) -> Self:
+        """A program of our own descriptor for one that somebody else owns."""
+        return cls(os.dup(fd))

@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Lists the XDP programs of the whole host with what bpf(2) does not tell: how many
+ * references are held on each, and which attach type it was loaded for.
+ */
+#include "vmlinux.h"
+#include "xdpscope.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+
+SEC("iter/bpf_prog")
+int programs(struct bpf_iter__bpf_prog *ctx)
+{
+	struct bpf_prog *prog = ctx->prog;
+	struct program_record record = {};
+
+	if (!prog)
+		return 0;
+	if (prog->type != bpf_core_enum_value(enum bpf_prog_type, BPF_PROG_TYPE_XDP))
+		return 0;
+	record.id = prog->aux->id;
+	record.attach_type = prog->expected_attach_type;
+	record.references = prog->aux->refcnt.counter;
+	bpf_seq_write(ctx->meta->seq, &record, sizeof(record));
+	return 0;
+}
+
+char LICENSE[] SEC("license") = "GPL";

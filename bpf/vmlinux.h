@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The kernel's types, cut down to the members that are read here.
+ *
+ * Member offsets come from the running kernel's BTF when the object is loaded
+ * (preserve_access_index), so neither the order nor the absence of other
+ * members matters, and a build needs neither bpftool nor a kernel's BTF.
+ */
+#ifndef __XDPSCOPE_VMLINUX_H
+#define __XDPSCOPE_VMLINUX_H
+
+typedef unsigned char __u8;
+typedef unsigned short __u16;
+typedef unsigned int __u32;
+typedef unsigned long long __u64;
+typedef signed char __s8;
+typedef short __s16;
+typedef int __s32;
+typedef long long __s64;
+typedef __u16 __be16;
+typedef __u32 __be32;
+typedef __u32 __wsum;
+
+enum {
+	false = 0,
+	true = 1,
+};
+typedef _Bool bool;
+
+/* include/uapi/linux/bpf.h: numbers fixed by the kernel's user-space interface */
+enum bpf_map_type {
+	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_PERCPU_HASH = 5,
+	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+};
+
+enum {
+	BPF_F_NO_PREALLOC = 1, /* entries take memory only while they exist */
+};
+
+enum {
+	BPF_NOEXIST = 1,
+};
+
+enum xdp_action {
+	XDP_ABORTED = 0,
+	XDP_DROP,
+	XDP_PASS,
+	XDP_TX,
+	XDP_REDIRECT,
+};
+
+/* Asked for by name: whether this kernel has the helper (5.18). */
+enum bpf_func_id {
+	BPF_FUNC_xdp_get_buff_len = 188,
+};
+
+/* include/linux/netdevice.h; the number is relocated by name */
+enum netdev_cmd {
+	NETDEV_REGISTER = 5,
+};
+
+enum bpf_prog_type {
+	BPF_PROG_TYPE_XDP = 6,
+	BPF_PROG_TYPE_EXT = 28,
+};
+
+/* What the author of an XDP program writes as its argument; the context that
+ * the kernel hands over, and that a tracer reads, is struct xdp_buff.
+ */
+struct xdp_md {
+	__u32 data;
+	__u32 data_end;
+};
+
+#pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
+
+struct ns_common {
+	unsigned int inum;
+};
+
+struct net {
+	struct ns_common ns;
+};
+
+typedef struct {
+	struct net *net;
+} possible_net_t;
+
+struct net_device {
+	char name[16];
+	int ifindex;
+	possible_net_t nd_net;
+};
+
+struct xdp_rxq_info {
+	struct net_device *dev;
+};
+
+struct xdp_buff {
+	void *data;
+	void *data_end;
+	struct xdp_rxq_info *rxq;
+};
+
+typedef struct {
+	__s64 counter;
+} atomic64_t;
+
+struct bpf_prog_aux {
+	atomic64_t refcnt;
+	__u32 id;
+};
+
+struct bpf_prog {
+	__u32 type;
+	__u32 expected_attach_type;
+	struct bpf_prog_aux *aux;
+};
+
+struct seq_file;
+
+struct bpf_iter_meta {
+	struct seq_file *seq;
+};
+
+/* The context of a bpf_prog iterator (5.9). */
+struct bpf_iter__bpf_prog {
+	struct bpf_iter_meta *meta;
+	struct bpf_prog *prog;
+};
+
+#pragma clang attribute pop
+
+#endif

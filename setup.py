@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two steps of the build that pyproject.toml cannot express: cffi and clang."""
+
+import subprocess
+from pathlib import Path
+
+from setuptools import Command, setup
+from setuptools.command.build import build
+
+SOURCES = Path("bpf")
+PACKAGE = Path("xdpscope/bpf")
+
+
+class build_bpf(Command):  # noqa: N801 (setuptools names commands so)
+    """Compiles each bpf/*.bpf.c to a CO-RE object inside the package."""
+
+    description = "compile the BPF programs with clang"
+    user_options = []
+    editable_mode = False
+
+    def initialize_options(self) -> None:
+        self.build_lib: str | None = None
+
+    def finalize_options(self) -> None:
+        self.set_undefined_options("build", ("build_lib", "build_lib"))
+
+    def _outputs(self) -> dict[Path, Path]:
+        root = Path("agent") if self.editable_mode else Path(self.build_lib or "build/lib")
+        return {
+            source: root / PACKAGE / source.with_suffix(".o").name
+            for source in sorted(SOURCES.glob("*.bpf.c"))
+        }
+
+    def run(self) -> None:
+        for source, output in self._outputs().items():
+            output.parent.mkdir(parents=True, exist_ok=True)
+            # v3 (jmp32, alu32): every kernel since 5.3 takes it.
+            command = ["clang", "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Werror"]
+            command += ["-fdebug-prefix-map=%s=." % Path.cwd(), "-c", str(source)]
+            command += ["-o", str(output)]
+            self.announce(" ".join(command), level=2)
+            try:
+                subprocess.run(command, check=True)
+            except FileNotFoundError:
+                raise SystemExit("building xdpscope needs clang: install clang") from None
+
+    def get_source_files(self) -> list[str]:
+        return [str(path) for pattern in ("*.c", "*.h") for path in sorted(SOURCES.glob(pattern))]
+
+    def get_outputs(self) -> list[str]:
+        return [str(output) for output in self._outputs().values()]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        return {}
+
+
+build.sub_commands.append(("build_bpf", None))
+
+setup(
+    cffi_modules=["agent/xdpscope/libbpf/_build.py:ffibuilder"],
+    cmdclass={"build_bpf": build_bpf},
+)
