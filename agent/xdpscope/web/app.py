@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ASGI application: what is served, from an injected source."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Protocol
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from xdpscope.web.encoding import Answer, expose
+from xdpscope.web.guard import Guard
+from xdpscope.web.limits import Limits
+from xdpscope.web.page import STYLE_HASH, render
+from xdpscope.web.workers import Workers
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+    from starlette.requests import Request
+
+__all__ = ["Source", "create_app"]
+
+_HEADERS = {
+    "content-security-policy": (
+        f"default-src 'none'; style-src {STYLE_HASH}; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+
+class Source(Protocol):
+    """What the application shows. All but ``ready`` is called in a thread, and may block."""
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """Collected for each scrape, by several threads at once if scrapes coincide."""
+        ...
+
+    def ready(self) -> bool:
+        """Whether the first discovery has finished; called on the event loop, so at once."""
+        ...
+
+    def programs(self) -> list[dict[str, object]]:
+        """Every XDP program, as ``xdpscope list --json`` shows it; JSON values only."""
+        ...
+
+    def status(self) -> dict[str, object]:
+        """A few facts for the page, in the order to show them."""
+        ...
+
+
+class _Endpoints:
+    def __init__(self, source: Source, limits: Limits) -> None:
+        self._source = source
+        self._scrapes = Workers(limits.collections)
+        # Apart from scrapes, so that the page answers while collectors hang.
+        self._views = Workers(1)
+
+    async def index(self, request: Request) -> Response:
+        def work() -> Response:
+            body = render(self._source.programs(), self._source.status())
+            return Answer(request, body, "text/html; charset=utf-8")
+
+        return await self._views.run(request, work)
+
+    async def metrics(self, request: Request) -> Response:
+        accept = ",".join(request.headers.getlist("accept"))
+        names = request.query_params.getlist("name[]")
+
+        def work() -> Response:
+            body, content_type = expose(self._source.registry, accept, names)
+            return Answer(request, body, content_type, vary="Accept")
+
+        return await self._scrapes.run(request, work)
+
+    async def programs(self, request: Request) -> Response:
+        def work() -> Response:
+            body = json.dumps(self._source.programs()).encode() + b"\n"
+            return Answer(request, body, "application/json")
+
+        return await self._views.run(request, work)
+
+    async def healthz(self, _request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(self, _request: Request) -> Response:
+        if self._source.ready():
+            return PlainTextResponse("ready\n")
+        return PlainTextResponse("the first discovery has not finished\n", 503)
+
+
+async def _refused(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for nothing else
+    headers = {"allow": "GET, HEAD"} if error.status_code == 405 else None
+    return PlainTextResponse(f"{error.detail}\n".lower(), error.status_code, headers)
+
+
+def create_app(source: Source, limits: Limits | None = None) -> Starlette:
+    """The application. A known path with another method than GET and HEAD is a 405, an unknown
+    one a 404 whatever the method; a source that raises is a 500 and a log entry.
+    """
+    limits = limits or Limits()
+    endpoints = _Endpoints(source, limits)
+    app = Starlette(
+        routes=[
+            Route("/", endpoints.index),
+            Route("/metrics", endpoints.metrics),
+            Route("/healthz", endpoints.healthz),
+            Route("/readyz", endpoints.readyz),
+            Route("/api/v1/programs", endpoints.programs),
+        ],
+        middleware=[
+            Middleware(
+                Guard,
+                in_flight=limits.in_flight,
+                exempt=frozenset({"/healthz", "/readyz"}),
+                headers=_HEADERS,
+            )
+        ],
+        exception_handlers={HTTPException: _refused},
+    )
+    # Else /metrics/ would be redirected, and every path but those above is to be a 404.
+    app.router.redirect_slashes = False
+    return app

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every request passes: the bound on requests in flight, security headers, the last except."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+from starlette.requests import ClientDisconnect
+from starlette.responses import PlainTextResponse
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+__all__ = ["Guard"]
+
+_log = structlog.stdlib.get_logger(__name__)
+
+
+class Guard:
+    """ASGI middleware around an application that serves HTTP alone.
+
+    Paths in ``exempt`` are never refused: were a liveness probe to fail because of a crowd of
+    clients, the crowd could have the agent killed.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, in_flight: int, exempt: frozenset[str], headers: Mapping[str, str]
+    ) -> None:
+        self._app = app
+        self._limit = in_flight
+        self._exempt = exempt
+        self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
+        self._in_flight = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [*message["headers"], *self._headers]
+            await send(message)
+
+        app = self._app
+        if self._in_flight >= self._limit and scope["path"] not in self._exempt:
+            app = PlainTextResponse(
+                "too many requests in flight\n", 503, {"retry-after": "1", "connection": "close"}
+            )
+        self._in_flight += 1
+        try:
+            await app(scope, receive, send_with_headers)
+        except (ClientDisconnect, asyncio.CancelledError):
+            # Nobody is there to be answered. Only the server's stop cancels, when it has closed the
+            # connection; uvicorn would log that as the application's failure.
+            return
+        except Exception:
+            if started:
+                raise
+            _log.exception("request failed", method=scope["method"], path=scope["path"])
+            response = PlainTextResponse("internal error, see the agent's log\n", 500)
+            await response(scope, receive, send_with_headers)
+        finally:
+            self._in_flight -= 1
