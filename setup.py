@@ -15,17 +15,19 @@ class build_bpf(Command):  # noqa: N801 (setuptools names commands so)
     """Compiles each bpf/*.bpf.c to a CO-RE object inside the package."""
 
     description = "compile the BPF programs with clang"
-    user_options = []
+    user_options = [("inplace", "i", "put them into the source tree")]
+    boolean_options = ["inplace"]
     editable_mode = False
 
     def initialize_options(self) -> None:
         self.build_lib: str | None = None
+        self.inplace = False
 
     def finalize_options(self) -> None:
         self.set_undefined_options("build", ("build_lib", "build_lib"))
 
     def _outputs(self) -> dict[Path, Path]:
-        root = Path("agent") if self.editable_mode else Path(self.build_lib or "build/lib")
+        root = Path("agent") if self.editable_mode or self.inplace else Path(self.build_lib or "build/lib")
         return {
             source: root / PACKAGE / source.with_suffix(".o").name
             for source in sorted(SOURCES.glob("*.bpf.c"))

@@ -8,7 +8,7 @@
 #include <bpf/bpf_helpers.h>
 
 SEC("xdp")
-int anchor(struct xdp_md *ctx)
+int xdpscope_anchor(struct xdp_md *ctx)
 {
 	return XDP_PASS;
 }

@@ -84,7 +84,7 @@ static __always_inline struct device_counts *spilled_counts(struct net_device *d
 
 /* Any device but the one that the target's first place is known to stand for. */
 static __noinline int count_other(struct xdp_buff *xdp, struct target_counts *target,
-				  __u32 verdict, __u64 length)
+				  enum verdict verdict, __u64 length)
 {
 	struct net_device *device = xdp->rxq->dev;
 	__u64 identity = identity_of(device);
@@ -118,7 +118,7 @@ static __always_inline int count(__u64 *ctx, bool epoch_counts)
 	struct device_counts *first;
 	struct net_device *device;
 	struct xdp_buff *xdp;
-	__u32 verdict;
+	enum verdict verdict;
 	bool same;
 
 	if (!target)

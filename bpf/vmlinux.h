@@ -62,7 +62,10 @@ enum netdev_cmd {
 
 enum bpf_prog_type {
 	BPF_PROG_TYPE_XDP = 6,
-	BPF_PROG_TYPE_EXT = 28,
+};
+
+enum bpf_attach_type {
+	BPF_XDP = 37,
 };
 
 /* What the author of an XDP program writes as its argument; the context that
@@ -113,8 +116,8 @@ struct bpf_prog_aux {
 };
 
 struct bpf_prog {
-	__u32 type;
-	__u32 expected_attach_type;
+	enum bpf_prog_type type;
+	enum bpf_attach_type expected_attach_type;
 	struct bpf_prog_aux *aux;
 };
 

@@ -61,6 +61,11 @@ class KernelError(XdpscopeError):
         self.errno = errno
 
     def __str__(self) -> str:
+        return self.summary
+
+    @property
+    def summary(self) -> str:
+        """One line: what failed and the errno, with no verifier's log."""
         name = errorcode.get(self.errno, f"errno {self.errno}")
         return f"{self.args[0]}: {os.strerror(self.errno)} ({name})"
 
@@ -82,7 +87,7 @@ class LoadError(KernelError):
         shown = [f"    {line}" for line in lines[-_LOG_LINES_SHOWN:]]
         if len(lines) > len(shown):
             shown.insert(0, f"    … {len(lines) - len(shown)} lines before")
-        return "\n".join([super().__str__(), *shown])
+        return "\n".join([self.summary, *shown])
 
 
 class NotPermitted(KernelError):

@@ -13,6 +13,9 @@ from xdpscope.libbpf import Link, Object, Program, attach_type_name
 _UNSPECIFIED = 0  # no attach type given: what loaders before 5.9 did; it means plain XDP
 _XDP = "xdp"
 
+ANCHOR = "xdpscope_anchor"
+"""The entry function of bpf/anchor.bpf.c: the agent's own program, which is nobody's business."""
+
 
 class Census:
     """One read of the kernel's own list of XDP programs.
@@ -95,6 +98,8 @@ class ProgramSource:
             if not info.is_xdp:
                 return None
             entry = program.entry_function(info)
+        if entry is not None and entry.name == ANCHOR:
+            return None
         type_name = attach_type_name(attach_type) if attach_type != _UNSPECIFIED else _XDP
         return XdpProgram(
             id=id,

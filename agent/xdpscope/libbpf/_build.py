@@ -24,6 +24,9 @@ static int format_and_pass_on(enum libbpf_print_level level, const char *format,
 {
     char message[4096];
 
+    /* Hundreds of lines for each object, of use to libbpf's authors alone. */
+    if (level == LIBBPF_DEBUG)
+        return 0;
     vsnprintf(message, sizeof(message), format, args);
     xdpscope_log(level, message);
     return 0;

@@ -9,8 +9,9 @@ import numpy as np
 
 from xdpscope import bpf
 from xdpscope.errors import KernelError, LoadError, NotPermitted, TracingUnavailable
+from xdpscope.discovery.programs import ANCHOR
 from xdpscope.libbpf import EntryFunction, Link, Map, Object, Program, Template
-from xdpscope.tracing.reading import Reading, by_device
+from xdpscope.accounting.reading import Reading, by_device
 
 # bpf/xdpscope.h: stands for the target's number in the template.
 _TARGET = 0x7A26E7
@@ -29,7 +30,7 @@ class Engine:
             try:
                 anchor = stack.enter_context(Object(bpf.path_of("anchor")))
                 anchor.load()
-                self._anchor = stack.enter_context(anchor.program("anchor"))
+                self._anchor = stack.enter_context(anchor.program(ANCHOR))
                 self.knows_epochs = self._load(stack, with_epochs=True)
                 if not self.knows_epochs:
                     self._load(stack, with_epochs=False)
@@ -44,7 +45,7 @@ class Engine:
             verdicts = attempt.enter_context(Object(bpf.path_of("verdicts")))
             wanted, other = ("count_by_epoch", "count_by_identity")[:: 1 if with_epochs else -1]
             verdicts.leave_out(other)
-            verdicts.aim(wanted, self._anchor, "anchor")
+            verdicts.aim(wanted, self._anchor, ANCHOR)
             verdicts.keep_log(wanted)
             if not with_epochs:
                 verdicts.leave_out("device_appears")
@@ -135,7 +136,7 @@ def _typed(values: Any, dtype: np.dtype[Any]) -> Any:
 
 def unavailable(error: KernelError) -> TracingUnavailable:
     """The reason, as far as it can be told, why nothing can be traced here."""
-    detail = str(error)
+    detail = error.summary
     if isinstance(error, LoadError) and "vmlinux BTF" in error.log:
         detail, hint = "this kernel has no BTF", "use a kernel built with CONFIG_DEBUG_INFO_BTF=y"
     elif not os.path.exists("/sys/kernel/btf/vmlinux"):  # noqa: PTH110

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from xdpscope.discovery.model import XdpProgram
 from xdpscope.libbpf import EntryFunction, Link, Program, ProgramInfo
 from xdpscope.tracing.engine import Engine, _typed
-from xdpscope.tracing.reading import Reading, of_target
+from xdpscope.accounting.reading import Reading, of_target
 
 _ONLY_KEY = b"\0\0\0\0"
 

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command's entry: exit codes, and how an error looks to a person."""
+
+import os
+import signal
+import sys
+
+from xdpscope.errors import ConfigError, XdpscopeError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+        0 done, 1 failed, 2 wrong usage or configuration.
+    """
+    # Until a command takes its own measures an interrupt just ends the process, without
+    # a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from xdpscope import log
+    from xdpscope.cli.parser import build, dispatch
+
+    arguments = build().parse_args(argv)
+    log.configure(arguments.log_level or "warning", arguments.log_format or "auto")
+    try:
+        return dispatch(arguments)
+    except BrokenPipeError:
+        # Whoever read us has enough; keep the interpreter from saying so at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except XdpscopeError as error:
+        print(f"xdpscope: {error}", file=sys.stderr)
+        if error.hint:
+            print(f"  hint: {error.hint}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Totals that only grow, from readings that start over."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from xdpscope.accounting.reading import VERDICTS, Reading
+
+Place = tuple[str, str]
+"""Where packets were seen, by name: (network namespace, interface)."""
+
+PlaceOf = Callable[[int, int, str], Place]
+"""From (namespace inode, ifindex, name when first seen) to the place's names now."""
+
+
+class Tally:
+    """Packets and bytes by verdict, in the order of VERDICTS."""
+
+    __slots__ = ("bytes", "packets")
+
+    def __init__(self) -> None:
+        self.packets = [0] * len(VERDICTS)
+        self.bytes = [0] * len(VERDICTS)
+
+
+class Ledger:
+    """What every program did, by program and place.
+
+    The kernel's records are bound to (namespace inode, ifindex); people know an interface
+    by its name, which another may have tomorrow. So what a record has grown by since it
+    was last read is booked under the name of now: a total never shrinks, and an interface
+    that is renamed takes along nothing that was counted under its old name.
+    """
+
+    def __init__(self) -> None:
+        self._totals: dict[int, dict[Place, Tally]] = {}
+        self._booked: dict[int, Reading] = {}
+
+    def book(self, program: int, reading: Reading, place_of: PlaceOf) -> None:
+        """Books what ``reading`` has more than the reading of this program before it."""
+        totals = self._totals.setdefault(program, {})
+        booked = self._booked.get(program, {})
+        for identity, now in reading.items():
+            before = booked.get(identity)
+            if before is not None and before.packets == now.packets:
+                continue
+            place = place_of(*identity, now.name)
+            tally = totals.get(place)
+            if tally is None:
+                tally = totals[place] = Tally()
+            for verdict in range(len(VERDICTS)):
+                tally.packets[verdict] += now.packets[verdict]
+                tally.bytes[verdict] += now.bytes[verdict]
+                if before is not None:
+                    tally.packets[verdict] -= before.packets[verdict]
+                    tally.bytes[verdict] -= before.bytes[verdict]
+        self._booked[program] = reading
+
+    def start_over(self, program: int) -> None:
+        """Says that this program's next reading begins at nought: it has a new tracer."""
+        self._booked.pop(program, None)
+
+    def of(self, program: int) -> Mapping[Place, Tally]:
+        """The totals of one program."""
+        return self._totals.get(program, {})
+
+    def places(self) -> Iterator[Place]:
+        """Every place there are totals for, some more than once."""
+        for totals in self._totals.values():
+            yield from totals
+
+    def forget_program(self, program: int) -> None:
+        """Strikes a program that is gone; its id does not come back."""
+        self._totals.pop(program, None)
+        self._booked.pop(program, None)
+
+    def forget_place(self, place: Place) -> None:
+        """Strikes the totals of an interface that is gone."""
+        for totals in self._totals.values():
+            totals.pop(place, None)

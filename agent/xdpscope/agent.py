@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent: what is started and stopped, in which order, and on which signal.
+
+The event loop serves and takes signals. A thread of its own looks at the host: its calls
+into the kernel block, for seconds when hundreds of programs appear at once.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from xdpscope import __version__, log
+from xdpscope.config import Config, Listen, load
+from xdpscope.describe import as_json
+from xdpscope.discovery.events import LinkEvents
+from xdpscope.discovery.inventory import Inventory
+from xdpscope.errors import ConfigError, KernelError
+from xdpscope.metrics import (
+    AgentCollector,
+    IsolatedCollectors,
+    ProgramCollector,
+    VerdictCollector,
+)
+from xdpscope.observer import Count, Observer, Standing
+from xdpscope.tracing.engine import Engine
+from xdpscope.tracing.reason import Scope
+from xdpscope.web.app import create_app
+from xdpscope.web.server import WebServer
+
+_log = structlog.get_logger(__name__)
+
+# Changes come in bursts: an attachment alone makes several messages.
+_SETTLING = 0.05
+# What is gone is shown for this many looks at least.
+_LINGER_LOOKS = 2
+# What closing may take on a signal. What is left then the kernel closes with the process.
+_CLOSING = 0.5
+
+
+class Watch(threading.Thread):
+    """The thread that looks at the host, by the clock and when told to."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(name="watch", daemon=True)
+        self.config = config
+        self.observer: Observer | None = None
+        self.failure: Exception | None = None
+        self._wake = threading.Event()
+        self._stopping = False
+        self._on_end: list[object] = []
+
+    def run(self) -> None:
+        """Loads, looks until stopped, and takes everything down again."""
+        try:
+            with ExitStack() as stack:
+                engine = stack.enter_context(Engine())
+                inventory = stack.enter_context(Inventory())
+                observer = stack.enter_context(Observer(engine, inventory, self._scope()))
+                self.observer = observer
+                if not engine.knows_epochs:
+                    _log.warning("devices cannot be watched: tracing costs a little more")
+                while not self._stopping:
+                    self._look(observer)
+                    self._wake.wait(self.config.discovery.interval)
+                    self._wake.clear()
+                self.observer = None
+        except Exception as error:  # noqa: BLE001 (raised again by Agent.run)
+            self.failure = error
+
+    def _look(self, observer: Observer) -> None:
+        linger = _LINGER_LOOKS * self.config.discovery.interval
+        try:
+            observer.look(linger)
+        except KernelError:
+            if not observer.looked:
+                raise
+            _log.exception("discovery failed; looking again later")
+
+    def _scope(self) -> Scope:
+        return Scope(self.config.programs, self.config.interfaces)
+
+    def look_now(self) -> None:
+        """Has the thread look at once."""
+        self._wake.set()
+
+    def reconfigure(self, config: Config) -> None:
+        """Goes on with another configuration."""
+        self.config = config
+        if self.observer is not None:
+            self.observer.narrow(self._scope())
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Ends the thread soon."""
+        self._stopping = True
+        if self.observer is not None:
+            self.observer.interrupt()
+        self._wake.set()
+
+
+class Page:
+    """What the web application shows: nothing yet, until the watch has loaded."""
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+        self.registry = CollectorRegistry()
+        collectors = IsolatedCollectors(
+            {
+                "verdicts": VerdictCollector(self._counts),
+                "programs": ProgramCollector(self._standings),
+                "agent": AgentCollector(self._attach_failures),
+            }
+        )
+        self.registry.register(collectors)
+
+    def ready(self) -> bool:
+        """Whether the first discovery has finished."""
+        observer = self._watch.observer
+        return observer is not None and observer.looked
+
+    def programs(self) -> list[dict[str, object]]:
+        """Every program, as ``xdpscope list --json`` prints it."""
+        return [as_json(standing) for standing in self._standings()]
+
+    def status(self) -> dict[str, object]:
+        """The facts at the top of the page."""
+        standings = self._standings()
+        return {
+            "version": __version__,
+            "programs": len(standings),
+            "traced": sum(standing.reason is None for standing in standings),
+            "ready": self.ready(),
+        }
+
+    def _counts(self) -> Sequence[Count]:
+        observer = self._watch.observer
+        return observer.counts() if observer is not None else ()
+
+    def _standings(self) -> Sequence[Standing]:
+        observer = self._watch.observer
+        return observer.standings() if observer is not None else ()
+
+    def _attach_failures(self):  # type: ignore[no-untyped-def]
+        observer = self._watch.observer
+        return observer.attach_failures() if observer is not None else {}
+
+
+class Agent:
+    """Everything ``xdpscope run`` runs."""
+
+    def __init__(self, config: Config, path: Path | None, listen: Listen | None) -> None:
+        self._path = path
+        self._listen = listen
+        self._config = self._overridden(config)
+        self._watch = Watch(self._config)
+
+    def _overridden(self, config: Config) -> Config:
+        return replace(config, listen=self._listen) if self._listen else config
+
+    async def run(self) -> None:
+        """Runs until a signal ends it.
+
+        Raises:
+            XdpscopeError: it could not start; nothing is left attached.
+        """
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+
+        listener = WebServer.bind(self._config.listen.host, self._config.listen.port)
+        with listener, LinkEvents() as events:
+            loop.add_reader(events, self._changed, events)
+            server = WebServer(create_app(Page(self._watch)), listener)
+            serving = asyncio.create_task(server.serve())
+            self._watch.start()
+            host, port = listener.getsockname()[:2]
+            _log.info("started", version=__version__, listen=str(Listen(host, port)))
+            ended = asyncio.create_task(asyncio.to_thread(self._watch.join))
+            waiting = asyncio.create_task(stop.wait())
+            await asyncio.wait({ended, waiting, serving}, return_when=asyncio.FIRST_COMPLETED)
+            loop.remove_reader(events)
+            _log.info("stopping")
+            self._watch.stop()
+            await server.stop()
+            waiting.cancel()
+            await asyncio.wait({ended, serving}, timeout=_CLOSING)
+        if self._watch.failure is not None:
+            raise self._watch.failure
+        if self._watch.is_alive():
+            # Mid-way in a call into the kernel: it takes down what is left, as at any exit.
+            sys.stderr.flush()
+            os._exit(0)
+
+    def _changed(self, events: LinkEvents) -> None:
+        events.drain()
+        asyncio.get_running_loop().call_later(_SETTLING, self._watch.look_now)
+
+    def _reload(self) -> None:
+        try:
+            config = self._overridden(load(self._path))
+        except ConfigError as error:
+            _log.error("configuration not reloaded", error=str(error))
+            return
+        old, self._config = self._config, config
+        for name in ("listen", "web_config", "state"):
+            if getattr(old, name) != getattr(config, name):
+                _log.warning("takes effect after a restart", key=name)
+        log.set_level(config.log.level)
+        self._watch.reconfigure(config)
+        _log.info("configuration reloaded")
+
+
+def run(config: Config, path: Path | None, listen: Listen | None) -> None:
+    """Runs the agent in the foreground.
+
+    Raises:
+        XdpscopeError: it could not start, or cannot go on.
+    """
+    asyncio.run(Agent(config, path, listen).run())

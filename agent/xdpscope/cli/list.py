@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``xdpscope list``."""
+
+import argparse
+import json
+
+from rich.markup import escape
+from rich.table import Table
+
+from xdpscope.cli.console import console, note
+from xdpscope.describe import as_json
+from xdpscope.log import printable
+from xdpscope.observer import Standing
+from xdpscope.survey import survey
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints every XDP program."""
+    standings, unavailable = survey()
+    if arguments.json:
+        print(json.dumps([as_json(standing) for standing in standings], indent=2))
+        return 0
+    if not standings:
+        note("No XDP program is loaded.")
+        return 0
+    console().print(_table(standings))
+    if unavailable is not None:
+        note(f"This host cannot trace: {unavailable}")
+    return 0
+
+
+def _table(standings: list[Standing]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("ID", justify="right")
+    table.add_column("PROGRAM", overflow="fold")
+    table.add_column("ROLE")
+    table.add_column("ATTACHED", overflow="fold")
+    table.add_column("TRACEABLE")
+    for standing in standings:
+        places = [
+            f"{printable(at.interface)} ({at.mode})"
+            if at.netns == "host"
+            else f"{printable(at.netns)}/{printable(at.interface)} ({at.mode})"
+            for at in standing.attachments
+        ]
+        table.add_row(
+            str(standing.program.id),
+            escape(printable(standing.program.function)),
+            standing.program.role,
+            escape("\n".join(places)) or "-",
+            "[green]yes[/]" if standing.reason is None else f"[yellow]no: {standing.reason}[/]",
+        )
+    return table

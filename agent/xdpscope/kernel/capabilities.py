@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The capabilities of this process, by name."""
+
+import re
+from pathlib import Path
+
+# include/uapi/linux/capability.h, the ones that matter here.
+_BITS = {
+    "CAP_NET_ADMIN": 12,
+    "CAP_SYS_ADMIN": 21,
+    "CAP_SYS_RESOURCE": 24,
+    "CAP_PERFMON": 38,
+    "CAP_BPF": 39,
+}
+
+OPEN_PROGRAMS = "CAP_SYS_ADMIN"
+"""Opening other people's programs by id takes this, on every kernel so far."""
+
+
+def effective() -> frozenset[str]:
+    """Which of the capabilities that matter here are in force."""
+    status = Path("/proc/self/status").read_text()
+    match = re.search(r"^CapEff:\s*([0-9a-f]+)", status, re.MULTILINE)
+    mask = int(match.group(1), 16) if match else 0
+    return frozenset(name for name, bit in _BITS.items() if mask >> bit & 1)

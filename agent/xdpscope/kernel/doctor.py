@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks whether, and how well, XDP programs can be traced on this host."""
+
+import os
+import platform
+import resource
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from xdpscope import libbpf
+from xdpscope.discovery.programs import Census
+from xdpscope.errors import KernelError, NotPermitted, TracingUnavailable
+from xdpscope.kernel import capabilities
+from xdpscope.tracing.engine import Engine
+
+_BPFFS = Path("/sys/fs/bpf")
+
+
+class Status(StrEnum):
+    """How a check ended; only a failure keeps the agent from its work."""
+
+    OK = "ok"
+    WARN = "warn"
+    FAIL = "fail"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found, and what to do about it unless it is ok."""
+
+    check: str
+    status: Status
+    found: str
+    cure: str = ""
+
+
+def examine() -> Iterator[Finding]:
+    """Runs every check. What needs trying is tried, on a program of our own."""
+    yield Finding("kernel", Status.OK, f"{platform.system()} {platform.release()}")
+    for check in _CHECKS:
+        yield check()
+
+
+def _btf() -> Finding:
+    path = Path("/sys/kernel/btf/vmlinux")
+    if not path.exists():
+        cure = "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as distributions' kernels are"
+        return Finding("kernel BTF", Status.FAIL, f"{path} is missing", cure)
+    if not os.access(path, os.R_OK):
+        return Finding("kernel BTF", Status.FAIL, f"{path} is not readable", "run as root")
+    return Finding("kernel BTF", Status.OK, f"{path}, {path.stat().st_size / 1e6:.1f} MB")
+
+
+def _jit() -> Finding:
+    try:
+        value = Path("/proc/sys/net/core/bpf_jit_enable").read_text().strip()
+    except FileNotFoundError:
+        return Finding(
+            "JIT", Status.FAIL, "this kernel has no BPF JIT", "use one with CONFIG_BPF_JIT=y"
+        )
+    except PermissionError:
+        return Finding("JIT", Status.WARN, "bpf_jit_enable is readable by root only", "run as root")
+    if value == "0":
+        cure = "sysctl net.core.bpf_jit_enable=1, then load the XDP programs again"
+        return Finding("JIT", Status.FAIL, "off: interpreted programs cannot be traced", cure)
+    return Finding("JIT", Status.OK, f"on (net.core.bpf_jit_enable={value})")
+
+
+def _capabilities() -> Finding:
+    held = capabilities.effective()
+    if capabilities.OPEN_PROGRAMS not in held:
+        has = ", ".join(sorted(held)) or "none that matter here"
+        cure = "run as root, or give the process CAP_SYS_ADMIN: opening programs by id needs it"
+        return Finding("capabilities", Status.FAIL, f"CAP_SYS_ADMIN is missing (has {has})", cure)
+    return Finding("capabilities", Status.OK, ", ".join(sorted(held)))
+
+
+def _tracing() -> Finding:
+    check = "fentry/fexit on BPF programs"
+    try:
+        with Engine() as engine:
+            if engine.knows_epochs:
+                return Finding(check, Status.OK, "a tracer of our own program attached")
+            cure = "nothing to do; the kernel's raw_notifier_call_chain cannot be hooked"
+            found = "works, at some 20 instructions a packet more than where devices can be watched"
+            return Finding(check, Status.WARN, found, cure)
+    except TracingUnavailable as error:
+        cause = error.__cause__
+        refused = isinstance(cause, NotPermitted) or getattr(cause, "errno", 0) == 1
+        if refused and capabilities.OPEN_PROGRAMS in capabilities.effective():
+            found = f"{error}; the capabilities are there: this kernel forbids it"
+            cure = (
+                "see lockdown and security modules; some hosted kernels forbid tracing"
+                " outright: use another, or a virtual machine with a kernel of your own"
+            )
+            return Finding(check, Status.FAIL, found, cure)
+        return Finding(check, Status.FAIL, str(error), error.hint or "")
+
+
+def _census() -> Finding:
+    check = "iterator over programs"
+    try:
+        Census().close()
+    except KernelError as error:
+        found = f"{error.summary}; a program is traced only once it is attached"
+        return Finding(check, Status.WARN, found, "use Linux 5.9 or newer with iterators allowed")
+    return Finding(check, Status.OK, "programs can be traced from before they are attached")
+
+
+def _bpffs() -> Finding:
+    with Path("/proc/self/mounts").open() as mounts:
+        kinds = [fields[2] for fields in map(str.split, mounts) if fields[1] == str(_BPFFS)]
+    if "bpf" not in kinds:
+        cure = f"mount -t bpf bpf {_BPFFS} (only `state.pin_path` needs it)"
+        return Finding("bpffs", Status.WARN, f"not mounted at {_BPFFS}", cure)
+    return Finding("bpffs", Status.OK, f"mounted at {_BPFFS}")
+
+
+def _memlock() -> Finding:
+    soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    unlimited = resource.RLIM_INFINITY
+    if unlimited in (soft, hard) or "CAP_SYS_RESOURCE" in capabilities.effective():
+        found = "unlimited" if soft == unlimited else "raised as needed"
+        return Finding("memlock", Status.OK, found)
+    cure = "before Linux 5.11 maps count against it: ulimit -l unlimited, or CAP_SYS_RESOURCE"
+    return Finding("memlock", Status.WARN, f"limited to {hard // 1024} KiB", cure)
+
+
+def _lockdown() -> Finding:
+    try:
+        text = Path("/sys/kernel/security/lockdown").read_text()
+    except OSError:
+        return Finding("lockdown", Status.OK, "not in this kernel")
+    level = text.partition("[")[2].partition("]")[0]
+    if level == "confidentiality":
+        cure = "boot with lockdown=integrity: confidentiality forbids BPF to read kernel memory"
+        return Finding("lockdown", Status.FAIL, level, cure)
+    return Finding("lockdown", Status.OK, level or "none")
+
+
+def _libbpf() -> Finding:
+    return Finding("libbpf", Status.OK, libbpf.version())
+
+
+def _stats() -> Finding:
+    try:
+        on = Path("/proc/sys/kernel/bpf_stats_enabled").read_text().strip() != "0"
+    except OSError:
+        return Finding("kernel statistics", Status.WARN, "cannot be read", "run as root")
+    found = "on: each run of a BPF program costs two clock reads more" if on else "off"
+    return Finding("kernel statistics", Status.OK, found)
+
+
+_CHECKS: tuple[Callable[[], Finding], ...] = (
+    _btf,
+    _jit,
+    _capabilities,
+    _tracing,
+    _census,
+    _lockdown,
+    _memlock,
+    _bpffs,
+    _libbpf,
+    _stats,
+)

@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured, as Prometheus metrics. Collectors read; they never attach."""
+
+from xdpscope.metrics.agent import AgentCollector
+from xdpscope.metrics.isolation import IsolatedCollectors
+from xdpscope.metrics.programs import ProgramCollector
+from xdpscope.metrics.verdicts import VerdictCollector
+
+__all__ = ["AgentCollector", "IsolatedCollectors", "ProgramCollector", "VerdictCollector"]

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps one collector's failure from the others."""
+
+import time
+from collections.abc import Iterable, Mapping
+
+import structlog
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+_log = structlog.get_logger(__name__)
+
+
+class IsolatedCollectors(Collector):
+    """Several collectors as one; each one's duration and success are metrics themselves.
+
+    A collector that raises would turn the whole page into an error. Here it loses what it
+    had to say in this scrape, all or nothing.
+    """
+
+    def __init__(self, collectors: Mapping[str, Collector]) -> None:
+        self._collectors = dict(collectors)
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: without this, registering would collect."""
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        duration = GaugeMetricFamily(
+            "xdpscope_collector_duration_seconds",
+            "Time that a collector took in this scrape.",
+            labels=["collector"],
+        )
+        success = GaugeMetricFamily(
+            "xdpscope_collector_success",
+            "Whether a collector succeeded in this scrape.",
+            labels=["collector"],
+        )
+        for name, collector in self._collectors.items():
+            started = time.perf_counter()
+            try:
+                families = list(collector.collect())
+            except Exception as error:
+                _log.exception("collector failed", collector=name, error=str(error))
+                families = []
+                success.add_metric([name], 0)
+            else:
+                success.add_metric([name], 1)
+            duration.add_metric([name], time.perf_counter() - started)
+            yield from families
+        yield duration
+        yield success

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which programs there are, where they are attached, whether they are traced."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from xdpscope.tracing.reason import Reason
+
+if TYPE_CHECKING:
+    from xdpscope.observer import Standing
+
+_PROGRAM = ["program_id", "program"]
+
+
+class ProgramCollector(Collector):
+    """``xdp_program_*``, and what tracing each program misses and costs."""
+
+    def __init__(self, standings: "Callable[[], Sequence[Standing]]") -> None:
+        self._standings = standings
+
+    def collect(self) -> Iterable[Metric]:
+        info = GaugeMetricFamily(
+            "xdp_program_info",
+            "An XDP program that is loaded.",
+            labels=[*_PROGRAM, "tag", "role", "attach_type"],
+        )
+        attachment = GaugeMetricFamily(
+            "xdp_program_attachment_info",
+            "A place where an XDP program is attached.",
+            labels=[*_PROGRAM, "netns", "interface", "mode"],
+        )
+        traced = GaugeMetricFamily(
+            "xdp_program_traced",
+            "Whether what a program decides is counted; if not, the reason.",
+            labels=[*_PROGRAM, "reason"],
+        )
+        missed = CounterMetricFamily(
+            "xdpscope_tracer_missed",
+            "Packets that a tracer was not run for, because it was running already.",
+            labels=_PROGRAM,
+        )
+        cost = CounterMetricFamily(
+            "xdpscope_tracer_run_seconds",
+            "Time spent in a tracer, while the kernel's statistics of BPF programs are on.",
+            labels=_PROGRAM,
+        )
+        for standing in self._standings():
+            program = standing.program
+            labels = [str(program.id), program.function]
+            traced.add_metric([*labels, standing.reason or ""], int(standing.reason is None))
+            if standing.reason is Reason.VANISHED:
+                continue
+            info.add_metric([*labels, program.tag, program.role, program.attach_type], 1)
+            for at in standing.attachments:
+                attachment.add_metric([*labels, at.netns, at.interface, at.mode], 1)
+            missed.add_metric(labels, standing.missed)
+            if standing.run_seconds is not None:
+                cost.add_metric(labels, standing.run_seconds)
+        return [info, attachment, traced, missed, cost]

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host as it is observed: discovery, tracing and accounting behind one lock.
+
+One thread runs ``look``, now and then; any thread may ask for counts and programs.
+"""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+from xdpscope.accounting.farewell import Farewell
+from xdpscope.accounting.ledger import Ledger, Place, Tally
+from xdpscope.accounting.reading import UNPLACED
+from xdpscope.discovery.inventory import Inventory
+from xdpscope.discovery.model import Attachment, Snapshot, XdpProgram
+from xdpscope.tracing.engine import Engine
+from xdpscope.tracing.reason import Reason, Scope
+from xdpscope.tracing.targets import Target, Targets
+from xdpscope.tracing.tracer import Tracer
+
+# Interfaces come and go all day where containers do, under ever new names. So many that
+# are gone keep their totals, to go on from should the name come back.
+_PLACES_REMEMBERED = 4096
+
+_NO_TALLY = Tally()
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """What one program did at one place."""
+
+    program: XdpProgram
+    place: Place
+    tally: Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One program, where it is attached and how it stands with us."""
+
+    program: XdpProgram
+    attachments: tuple[Attachment, ...]
+    reason: Reason | None  # None: traced
+    missed: int  # packets the tracer was not run for
+    run_seconds: float | None  # spent in the tracer; None while the kernel does not count
+
+
+class Observer:
+    """Finds programs, traces them, keeps their accounts."""
+
+    def __init__(self, engine: Engine, inventory: Inventory, scope: Scope) -> None:
+        self._engine = engine
+        self._inventory = inventory
+        self._scope = scope
+        self._lock = threading.Lock()
+        self._interrupt = threading.Event()
+        self._snapshot = Snapshot()
+        self._ledger = Ledger()
+        self._targets = Targets(engine, self._book_last)
+        self._programs_gone: Farewell[int] = Farewell()
+        self._places_gone: Farewell[Place] = Farewell()
+        self._places_hidden: dict[Place, None] = {}
+        self._looked = False
+
+    def close(self) -> None:
+        """Detaches every tracer; a ``look`` under way ends soon."""
+        self._interrupt.set()
+        with self._lock:
+            self._targets.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def interrupt(self) -> None:
+        """Has a ``look`` under way end before its next target."""
+        self._interrupt.set()
+
+    @property
+    def looked(self) -> bool:
+        """Whether there was a first complete look."""
+        return self._looked
+
+    def narrow(self, scope: Scope) -> None:
+        """Observes, from the next look on, what this scope has in it."""
+        self._scope = scope
+
+    def look(self, linger: float) -> None:
+        """Looks at the host, and attaches and detaches what has changed.
+
+        Args:
+            linger: Seconds for which what is gone stays to be seen, at least.
+
+        Raises:
+            KernelError: the host cannot be looked at; what was found before stays.
+        """
+        snapshot = self._inventory.take()
+        with self._lock:
+            # Under the old names still, of interfaces that were renamed or are gone.
+            self._book()
+            self._snapshot = snapshot
+            gone = self._targets.reconcile(snapshot, self._scope, self._interrupt.is_set)
+            if self._interrupt.is_set():
+                return
+            self._targets.vanish(gone)
+            self._say_farewell(set(gone), linger)
+            self._looked = True
+
+    def counts(self) -> list[Count]:
+        """The totals of this moment of every program and place to be shown."""
+        with self._lock:
+            self._book()
+            self._programs_gone.shown()
+            self._places_gone.shown()
+            return [
+                Count(target.program, place, tally)
+                for target in self._targets
+                for place, tally in self._shown(target)
+            ]
+
+    def standings(self) -> list[Standing]:
+        """Every program there is, in the order of their ids."""
+        with self._lock:
+            found = [self._standing(target) for target in self._targets]
+        return sorted(found, key=lambda standing: standing.program.id)
+
+    def attach_failures(self) -> Counter[Reason]:
+        """How often attaching a tracer failed, by reason."""
+        return Counter(self._targets.failures)
+
+    def _shown(self, target: Target) -> Iterator[tuple[Place, Tally]]:
+        totals = self._ledger.of(target.program.id)
+        admitted = self._scope.interfaces.admits
+        places = dict.fromkeys(totals)
+        if target.traced:
+            # Noughts too, so that a rate knows where a count began.
+            places.update(dict.fromkeys((at.netns, at.interface) for at in target.attachments))
+        for place in places:
+            if place not in self._places_hidden and admitted(place[1]):
+                yield place, totals.get(place, _NO_TALLY)
+
+    @staticmethod
+    def _standing(target: Target) -> Standing:
+        info = target.tracer.info() if target.tracer is not None else None
+        return Standing(
+            program=target.program,
+            attachments=target.attachments,
+            reason=target.reason,
+            missed=info.recursion_misses if info else 0,
+            run_seconds=info.run_time_ns / 1e9 if info and info.run_count else None,
+        )
+
+    def _book(self) -> None:
+        spilled = self._engine.spilled()
+        for target in self._targets:
+            if target.tracer is not None:
+                reading = target.tracer.reading() | spilled.get(target.tracer.number, {})
+                self._ledger.book(target.program.id, reading, self._place_of)
+
+    def _book_last(self, program_id: int, tracer: Tracer) -> None:
+        reading = tracer.reading() | self._engine.spilled().get(tracer.number, {})
+        self._ledger.book(program_id, reading, self._place_of)
+        self._ledger.start_over(program_id)
+
+    def _place_of(self, inode: int, index: int, name: str) -> Place:
+        if (inode, index) == UNPLACED:
+            return "unknown", "unknown"
+        known = self._snapshot.interfaces.get((inode, index))
+        return known or (self._inventory.namespace_name(inode), name)
+
+    def _say_farewell(self, programs: set[int], linger: float) -> None:
+        now = time.monotonic()
+        for target in self._targets:
+            id = target.program.id
+            if id in programs:
+                self._programs_gone.gone(id, now)
+            else:
+                self._programs_gone.back(id)
+        for id in self._programs_gone.over(now, linger):
+            self._targets.forget(id)
+            self._ledger.forget_program(id)
+
+        here = set(self._snapshot.interfaces.values())
+        namespaces = {netns for netns, _ in here}
+        for place in set(self._ledger.places()):
+            if place in here or place[0] not in namespaces:
+                self._places_gone.back(place)
+                self._places_hidden.pop(place, None)
+            elif place not in self._places_hidden:
+                self._places_gone.gone(place, now)
+        for place in self._places_gone.over(now, linger):
+            self._places_hidden[place] = None
+        while len(self._places_hidden) > _PLACES_REMEMBERED:
+            place = next(iter(self._places_hidden))
+            del self._places_hidden[place]
+            self._ledger.forget_place(place)

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why a program's packets are not seen."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from xdpscope.config import Selection
+from xdpscope.discovery.model import Attachment, XdpProgram
+
+
+class Reason(StrEnum):
+    """The values of the ``reason`` label, beside the empty one."""
+
+    NO_BTF = "no_btf"  # its entry function cannot be named to the kernel
+    NOT_JITED = "not_jited"  # an interpreted program has no entry to hook
+    BUSY = "busy"  # an extension, or as many tracers as fit, hold the function
+    NOT_ATTACHED = "not_attached"
+    EXCLUDED = "excluded"  # by the configuration
+    KERNEL_REFUSED = "kernel_refused"
+    VANISHED = "vanished"
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What the configuration has us observe."""
+
+    programs: Selection = Selection()
+    interfaces: Selection = Selection()
+
+    def reason_against(
+        self, program: XdpProgram, attachments: tuple[Attachment, ...]
+    ) -> Reason | None:
+        """Why this program is not to be traced, as far as can be told without trying."""
+        if not self.programs.admits(*program.selectors):
+            return Reason.EXCLUDED
+        if not program.entry_type_id:
+            return Reason.NO_BTF
+        if not program.jited:
+            return Reason.NOT_JITED
+        if not attachments:
+            return Reason.NOT_ATTACHED
+        if not any(self.interfaces.admits(at.interface) for at in attachments):
+            return Reason.EXCLUDED
+        return None

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which programs are traced, kept in step with what discovery finds."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from errno import E2BIG, EBUSY
+
+import structlog
+
+from xdpscope.discovery.model import Attachment, Role, Snapshot, XdpProgram
+from xdpscope.errors import KernelError, Vanished
+from xdpscope.tracing.engine import Engine
+from xdpscope.tracing.reason import Reason, Scope
+from xdpscope.tracing.tracer import Tracer
+
+_log = structlog.get_logger(__name__)
+
+# A target that was refused is tried again after a second, two, four … up to this.
+_LONGEST_PAUSE = 60.0
+
+
+@dataclass(slots=True)
+class Target:
+    """One program and how it stands with us."""
+
+    program: XdpProgram
+    attachments: tuple[Attachment, ...] = ()
+    reason: Reason | None = None  # why its packets are not seen; None: they are
+    tracer: Tracer | None = None
+    refusals: int = 0
+    again_at: float = 0.0
+
+    @property
+    def traced(self) -> bool:
+        return self.reason is None
+
+    @property
+    def armed(self) -> bool:
+        return self.tracer is not None and self.tracer.attached
+
+
+class Targets:
+    """Attaches and detaches tracers. Each target fails alone.
+
+    A program is traced while it is attached somewhere. One that is loaded but attached
+    nowhere is *armed*: its tracer is in place, so that not one packet is missed when it is
+    put to work, in place of another program say. That must not keep it alive, so it is let
+    go as soon as the reference of our tracer is the last; and a dispatcher is not armed,
+    because libxdp may still replace its entry function, which a tracer would forbid.
+    """
+
+    def __init__(self, engine: Engine, before_closing: Callable[[int, Tracer], None]) -> None:
+        """``before_closing`` is called with a program's id and its tracer to be read last."""
+        self._engine = engine
+        self._before_closing = before_closing
+        self._targets: dict[int, Target] = {}
+        self._next_number = 1
+        self.failures: Counter[Reason] = Counter()
+
+    def __iter__(self) -> Iterator[Target]:
+        return iter(list(self._targets.values()))
+
+    def get(self, program_id: int) -> Target | None:
+        return self._targets.get(program_id)
+
+    def close(self) -> None:
+        """Detaches every tracer."""
+        for target in self:
+            if target.tracer is not None:
+                target.tracer.close()
+        self._targets.clear()
+
+    def reconcile(
+        self, snapshot: Snapshot, scope: Scope, interrupted: Callable[[], bool]
+    ) -> list[int]:
+        """Brings the tracers in step with ``snapshot``; the ids of programs that are gone.
+
+        Returns early, with the rest undone, once ``interrupted`` says so.
+        """
+        for program_id, program in snapshot.programs.items():
+            if interrupted():
+                return []
+            target = self._targets.setdefault(program_id, Target(program))
+            target.attachments = snapshot.attachments.get(program_id, ())
+            self._settle(target, snapshot, scope)
+        return [id for id in self._targets if id not in snapshot.programs]
+
+    def vanish(self, program_ids: Iterable[int]) -> None:
+        """Marks programs as gone; their counts stay readable until ``forget``."""
+        for program_id in program_ids:
+            target = self._targets[program_id]
+            target.attachments = ()
+            target.reason = Reason.VANISHED
+            if target.tracer is not None:
+                target.tracer.detach()
+
+    def forget(self, program_id: int) -> None:
+        """Gives up a program that is gone, and its counts."""
+        target = self._targets.pop(program_id, None)
+        if target is not None:
+            self._retire(target)
+
+    def _settle(self, target: Target, snapshot: Snapshot, scope: Scope) -> None:
+        program = target.program
+        reason = scope.reason_against(program, target.attachments)
+        if reason is None or (reason is Reason.NOT_ATTACHED and self._may_arm(target, snapshot)):
+            if not target.armed:
+                reason = self._arm(target) or reason
+        elif target.tracer is not None and target.armed:
+            target.tracer.detach()
+            _log.info("let go", program=program.function, program_id=program.id, reason=reason)
+        target.reason = reason
+
+    def _may_arm(self, target: Target, snapshot: Snapshot) -> bool:
+        references = snapshot.references.get(target.program.id, 0)
+        return target.program.role is not Role.DISPATCHER and references > int(target.armed)
+
+    def _arm(self, target: Target) -> Reason | None:
+        """Attaches a tracer; why not, if it cannot be."""
+        program, now = target.program, time.monotonic()
+        if now < target.again_at:
+            return target.reason
+        self._retire(target)
+        try:
+            target.tracer = Tracer(self._engine, self._next_number, program)
+        except KernelError as error:
+            reason = _reason_of(error)
+            self.failures[reason] += 1
+            target.again_at = now + min(_LONGEST_PAUSE, 2.0**target.refusals)
+            target.refusals += 1
+            if target.refusals == 1:
+                _log.warning(
+                    "cannot trace",
+                    program=program.function,
+                    program_id=program.id,
+                    reason=reason,
+                    error=str(error),
+                )
+            return reason
+        self._next_number += 1
+        target.refusals = 0
+        _log.info("tracing", program=program.function, program_id=program.id)
+        return None
+
+    def _retire(self, target: Target) -> None:
+        if target.tracer is not None:
+            target.tracer.detach()
+            self._before_closing(target.program.id, target.tracer)
+            target.tracer.close()
+            target.tracer = None
+
+
+def _reason_of(error: KernelError) -> Reason:
+    if isinstance(error, Vanished):
+        return Reason.VANISHED
+    return Reason.BUSY if error.errno in (EBUSY, E2BIG) else Reason.KERNEL_REFUSED
