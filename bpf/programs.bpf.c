@@ -8,6 +8,9 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
 
+/* Puts the record's layout into this object's BTF, where the agent reads it. */
+const struct program_record *program_record_layout;
+
 SEC("iter/bpf_prog")
 int programs(struct bpf_iter__bpf_prog *ctx)
 {
