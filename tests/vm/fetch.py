@@ -1,0 +1,414 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fetch a kernel from the distribution's own packages into a cache, once.
+
+apt does the work, with its signature and checksum checks, but with a configuration of its own: its
+own sources, lists and package state, so that neither the machine's apt nor its installed packages
+are touched or asked. The address of the mirror is the machine's; the repository names none.
+
+A kernel appears in the cache under its name by one rename, when it is complete: ``6.1`` is a
+symbolic link to the directory of one package version.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import lzma
+import os
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .kernels import (
+    DEBIAN_META,
+    KERNELS,
+    MATRIX,
+    UBUNTU_META,
+    InstalledKernel,
+    Kernel,
+    VmError,
+    kernel,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+MIRROR_VARIABLE = "XDPSCOPE_VM_MIRROR"
+KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+SBIN_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+"""Debian keeps sbin off a normal user's PATH; depmod and modprobe live there."""
+
+_PART = re.compile(r"linux-(?:image|binary|modules|modules-extra|base)-(?:unsigned-)?(\d\S*)")
+_XZ_MAGIC = b"\xfd7zXZ\x00"
+
+
+def cache_directory() -> Path:
+    """Where kernels are kept: outside of any work tree, so that all of them share it."""
+    chosen = os.environ.get("XDPSCOPE_VM_CACHE")
+    if chosen:
+        return Path(chosen).absolute()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "xdpscope" / "kernels"
+
+
+def installed(name: str) -> InstalledKernel | None:
+    """The kernel called ``name`` if the cache holds it; touches no network."""
+    directory = (cache_directory() / kernel(name).name).resolve()
+    if not directory.is_dir():
+        return None
+    release = next((directory / "lib" / "modules").iterdir()).name
+    image = directory / "boot" / f"vmlinuz-{release}"
+    if not image.exists():
+        image = directory / "lib" / "modules" / release / "vmlinuz"
+    boot = directory / "vmlinux"
+    return InstalledKernel(name, directory, release, image, boot if boot.exists() else image)
+
+
+def ensure(name: str, *, refresh: bool = False) -> InstalledKernel:
+    """The kernel called ``name``, fetched unless the cache has it.
+
+    ``refresh`` asks for the newest package version even so. Safe to call from several processes at
+    once. Raises :class:`VmError`.
+    """
+    wanted = kernel(name)
+    found = None if refresh else installed(name)
+    if found is not None:
+        return found
+    cache = cache_directory()
+    cache.mkdir(parents=True, exist_ok=True)
+    with _lock(cache):
+        found = (
+            None if refresh else installed(name)
+        )  # another process may have fetched it while we waited
+        if found is None:
+            _fetch(wanted, cache)
+            found = installed(name)
+    assert found is not None
+    return found
+
+
+@contextmanager
+def _lock(cache: Path) -> Iterator[None]:
+    with (cache / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say("another process is fetching a kernel; waiting for it")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        for leftover in cache.glob(".partial-*"):  # its maker died, or it would hold the lock
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield
+
+
+def _fetch(wanted: Kernel, cache: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=cache) as scratch:
+        partial = Path(scratch)
+        apt = _Apt(partial, _sources(wanted))
+        _say(f"kernel {wanted.name}: reading the package lists")
+        apt.update(wanted)
+        packages, version = _kernel_packages(apt, wanted)
+        release = packages[0].removeprefix("linux-image-")
+        directory = cache / f"{release}_{version.replace(':', '-')}"
+        if not directory.is_dir():
+            _say(f"kernel {wanted.name}: fetching {', '.join(packages)}")
+            tree = partial / "tree"
+            tree.mkdir()
+            for package in apt.download(packages):
+                _checked(["dpkg", "-x", str(package), str(tree)])
+            _complete(tree, release)
+            tree.rename(directory)
+        link = partial / "link"
+        link.symlink_to(directory.name)
+        link.replace(cache / wanted.name)
+    _say(f"kernel {wanted.name}: {release} is in {cache}")
+
+
+def _complete(tree: Path, release: str) -> None:
+    """Make one layout of the several that packages have had, and index the modules."""
+    old, merged = tree / "lib", tree / "usr" / "lib"
+    if (merged / "modules").is_dir():
+        if not old.exists():
+            old.symlink_to("usr/lib")
+    elif (old / "modules").is_dir():
+        merged.parent.mkdir(exist_ok=True)
+        if not merged.exists():
+            merged.symlink_to("../lib")
+    images = [tree / "boot" / f"vmlinuz-{release}", old / "modules" / release / "vmlinuz"]
+    image = next((candidate for candidate in images if candidate.is_file()), None)
+    if image is None:
+        raise VmError(f"the packages of {release} hold no kernel image; have they been split anew?")
+    _checked(["depmod", "-b", str(tree), release])
+    uncompressed = _uncompressed(image.read_bytes())
+    if uncompressed is not None:
+        (tree / "vmlinux").write_bytes(uncompressed)
+
+
+def _uncompressed(image: bytes) -> bytes | None:
+    """The ELF kernel inside an XZ-compressed bzImage, or None for another compression.
+
+    Unpacking XZ takes the emulated CPU about 2.5 seconds at every start; other compressions cost a
+    fraction. Fields are those of the x86 boot protocol, Documentation/arch/x86/boot.rst.
+    """
+    setup_sectors = image[0x1F1] or 4
+    offset, length = struct.unpack_from("<II", image, 0x248)
+    payload = image[(setup_sectors + 1) * 512 + offset :][:length]
+    if not payload.startswith(_XZ_MAGIC):
+        return None
+    return lzma.LZMADecompressor().decompress(payload)  # four bytes of length follow the stream
+
+
+@dataclass(frozen=True)
+class _Source:
+    """One entry of apt's sources, either format."""
+
+    uris: str
+    suites: tuple[str, ...]
+    components: tuple[str, ...]
+    options: Mapping[str, str]
+
+    def stanza(self) -> str:
+        fields = {
+            "Types": "deb",
+            "URIs": self.uris,
+            "Suites": " ".join(self.suites),
+            "Components": " ".join(self.components),
+            **self.options,
+        }
+        return "".join(f"{name}: {value}\n" for name, value in fields.items())
+
+
+def _sources(wanted: Kernel) -> list[_Source]:
+    """Where to look for the kernel: its own distribution, or its mirror's other suites."""
+    os_release = _os_release()
+    codename = os_release.get("VERSION_CODENAME", "")
+    aliases = {codename, "stable", "oldstable", "testing", "unstable", "sid"} - {""}
+    own = [
+        source
+        for source in _machine_sources()
+        if "main" in source.components
+        and any(suite.partition("-")[0] in aliases for suite in source.suites)
+    ]
+    if wanted.suite is None:
+        if not own:
+            raise VmError(
+                "this machine's apt sources name no archive of its own distribution; see /etc/apt"
+            )
+        return own
+    mirror = os.environ.get(MIRROR_VARIABLE)
+    if mirror:
+        options = {"Signed-By": str(KEYRING)} if KEYRING.exists() else {}
+        return [_Source(mirror, (wanted.suite,), ("main",), options)]
+    if os_release.get("ID") == "debian":
+        for source in own:
+            if aliases.intersection(source.suites):  # the archive itself: no updates, no security
+                options = dict(source.options)
+                if "Signed-By" not in options and KEYRING.exists():
+                    options["Signed-By"] = str(KEYRING)
+                return [_Source(source.uris, (wanted.suite,), ("main",), options)]
+    raise VmError(
+        f"kernel {wanted.name} comes from Debian {wanted.suite}, and this machine's apt sources "
+        f"name no Debian mirror; set {MIRROR_VARIABLE} to the address of one and install "
+        "debian-archive-keyring"
+    )
+
+
+def _os_release() -> dict[str, str]:
+    lines = Path("/etc/os-release").read_text().splitlines()
+    return {name: value.strip('"') for name, _, value in (line.partition("=") for line in lines)}
+
+
+def _machine_sources(etc: Path = Path("/etc/apt")) -> Iterator[_Source]:
+    for path in [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]:
+        if path.suffix == ".list" and path.is_file():
+            yield from _parse_list(path.read_text())
+        elif path.suffix == ".sources" and path.is_file():
+            yield from _parse_deb822(path.read_text())
+
+
+def _parse_list(text: str) -> Iterator[_Source]:
+    """The one-line format: ``deb [option=value …] URI SUITE COMPONENT…``."""
+    names = {"signed-by": "Signed-By", "trusted": "Trusted"}
+    for line in text.splitlines():
+        match = re.match(
+            r"deb\s+(?:\[([^]]*)\]\s+)?(\S+)\s+(\S+)\s+(.+)", line.partition("#")[0].strip()
+        )
+        if match:
+            given = dict(option.partition("=")[::2] for option in (match[1] or "").split())
+            options = {names[name]: value for name, value in given.items() if name in names}
+            yield _Source(match[2], (match[3],), tuple(match[4].split()), options)
+
+
+def _parse_deb822(text: str) -> Iterator[_Source]:
+    lines = (line for line in text.splitlines() if not line.startswith("#"))
+    for fields in _stanzas("\n".join(lines)):
+        enabled = fields.get("Enabled", "yes").lower() not in {"no", "false", "0"}
+        if enabled and "deb" in fields.get("Types", "").split():
+            options = {name: fields[name] for name in fields if name in {"Signed-By", "Trusted"}}
+            suites, components = (
+                fields.get("Suites", "").split(),
+                fields.get("Components", "").split(),
+            )
+            yield _Source(fields.get("URIs", ""), tuple(suites), tuple(components), options)
+
+
+def _stanzas(text: str) -> Iterator[dict[str, str]]:
+    """Paragraphs of ``Name: value``; a value keeps its continuation lines, as a key needs."""
+    for paragraph in re.split(r"\n[ \t]*\n", text):
+        fields: dict[str, str] = {}
+        name = ""
+        for line in paragraph.splitlines():
+            if line[:1] in {" ", "\t"} and name:
+                fields[name] += "\n" + line
+            elif ":" in line:
+                name, _, value = line.partition(":")
+                fields[name] = value.strip()
+        if fields:
+            yield fields
+
+
+class _Apt:
+    """apt with nothing of the machine's but its keys, its proxy and its way to the mirror."""
+
+    def __init__(self, scratch: Path, sources: Sequence[_Source]) -> None:
+        self._scratch = scratch
+        self._debs = scratch / "debs"
+        for directory in ("lists/partial", "cache/archives/partial", "debs"):
+            (scratch / directory).mkdir(parents=True)
+        (scratch / "status").touch()
+        listing = scratch / "vm.sources"
+        listing.write_text("\n".join(source.stanza() for source in sources))
+        settings = {
+            "APT::Architecture": "amd64",
+            "APT::Architectures": "amd64",
+            "APT::Sandbox::User": "root",  # the user _apt may not enter a private cache
+            "Acquire::Languages": "none",
+            "Acquire::Retries": "3",
+            "Dir::Etc::SourceList": str(listing),
+            "Dir::Etc::SourceParts": "/dev/null",
+            "Dir::Etc::Preferences": "/dev/null",
+            "Dir::Etc::PreferencesParts": "/dev/null",
+            "Dir::State": str(scratch),
+            "Dir::State::Lists": str(scratch / "lists"),
+            "Dir::State::Status": str(scratch / "status"),
+            "Dir::Cache": str(scratch / "cache"),
+        }
+        self._options = [
+            part for name, value in settings.items() for part in ("-o", f"{name}={value}")
+        ]
+
+    def update(self, wanted: Kernel) -> None:
+        """Fetch and verify the package lists."""
+        try:
+            # Without the last option a list that cannot be had is only a warning.
+            _checked(
+                ["apt-get", *self._options, "-qq", "-o", "APT::Update::Error-Mode=any", "update"]
+            )
+        except VmError as error:
+            raise VmError(
+                f"{error}\nkernel {wanted.name} needs the suite {wanted.suite or 'installed'}. If "
+                f"the mirror no longer carries it, set {MIRROR_VARIABLE} to one that does (old suites "
+                "move to the distribution's archive); if a key is missing, install "
+                "debian-archive-keyring"
+            ) from None
+
+    def show(self, package: str) -> dict[str, str]:
+        """The control fields of the package's candidate version; empty if there is none."""
+        result = _run(["apt-cache", *self._options, "show", "--no-all-versions", package])
+        return next(_stanzas(result.stdout), {}) if result.returncode == 0 else {}
+
+    def download(self, packages: Iterable[str]) -> list[Path]:
+        """The packages' files; apt compares them with the signed lists."""
+        _checked(["apt-get", *self._options, "-qq", "download", *packages], cwd=self._debs)
+        return sorted(self._debs.glob("*.deb"))
+
+
+def _kernel_packages(apt: _Apt, wanted: Kernel) -> tuple[list[str], str]:
+    """The packages of the suite's current kernel, ``linux-image-RELEASE`` first, and its version.
+
+    Kernels have been one package, or image and modules, or four: so dependencies are followed from
+    the meta package, through what carries a kernel release in its name and only that.
+    """
+    metas = (DEBIAN_META,) if wanted.suite else (DEBIAN_META, UBUNTU_META)
+    meta = next((fields for fields in map(apt.show, metas) if fields), None)
+    if meta is None:
+        raise VmError(
+            f"no package {' or '.join(metas)} for kernel {wanted.name}; is this machine amd64?"
+        )
+    found: dict[str, str] = {}
+    waiting = _dependencies(meta)
+    while waiting:
+        package = waiting.pop(0)
+        if package in found or not _PART.fullmatch(package):
+            continue
+        fields = apt.show(package)
+        if fields:
+            found[package] = fields["Version"]
+            waiting += _dependencies(fields)
+    ordered = sorted(found, key=lambda package: not re.match(r"linux-image-\d", package))
+    if not ordered or not ordered[0].startswith("linux-image-"):
+        raise VmError(f"the meta package of kernel {wanted.name} leads to no linux-image package")
+    return ordered, found[ordered[0]]
+
+
+def _dependencies(fields: Mapping[str, str]) -> list[str]:
+    """Names depended on; of alternatives the first, which is what apt would install."""
+    relations = f"{fields.get('Pre-Depends', '')},{fields.get('Depends', '')}".split(",")
+    return [
+        words[0].partition(":")[0]
+        for words in (relation.split() for relation in relations)
+        if words
+    ]
+
+
+def _run(command: Sequence[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "LC_ALL": "C", "PATH": SBIN_PATH}
+    try:
+        return subprocess.run(
+            command, cwd=cwd, env=environment, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        raise VmError(
+            f"{command[0]} is not installed; kernels are fetched with apt, dpkg and kmod"
+        ) from None
+
+
+def _checked(command: Sequence[str], cwd: Path | None = None) -> None:
+    result = _run(command, cwd)
+    if result.returncode != 0:
+        reason = (result.stderr or result.stdout).strip() or f"exit status {result.returncode}"
+        raise VmError(f"{command[0]} failed: {reason}")
+
+
+def _say(message: str) -> None:
+    print(f"vm: {message}", file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fetch kernels ahead of their use."""
+    parser = argparse.ArgumentParser(prog="python -m tests.vm.fetch", description=main.__doc__)
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"{', '.join(KERNELS)}; without any, the matrix"
+    )
+    parser.add_argument(
+        "--refresh", action="store_true", help="take a newer package version if there is one"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        for name in options.names or MATRIX:
+            found = ensure(name, refresh=options.refresh)
+            print(f"{name}\t{found.release}\t{found.directory}")
+    except VmError as error:
+        _say(str(error))
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Run a command in a virtual machine with a chosen kernel, as if it were run here.
+
+The guest sees this machine's file system, so its tools and the virtual environment work in it
+unchanged; what it writes is lost, except in the work tree. QEMU emulates the CPU: KVM may be
+absent, or present and hang.
+
+Exit status: the command's own; 124 at the time limit, 125 if the machine could not be started or
+died, 130 and 143 when interrupted or terminated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import selectors
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from .fetch import SBIN_PATH, ensure
+from .kernels import KERNELS, LAST_PARALLEL, InstalledKernel, VmError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from types import FrameType
+
+TIMED_OUT = 124
+FAILED = 125
+
+HERE = Path(__file__).resolve().parent
+WORK_TREE = HERE.parent.parent
+
+_SCRIPTS = Path(sysconfig.get_path("scripts"))
+_TOOLS = {
+    "qemu-system-x86_64": "qemu-system-x86",
+    "busybox": "busybox-static",
+    "modprobe": "kmod",
+    "udevadm": "udev",
+    "file": "file",
+    "strings": "binutils",
+}
+_FIRST_RELAY_PORT = 20000
+_CONSOLE_LINES = 60
+_CONSOLE_MARK = "-- command starts --"
+"""What guest.sh writes there, for the kernel's start to be told from its end."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The virtual hardware and its surroundings."""
+
+    cpus: int = 2
+    memory: str = "2G"
+    timeout: float = 600.0
+    """Seconds for everything, the start included."""
+    icount: bool = False
+    """One CPU whose clock advances a nanosecond an instruction: times are instruction counts."""
+    parallel: bool = False
+    """A host thread for each CPU, not one that takes turns, which newer kernels need to survive."""
+    forward: Sequence[tuple[int, int]] = ()
+    """TCP ports, (host, guest): 127.0.0.1 here to the loopback there."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def accelerator(self) -> list[str]:
+        """QEMU's options for how instructions are emulated."""
+        options = ["-accel", f"tcg,thread={'multi' if self.parallel else 'single'}"]
+        return [*options, "-icount", "shift=0,sleep=off"] if self.icount else options
+
+
+def run(command: Sequence[str], *, kernel: str = "default", machine: Machine | None = None) -> int:
+    """Run ``command`` in a fresh guest with the kernel called ``kernel``; return its exit status.
+
+    Output is passed on as it comes. Raises :class:`VmError` if the machine cannot be set up.
+    """
+    machine = machine or Machine()
+    _check_tools()
+    chosen = ensure(kernel)
+    if machine.parallel and chosen.version > LAST_PARALLEL:
+        raise VmError(
+            f"kernel {chosen.release} does not survive CPUs emulated in parallel threads: the "
+            "emulator runs stale translations of instructions that the kernel has patched. "
+            "Leave out --parallel, or take kernel 6.1 or 5.10"
+        )
+    if machine.parallel and machine.icount:
+        raise VmError("--icount counts the instructions of one CPU: leave out --parallel")
+    with tempfile.TemporaryDirectory(prefix="xdpscope-vm-") as name:
+        orders = Path(name)
+        (orders / "layout").write_text(_layout(chosen, machine))
+        (orders / "command").write_text(_command(command, machine))
+        ended = _boot(_virtual_machine(chosen, machine, orders), orders, machine.timeout)
+        return _outcome(ended, orders, machine, chosen)
+
+
+def _outcome(ended: bool, orders: Path, machine: Machine, chosen: InstalledKernel) -> int:
+    status = orders / "status"
+    if status.exists() and (text := status.read_text().strip()):
+        return int(text)  # even if the machine then failed to switch itself off
+    console = orders / "console"
+    text = console.read_text(errors="replace") if console.exists() else ""
+    lines = text.rpartition(_CONSOLE_MARK)[2].strip().splitlines()
+    if lines:
+        _say(f"last on the console of kernel {chosen.release}:")
+        for line in lines[-_CONSOLE_LINES:]:
+            print(line, file=sys.stderr)
+    if not ended:
+        _say(f"time limit: not finished after {machine.timeout:g} seconds; machine killed")
+        return TIMED_OUT
+    _say(f"the virtual machine (kernel {chosen.release}) died before the command ended")
+    return FAILED
+
+
+def _layout(chosen: InstalledKernel, machine: Machine) -> str:
+    """What ``guest.sh`` needs to know to build the file system."""
+    prefixes = dict.fromkeys(Path(path) for path in (sys.prefix, sys.base_prefix, chosen.directory))
+    # The guest's /tmp is its own, and the work tree is read uncached: what is read much is put over
+    # both.
+    covered = (Path("/tmp"), WORK_TREE)
+    kept = [path for path in prefixes if any(path.is_relative_to(each) for each in covered)]
+    relays = [
+        f"{_FIRST_RELAY_PORT + index}:{guest}" for index, (_, guest) in enumerate(machine.forward)
+    ]
+    layout = {
+        "WORK": str(WORK_TREE),
+        "MODULES": str(chosen.modules),
+        "KEPT": "\n".join(map(str, kept)),
+        "FORWARD": "\n".join(relays),
+    }
+    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in layout.items())
+
+
+def _command(command: Sequence[str], machine: Machine) -> str:
+    """The command as a script with its whole environment."""
+    environment = {
+        # `python` and `pytest` are those of whoever runs this.
+        "PATH": f"{_SCRIPTS}:{SBIN_PATH}",
+        "HOME": str(Path.home()),
+        "LANG": "C.UTF-8",
+        "PYTHONUNBUFFERED": "1",
+        "XDPSCOPE_VM": "1",
+        **machine.environment,
+    }
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
+    if _same_file(sys.stdout, sys.stderr):
+        lines.append("exec 2>&1")  # one stream keeps their order, which two cannot
+    lines += [f"cd {shlex.quote(str(WORK_TREE))}", f"exec {shlex.join(command)}", ""]
+    return "\n".join(lines)
+
+
+def _same_file(one: IO[str], other: IO[str]) -> bool:
+    try:
+        return os.path.samestat(os.fstat(one.fileno()), os.fstat(other.fileno()))
+    except (AttributeError, OSError, ValueError):
+        return False
+
+
+def _virtual_machine(chosen: InstalledKernel, machine: Machine, orders: Path) -> list[str]:
+    """The command line of virtme-ng."""
+    qemu = [*machine.accelerator(), "-kernel", str(chosen.boot)]
+    shares = (("host", Path("/"), "on"), ("work", WORK_TREE, "off"), ("orders", orders, "off"))
+    for name, path, readonly in shares:
+        quoted = str(path).replace(",", ",,")
+        share = f"local,id=vm-{name},path={quoted},readonly={readonly}"
+        qemu += ["-fsdev", f"{share},security_model=none,multidevs=remap"]
+        qemu += ["-device", f"virtio-9p-pci,fsdev=vm-{name},mount_tag=vm.{name}"]
+    qemu += ["-set", f"chardev.console.path={orders / 'console'}"]  # virtme-ng: /dev/null
+    if machine.forward:
+        rules = [
+            f"hostfwd=tcp:127.0.0.1:{host}-10.0.2.15:{_FIRST_RELAY_PORT + index}"
+            for index, (host, _) in enumerate(machine.forward)
+        ]
+        qemu += ["-netdev", ",".join(["user,id=forward", *rules])]
+        qemu += ["-device", "virtio-net-pci,netdev=forward,romfile="]
+    kernel_options = (
+        f"PATH={HERE / 'boot'}:/bin",  # for the init: see boot/
+        "oops=panic",  # a test must not pass on a kernel that is no longer sound
+        "net.ifnames=0",
+    )
+    return [
+        str(_SCRIPTS / "vng"),
+        *("--run", shlex.quote(str(chosen.image))),
+        *("--name", "xdpscope", "--disable-kvm"),
+        "--force-9p",  # else it waits six seconds for a virtiofsd too old to be used
+        *("--cpus", "1" if machine.icount else str(machine.cpus), "--memory", machine.memory),
+        *(part for option in kernel_options for part in ("--append", option)),
+        f"--qemu-opts={shlex.join(qemu)}",
+        "--",
+        f"busybox sh {shlex.quote(str(HERE / 'guest.sh'))}",
+    ]
+
+
+def _boot(command: Sequence[str], orders: Path, timeout: float) -> bool:
+    """Run the machine to its end and pass its output on; False if the time limit ended it."""
+    deadline = time.monotonic() + timeout
+    # virtme-ng wants a home directory only for settings, which would make one machine differ from
+    # another; its temporary files go where they are removed even if it is killed.
+    environment = {**os.environ, "PATH": f"{_SCRIPTS}:{SBIN_PATH}"}
+    environment |= {"HOME": str(orders), "TMPDIR": str(orders)}
+    # timeout(1) is the safety net for the day this process itself is killed: no machine outlives
+    # its limit by much. Pipes, never our own files: QEMU truncates a regular file it is given.
+    process = subprocess.Popen(
+        ["timeout", "--signal=KILL", f"{timeout + 15:.0f}", *command],
+        cwd="/",
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        return _pass_on(process, deadline)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for stream in (process.stdout, process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def _pass_on(process: subprocess.Popen[bytes], deadline: float) -> bool:
+    with selectors.DefaultSelector() as selector:
+        selector.register(process.stdout, selectors.EVENT_READ, sys.stdout)  # type: ignore[arg-type]
+        selector.register(process.stderr, selectors.EVENT_READ, sys.stderr)  # type: ignore[arg-type]
+        while selector.get_map():
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
+                return False
+            for key, _ in selector.select(remaining):
+                data = os.read(key.fd, 1 << 16)
+                if not data:
+                    selector.unregister(key.fileobj)
+                elif key.data is not None:  # None: closed by whoever started us
+                    _write(key.data, data)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(max(0.0, deadline - time.monotonic()))
+        return True
+    return False
+
+
+def _write(stream: IO[str], data: bytes) -> None:
+    """Write bytes as they are; as text where a test has put a stream of its own."""
+    binary = getattr(stream, "buffer", None)
+    if binary is None:
+        stream.write(data.decode(errors="replace"))
+    else:
+        binary.write(data)
+    stream.flush()
+
+
+def _check_tools() -> None:
+    missing = [each for tool, each in _TOOLS.items() if not shutil.which(tool, path=SBIN_PATH)]
+    if missing:
+        raise VmError(f"to run a virtual machine: apt-get install {' '.join(sorted(missing))}")
+    if not (_SCRIPTS / "vng").exists():
+        raise VmError(f"virtme-ng is not installed beside {sys.executable}: pip install virtme-ng")
+
+
+def _say(message: str) -> None:
+    with suppress(BrokenPipeError):
+        print(f"vm: {message}", file=sys.stderr, flush=True)
+
+
+def add_machine_options(parser: argparse.ArgumentParser) -> None:
+    """The options that describe a :class:`Machine`, shared with the matrix."""
+    default = Machine()
+    add = parser.add_argument
+    add("--cpus", type=int, default=default.cpus, metavar="N", help="%(default)s without it")
+    add("--memory", default=default.memory, metavar="SIZE", help="%(default)s without it")
+    add(
+        *("--timeout", "-t"),
+        type=float,
+        default=default.timeout,
+        metavar="SECONDS",
+        help="for everything, the start included; %(default)g without it",
+    )
+    add("--icount", action="store_true", help="one CPU, and an instruction is a nanosecond")
+    add("--parallel", action="store_true", help="a thread for each CPU; kernels up to 6.1")
+    add(
+        "--forward",
+        action="append",
+        type=_ports,
+        default=[],
+        metavar="HOST:GUEST",
+        help="pass 127.0.0.1:HOST here on to 127.0.0.1:GUEST there; repeatable",
+    )
+    add(
+        "--env",
+        action="append",
+        type=_variable,
+        default=[],
+        metavar="NAME=VALUE",
+        help="set a variable for the command; repeatable",
+    )
+    add("command", nargs="+", metavar="COMMAND", help="after --; run as root in the work tree")
+
+
+def machine_from(options: argparse.Namespace) -> Machine:
+    """The machine that parsed options describe."""
+    return Machine(
+        cpus=options.cpus,
+        memory=options.memory,
+        timeout=options.timeout,
+        icount=options.icount,
+        parallel=options.parallel,
+        forward=tuple(options.forward),
+        environment=dict(options.env),
+    )
+
+
+def _ports(text: str) -> tuple[int, int]:
+    host, separator, guest = text.partition(":")
+    if not separator or not host.isdecimal() or not guest.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:GUEST, two port numbers")
+    return int(host), int(guest)
+
+
+def _variable(text: str) -> tuple[str, str]:
+    match = re.fullmatch(r"([A-Za-z_]\w*)=(.*)", text, re.DOTALL)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return match[1], match[2]
+
+
+def supervised(action: Callable[[], int]) -> int:
+    """Run ``action`` so that no way of ending leaves a machine behind; return the status."""
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, _terminated)
+    try:
+        return action()
+    except VmError as error:
+        _say(str(error))
+        return FAILED
+    except KeyboardInterrupt:
+        _say("interrupted; machine killed")
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + signal.SIGPIPE
+
+
+def _terminated(signum: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + signum)  # unwinds through the cleanup, as the default action would not
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command in a virtual machine."""
+    parser = argparse.ArgumentParser(prog="python -m tests.vm.run", description=main.__doc__)
+    parser.add_argument("--kernel", "-k", choices=KERNELS, default="default")
+    add_machine_options(parser)
+    options = parser.parse_args(arguments)
+    machine = machine_from(options)
+    return supervised(lambda: run(options.command, kernel=options.kernel, machine=machine))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
