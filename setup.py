@@ -3,6 +3,7 @@
 
 import subprocess
 from pathlib import Path
+from typing import ClassVar
 
 from setuptools import Command, setup
 from setuptools.command.build import build
@@ -11,12 +12,12 @@ SOURCES = Path("bpf")
 PACKAGE = Path("xdpscope/bpf")
 
 
-class build_bpf(Command):  # noqa: N801 (setuptools names commands so)
+class build_bpf(Command):
     """Compiles each bpf/*.bpf.c to a CO-RE object inside the package."""
 
     description = "compile the BPF programs with clang"
-    user_options = [("inplace", "i", "put them into the source tree")]
-    boolean_options = ["inplace"]
+    user_options: ClassVar = [("inplace", "i", "put them into the source tree")]
+    boolean_options: ClassVar = ["inplace"]
     editable_mode = False
 
     def initialize_options(self) -> None:
@@ -27,7 +28,8 @@ class build_bpf(Command):  # noqa: N801 (setuptools names commands so)
         self.set_undefined_options("build", ("build_lib", "build_lib"))
 
     def _outputs(self) -> dict[Path, Path]:
-        root = Path("agent") if self.editable_mode or self.inplace else Path(self.build_lib or "build/lib")
+        in_tree = self.editable_mode or self.inplace
+        root = Path("agent") if in_tree else Path(self.build_lib or "build/lib")
         return {
             source: root / PACKAGE / source.with_suffix(".o").name
             for source in sorted(SOURCES.glob("*.bpf.c"))
@@ -38,7 +40,7 @@ class build_bpf(Command):  # noqa: N801 (setuptools names commands so)
             output.parent.mkdir(parents=True, exist_ok=True)
             # v3 (jmp32, alu32): every kernel since 5.3 takes it.
             command = ["clang", "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Werror"]
-            command += ["-fdebug-prefix-map=%s=." % Path.cwd(), "-c", str(source)]
+            command += [f"-fdebug-prefix-map={Path.cwd()}=.", "-c", str(source)]
             command += ["-o", str(output)]
             self.announce(" ".join(command), level=2)
             try:

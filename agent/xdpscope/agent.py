@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from xdpscope.config import Config, Listen, load
 from xdpscope.describe import as_json
 from xdpscope.discovery.events import LinkEvents
 from xdpscope.discovery.inventory import Inventory
-from xdpscope.errors import ConfigError, KernelError
+from xdpscope.errors import ConfigError
 from xdpscope.metrics import (
     AgentCollector,
     IsolatedCollectors,
@@ -32,7 +32,7 @@ from xdpscope.metrics import (
 )
 from xdpscope.observer import Count, Observer, Standing
 from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.reason import Scope
+from xdpscope.tracing.reason import Reason, Scope
 from xdpscope.web.app import create_app
 from xdpscope.web.server import WebServer
 
@@ -56,7 +56,6 @@ class Watch(threading.Thread):
         self.failure: Exception | None = None
         self._wake = threading.Event()
         self._stopping = False
-        self._on_end: list[object] = []
 
     def run(self) -> None:
         """Loads, looks until stopped, and takes everything down again."""
@@ -73,16 +72,17 @@ class Watch(threading.Thread):
                     self._wake.wait(self.config.discovery.interval)
                     self._wake.clear()
                 self.observer = None
-        except Exception as error:  # noqa: BLE001 (raised again by Agent.run)
+        except Exception as error:  # noqa: BLE001 - raised again by Agent.run
             self.failure = error
 
     def _look(self, observer: Observer) -> None:
         linger = _LINGER_LOOKS * self.config.discovery.interval
         try:
             observer.look(linger)
-        except KernelError:
+        except Exception:
             if not observer.looked:
                 raise
+            # What is traced stays so; whatever this was may be over by the next look.
             _log.exception("discovery failed; looking again later")
 
     def _scope(self) -> Scope:
@@ -149,7 +149,7 @@ class Page:
         observer = self._watch.observer
         return observer.standings() if observer is not None else ()
 
-    def _attach_failures(self):  # type: ignore[no-untyped-def]
+    def _attach_failures(self) -> Mapping[Reason, int]:
         observer = self._watch.observer
         return observer.attach_failures() if observer is not None else {}
 

@@ -13,7 +13,7 @@ from xdpscope.libbpf.btf import Btf
 from xdpscope.libbpf.descriptor import Descriptor
 from xdpscope.libbpf.link import Link
 from xdpscope.libbpf.log import capture as _capture
-from xdpscope.libbpf.map import Map, possible_cpus
+from xdpscope.libbpf.map import Map, possible_cpus, typed
 from xdpscope.libbpf.object import Object
 from xdpscope.libbpf.program import EntryFunction, Program, ProgramInfo
 from xdpscope.libbpf.ring import RingBuffer
@@ -34,6 +34,7 @@ __all__ = [
     "attach_type_name",
     "possible_cpus",
     "run_time_stats",
+    "typed",
     "version",
 ]
 

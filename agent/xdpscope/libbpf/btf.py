@@ -66,7 +66,8 @@ class Btf:
         return found
 
     def _name(self, offset: int) -> str:
-        return ffi.string(lib.btf__name_by_offset(self._handle, offset)).decode(errors="replace")
+        name: bytes = ffi.string(lib.btf__name_by_offset(self._handle, offset))
+        return name.decode(errors="replace")
 
     def name(self, type_id: int) -> str:
         """The name of a type; a function's is whole, not cut at 15 characters."""

@@ -58,5 +58,6 @@ class Descriptor:
 
     def __del__(self) -> None:
         if getattr(self, "_fd", -1) >= 0:
-            warnings.warn(f"unclosed {type(self).__name__}", ResourceWarning, source=self)
+            message = f"unclosed {type(self).__name__}"
+            warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
             self.close()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Maps: created, read whole or by key, per-CPU values as numpy arrays."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from errno import EFAULT, EINVAL, ENOENT, ENOSPC, EOPNOTSUPP
 from functools import cache
@@ -28,6 +29,12 @@ def possible_cpus() -> int:
     if count < 0:
         fail(count, "reading the possible CPUs")
     return count
+
+
+def typed(values: Bytes, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Rows of bytes as records of ``dtype``; the kernel's rounding up to 8 bytes is cut off."""
+    records: NDArray[Any] = values[..., : dtype.itemsize].view(dtype)[..., 0]
+    return records
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,10 +195,8 @@ class Map(Descriptor):
             # After a deletion the kernel starts over: one pass over what is new is all.
             if name in found or len(found) >= info.max_entries:
                 break
-            try:
+            with suppress(Vanished):
                 found[name] = self.lookup(name)
-            except Vanished:
-                pass
             key = ffi.new("char[]", name + b"\0")
         keys = np.frombuffer(b"".join(found), np.uint8).reshape(-1, info.key_size)
         values = np.array(list(found.values()), np.uint8).reshape(-1, info.cpus, info.stride)

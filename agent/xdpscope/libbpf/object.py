@@ -81,9 +81,7 @@ class Object:
             LoadError: with the verifier's log of what it refused.
         """
         result = lib.bpf_object__load(self._handle)
-        logs = "".join(
-            ffi.string(log).decode(errors="replace") for log in self._logs.values()
-        )
+        logs = "".join(ffi.string(log).decode(errors="replace") for log in self._logs.values())
         self._logs.clear()
         if result < 0:
             raise LoadError(f"loading {self._path.name} failed", -result, logs)

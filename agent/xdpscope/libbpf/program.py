@@ -30,7 +30,7 @@ class ProgramInfo:
 
     @property
     def is_xdp(self) -> bool:
-        return self.type == lib.BPF_PROG_TYPE_XDP
+        return bool(self.type == lib.BPF_PROG_TYPE_XDP)
 
 
 @dataclass(frozen=True, slots=True)

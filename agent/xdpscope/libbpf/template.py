@@ -5,7 +5,6 @@ Opening and loading a whole object for each target costs a hundred times what lo
 its relocated instructions again does.
 """
 
-
 from typing import Any, Self
 
 from xdpscope.libbpf._raw import ffi, lib
@@ -26,9 +25,11 @@ class Template:
         """
         load_map = lib.BPF_LD | lib.BPF_DW | lib.BPF_IMM
         return self._replaced(
-            lambda insn: insn.code == load_map
-            and insn.src_reg in (lib.BPF_PSEUDO_MAP_FD, lib.BPF_PSEUDO_MAP_VALUE)
-            and insn.imm == old_fd,
+            lambda insn: (
+                insn.code == load_map
+                and insn.src_reg in (lib.BPF_PSEUDO_MAP_FD, lib.BPF_PSEUDO_MAP_VALUE)
+                and insn.imm == old_fd
+            ),
             new_fd,
             f"map descriptor {old_fd}",
         )
@@ -41,8 +42,9 @@ class Template:
         """
         move = lib.BPF_MOV | lib.BPF_K
         return self._replaced(
-            lambda insn: insn.code in (lib.BPF_ALU | move, lib.BPF_ALU64 | move)
-            and insn.imm == old,
+            lambda insn: (
+                insn.code in (lib.BPF_ALU | move, lib.BPF_ALU64 | move) and insn.imm == old
+            ),
             new,
             f"constant {old:#x}",
         )
@@ -57,5 +59,3 @@ class Template:
         for insn in places:
             insn.imm = value
         return type(self)(copy, self.attach_type)
-
-

@@ -30,7 +30,9 @@ class AgentCollector(Collector):
             [__version__, libbpf.version(), platform.python_version(), platform.release()], 1
         )
         failures = CounterMetricFamily(
-            "xdpscope_attach_failures", "Attempts to attach a tracer that failed.", labels=["reason"]
+            "xdpscope_attach_failures",
+            "Attempts to attach a tracer that failed.",
+            labels=["reason"],
         )
         counted = self._attach_failures()
         for reason in _ATTEMPTED:

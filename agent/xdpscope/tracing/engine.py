@@ -8,10 +8,10 @@ from typing import Any, Self
 import numpy as np
 
 from xdpscope import bpf
-from xdpscope.errors import KernelError, LoadError, NotPermitted, TracingUnavailable
-from xdpscope.discovery.programs import ANCHOR
-from xdpscope.libbpf import EntryFunction, Link, Map, Object, Program, Template
 from xdpscope.accounting.reading import Reading, by_device
+from xdpscope.discovery.programs import ANCHOR
+from xdpscope.errors import KernelError, LoadError, NotPermitted, TracingUnavailable
+from xdpscope.libbpf import EntryFunction, Link, Map, Object, Program, Template
 
 # bpf/xdpscope.h: stands for the target's number in the template.
 _TARGET = 0x7A26E7

@@ -3,10 +3,10 @@
 
 from contextlib import ExitStack
 
+from xdpscope.accounting.reading import Reading, of_target
 from xdpscope.discovery.model import XdpProgram
 from xdpscope.libbpf import EntryFunction, Link, Program, ProgramInfo
 from xdpscope.tracing.engine import Engine, _typed
-from xdpscope.accounting.reading import Reading, of_target
 
 _ONLY_KEY = b"\0\0\0\0"
 

@@ -31,7 +31,7 @@ class Connection(H11Protocol):
     ``connections``, ``conn``, ``timeout_keep_alive_task`` and the order of their changes.
     """
 
-    def __init__(self, *args: Any, limits: Limits, **kwargs: Any) -> None:  # noqa: ANN401
+    def __init__(self, *args: Any, limits: Limits, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.logger = _log
         self._limits = limits
