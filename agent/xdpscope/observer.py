@@ -104,6 +104,7 @@ class Observer:
             # Under the old names still, of interfaces that were renamed or are gone.
             self._book()
             self._snapshot = snapshot
+            self._engine.forget_spilled(self._has_gone)
             gone = self._targets.reconcile(snapshot, self._scope, self._interrupt.is_set)
             if self._interrupt.is_set():
                 return
@@ -172,6 +173,11 @@ class Observer:
             return "unknown", "unknown"
         known = self._snapshot.interfaces.get((inode, index))
         return known or (self._inventory.namespace_name(inode), name)
+
+    def _has_gone(self, _target: int, inode: int, index: int) -> bool:
+        interfaces = self._snapshot.interfaces
+        in_view = inode in {namespace for namespace, _ in interfaces}
+        return in_view and (inode, index) not in interfaces
 
     def _say_farewell(self, programs: set[int], linger: float) -> None:
         now = time.monotonic()

@@ -40,7 +40,7 @@ class IsolatedCollectors(Collector):
             started = time.perf_counter()
             try:
                 families = list(collector.collect())
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
                 _log.exception("collector failed", collector=name, error=str(error))
                 families = []
                 success.add_metric([name], 0)

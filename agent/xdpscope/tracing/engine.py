@@ -2,8 +2,9 @@
 """The loaded BPF objects that all tracers share."""
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from xdpscope import bpf
 from xdpscope.accounting.reading import Reading, by_device
 from xdpscope.discovery.programs import ANCHOR
 from xdpscope.errors import KernelError, LoadError, NotPermitted, TracingUnavailable
-from xdpscope.libbpf import EntryFunction, Link, Map, Object, Program, Template
+from xdpscope.libbpf import EntryFunction, Link, Map, Object, Program, Template, typed
 
 # bpf/xdpscope.h: stands for the target's number in the template.
 _TARGET = 0x7A26E7
@@ -116,22 +117,21 @@ class Engine:
         keys, values = self._spilled.items()
         if not len(keys):
             return {}
-        targets = keys.view(self._spill_key)["target"].ravel()
-        records = _typed(values, self._device_counts)
+        targets = typed(keys, self._spill_key)["target"]
+        records = typed(values, self._device_counts)
         return {int(t): by_device(records[targets == t]) for t in np.unique(targets)}
 
-    def forget_spilled(self, number: int) -> None:
-        """Takes out the spilled records of a target whose tracer is gone."""
+    def forget_spilled(self, gone: Callable[[int, int, int], bool]) -> None:
+        """Takes out spilled records.
+
+        Args:
+            gone: Told a target's number, a namespace's inode and an ifindex, says whether
+                no packet can be counted there any more.
+        """
         keys, _ = self._spilled.items()
-        if len(keys):
-            targets = keys.view(self._spill_key)["target"].ravel()
-            for key in keys[targets == number]:
+        for key, (identity, number, _) in zip(keys, typed(keys, self._spill_key), strict=True):
+            if gone(int(number), int(identity) >> 32, int(identity) & 0xFFFFFFFF):
                 self._spilled.delete(key.tobytes())
-
-
-def _typed(values: Any, dtype: np.dtype[Any]) -> Any:
-    """Rows of bytes as records; the kernel's rounding up to 8 bytes is cut off."""
-    return values[..., : dtype.itemsize].view(dtype)[..., 0]
 
 
 def unavailable(error: KernelError) -> TracingUnavailable:

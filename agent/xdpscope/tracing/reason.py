@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Why a program's packets are not seen."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from xdpscope.config import Selection
@@ -24,8 +24,8 @@ class Reason(StrEnum):
 class Scope:
     """What the configuration has us observe."""
 
-    programs: Selection = Selection()
-    interfaces: Selection = Selection()
+    programs: Selection = field(default_factory=Selection)
+    interfaces: Selection = field(default_factory=Selection)
 
     def reason_against(
         self, program: XdpProgram, attachments: tuple[Attachment, ...]

@@ -5,8 +5,8 @@ from contextlib import ExitStack
 
 from xdpscope.accounting.reading import Reading, of_target
 from xdpscope.discovery.model import XdpProgram
-from xdpscope.libbpf import EntryFunction, Link, Program, ProgramInfo
-from xdpscope.tracing.engine import Engine, _typed
+from xdpscope.libbpf import EntryFunction, Link, Program, ProgramInfo, typed
+from xdpscope.tracing.engine import Engine
 
 _ONLY_KEY = b"\0\0\0\0"
 
@@ -54,11 +54,11 @@ class Tracer:
         """Detaches, and gives up the counts."""
         self.detach()
         self._counts.close()
-        self._engine.forget_spilled(self.number)
+        self._engine.forget_spilled(lambda number, _inode, _index: number == self.number)
 
     def reading(self) -> Reading:
         """The counts so far, by device; without those in the engine's ``spilled``."""
-        return of_target(_typed(self._counts.lookup(_ONLY_KEY), self._engine.target_counts))
+        return of_target(typed(self._counts.lookup(_ONLY_KEY), self._engine.target_counts))
 
     def info(self) -> ProgramInfo:
         """The kernel's word about the tracing program: its misses and, if known, its cost."""
