@@ -22,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,12 +35,11 @@ from .kernels import (
     VmError,
     kernel,
 )
+from .sources import MIRROR_VARIABLE, Source, sources_for, stanzas
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-MIRROR_VARIABLE = "XDPSCOPE_VM_MIRROR"
-KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 SBIN_PATH = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 """Debian keeps sbin off a normal user's PATH; depmod and modprobe live there."""
 
@@ -110,7 +108,7 @@ def _lock(cache: Path) -> Iterator[None]:
 def _fetch(wanted: Kernel, cache: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=cache) as scratch:
         partial = Path(scratch)
-        apt = _Apt(partial, _sources(wanted))
+        apt = _Apt(partial, sources_for(wanted))
         _say(f"kernel {wanted.name}: reading the package lists")
         apt.update(wanted)
         packages, version = _kernel_packages(apt, wanted)
@@ -164,119 +162,10 @@ def _uncompressed(image: bytes) -> bytes | None:
     return lzma.LZMADecompressor().decompress(payload)  # four bytes of length follow the stream
 
 
-@dataclass(frozen=True)
-class _Source:
-    """One entry of apt's sources, either format."""
-
-    uris: str
-    suites: tuple[str, ...]
-    components: tuple[str, ...]
-    options: Mapping[str, str]
-
-    def stanza(self) -> str:
-        fields = {
-            "Types": "deb",
-            "URIs": self.uris,
-            "Suites": " ".join(self.suites),
-            "Components": " ".join(self.components),
-            **self.options,
-        }
-        return "".join(f"{name}: {value}\n" for name, value in fields.items())
-
-
-def _sources(wanted: Kernel) -> list[_Source]:
-    """Where to look for the kernel: its own distribution, or its mirror's other suites."""
-    os_release = _os_release()
-    codename = os_release.get("VERSION_CODENAME", "")
-    aliases = {codename, "stable", "oldstable", "testing", "unstable", "sid"} - {""}
-    own = [
-        source
-        for source in _machine_sources()
-        if "main" in source.components
-        and any(suite.partition("-")[0] in aliases for suite in source.suites)
-    ]
-    if wanted.suite is None:
-        if not own:
-            raise VmError(
-                "this machine's apt sources name no archive of its own distribution; see /etc/apt"
-            )
-        return own
-    mirror = os.environ.get(MIRROR_VARIABLE)
-    if mirror:
-        options = {"Signed-By": str(KEYRING)} if KEYRING.exists() else {}
-        return [_Source(mirror, (wanted.suite,), ("main",), options)]
-    if os_release.get("ID") == "debian":
-        for source in own:
-            if aliases.intersection(source.suites):  # the archive itself: no updates, no security
-                options = dict(source.options)
-                if "Signed-By" not in options and KEYRING.exists():
-                    options["Signed-By"] = str(KEYRING)
-                return [_Source(source.uris, (wanted.suite,), ("main",), options)]
-    raise VmError(
-        f"kernel {wanted.name} comes from Debian {wanted.suite}, and this machine's apt sources "
-        f"name no Debian mirror; set {MIRROR_VARIABLE} to the address of one and install "
-        "debian-archive-keyring"
-    )
-
-
-def _os_release() -> dict[str, str]:
-    lines = Path("/etc/os-release").read_text().splitlines()
-    return {name: value.strip('"') for name, _, value in (line.partition("=") for line in lines)}
-
-
-def _machine_sources(etc: Path = Path("/etc/apt")) -> Iterator[_Source]:
-    for path in [etc / "sources.list", *sorted((etc / "sources.list.d").glob("*"))]:
-        if path.suffix == ".list" and path.is_file():
-            yield from _parse_list(path.read_text())
-        elif path.suffix == ".sources" and path.is_file():
-            yield from _parse_deb822(path.read_text())
-
-
-def _parse_list(text: str) -> Iterator[_Source]:
-    """The one-line format: ``deb [option=value …] URI SUITE COMPONENT…``."""
-    names = {"signed-by": "Signed-By", "trusted": "Trusted"}
-    for line in text.splitlines():
-        match = re.match(
-            r"deb\s+(?:\[([^]]*)\]\s+)?(\S+)\s+(\S+)\s+(.+)", line.partition("#")[0].strip()
-        )
-        if match:
-            given = dict(option.partition("=")[::2] for option in (match[1] or "").split())
-            options = {names[name]: value for name, value in given.items() if name in names}
-            yield _Source(match[2], (match[3],), tuple(match[4].split()), options)
-
-
-def _parse_deb822(text: str) -> Iterator[_Source]:
-    lines = (line for line in text.splitlines() if not line.startswith("#"))
-    for fields in _stanzas("\n".join(lines)):
-        enabled = fields.get("Enabled", "yes").lower() not in {"no", "false", "0"}
-        if enabled and "deb" in fields.get("Types", "").split():
-            options = {name: fields[name] for name in fields if name in {"Signed-By", "Trusted"}}
-            suites, components = (
-                fields.get("Suites", "").split(),
-                fields.get("Components", "").split(),
-            )
-            yield _Source(fields.get("URIs", ""), tuple(suites), tuple(components), options)
-
-
-def _stanzas(text: str) -> Iterator[dict[str, str]]:
-    """Paragraphs of ``Name: value``; a value keeps its continuation lines, as a key needs."""
-    for paragraph in re.split(r"\n[ \t]*\n", text):
-        fields: dict[str, str] = {}
-        name = ""
-        for line in paragraph.splitlines():
-            if line[:1] in {" ", "\t"} and name:
-                fields[name] += "\n" + line
-            elif ":" in line:
-                name, _, value = line.partition(":")
-                fields[name] = value.strip()
-        if fields:
-            yield fields
-
-
 class _Apt:
     """apt with nothing of the machine's but its keys, its proxy and its way to the mirror."""
 
-    def __init__(self, scratch: Path, sources: Sequence[_Source]) -> None:
+    def __init__(self, scratch: Path, sources: Sequence[Source]) -> None:
         self._scratch = scratch
         self._debs = scratch / "debs"
         for directory in ("lists/partial", "cache/archives/partial", "debs"):
@@ -312,8 +201,8 @@ class _Apt:
             )
         except VmError as error:
             raise VmError(
-                f"{error}\nkernel {wanted.name} needs the suite {wanted.suite or 'installed'}. If "
-                f"the mirror no longer carries it, set {MIRROR_VARIABLE} to one that does (old suites "
+                f"{error}\nkernel {wanted.name} needs {wanted.suite or 'its archive'}. If the "
+                f"mirror no longer carries it, set {MIRROR_VARIABLE} to one that does (old suites "
                 "move to the distribution's archive); if a key is missing, install "
                 "debian-archive-keyring"
             ) from None
@@ -321,7 +210,7 @@ class _Apt:
     def show(self, package: str) -> dict[str, str]:
         """The control fields of the package's candidate version; empty if there is none."""
         result = _run(["apt-cache", *self._options, "show", "--no-all-versions", package])
-        return next(_stanzas(result.stdout), {}) if result.returncode == 0 else {}
+        return next(stanzas(result.stdout), {}) if result.returncode == 0 else {}
 
     def download(self, packages: Iterable[str]) -> list[Path]:
         """The packages' files; apt compares them with the signed lists."""
