@@ -3,10 +3,12 @@
 
 import os
 import warnings
+from collections.abc import Callable, Iterator
 from errno import EACCES, ENOENT, EPERM
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
 from xdpscope.errors import KernelError, NotPermitted, Vanished
+from xdpscope.libbpf._raw import ffi
 
 # Room for what the verifier says of one program; it starts at the end if there is more.
 VERIFIER_LOG_SIZE = 1 << 20
@@ -20,6 +22,19 @@ def fail(result: int, action: str) -> NoReturn:
     if errno in (EPERM, EACCES):
         raise NotPermitted(f"{action} failed", errno)
     raise KernelError(f"{action} failed", errno)
+
+
+def each_id(next_id: Callable[[int, Any], int], action: str) -> Iterator[int]:
+    """Walks the ids of one kind of object with its ``bpf_*_get_next_id``.
+
+    Raises:
+        NotPermitted: for want of CAP_SYS_ADMIN.
+    """
+    found = ffi.new("__u32 *", 0)
+    while (result := next_id(found[0], found)) == 0:
+        yield found[0]
+    if result != -ENOENT:  # the end of the list
+        fail(result, action)
 
 
 class Descriptor:

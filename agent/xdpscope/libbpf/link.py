@@ -2,10 +2,11 @@
 """Links: what attaches a program, for as long as the link is held."""
 
 import os
+from collections.abc import Iterator
 from typing import Self
 
 from xdpscope.libbpf._raw import ffi, lib
-from xdpscope.libbpf.descriptor import Descriptor, fail
+from xdpscope.libbpf.descriptor import Descriptor, each_id, fail
 from xdpscope.libbpf.program import Program
 
 _READ_SIZE = 1 << 16
@@ -15,6 +16,11 @@ class Link(Descriptor):
     """An attachment of one of our programs; closing it detaches."""
 
     __slots__ = ()
+
+    @staticmethod
+    def ids() -> Iterator[int]:
+        """The id of every link, in ascending order."""
+        return each_id(lib.bpf_link_get_next_id, "listing BPF links")
 
     @classmethod
     def trace(cls, program: Program, attach_type: int) -> Self:

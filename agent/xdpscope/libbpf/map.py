@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Maps: created, read whole or by key, per-CPU values as numpy arrays."""
 
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from errno import EFAULT, EINVAL, ENOENT, ENOSPC, EOPNOTSUPP
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from xdpscope.errors import KernelError, Vanished
 from xdpscope.libbpf._raw import ffi, lib
-from xdpscope.libbpf.descriptor import Descriptor, fail
+from xdpscope.libbpf.descriptor import Descriptor, each_id, fail
 
 # The kernel's own, of include/linux/errno.h: it leaks out of bpf(2).
 _ENOTSUPP = 524
@@ -84,6 +85,11 @@ class Map(Descriptor):
             info.id, info.type, name, info.key_size, info.value_size, info.max_entries,
             info.map_flags,
         )  # fmt: skip
+
+    @staticmethod
+    def ids() -> Iterator[int]:
+        """The id of every map, in ascending order."""
+        return each_id(lib.bpf_map_get_next_id, "listing BPF maps")
 
     @classmethod
     def open(cls, map_id: int) -> Self:

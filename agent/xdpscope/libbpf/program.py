@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
-from xdpscope.errors import LoadError, Vanished
+from xdpscope.errors import LoadError
 from xdpscope.libbpf._raw import ffi, lib
 from xdpscope.libbpf.btf import Btf
-from xdpscope.libbpf.descriptor import VERIFIER_LOG_SIZE, Descriptor, fail
+from xdpscope.libbpf.descriptor import VERIFIER_LOG_SIZE, Descriptor, each_id, fail
 from xdpscope.libbpf.template import Template
 
 
@@ -53,13 +53,7 @@ class Program(Descriptor):
         Raises:
             NotPermitted: for want of CAP_SYS_ADMIN.
         """
-        found = ffi.new("__u32 *", 0)
-        while (result := lib.bpf_prog_get_next_id(found[0], found)) == 0:
-            yield found[0]
-        try:
-            fail(result, "listing BPF programs")
-        except Vanished:
-            return  # the end of the list
+        return each_id(lib.bpf_prog_get_next_id, "listing BPF programs")
 
     @classmethod
     def open(cls, program_id: int) -> Self:

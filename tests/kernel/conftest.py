@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What kernel tests share: a lab, and an observer to look at it."""
+
+from collections.abc import Iterator
+
+import pytest
+from xdpscope.discovery.inventory import Inventory
+from xdpscope.observer import Observer
+from xdpscope.tracing.engine import Engine
+from xdpscope.tracing.reason import Scope
+
+from tests.kernel.lab import Lab
+
+Counts = dict[tuple[str, str, str], tuple[int, int]]
+"""(program, interface, verdict) to (packets, bytes)."""
+
+
+@pytest.fixture
+def lab() -> Iterator[Lab]:
+    lab = Lab()
+    yield lab
+    lab.close()
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    with Engine() as engine:
+        yield engine
+
+
+@pytest.fixture
+def observer(engine: Engine) -> Iterator[Observer]:
+    with Inventory() as inventory, Observer(engine, inventory, Scope()) as observer:
+        yield observer
+
+
+def counted(observer: Observer) -> Counts:
+    """All that is not nought."""
+    from xdpscope.accounting.reading import VERDICTS
+
+    return {
+        (count.program.function, count.place[1], verdict): (packets, size)
+        for count in observer.counts()
+        for verdict, packets, size in zip(
+            VERDICTS, count.tally.packets, count.tally.bytes, strict=True
+        )
+        if packets or size
+    }
+
+
+def reasons(observer: Observer) -> dict[str, str]:
+    """Each program's reason, empty where it is traced."""
+    return {s.program.function: str(s.reason or "") for s in observer.standings()}

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Interfaces, programs and packets for the tests, all of them taken away again."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyroute2 import IPRoute
+from pyroute2.netns import popns, pushns
+from xdpscope.libbpf import Object, Program
+
+from tests.kernel.programs import compiled
+
+# include/uapi/linux/if_link.h
+_FLAG = {"generic": 1 << 1, "native": 1 << 2}
+
+VERDICT_BYTE = {"aborted": 0, "drop": 1, "pass": 2, "tx": 3, "redirect": 4, "unknown": 77}
+"""What ``decide_by_first_payload_byte`` wants to see."""
+
+
+def frame(size: int, payload: bytes = b"") -> bytes:
+    """An Ethernet frame of ``size`` bytes, of a type (88b5) that no host cares about."""
+    head = b"\x02\0\0\0\0\x02" + b"\x02\0\0\0\0\x01" + b"\x88\xb5" + payload
+    return head.ljust(size, b"\0")
+
+
+@dataclass(frozen=True)
+class Veth:
+    """A pair: programs are attached to ``name``; what is sent on ``peer`` arrives there."""
+
+    name: str
+    peer: str
+    index: int
+
+    def send(self, *frames: bytes, times: int = 1) -> None:
+        """Sends the frames, ``times`` over."""
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+            sender.bind((self.peer, 0))
+            for _ in range(times):
+                for data in frames:
+                    sender.send(data)
+
+
+class Lab:
+    """Makes things in the current network namespace."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self.route = IPRoute()
+        self._stack.callback(self.route.close)
+        self._objects: dict[str, Object] = {}
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def veth(self, name: str, mtu: int = 1500, queues: int = 1) -> Veth:
+        """A pair that is up and on which the kernel itself sends nothing."""
+        peer = f"{name}p"
+        ends = {"num_tx_queues": queues, "num_rx_queues": queues, "mtu": mtu}
+        self.route.link("add", ifname=name, kind="veth", peer={"ifname": peer, **ends}, **ends)
+        self._stack.callback(self._delete, name)
+        for end in (name, peer):
+            # Else it would ask for routers and join groups: packets that nobody counted.
+            Path(f"/proc/sys/net/ipv6/conf/{end}/disable_ipv6").write_text("1")
+            self.route.link("set", index=self.index(end), state="up")
+        return Veth(name, peer, self.index(name))
+
+    def index(self, name: str) -> int:
+        """The ifindex of an interface."""
+        return socket.if_nametoindex(name)
+
+    def _delete(self, name: str) -> None:
+        for index in self.route.link_lookup(ifname=name):
+            self.route.link("del", index=index)
+
+    def delete(self, veth: Veth) -> None:
+        """Takes the pair away at once."""
+        self._delete(veth.name)
+
+    def load(self, function: str, source: str = "verdicts", *flags: str) -> Program:
+        """Loads one program of a source file, anew each time."""
+        loaded = self._stack.enter_context(Object(compiled(source, *flags)))
+        for other in function_names(source):
+            if other != function:
+                loaded.leave_out(other)
+        loaded.load()
+        program = self._stack.enter_context(loaded.program(function))
+        loaded.close()
+        return program
+
+    def attach(self, program: Program | None, veth: Veth, mode: str = "native") -> None:
+        """Attaches a program over netlink, in place of any other; None detaches."""
+        fd = program.fileno() if program is not None else -1
+        attributes = [("IFLA_XDP_FD", fd), ("IFLA_XDP_FLAGS", _FLAG[mode])]
+        self.route.link("set", index=veth.index, xdp={"attrs": attributes})
+
+    @contextmanager
+    def namespace(self, name: str) -> Iterator[str]:
+        """A named network namespace, deleted at the end."""
+        from pyroute2 import netns
+
+        netns.create(name)
+        try:
+            yield name
+        finally:
+            netns.remove(name)
+
+    @contextmanager
+    def within(self, name: str) -> Iterator["Lab"]:
+        """A lab in another namespace, this thread being there meanwhile."""
+        pushns(name)
+        lab = Lab()
+        try:
+            yield lab
+        finally:
+            lab.close()
+            popns()
+
+
+def function_names(source: str) -> list[str]:
+    """The programs of a source file."""
+    text = (Path(__file__).parent / "programs" / f"{source}.bpf.c").read_text()
+    lines = text.splitlines()
+    return [
+        lines[number + 1].split("(")[0].removeprefix("int ")
+        for number, line in enumerate(lines)
+        if line.startswith("SEC(") and "license" not in line
+    ]
+
+
+def kernel_objects() -> dict[str, int]:
+    """How many programs, maps, links and BTF objects the kernel holds; ours, for a leak check."""
+    from xdpscope.libbpf import Link, Map
+
+    return {
+        "programs": len(list(Program.ids())),
+        "maps": len(list(Map.ids())),
+        "links": len(list(Link.ids())),
+    }
+
+
+def open_descriptors() -> int:
+    """How many descriptors this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
