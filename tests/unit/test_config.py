@@ -8,7 +8,6 @@ import random
 from pathlib import Path
 
 import pytest
-
 from xdpscope.config import Config, Listen, Selection, load, parse
 from xdpscope.errors import ConfigError
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 import structlog
-
 from xdpscope import log
 
 if TYPE_CHECKING:

@@ -26,7 +26,6 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
-
 from xdpscope import log
 from xdpscope.errors import XdpscopeError
 from xdpscope.web.app import create_app
@@ -407,17 +406,18 @@ def test_a_scraper_that_gave_up_costs_no_collection() -> None:
 
 
 def test_requests_in_flight_are_bounded_but_probes_pass() -> None:
-    with serving(limits=Limits(in_flight=3)) as served, ThreadPoolExecutor(3) as clients:
+    with serving(limits=Limits(in_flight=2)) as served, ThreadPoolExecutor(2) as clients:
         silent = [served.connect() for _ in range(20)]
         served.source.gate.clear()
-        scrapes = [clients.submit(served.get, "/metrics") for _ in range(3)]
-        until(lambda: served.get("/api/v1/programs")[0] == 503)
-        _, headers, body = served.get("/")
-        assert (headers["retry-after"], body) == ("1", b"too many requests in flight\n")
+        scrapes = [clients.submit(served.get, "/metrics") for _ in range(2)]
+        until(lambda: served.source.collecting == 2)
+        status, headers, body = served.get("/")
+        assert (status, body) == (503, b"too many requests in flight\n")
+        assert headers["retry-after"] == "1"
         assert_secure(headers)
         assert served.get("/healthz")[0] == served.get("/readyz")[0] == 200
         served.source.gate.set()
-        assert [scrape.result()[0] for scrape in scrapes] == [200, 200, 200]
+        assert [scrape.result()[0] for scrape in scrapes] == [200, 200]
         assert served.get("/")[0] == 200
         for client in silent:
             client.close()
@@ -481,6 +481,14 @@ def test_a_head_must_be_complete_in_time(begun: bytes) -> None:
                 client.sendall(b"x")
                 time.sleep(0.05)
         assert 0.3 < time.monotonic() - began < 2
+
+
+def test_a_body_that_comes_after_its_answer_leaves_no_connection_without_a_timeout() -> None:
+    with serving(limits=QUICK) as served:
+        client = served.connect(b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n12")
+        assert client.recv(65536).startswith(b"HTTP/1.1 405")
+        client.sendall(b"345")
+        assert served.closed_after(client) < 2
 
 
 def test_an_idle_connection_outlives_the_head_timeout_and_ends_with_keep_alive() -> None:
@@ -606,7 +614,7 @@ def test_it_stops_in_time_whatever_clients_do(logged: io.StringIO) -> None:
         served.source.gate.clear()
         clients += [served.connect(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(4)]
         until(lambda: served.source.collecting == 2)
-        assert served.stop() < 0.3
+        assert served.stop() < 0.4
         for client in clients:
             received(client)
         with pytest.raises(ConnectionRefusedError):

@@ -27,7 +27,7 @@ __all__ = ["Workers"]
 class Workers:
     """Runs functions in threads of their own, at most ``limit`` at once, in order of asking.
 
-    A thread a call, and a daemon: it costs some 50 µs against a collection's milliseconds, and one
+    A thread a call, and a daemon: it costs a tenth of a millisecond, a collection many, and one
     that hangs in a system call cannot keep the agent from ending, as a pool's would.
     """
 
