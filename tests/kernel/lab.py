@@ -2,6 +2,7 @@
 """Interfaces, programs and packets for the tests, all of them taken away again."""
 
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -41,6 +42,44 @@ class Veth:
             for _ in range(times):
                 for data in frames:
                     sender.send(data)
+
+    @contextmanager
+    def sending(self, data: bytes) -> Iterator["Traffic"]:
+        """Sends one frame after the other meanwhile."""
+        traffic = Traffic(self, data)
+        traffic.start()
+        try:
+            yield traffic
+        finally:
+            traffic.stop()
+
+    @property
+    def lost(self) -> int:
+        """Packets that the pair could not hand over: its queue of 256 was full."""
+        counter = Path(f"/sys/class/net/{self.peer}/statistics/tx_dropped")
+        return int(counter.read_text())
+
+
+class Traffic(threading.Thread):
+    """Sends until it is stopped."""
+
+    def __init__(self, veth: Veth, data: bytes) -> None:
+        super().__init__(daemon=True)
+        self._veth, self._data = veth, data
+        self._end = threading.Event()
+        self.sent = 0
+
+    def run(self) -> None:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+            sender.bind((self._veth.peer, 0))
+            while not self._end.is_set():
+                sender.send(self._data)
+                self.sent += 1
+
+    def stop(self) -> None:
+        """Ends the traffic; ``sent`` is final."""
+        self._end.set()
+        self.join()
 
 
 class Lab:

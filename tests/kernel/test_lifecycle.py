@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs and interfaces that come, change and go under observation."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from errno import EBUSY
+from pathlib import Path
+
+import pytest
+from xdpscope.config import Selection
+from xdpscope.discovery.inventory import Inventory
+from xdpscope.discovery.model import Snapshot
+from xdpscope.errors import KernelError
+from xdpscope.libbpf import Link, Object, Program
+from xdpscope.observer import Observer
+from xdpscope.tracing.engine import Engine
+from xdpscope.tracing.reason import Scope
+
+from tests.kernel.conftest import counted, reasons
+from tests.kernel.lab import Lab, frame
+from tests.kernel.programs import compiled
+
+
+def is_loaded(program_id: int) -> bool:
+    return program_id in Program.ids()
+
+
+def wait_until_gone(program_id: int) -> bool:
+    """The kernel frees programs a moment after the last reference."""
+    end = time.monotonic() + 5
+    while is_loaded(program_id) and time.monotonic() < end:
+        time.sleep(0.02)
+    return not is_loaded(program_id)
+
+
+def test_devices_are_recognised_cheaply(engine: Engine) -> None:
+    assert engine.knows_epochs
+
+
+def test_a_program_nobody_else_holds_is_let_go(lab: Lab, observer: Observer) -> None:
+    veth, program = lab.veth("xst0"), lab.load("decide_pass")
+    program_id = program.info().id
+    lab.attach(program, veth)
+    observer.look(0)
+    assert reasons(observer) == {"decide_pass": ""}
+
+    lab.attach(None, veth)
+    program.close()
+    assert is_loaded(program_id), "our tracer holds it"
+    observer.look(0)
+
+    assert wait_until_gone(program_id)
+    veth.send(frame(60), times=3)
+    observer.look(0)
+    assert reasons(observer) == {"decide_pass": "vanished"}
+
+
+def test_counts_of_what_is_gone_are_shown_once_more(lab: Lab, observer: Observer) -> None:
+    veth, program = lab.veth("xst0"), lab.load("decide_pass")
+    lab.attach(program, veth)
+    observer.look(0)
+    veth.send(frame(60), times=3)
+    lab.attach(None, veth)
+    program.close()
+    for _ in range(3):
+        observer.look(0)
+        time.sleep(0.1)
+
+    assert counted(observer) == {("decide_pass", "xst0", "pass"): (3, 180)}
+    observer.look(0)
+    assert counted(observer) == {}
+    assert observer.standings() == []
+
+
+def test_an_idle_program_is_armed_but_not_kept_alive(lab: Lab, observer: Observer) -> None:
+    veth, program = lab.veth("xst0"), lab.load("decide_pass")
+    program_id = program.info().id
+    observer.look(0)
+    assert reasons(observer) == {"decide_pass": "not_attached"}
+
+    lab.attach(program, veth)
+    veth.send(frame(60), times=3)  # before anybody looked again
+    assert counted(observer) == {("decide_pass", "xst0", "pass"): (3, 180)}
+
+    lab.attach(None, veth)
+    observer.look(0)
+    assert reasons(observer) == {"decide_pass": "not_attached"}
+    program.close()
+    observer.look(0)
+    assert wait_until_gone(program_id)
+
+
+def test_a_dispatcher_is_left_alone_until_it_is_in_service(lab: Lab, observer: Observer) -> None:
+    dispatcher = lab.load("xdp_dispatcher", "dispatcher")
+    observer.look(0)
+    assert reasons(observer) == {"xdp_dispatcher": "not_attached"}
+
+    with extension_of(dispatcher, "xdp_dispatcher") as extension, extension.attached():
+        pass  # with a tracer there this would have been EBUSY
+
+    veth = lab.veth("xst0")
+    lab.attach(dispatcher, veth)
+    observer.look(0)
+    veth.send(frame(60))
+    assert counted(observer) == {("xdp_dispatcher", "xst0", "pass"): (1, 60)}
+    assert [s.program.role for s in observer.standings()] == ["dispatcher"]
+
+
+class Extension:
+    """A freplace program, loaded."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        with Link.trace(self._program, 0):
+            yield
+
+
+@contextmanager
+def extension_of(target: Program, function: str) -> Iterator[Extension]:
+    with ExitStack() as stack:
+        loaded = stack.enter_context(Object(compiled("extension")))
+        loaded.aim("drop_instead", target, function)
+        loaded.load()
+        yield Extension(stack.enter_context(loaded.program("drop_instead")))
+
+
+def test_a_replaced_entry_function_is_busy_until_it_is_free(lab: Lab, observer: Observer) -> None:
+    veth, program = lab.veth("xst0"), lab.load("decide_pass")
+    other, bystander = lab.veth("xst1"), lab.load("decide_tx")
+    with extension_of(program, "decide_pass") as extension:
+        with extension.attached():
+            lab.attach(program, veth)
+            lab.attach(bystander, other)
+            observer.look(0)
+            assert reasons(observer) == {"decide_pass": "busy", "decide_tx": ""}
+            assert observer.attach_failures()["busy"] == 1  # type: ignore[index]
+        time.sleep(1.1)  # it is tried again after a second
+        observer.look(0)
+    assert reasons(observer) == {"decide_pass": "", "decide_tx": ""}
+    veth.send(frame(60))
+    assert counted(observer) == {("decide_pass", "xst0", "pass"): (1, 60)}
+
+
+def test_what_traces_excludes_an_extension() -> None:
+    """The kernel's rule that arming has to respect; were it lifted, it could be simpler."""
+    lab = Lab()
+    try:
+        program = lab.load("decide_pass")
+        with (
+            Engine() as engine,
+            Inventory() as inventory,
+            Observer(engine, inventory, Scope()) as observer,
+        ):
+            observer.look(0)
+            with (
+                extension_of(program, "decide_pass") as extension,
+                pytest.raises(KernelError) as refused,
+                extension.attached(),
+            ):
+                pass
+        assert refused.value.errno == EBUSY
+    finally:
+        lab.close()
+
+
+def test_replacement_under_traffic_accounts_for_every_packet(lab: Lab, observer: Observer) -> None:
+    veth = lab.veth("xst0")
+    old, new = lab.load("decide_drop"), lab.load("decide_pass")
+    lab.attach(old, veth)
+    observer.look(0)
+
+    with veth.sending(frame(60)) as traffic:
+        for replacement in range(20):
+            lab.attach((new, old)[replacement % 2], veth)
+            observer.look(0)
+
+    found = counted(observer)
+    assert set(found) == {("decide_drop", "xst0", "drop"), ("decide_pass", "xst0", "pass")}
+    assert traffic.sent > 20
+    assert sum(packets for packets, _ in found.values()) == traffic.sent - veth.lost
+
+
+def test_a_renamed_interface_takes_nothing_along(lab: Lab, observer: Observer) -> None:
+    veth = lab.veth("xst0")
+    lab.attach(lab.load("decide_drop"), veth)
+    observer.look(0)
+    veth.send(frame(60), times=3)
+    observer.look(0)
+    lab.route.link("set", index=veth.index, state="down")
+    lab.route.link("set", index=veth.index, ifname="xstnew")
+    lab.route.link("set", index=veth.index, state="up")
+    observer.look(1000)
+    veth.send(frame(60), times=5)
+
+    assert counted(observer) == {
+        ("decide_drop", "xst0", "drop"): (3, 180),
+        ("decide_drop", "xstnew", "drop"): (5, 300),
+    }
+    lab.route.link("del", index=veth.index)
+
+
+def test_a_name_that_comes_back_goes_on_from_its_total(lab: Lab, observer: Observer) -> None:
+    program = lab.load("decide_drop")
+    total = 0
+    for round_ in range(1, 13):
+        veth = lab.veth("xst0")
+        lab.attach(program, veth)
+        observer.look(0)
+        veth.send(frame(60), times=round_)
+        total += round_
+        assert counted(observer) == {("decide_drop", "xst0", "drop"): (total, total * 60)}
+        lab.delete(veth)
+        observer.look(0)
+        assert counted(observer) == {("decide_drop", "xst0", "drop"): (total, total * 60)}
+        observer.look(0)
+        assert counted(observer) == {}, "the interface is gone, and was shown a last time"
+
+
+def test_devices_that_take_each_others_place(lab: Lab, observer: Observer) -> None:
+    """A new device may have the address of one that is gone: it must not be taken for it."""
+    program = lab.load("decide_drop")
+    lab.attach(program, lab.veth("xstkeep"))
+    observer.look(0)
+    expected = {}
+    for number in range(1, 41):
+        veth = lab.veth(f"xst{number}")
+        lab.attach(program, veth)
+        veth.send(frame(60), times=number)
+        expected["decide_drop", veth.name, "drop"] = (number, number * 60)
+        lab.delete(veth)
+    assert counted(observer) == expected
+
+
+def test_a_device_that_moves_is_counted_where_it_is(lab: Lab, observer: Observer) -> None:
+    """Address and ifindex stay the same; the namespace is another."""
+    program = lab.load("decide_drop")
+    veth = lab.veth("xst0")
+    lab.attach(program, veth)
+    observer.look(0)
+    veth.send(frame(60), times=3)
+    with lab.namespace("xstns"):
+        lab.route.link("set", index=veth.index, net_ns_fd="xstns")
+        with lab.within("xstns") as inside:
+            inside.route.link("set", index=inside.index("xst0"), state="up")
+        observer.look(1000)
+        veth.send(frame(60), times=5)
+        places = {
+            count.place: count.tally.packets[1]
+            for count in observer.counts()
+            if any(count.tally.packets)
+        }
+        assert places == {("host", "xst0"): 3, ("xstns", "xst0"): 5}
+
+
+@pytest.mark.parametrize(
+    ("scope", "expected"),
+    [
+        (Scope(programs=Selection(exclude=("decide_*",))), "excluded"),
+        (Scope(programs=Selection(include=("xdp_*",))), "excluded"),
+        (Scope(programs=Selection(include=("decide_p*",))), ""),
+        (Scope(interfaces=Selection(exclude=("xst0",))), "excluded"),
+        (Scope(interfaces=Selection(include=("xst?",))), ""),
+    ],
+)
+def test_scope(lab: Lab, engine: Engine, scope: Scope, expected: str) -> None:
+    veth = lab.veth("xst0")
+    lab.attach(lab.load("decide_pass"), veth)
+    with Inventory() as inventory, Observer(engine, inventory, scope) as observer:
+        observer.look(0)
+        veth.send(frame(60))
+        assert reasons(observer) == {"decide_pass": expected}
+        assert bool(counted(observer)) == (expected == "")
+
+
+def test_a_scope_that_narrows_keeps_the_other_interface(lab: Lab, observer: Observer) -> None:
+    program, first, second = lab.load("decide_drop"), lab.veth("xst0"), lab.veth("xst1")
+    lab.attach(program, first)
+    lab.attach(program, second)
+    observer.narrow(Scope(interfaces=Selection(exclude=("xst1",))))
+    observer.look(0)
+    first.send(frame(60), times=2)
+    second.send(frame(60), times=3)
+    assert counted(observer) == {("decide_drop", "xst0", "drop"): (2, 120)}
+    observer.narrow(Scope())
+    assert counted(observer) == {
+        ("decide_drop", "xst0", "drop"): (2, 120),
+        ("decide_drop", "xst1", "drop"): (3, 180),
+    }
+
+
+def test_a_program_without_btf(lab: Lab, observer: Observer) -> None:
+    veth = lab.veth("xst0")
+    lab.attach(lab.load("decide_pass", "verdicts", "-g0"), veth)
+    observer.look(0)
+    assert reasons(observer) == {"decide_pass": "no_btf"}
+
+
+def test_a_program_that_is_not_jited(lab: Lab, observer: Observer) -> None:
+    switch = Path("/proc/sys/net/core/bpf_jit_enable")
+    try:
+        switch.write_text("0")
+    except OSError:
+        pytest.skip("CONFIG_BPF_JIT_ALWAYS_ON: this kernel has no interpreter")
+    try:
+        program = lab.load("decide_pass")
+    finally:
+        switch.write_text("1")
+    lab.attach(program, lab.veth("xst0"))
+    observer.look(0)
+    assert reasons(observer) == {"decide_pass": "not_jited"}
+
+
+class Deceived(Inventory):
+    """Still sees a program that is gone: it vanishes between listing and attaching."""
+
+    ghost = 0
+
+    def take(self) -> Snapshot:
+        seen = super().take()
+        programs, attachments = dict(seen.programs), dict(seen.attachments)
+        model = next(iter(programs.values()))
+        programs[self.ghost] = replace(model, id=self.ghost, function="ghost")
+        attachments[self.ghost] = attachments[model.id]
+        return replace(seen, programs=programs, attachments=attachments)
+
+
+def test_a_program_that_vanishes_before_it_is_traced(lab: Lab, engine: Engine) -> None:
+    veth, program, victim = lab.veth("xst0"), lab.load("decide_drop"), lab.load("decide_pass")
+    Deceived.ghost = victim.info().id
+    victim.close()
+    assert wait_until_gone(Deceived.ghost)
+    lab.attach(program, veth)
+    with Deceived() as inventory, Observer(engine, inventory, Scope()) as observer:
+        observer.look(0)
+        assert reasons(observer) == {"decide_drop": "", "ghost": "vanished"}
+        assert observer.attach_failures()["vanished"] == 1  # type: ignore[index]
+        veth.send(frame(60))
+        assert counted(observer) == {("decide_drop", "xst0", "drop"): (1, 60)}
