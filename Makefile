@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+# The habits of the project. `make` alone lists them; each installs first what it needs.
+
+SHELL := /bin/bash
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON := .venv/bin/python
+
+# The kernels of `make kernel-test` and `make test`: names that tests/vm/README.md explains. Other
+# distributions than Debian have but one kernel in reach of their own sources.
+KERNELS ?= $(if $(shell grep -x 'ID=debian' /etc/os-release 2>/dev/null),6.1 6.12,default)
+# Seconds that one kernel may take for its whole suite, and the demo after its table has started.
+KERNEL_TIMEOUT ?= 1500
+DEMO_SECONDS ?=
+# More for pytest, such as PYTEST='-k replacement -x'.
+PYTEST ?=
+
+BINDINGS := agent/xdpscope/libbpf/_raw.abi3.so
+OBJECTS := $(patsubst bpf/%.c,agent/xdpscope/bpf/%.o,$(wildcard bpf/*.bpf.c))
+PYTHON_SOURCES := agent tests setup.py $(wildcard dashboards)
+C_SOURCES = $(shell find bpf tests -name '*.[ch]')
+
+.PHONY: help setup build lint format test unit kernel-test matrix bench demo clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what is missing: packages with apt, Python's into .venv
+	@tests/setup.sh
+
+build: setup $(BINDINGS) $(OBJECTS) ## compile the libbpf bindings and the BPF programs, where they changed
+
+$(BINDINGS): agent/xdpscope/libbpf/_libbpf.h agent/xdpscope/libbpf/_build.py setup.py | setup
+	@echo "build: the libbpf bindings"
+	@$(PYTHON) setup.py --quiet build_ext --inplace
+	@touch $@
+
+$(OBJECTS) &: $(wildcard bpf/*.c bpf/*.h) setup.py | setup
+	@echo "build: the BPF programs"
+	@$(PYTHON) setup.py --quiet build_bpf --inplace
+	@touch $(OBJECTS)
+
+lint: setup ## check style and types: ruff, mypy, clang-format
+	$(PYTHON) -m ruff check $(PYTHON_SOURCES)
+	$(PYTHON) -m ruff format --check $(PYTHON_SOURCES)
+	$(PYTHON) -m mypy
+	$(PYTHON) -m mypy -p tests.vm -p tests.demo
+	clang-format --style=file:bpf/.clang-format --dry-run --Werror $(C_SOURCES)
+
+format: setup ## put sources into that style
+	$(PYTHON) -m ruff check --fix-only $(PYTHON_SOURCES)
+	$(PYTHON) -m ruff format $(PYTHON_SOURCES)
+	clang-format --style=file:bpf/.clang-format -i $(C_SOURCES)
+
+test: build ## all tests: units here, the kernel suite in a virtual machine for each of KERNELS
+	@failed=; for part in unit kernel-test; do \
+		$(MAKE) $$part || failed="$$failed $$part"; \
+	done; \
+	if [ -n "$$failed" ]; then echo "test: FAILED in:$$failed" >&2; exit 1; fi; \
+	echo "test: all passed"
+
+unit: build ## the tests that need no kernel of their own
+	@echo "== unit tests"
+	@$(PYTHON) -m pytest tests/unit $(PYTEST)
+
+kernel-test: build ## the kernel suite, in a virtual machine for each of KERNELS
+	@$(call suite-on,$(KERNELS))
+
+matrix: build ## the kernel suite on every kernel supported, from 5.10 to the newest
+	@$(call suite-on,5.10 6.1 6.12 newest)
+
+bench: build ## what observing costs, in instructions a packet
+	@$(PYTHON) -m tests.bench
+
+demo: build ## XDP programs, traffic, agent and Prometheus, live; DEMO_SECONDS=N ends it by itself
+	@$(PYTHON) -m tests.demo $(if $(DEMO_SECONDS),--seconds $(DEMO_SECONDS))
+
+clean: ## remove what was built; kernels and Prometheus stay in ~/.cache/xdpscope
+	rm -rf build dist .venv .mypy_cache .pytest_cache .ruff_cache agent/*.egg-info
+	rm -f $(OBJECTS) $(BINDINGS) agent/xdpscope/libbpf/_raw.c
+	find agent tests -name __pycache__ -prune -exec rm -rf {} +
+
+# Compiled here: an emulated machine takes seconds for what takes a moment.
+define suite-on
+	echo "== kernel suite on: $(1) (each in an emulated machine, a minute or two)"; \
+	$(PYTHON) -m tests.kernel.programs && \
+	$(PYTHON) -m tests.vm.matrix $(addprefix --kernel ,$(1)) --timeout $(KERNEL_TIMEOUT) \
+		-- pytest -p no:cacheprovider tests/kernel $(PYTEST)
+endef

@@ -1,0 +1,198 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# Installs what building, testing and the demo need, where it is missing: packages of Debian or
+# Ubuntu, and .venv with the Python packages that pyproject.toml pins. Starts no service. Repeating
+# it costs a moment.
+#
+# XDPSCOPE_SKIP_PACKAGES=1 leaves the system's packages to you.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export LC_ALL=C.UTF-8
+PATH=$PATH:/usr/sbin:/sbin # Debian keeps them off a user's PATH
+
+venv=.venv
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/xdpscope
+
+packages=(
+	clang clang-format llvm gcc libc6-dev pkg-config libbpf-dev libelf-dev zlib1g-dev # to build
+	qemu-system-x86 kmod udev busybox-static cpio file binutils                       # a virtual machine
+	iproute2 iputils-ping xdp-tools                                                   # traffic and XDP programs
+	ca-certificates curl git
+)
+useful=(bpftool debian-archive-keyring) # taken where the distribution has them
+
+say() { printf 'setup: %s\n' "$*"; }
+
+die() {
+	printf 'setup: %s\n' "$@" >&2
+	exit 1
+}
+
+# The first Python that is new enough and can build an extension in an environment of its own.
+find_python() {
+	local candidate
+	for candidate in python3 /usr/bin/python3 python3.{14,13,12,11}; do
+		if "$candidate" - 2>/dev/null <<-'CHECK'; then
+			import ensurepip, sys, sysconfig, venv
+			from pathlib import Path
+			header = Path(sysconfig.get_path("include"), "Python.h")
+			sys.exit(sys.version_info < (3, 11) or not header.exists())
+		CHECK
+			echo "$candidate"
+			return
+		fi
+	done
+	return 1
+}
+
+missing_of() {
+	comm -13 <(dpkg-query -W -f '${Package} ${db:Status-Status}\n' "$@" 2>/dev/null |
+		sed -n 's/ installed$//p' | sort -u) <(printf '%s\n' "$@" | sort -u)
+}
+
+as_root() {
+	if [ "$(id -u)" = 0 ]; then
+		"$@"
+	elif command -v sudo >/dev/null; then
+		sudo "$@"
+	else
+		die "not root, and there is no sudo; as root run: apt-get install --no-install-recommends ${wanted[*]}"
+	fi
+}
+
+# apt-get, reduced to a line a tenth of the way; everything is in the log.
+apt() {
+	local line percent shown=0
+	as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l \
+		apt-get -y -o APT::Status-Fd=1 -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 "$@" 2>&1 </dev/null |
+		while IFS= read -r line; do
+			if [[ $line =~ ^(dl|pm)status:[^:]*:([0-9]+)[.0-9]*:(.*) ]]; then
+				percent=${BASH_REMATCH[1]}$((BASH_REMATCH[2] / 10))
+				if [ "$percent" != "$shown" ]; then
+					say "  ${BASH_REMATCH[2]} % ${BASH_REMATCH[3]}"
+					shown=$percent
+				fi
+			else
+				printf '%s\n' "$line" >>"$log"
+			fi
+		done
+}
+
+update_lists() {
+	[ "$updated" = 0 ] || return 0
+	say "reading the package lists (apt-get update)"
+	# A foreign source that is broken must not stop us: what we need may be there all the same.
+	apt update || say "some package lists could not be read; trying with what there is"
+	updated=1
+}
+
+known() { apt-cache show --no-all-versions "$1" >/dev/null 2>&1; }
+
+install_packages() {
+	if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
+		die "this system has no apt, and this script knows no other package manager." \
+			"Install what the following stand for, Python >= 3.11 with headers and venv, and prometheus:" \
+			"  ${packages[*]}" \
+			"then: XDPSCOPE_SKIP_PACKAGES=1 make ..."
+	fi
+	find_python >/dev/null || packages+=(python3 python3-dev python3-venv)
+	local wanted package updated=0
+	mapfile -t wanted < <(missing_of "${packages[@]}")
+	if [ ${#wanted[@]} -gt 0 ]; then
+		for package in "${wanted[@]}"; do
+			known "$package" || update_lists
+		done
+		for package in $(missing_of "${useful[@]}"); do
+			if known "$package"; then wanted+=("$package"); fi
+		done
+		say "installing ${#wanted[@]} packages with apt, which may take some minutes: ${wanted[*]}"
+		if ! apt --no-install-recommends install "${wanted[@]}"; then
+			update_lists # the lists were old
+			apt --no-install-recommends install "${wanted[@]}" || {
+				tail -n 15 "$log" >&2
+				die "apt-get could not install them; see above, put it right and try again"
+			}
+		fi
+	fi
+}
+
+# Prometheus is unpacked, not installed: the package would start a server wherever it is installed.
+fetch_prometheus() {
+	if command -v prometheus >/dev/null || [ -x "$cache/prometheus/usr/bin/prometheus" ]; then
+		return
+	fi
+	local updated=0 wanted=(prometheus) partial tool
+	known prometheus || update_lists
+	# Its pages use scripts and fonts of other packages.
+	mapfile -t wanted < <(
+		apt-cache depends --recurse --no-{suggests,recommends,conflicts,breaks,replaces,enhances} prometheus |
+			sed -n -E 's/^(prometheus|libjs-[^ ]*|fonts-[^ ]*)$/\1/p' | sort -u
+	)
+	mkdir -p "$cache"
+	partial=$(mktemp -d "$cache/.partial-XXXXXX")
+	trap 'rm -rf "$partial" "$log"' EXIT
+	say "fetching Prometheus (unpacked into $cache; nothing is installed or started)"
+	download() { (cd "$partial" && apt-get -qq -o APT::Sandbox::User=root download "${wanted[@]}") >>"$log" 2>&1; }
+	if ! download; then
+		update_lists
+		download || {
+			tail -n 15 "$log" >&2
+			die "prometheus could not be fetched; see above, put it right and try again"
+		}
+	fi
+	mkdir "$partial/tree"
+	for package in "$partial"/*.deb; do
+		dpkg -x "$package" "$partial/tree"
+	done
+	rm -rf "$cache/prometheus"
+	mv "$partial/tree" "$cache/prometheus"
+	rm -rf "$partial"
+}
+
+# What was unpacked becomes a command of the environment, which guests have on their PATH too.
+link_prometheus() {
+	local tree=$cache/prometheus
+	if [ ! -x "$tree/usr/bin/prometheus" ] || [ -x "$venv/bin/prometheus" ]; then
+		return
+	fi
+	ln -sf "$tree/usr/bin/promtool" "$venv/bin/promtool"
+	printf '#!/bin/sh\nexec "%s" --web.local-assets="%s" "$@"\n' \
+		"$tree/usr/bin/prometheus" "$tree/usr/share/prometheus/web/" >"$venv/bin/prometheus"
+	chmod +x "$venv/bin/prometheus"
+}
+
+make_venv() {
+	if cmp -s pyproject.toml "$venv/.installed" && "$venv/bin/python" -c '' 2>/dev/null; then
+		return
+	fi
+	local python
+	python=$(find_python) ||
+		die "no Python >= 3.11 with headers and the venv module; install one and put it first in PATH"
+	if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+		say "making $venv with $("$python" --version)"
+		"$python" -m venv --clear "$venv"
+	fi
+	say "installing the Python packages that pyproject.toml pins, and building (a minute or so)"
+	local pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet install) status=0
+	"$venv/bin/python" -c '
+import tomllib
+with open("pyproject.toml", "rb") as file:
+    print("\n".join(tomllib.load(file)["build-system"]["requires"]))
+' | "${pip[@]}" -r /dev/stdin || status=$?
+	# Without isolation: the build is then the one that `make build` repeats.
+	[ $status != 0 ] || "${pip[@]}" --no-build-isolation -e '.[dev]' || status=$?
+	[ $status = 0 ] || die "pip failed; see above. Without a way to a package index, see pip's own settings"
+	cp pyproject.toml "$venv/.installed"
+}
+
+if [ "$(uname -sm)" != "Linux x86_64" ]; then
+	die "xdpscope is for Linux on x86_64; this is $(uname -sm)"
+fi
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+if [ -z "${XDPSCOPE_SKIP_PACKAGES:-}" ]; then
+	install_packages
+	fetch_prometheus
+fi
+make_venv
+link_prometheus
