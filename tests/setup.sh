@@ -121,7 +121,7 @@ fetch_prometheus() {
 	if command -v prometheus >/dev/null || [ -x "$cache/prometheus/usr/bin/prometheus" ]; then
 		return
 	fi
-	local updated=0 wanted=(prometheus) partial tool
+	local updated=0 wanted=(prometheus) partial
 	known prometheus || update_lists
 	# Its pages use scripts and fonts of other packages.
 	mapfile -t wanted < <(

@@ -4,12 +4,12 @@
 from collections.abc import Iterator
 
 import pytest
+
+from tests.kernel.lab import Lab
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.observer import Observer
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.reason import Scope
-
-from tests.kernel.lab import Lab
 
 Counts = dict[tuple[str, str, str], tuple[int, int]]
 """(program, interface, verdict) to (packets, bytes)."""

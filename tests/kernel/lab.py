@@ -4,15 +4,15 @@
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pyroute2 import IPRoute
 from pyroute2.netns import popns, pushns
-from xdpscope.libbpf import Object, Program
 
 from tests.kernel.programs import compiled
+from xdpscope.libbpf import Object, Program
 
 # include/uapi/linux/if_link.h
 _FLAG = {"generic": 1 << 1, "native": 1 << 2}
@@ -111,8 +111,8 @@ class Lab:
         return socket.if_nametoindex(name)
 
     def _delete(self, name: str) -> None:
-        for index in self.route.link_lookup(ifname=name):
-            self.route.link("del", index=index)
+        with suppress(OSError):  # a test took it away itself
+            self.route.link("del", index=self.index(name))
 
     def delete(self, veth: Veth) -> None:
         """Takes the pair away at once."""

@@ -9,6 +9,10 @@ from errno import EBUSY
 from pathlib import Path
 
 import pytest
+
+from tests.kernel.conftest import counted, reasons
+from tests.kernel.lab import Lab, frame
+from tests.kernel.programs import compiled
 from xdpscope.config import Selection
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.model import Snapshot
@@ -17,10 +21,6 @@ from xdpscope.libbpf import Link, Object, Program
 from xdpscope.observer import Observer
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.reason import Scope
-
-from tests.kernel.conftest import counted, reasons
-from tests.kernel.lab import Lab, frame
-from tests.kernel.programs import compiled
 
 
 def is_loaded(program_id: int) -> bool:

@@ -5,11 +5,11 @@ import multiprocessing
 import os
 
 import pytest
-from xdpscope.libbpf import possible_cpus
-from xdpscope.observer import Observer
 
 from tests.kernel.conftest import counted
 from tests.kernel.lab import VERDICT_BYTE, Lab, frame
+from xdpscope.libbpf import possible_cpus
+from xdpscope.observer import Observer
 
 MODES = ["native", "generic"]
 

@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 
 import pytest
+
 from xdpscope.config import Config, Listen, Selection, load, parse
 from xdpscope.errors import ConfigError
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import structlog
+
 from xdpscope import log
 
 if TYPE_CHECKING:
