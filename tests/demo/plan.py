@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The names that the parts of the demo share.
 
-    namespace of the sender                     where the agent looks
-    demo1  198.18.0.2, 198.18.0.3  ── veth ──>  demo0  198.18.0.1, with xdp-filter on it
+namespace of the sender                     where the agent looks
+demo1  198.18.0.2, 198.18.0.3  ── veth ──>  demo0  198.18.0.1, with xdp-filter on it
 """
 
 from pathlib import Path

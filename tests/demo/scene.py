@@ -8,6 +8,7 @@ namespaces that end with their first process.
 from __future__ import annotations
 
 import argparse
+import os
 import socket
 import subprocess
 import sys
@@ -17,7 +18,6 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import IO
 
 from . import plan
 
@@ -60,7 +60,8 @@ class Actor:
 
 def say(message: str) -> None:
     """One line of progress."""
-    print(f"demo: {message}", flush=True)
+    sys.stdout.write(f"demo: {message}\n")  # in one piece, whoever else writes
+    sys.stdout.flush()
 
 
 def ip(command: str) -> None:
@@ -97,7 +98,7 @@ def wait_for(what: str, url: str, wanted: str, *actors: Actor) -> None:
 
 
 def relay(listener: socket.socket, port: int) -> None:
-    """Hands connections of an inherited socket, which is of another namespace, on to a port here."""
+    """Hands connections of an inherited socket, of another namespace, on to a port here."""
 
     def copy(source: socket.socket, sink: socket.socket) -> None:
         try:
@@ -141,7 +142,7 @@ def start_servers(directory: Path) -> tuple[Actor, Actor]:
 def join(sender: subprocess.Popen[str]) -> None:
     """A veth pair between here and the namespace of the sender."""
     say(f"a veth pair: {plan.INTERFACE} here, {plan.PEER} in a network namespace of the sender")
-    assert isinstance(sender.stdout, IO) or sender.stdout is not None
+    assert sender.stdout is not None
     if sender.stdout.readline().strip() != "ready":
         raise SceneError("the sender ended")
     ip("link set lo up")
@@ -163,6 +164,9 @@ def load_filter() -> None:
         f"xdp-filter load {plan.INTERFACE}, with two rules:"
         f" drop UDP to port {plan.CLOSED_PORT}, drop what comes from {plan.STRANGER}"
     )
+    # A root program, not a component: libxdp puts the only component of a dispatcher in the place
+    # of the dispatcher's entry function, and while it is there no tracer can be.
+    os.environ["LIBXDP_SKIP_DISPATCHER"] = "1"
     _run("xdp-filter", "load", plan.INTERFACE)
     _run("xdp-filter", "port", str(plan.CLOSED_PORT), "-m", "dst", "-p", "udp")
     _run("xdp-filter", "ip", plan.STRANGER, "-m", "src")
@@ -171,9 +175,9 @@ def load_filter() -> None:
 def play(directory: Path) -> None:
     """Sets the scene, then watches over it for ever."""
     control = socket.create_server(("127.0.0.1", plan.TRAFFIC))
+    command = [sys.executable, "-m", "tests.demo.traffic", f"--socket={control.fileno()}"]
     sender = subprocess.Popen(
-        ["unshare", "--net", sys.executable, "-m", "tests.demo.traffic"]
-        + ["--socket", str(control.fileno())],
+        ["unshare", "--net", *command],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -186,7 +190,9 @@ def play(directory: Path) -> None:
     load_filter()
     attached = f'xdp_program_attachment_info interface="{plan.INTERFACE}"'
     wait_for("discovery of the filter", f"{agent}/metrics", attached, *actors)
-    wait_for("tracing of the filter", f"{agent}/metrics", 'xdp_program_traced{ reason="" 1', *actors)
+    wait_for(
+        "tracing of the filter", f"{agent}/metrics", 'xdp_program_traced{ reason="" 1', *actors
+    )
     sink = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sink.bind((plan.EDGE, plan.OPEN_PORT))  # never read, but its port is open
     say("traffic starts")
@@ -218,7 +224,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="xdpscope-demo-") as directory:
             play(Path(directory))
     except SceneError as error:
-        print(f"demo: {error}", file=sys.stderr, flush=True)
+        say(str(error))
     return 1
 
 

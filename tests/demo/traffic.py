@@ -136,6 +136,13 @@ class _Control(BaseHTTPRequestHandler):
         """Nothing."""
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Nothing: whoever asked did not wait for the answer, and asks again in a second."""
+
+
 def main() -> int:
     """Sets up this end of the pair when it has arrived, sends until told to stop."""
     parser = argparse.ArgumentParser(prog="python -m tests.demo.traffic", description=__doc__)
@@ -154,7 +161,7 @@ def main() -> int:
         subprocess.run(["ip", *command.split()], check=True)
 
     _Control.traffic = traffic = Traffic(streams())
-    server = ThreadingHTTPServer(("", 0), _Control, bind_and_activate=False)
+    server = _Server(("", 0), _Control, bind_and_activate=False)
     server.socket.close()
     server.socket = listener
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Shows the main job: a filter at work, the agent that watches it, and what Prometheus has of it.
+
+The scene plays on this host if its kernel lets BPF programs be traced, in namespaces that end with
+it; else in a virtual machine. This side only asks Prometheus, prints, and ends it all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from prometheus_client.parser import text_string_to_metric_families
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from . import plan
+from .scene import SceneError, fetch, say
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+WORK_TREE = Path(__file__).resolve().parents[2]
+PORTS = (plan.AGENT, plan.PROMETHEUS, plan.TRAFFIC)
+START_LIMIT = 240.0
+PAUSE = 3.0
+"""Seconds from one table to the next."""
+WINDOW = "5s"
+SETTLING = 7.0
+"""The window, and the first moments, which are not steady."""
+VERDICTS = {"pass": "XDP_PASS", "drop": "XDP_DROP"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What Prometheus knows of one verdict of one program."""
+
+    program: str
+    interface: str
+    verdict: str
+    counted: float
+    sent: float | None
+    """Nothing for a verdict that is not expected."""
+
+
+class Prometheus:
+    """Its HTTP API, as far as it is asked here."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+
+    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
+        """An instant query's labels and values; nothing as long as it does not answer."""
+        text = fetch(f"{self.url}/api/v1/query?{urlencode({'query': expression})}")
+        result: list[Any] = json.loads(text)["data"]["result"] if text else []
+        return [(each["metric"], float(each["value"][1])) for each in result]
+
+    def rows(self) -> list[Row]:
+        """Rates now, those that are nought left out."""
+        sent = {
+            labels["fate"]: value
+            for labels, value in self.query(f"sum by (fate) (rate({plan.SENT}[{WINDOW}]))")
+        }
+        counted = self.query(
+            "sum by (program, interface, verdict)"
+            f' (rate(xdp_packets_total{{interface="{plan.INTERFACE}"}}[{WINDOW}])) > 0'
+        )
+        rows = [
+            Row(
+                each["program"], each["interface"], each["verdict"], rate, sent.get(each["verdict"])
+            )
+            for each, rate in counted
+        ]
+        return sorted(rows, key=lambda row: (row.program, row.verdict != "pass", row.verdict))
+
+
+class Stage:
+    """The process in which the scene plays, here or in a virtual machine."""
+
+    def __init__(self, stack: ExitStack, ports: dict[int, int], kernel: str | None) -> None:
+        if kernel is None:
+            command, descriptors = self._here(stack, ports)
+        else:
+            command, descriptors = self._machine(ports, kernel), []
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}:/usr/sbin:/sbin"
+        environment["TMPDIR"] = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="xdpscope-demo-")
+        )
+        # If this process is killed outright, so is that; and Ctrl-C on the terminal is ours.
+        self._in_namespaces = kernel is None
+        self.process = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "KILL" if self._in_namespaces else "TERM", *command],
+            cwd=WORK_TREE,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            pass_fds=descriptors,
+            start_new_session=True,
+        )
+        stack.callback(self.end)
+
+    @staticmethod
+    def _here(stack: ExitStack, ports: dict[int, int]) -> tuple[list[str], list[int]]:
+        """In namespaces for network, mounts and processes: with the first process all goes."""
+        listeners = {port: socket.create_server(("127.0.0.1", ports[port])) for port in ports}
+        for listener in listeners.values():
+            stack.enter_context(listener)
+        # A bpffs of its own too: the loader of the filter leaves pins there.
+        scene = f'mount -t bpf bpf /sys/fs/bpf && exec "{sys.executable}" -m tests.demo.scene'
+        relays = [f"--relay={listener.fileno()}:{port}" for port, listener in listeners.items()]
+        command = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        command += ["sh", "-c", f'{scene} "$@"', "scene", *relays]
+        return command, [listener.fileno() for listener in listeners.values()]
+
+    @staticmethod
+    def _machine(ports: dict[int, int], kernel: str) -> list[str]:
+        forwards = [f"--forward={here}:{there}" for there, here in ports.items()]
+        command = [sys.executable, "-m", "tests.vm.run", "--kernel", kernel, "--timeout", "86400"]
+        return [*command, *forwards, "--", "python", "-m", "tests.demo.scene"]
+
+    def check(self) -> None:
+        """Raises SceneError if it has ended; it has told why."""
+        status = self.process.poll()
+        if status is not None:
+            raise SceneError(f"the scene ended by itself, with status {status}")
+
+    def end(self) -> None:
+        """Takes it all down."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL if self._in_namespaces else signal.SIGTERM)
+        self.process.wait()
+
+
+def free_port(wanted: int) -> int:
+    """This one, or any if it is taken."""
+    for port in (wanted, 0):
+        try:
+            with socket.create_server(("127.0.0.1", port)) as probe:
+                found: int = probe.getsockname()[1]
+                return found
+        except OSError:
+            continue
+    raise SceneError("no free TCP port on 127.0.0.1")
+
+
+def host_can_trace() -> bool:
+    """Whether the agent's own examination finds nothing that keeps it from its work."""
+    command = [sys.executable, "-m", "xdpscope", "doctor", "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        findings: list[dict[str, str]] = json.loads(result.stdout)
+    except ValueError:
+        raise SceneError(f"xdpscope doctor does not work: {result.stderr}") from None
+    failures = [finding for finding in findings if finding["status"] == "fail"]
+    for finding in failures:
+        found = finding["found"].partition(";")[0]
+        say(f"this host will not do: {finding['check']}: {found}")
+    return not failures
+
+
+def await_rates(stage: Stage, prometheus: Prometheus) -> None:
+    """Until Prometheus has seen traffic for longer than the window of the rates."""
+    deadline = time.monotonic() + START_LIMIT
+    since: float | None = None
+    while time.monotonic() < deadline:
+        stage.check()
+        if since is None and prometheus.query(plan.SENT):
+            since = time.monotonic()
+        if since and time.monotonic() > since + SETTLING and len(prometheus.rows()) > 1:
+            return
+        time.sleep(0.5)
+    raise SceneError(f"no rates after {START_LIMIT:g} seconds")
+
+
+def table(rows: list[Row], seconds: float) -> Table:
+    """Side by side what was sent and what was counted."""
+    result = Table(box=SIMPLE_HEAD)
+    result.add_column(f"{seconds:3.0f} s", style="dim", min_width=5)
+    for heading in ("program", "interface", "verdict"):
+        result.add_column(heading)
+    result.add_column("counted/s", justify="right")
+    result.add_column("sent/s", justify="right", style="dim")
+    for row in rows:
+        colour = {"pass": "green", "drop": "red"}.get(row.verdict, "yellow")
+        verdict = VERDICTS.get(row.verdict, row.verdict)
+        sent = "" if row.sent is None else f"{row.sent:.1f}"
+        result.add_row(
+            "", row.program, row.interface, f"[{colour}]{verdict}[/]", f"{row.counted:.1f}", sent
+        )
+    return result
+
+
+def totals(agent: str, traffic: str) -> bool:
+    """Stops the traffic and compares, packet by packet, what was sent with what was counted."""
+    request = urllib.request.Request(f"{traffic}/stop", method="POST")
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        sent: dict[str, int] = json.load(answer)
+    for _ in range(20):  # the last packets may still be under way
+        counted: dict[str, dict[str, int]] = {}
+        for family in text_string_to_metric_families(fetch(f"{agent}/metrics")):
+            for sample in family.samples:
+                ours = sample.labels.get("interface") == plan.INTERFACE
+                if ours and sample.name == "xdp_packets_total" and sample.value:
+                    verdicts = counted.setdefault(sample.labels["program"], {})
+                    verdicts[sample.labels["verdict"]] = int(sample.value)
+        exact = bool(counted) and all(each == sent for each in counted.values())
+        if exact:
+            break
+        time.sleep(0.25)
+    print("traffic stopped; packets in all")
+    for name, counts in {"sent": sent, **counted}.items():
+        print(f"  {name:<20}{_summary(counts)}")
+    print("every packet is accounted for" if exact else "the counts DIFFER", flush=True)
+    return exact
+
+
+def _summary(counts: dict[str, int]) -> str:
+    return "  ".join(
+        f"{VERDICTS.get(fate, fate)} {counts[fate]:>7,}" for fate in sorted(counts, reverse=True)
+    )
+
+
+def show(stage: Stage, ports: dict[int, int], seconds: float | None) -> int:
+    """Prints tables until time is up or Ctrl-C."""
+    prometheus = Prometheus(ports[plan.PROMETHEUS])
+    agent, traffic = (f"http://127.0.0.1:{ports[port]}" for port in (plan.AGENT, plan.TRAFFIC))
+    await_rates(stage, prometheus)
+    console = Console()
+    query = f"rate(xdp_packets_total[{WINDOW}])"
+    print(
+        f"\n  the agent    {agent}/\n  its metrics  {agent}/metrics"
+        f"\n  Prometheus   {prometheus.url}/graph?{urlencode({'g0.expr': query, 'g0.tab': 1})}\n"
+        f"\nPackets a second by verdict, from Prometheus: {query}"
+        f"\n{f'For {seconds:g} seconds.' if seconds else 'Until Ctrl-C.'}\n",
+        flush=True,
+    )
+    started = time.monotonic()
+    try:
+        while seconds is None or time.monotonic() - started < seconds:
+            stage.check()
+            console.print(table(prometheus.rows(), time.monotonic() - started))
+            left = PAUSE if seconds is None else seconds - (time.monotonic() - started)
+            time.sleep(max(0.0, min(PAUSE, left)))
+    except KeyboardInterrupt:
+        print()
+    return 0 if totals(agent, traffic) else 1
+
+
+def terminated(signum: int, _frame: FrameType | None) -> None:
+    """Ends through the clean-up."""
+    raise SystemExit(128 + signum)
+
+
+def main() -> int:
+    """Runs the demo."""
+    parser = argparse.ArgumentParser(prog="python -m tests.demo", description=main.__doc__)
+    add = parser.add_argument
+    add("--seconds", type=float, help="end by itself so long after the first table")
+    add("--kernel", help="in a virtual machine with this kernel (tests/vm), even if not needed")
+    options = parser.parse_args()
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, terminated)
+    try:
+        kernel = options.kernel or (None if host_can_trace() else "default")
+        ports = {port: free_port(port) for port in PORTS}
+        with ExitStack() as stack:
+            if kernel is None:
+                say("on this host, in namespaces that go with the demo")
+            else:
+                say("in a virtual machine, software-emulated: booting takes some 15 seconds")
+            stage = Stage(stack, ports, kernel)
+            status = show(stage, ports, options.seconds)
+            say("taking everything down")
+        return status
+    except SceneError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        say("interrupted; everything is taken down")
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
