@@ -12,6 +12,8 @@ from pyroute2 import IPRoute
 from pyroute2.netns import popns, pushns
 
 from tests.kernel.programs import compiled
+from xdpscope.discovery.interfaces import InterfaceSource
+from xdpscope.errors import Vanished
 from xdpscope.libbpf import Object, Program
 
 # include/uapi/linux/if_link.h
@@ -120,20 +122,25 @@ class Lab:
 
     def load(self, function: str, source: str = "verdicts", *flags: str) -> Program:
         """Loads one program of a source file, anew each time."""
-        loaded = self._stack.enter_context(Object(compiled(source, *flags)))
-        for other in function_names(source):
-            if other != function:
-                loaded.leave_out(other)
-        loaded.load()
-        program = self._stack.enter_context(loaded.program(function))
-        loaded.close()
-        return program
+        with Object(compiled(source, *flags)) as loaded:
+            for other in function_names(source):
+                if other != function:
+                    loaded.leave_out(other)
+            loaded.load()
+            return self._stack.enter_context(loaded.program(function))
 
     def attach(self, program: Program | None, veth: Veth, mode: str = "native") -> None:
         """Attaches a program over netlink, in place of any other; None detaches."""
         fd = program.fileno() if program is not None else -1
         attributes = [("IFLA_XDP_FD", fd), ("IFLA_XDP_FLAGS", _FLAG[mode])]
         self.route.link("set", index=veth.index, xdp={"attrs": attributes})
+
+    def attached_program(self, veth: Veth) -> int | None:
+        """The id of the program that an interface runs."""
+        for interface in InterfaceSource():
+            if interface.index == veth.index and interface.programs:
+                return interface.programs[0][1]
+        return None
 
     @contextmanager
     def namespace(self, name: str) -> Iterator[str]:
@@ -167,6 +174,15 @@ def function_names(source: str) -> list[str]:
         for number, line in enumerate(lines)
         if line.startswith("SEC(") and "license" not in line
     ]
+
+
+def loaded_programs() -> list[str]:
+    """The names, cut by the kernel, of all programs."""
+    names = []
+    for id in Program.ids():
+        with suppress(Vanished), Program.open(id) as program:
+            names.append(program.info().name)
+    return names
 
 
 def kernel_objects() -> dict[str, int]:

@@ -146,6 +146,23 @@ def test_a_replaced_entry_function_is_busy_until_it_is_free(lab: Lab, observer: 
     assert counted(observer) == {("decide_pass", "xst0", "pass"): (1, 60)}
 
 
+def test_two_observers_do_not_keep_a_program_for_each_other(lab: Lab, engine: Engine) -> None:
+    program = lab.load("decide_pass")
+    program_id = program.info().id
+    with (
+        Inventory() as one,
+        Inventory() as other,
+        Observer(engine, one, Scope()) as first,
+        Observer(engine, other, Scope()) as second,
+    ):
+        first.look(0)
+        second.look(0)
+        program.close()
+        first.look(0)
+        second.look(0)
+        assert wait_until_gone(program_id)
+
+
 def test_what_traces_excludes_an_extension() -> None:
     """The kernel's rule that arming has to respect; were it lifted, it could be simpler."""
     lab = Lab()

@@ -48,10 +48,10 @@ class Inventory:
             interfaces[self._own, interface.index] = (netns, interface.name)
             for mode, program_id in interface.programs:
                 attachments[program_id].append(Attachment(netns, interface.name, mode))
-        programs, references = self._programs.read()
+        programs, holders = self._programs.read()
         return Snapshot(
             programs=programs,
             attachments={id: tuple(sorted(at)) for id, at in attachments.items()},
-            references=references,
+            holders=holders,
             interfaces=interfaces,
         )

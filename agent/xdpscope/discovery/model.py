@@ -66,7 +66,8 @@ class Snapshot:
     programs: Mapping[int, XdpProgram] = field(default_factory=dict)
     # By program id; sorted, and missing for a program that is attached nowhere.
     attachments: Mapping[int, tuple[Attachment, ...]] = field(default_factory=dict)
-    # By program id: references held on it by anybody; empty where this kernel does not tell.
-    references: Mapping[int, int] = field(default_factory=dict)
+    # By program id: references that somebody who is no tracer holds on it; empty where this
+    # kernel does not tell.
+    holders: Mapping[int, int] = field(default_factory=dict)
     # (namespace inode, ifindex) to (namespace name, interface name).
     interfaces: Mapping[tuple[int, int], tuple[str, str]] = field(default_factory=dict)

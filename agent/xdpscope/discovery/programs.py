@@ -7,6 +7,7 @@ import numpy as np
 
 from xdpscope import bpf
 from xdpscope.discovery.model import XdpProgram
+from xdpscope.discovery.tracers import TracerCount
 from xdpscope.errors import KernelError, Vanished
 from xdpscope.libbpf import Link, Object, Program, attach_type_name
 
@@ -58,6 +59,7 @@ class ProgramSource:
             self._census = Census()
         except KernelError:
             self._census = None
+        self._tracers = TracerCount()
         self._known: dict[int, XdpProgram | None] = {}  # None: not an XDP program
 
     def close(self) -> None:
@@ -71,7 +73,10 @@ class ProgramSource:
         self.close()
 
     def read(self) -> tuple[dict[int, XdpProgram], dict[int, int]]:
-        """All XDP programs, and the references on each (none where the kernel does not tell).
+        """All XDP programs, and how many references others than tracers hold on each.
+
+        A tracer of somebody else must not count as a user: two that wait for each other
+        to let go would keep a program for ever.
 
         Raises:
             NotPermitted: for want of CAP_SYS_ADMIN.
@@ -90,7 +95,10 @@ class ProgramSource:
         programs = {id: program for id, program in self._known.items() if program is not None}
         if self._census is None:
             return programs, {}
-        return programs, {id: census[id][1] for id in programs}
+        # After the census, so that a tracer new in between makes the number too small: then
+        # a program is let go for a moment, not kept.
+        tracers = self._tracers.read()
+        return programs, {id: census[id][1] - tracers[id] for id in programs}
 
     def _describe(self, id: int, attach_type: int) -> XdpProgram | None:
         with Program.open(id) as program:

@@ -41,6 +41,12 @@ static struct ring_buffer *xdpscope_ring_buffer_new(int map_fd, void *ctx)
     return ring_buffer__new(map_fd, xdpscope_ring_sample, ctx, NULL);
 }
 
+/* The id of the program that a tracing link is on (5.13); 0 for what is no program. */
+static __u32 xdpscope_tracing_target(const struct bpf_link_info *info)
+{
+    return info->type == BPF_LINK_TYPE_TRACING ? info->tracing.target_obj_id : 0;
+}
+
 /* btf.h has these as inline functions over bit fields, out of cffi's reach. */
 static int xdpscope_btf_kind(const struct btf_type *t) { return btf_kind(t); }
 static int xdpscope_btf_vlen(const struct btf_type *t) { return btf_vlen(t); }

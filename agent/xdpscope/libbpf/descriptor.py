@@ -13,6 +13,8 @@ from xdpscope.libbpf._raw import ffi
 # Room for what the verifier says of one program; it starts at the end if there is more.
 VERIFIER_LOG_SIZE = 1 << 20
 
+_PRIVILEGE = "run as root: what others loaded is shown to CAP_SYS_ADMIN only"
+
 
 def fail(result: int, action: str) -> NoReturn:
     """Raises the exception for a negative ``result``, which libbpf sets to -errno."""
@@ -20,7 +22,7 @@ def fail(result: int, action: str) -> NoReturn:
     if errno == ENOENT:
         raise Vanished(f"{action} failed", errno)
     if errno in (EPERM, EACCES):
-        raise NotPermitted(f"{action} failed", errno)
+        raise NotPermitted(f"{action} failed", errno, hint=_PRIVILEGE)
     raise KernelError(f"{action} failed", errno)
 
 

@@ -23,6 +23,19 @@ class Link(Descriptor):
         return each_id(lib.bpf_link_get_next_id, "listing BPF links")
 
     @classmethod
+    def open(cls, link_id: int) -> Self:
+        """The link of this id.
+
+        Raises:
+            Vanished: it is gone.
+            NotPermitted: for want of CAP_SYS_ADMIN.
+        """
+        fd = lib.bpf_link_get_fd_by_id(link_id)
+        if fd < 0:
+            fail(fd, f"opening BPF link {link_id}")
+        return cls(fd)
+
+    @classmethod
     def trace(cls, program: Program, attach_type: int) -> Self:
         """Attaches a tracing program to what it was loaded for.
 
@@ -41,6 +54,19 @@ class Link(Descriptor):
     def iterate(cls, program: Program) -> Self:
         """Makes an iterator program readable with ``read_all``."""
         return cls.trace(program, lib.BPF_TRACE_ITER)
+
+    def target(self) -> int:
+        """The id of the BPF program, or BTF object, that a tracing link is on.
+
+        0 for any other kind of link, and on kernels before 5.13, which do not tell.
+        """
+        info = ffi.new("struct bpf_link_info *")
+        size = ffi.new("__u32 *", ffi.sizeof("struct bpf_link_info"))
+        result = lib.bpf_obj_get_info_by_fd(self.fileno(), info, size)
+        if result < 0:
+            fail(result, "reading a link's info")
+        target: int = lib.xdpscope_tracing_target(info)
+        return target
 
     def read_all(self) -> bytes:
         """Runs the iterator once; what it wrote."""

@@ -12,6 +12,7 @@ from xdpscope import bpf
 from xdpscope.accounting.reading import Reading, by_device
 from xdpscope.discovery.programs import ANCHOR
 from xdpscope.errors import KernelError, LoadError, NotPermitted, TracingUnavailable
+from xdpscope.kernel import capabilities
 from xdpscope.libbpf import EntryFunction, Link, Map, Object, Program, Template, typed
 
 # bpf/xdpscope.h: stands for the target's number in the template.
@@ -79,8 +80,9 @@ class Engine:
             )
         with self.new_counts() as counts:
             program = self.load_tracer(0, counts, self._anchor, entry)
-            with program, Link.trace(program, self._template.attach_type):
-                pass
+            with program, Link.trace(program, self._template.attach_type) as link:
+                # Whether a tracer's reference can be told from a user's (Linux 5.13).
+                self.tells_targets = link.target() == self._anchor.info().id
 
     def close(self) -> None:
         """Unloads what is shared; tracers must be closed before."""
@@ -142,7 +144,10 @@ def unavailable(error: KernelError) -> TracingUnavailable:
     elif not os.path.exists("/sys/kernel/btf/vmlinux"):  # noqa: PTH110
         detail = "this kernel has no BTF: /sys/kernel/btf/vmlinux is missing"
         hint = "use a kernel built with CONFIG_DEBUG_INFO_BTF=y"
-    elif isinstance(error, NotPermitted) or error.errno == 1:
+    elif capabilities.OPEN_PROGRAMS not in capabilities.effective():
+        detail = f"{capabilities.OPEN_PROGRAMS} is missing"
+        hint = "run as root, or give the process that capability"
+    elif isinstance(error, NotPermitted):
         hint = "see `xdpscope doctor`: a capability is missing, or this kernel forbids tracing"
     else:
         hint = "see `xdpscope doctor`"

@@ -47,7 +47,7 @@ class Targets:
     A program is traced while it is attached somewhere. One that is loaded but attached
     nowhere is *armed*: its tracer is in place, so that not one packet is missed when it is
     put to work, in place of another program say. That must not keep it alive, so it is let
-    go as soon as the reference of our tracer is the last; and a dispatcher is not armed,
+    go as soon as tracers alone hold it; and a dispatcher is not armed,
     because libxdp may still replace its entry function, which a tracer would forbid.
     """
 
@@ -114,8 +114,8 @@ class Targets:
         target.reason = reason
 
     def _may_arm(self, target: Target, snapshot: Snapshot) -> bool:
-        references = snapshot.references.get(target.program.id, 0)
-        return target.program.role is not Role.DISPATCHER and references > int(target.armed)
+        held = snapshot.holders.get(target.program.id, 0) > 0
+        return held and self._engine.tells_targets and target.program.role is not Role.DISPATCHER
 
     def _arm(self, target: Target) -> Reason | None:
         """Attaches a tracer; why not, if it cannot be."""

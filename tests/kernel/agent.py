@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent as a process of its own, as a host runs it."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from prometheus_client.parser import text_string_to_metric_families
+
+QUICK = "discovery: {interval: 500ms}\n"
+
+# An emulated machine is some twenty times slower than a real one.
+PATIENCE = 60.0
+
+
+class AgentProcess:
+    """``xdpscope run``, with what it logs kept."""
+
+    def __init__(self, config: str = "", prefix: Sequence[str] = (), port: int = 0) -> None:
+        self._config = tempfile.NamedTemporaryFile("w", suffix=".yaml")  # noqa: SIM115 - closed by __exit__
+        self.configure(config)
+        command = [*prefix, sys.executable, "-m", "xdpscope", "run", "--config", self._config.name]
+        self.process = subprocess.Popen(
+            [*command, "--listen", f"127.0.0.1:{port}"], stderr=subprocess.PIPE, text=True
+        )
+        self.log: list[dict[str, object]] = []
+        self.stderr: list[str] = []
+        self._listening = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def configure(self, config: str) -> None:
+        """Writes the configuration file anew."""
+        Path(self._config.name).write_text(config)
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.stderr.append(line.rstrip())
+            try:
+                self.log.append(json.loads(line))
+            except ValueError:
+                continue
+            if self.log[-1].get("event") == "started":
+                self.address = f"http://{self.log[-1]['listen']}"
+                self._listening.set()
+        self._listening.set()
+
+    def events(self) -> list[object]:
+        return [entry["event"] for entry in self.log]
+
+    def ready(self) -> Self:
+        """Waits until the first discovery is done."""
+        self._listening.wait(PATIENCE)
+        wait_for(lambda: self.status("/readyz") == 200)
+        return self
+
+    def get(self, path: str, **headers: str) -> bytes:
+        request = urllib.request.Request(self.address + path, headers=headers)
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            body: bytes = answer.read()
+            return body
+
+    def status(self, path: str) -> int:
+        """The HTTP status; 0 if nobody answers."""
+        try:
+            self.get(path)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+        return 200
+
+    def metrics(self) -> dict[tuple[str, ...], float]:
+        """The page: (name, label values in the order of their names) to value."""
+        families = text_string_to_metric_families(self.get("/metrics").decode())
+        return {
+            (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+            for family in families
+            for sample in family.samples
+        }
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """The sum of the samples with these labels; None if there is none."""
+        families = text_string_to_metric_families(self.get("/metrics").decode())
+        found = [
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        ]
+        return sum(found) if found else None
+
+    def memory(self) -> int:
+        """Resident memory in bytes."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        match = re.search(r"VmRSS:\s+(\d+) kB", status)
+        assert match
+        return int(match.group(1)) * 1024
+
+    def descriptors(self) -> int:
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+    def send(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """Waits for the end; the exit status."""
+        status = self.process.wait(PATIENCE)
+        self._reader.join(PATIENCE)
+        return status
+
+    def stop(self) -> int:
+        if self.process.poll() is None:
+            self.send(signal.SIGTERM)
+        return self.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.wait()
+        self._config.close()
+
+
+def wait_for(condition, patience: float = PATIENCE) -> None:  # type: ignore[no-untyped-def]
+    """Waits until it holds; fails if it does not in time."""
+    end = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < end, "not in time"
+        time.sleep(0.05)
+
+
+def traced(agent: AgentProcess, program: str) -> bool:
+    """Whether the agent says that it counts what this program decides."""
+    return agent.value("xdp_program_traced", program=program) == 1

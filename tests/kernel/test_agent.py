@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``xdpscope run`` as a process: its page, its signals, its errors, its end."""
+
+import json
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.kernel.agent import QUICK, AgentProcess, traced, wait_for
+from tests.kernel.lab import Lab, frame, kernel_objects, loaded_programs
+
+
+def test_programs_are_traced_within_a_second_of_netlinks_word(lab: Lab) -> None:
+    with AgentProcess("discovery: {interval: 1h}\n") as agent:
+        agent.ready()
+        veth = lab.veth("xst0")
+        lab.attach(lab.load("decide_drop"), veth)
+        wait_for(lambda: "tracing" in agent.events(), patience=1)
+
+
+def test_killed_under_traffic_it_leaves_nothing(lab: Lab) -> None:
+    veth = lab.veth("xst0")
+    lab.attach(lab.load("decide_drop"), veth)
+    before = kernel_objects()
+    with AgentProcess(QUICK) as agent, veth.sending(frame(60)) as traffic:
+        agent.ready()
+        wait_for(lambda: traced(agent, "decide_drop"))
+        assert kernel_objects() != before
+        agent.send(signal.SIGKILL)
+        assert agent.wait() == -signal.SIGKILL
+        at_the_end = traffic.sent
+        wait_for(lambda: kernel_objects() == before)
+        wait_for(lambda: traffic.sent > at_the_end + 100)
+    assert lab.attached_program(veth) is not None
+
+
+def test_ended_at_any_moment_it_leaves_nothing_and_takes_no_time(lab: Lab) -> None:
+    """From before its first line of Python until after its first look."""
+    for number in range(3):
+        lab.attach(lab.load("decide_drop"), lab.veth(f"xst{number}"))
+    before = kernel_objects()
+    chance = random.Random(1)
+    slowest = 0.0
+    for number in (signal.SIGTERM, signal.SIGINT) * 4:
+        with AgentProcess(QUICK) as agent:
+            time.sleep(chance.uniform(0.1, 6))
+            began = time.monotonic()
+            agent.send(number)
+            status = agent.wait()
+            slowest = max(slowest, time.monotonic() - began)
+            assert status in (0, -number), agent.stderr
+            assert not any("Traceback" in line for line in agent.stderr)
+        wait_for(lambda: kernel_objects() == before)
+    print(f"slowest end: {slowest:.2f} s of the guest's time")
+    assert slowest < 1.5
+
+
+def test_reload(lab: Lab) -> None:
+    veth = lab.veth("xst0")
+    lab.attach(lab.load("decide_drop"), veth)
+    with AgentProcess(QUICK) as agent:
+        agent.ready()
+        wait_for(lambda: traced(agent, "decide_drop"))
+        veth.send(frame(60), times=3)
+        agent.configure(QUICK + "programs: {exclude: [decide_drop]}\n")
+        agent.send(signal.SIGHUP)
+        wait_for(lambda: agent.value("xdp_program_traced", reason="excluded") is not None)
+        agent.configure(QUICK + "programmes: {}\n")
+        agent.send(signal.SIGHUP)
+        wait_for(lambda: "configuration not reloaded" in agent.events())
+        agent.configure(QUICK)
+        agent.send(signal.SIGHUP)
+        wait_for(lambda: traced(agent, "decide_drop"))
+        veth.send(frame(60), times=4)
+        assert agent.value("xdp_packets_total", program="decide_drop", verdict="drop") == 7
+        assert agent.stop() == 0
+
+
+def failure(config: str = "", prefix: tuple[str, ...] = (), port: int = 0) -> tuple[int, str]:
+    """The exit status and what was said of an agent that cannot start."""
+    with AgentProcess(config, prefix, port) as agent:
+        status = agent.wait()
+        said = [line for line in agent.stderr if not line.startswith("{")]
+        return status, "\n".join(said)
+
+
+def test_a_port_in_use() -> None:
+    before = kernel_objects()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        status, said = failure(port=taken.getsockname()[1])
+    assert status == 1
+    assert re.search(r"127\.0\.0\.1:\d+.*in use", said), said
+    assert "Traceback" not in said
+    assert kernel_objects() == before
+
+
+def test_a_wrong_configuration() -> None:
+    before = kernel_objects()
+    status, said = failure("discovery: {intervall: 5s}\n")
+    assert status == 2
+    assert "discovery.intervall" in said and "interval" in said
+    assert kernel_objects() == before
+
+
+def test_no_privileges() -> None:
+    status, said = failure(prefix=("setpriv", "--bounding-set=-all", "--inh-caps=-all"))
+    assert status == 1
+    assert "CAP_SYS_ADMIN" in said
+    assert len(said.splitlines()) <= 2, said
+
+
+def test_a_kernel_without_btf(lab: Lab) -> None:
+    hide = 'mount -t tmpfs none /sys/kernel/btf && exec "$@"'
+    status, said = failure(prefix=("unshare", "--mount", "sh", "-c", hide, "sh"))
+    assert status == 1
+    assert "no BTF" in said
+    assert "CONFIG_DEBUG_INFO_BTF" in said
+    assert len(said.splitlines()) <= 2, said
+
+
+def test_doctor_is_content() -> None:
+    output = subprocess.check_output([sys.executable, "-m", "xdpscope", "doctor", "--json"])
+    findings = {finding["check"]: finding["status"] for finding in json.loads(output)}
+    assert findings["fentry/fexit on BPF programs"] == "ok"
+    assert "fail" not in findings.values()
+
+
+@pytest.mark.timeout(600)
+def test_a_thousand_rounds(lab: Lab) -> None:
+    """Load, attach, send, detach, unload, while the agent runs."""
+    veth = lab.veth("xst0")
+    before = kernel_objects()
+    with AgentProcess("discovery: {interval: 200ms}\nlog: {level: warning}\n") as agent:
+        wait_for(lambda: kernel_objects()["links"] > before["links"])
+        early: tuple[int, int] | None = None
+        for number in range(1000):
+            with lab.load("come_and_go", "single") as program:
+                lab.attach(program, veth, ("native", "generic")[number % 2])
+                veth.send(frame(60), times=3)
+                lab.attach(None, veth, ("native", "generic")[number % 2])
+            if number == 200:
+                early = agent.memory(), agent.descriptors()
+        ended = time.monotonic()
+        wait_for(lambda: "come_and_go" not in loaded_programs(), patience=5)
+        let_go = time.monotonic() - ended
+        late = agent.memory(), agent.descriptors()
+        print(f"let go after {let_go:.2f} s; (memory, descriptors) {early}, then {late}")
+        assert early is not None
+        assert late[0] < early[0] + 3 * 2**20
+        assert late[1] <= early[1] + 5
+        assert agent.log == [] and agent.stderr == []
+        assert agent.stop() == 0
+    wait_for(lambda: kernel_objects() == before)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the running agent serves."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.kernel.agent import QUICK, AgentProcess, traced, wait_for
+from tests.kernel.lab import Lab, frame
+
+
+@pytest.fixture(scope="module")
+def agent() -> Iterator[AgentProcess]:
+    with AgentProcess(QUICK) as agent:
+        yield agent.ready()
+        assert agent.stop() == 0
+
+
+def test_the_page_counts_exactly(lab: Lab, agent: AgentProcess) -> None:
+    veth = lab.veth("xst0")
+    program = lab.load("decide_by_first_payload_byte")
+    lab.attach(program, veth, "generic")
+    wait_for(lambda: traced(agent, "decide_by_first_payload_byte"))
+    veth.send(frame(60, b"\1"), times=30)
+    veth.send(frame(90, b"\2"), times=20)
+
+    info = program.info()
+    page = agent.metrics()
+    key = ("xst0", "host", "decide_by_first_payload_byte", str(info.id))
+    verdicts = {"aborted": 0, "drop": 30, "pass": 20, "tx": 0, "redirect": 0, "unknown": 0}
+    for verdict, packets in verdicts.items():
+        assert page["xdp_packets_total", *key, verdict] == packets
+        assert page["xdp_bytes_total", *key, verdict] == packets * {"pass": 90}.get(verdict, 60)
+    name = key[2:]
+    assert page["xdp_program_info", "xdp", *name, "root", info.tag] == 1
+    assert page["xdp_program_attachment_info", "xst0", "generic", "host", *name] == 1
+    assert page["xdp_program_traced", *name, ""] == 1
+    assert page["xdpscope_tracer_missed_total", *name] == 0
+    assert all(
+        value == 1 for (name, *_), value in page.items() if name == "xdpscope_collector_success"
+    )
+
+
+def test_what_is_gone_leaves_the_page(lab: Lab, agent: AgentProcess) -> None:
+    veth, program = lab.veth("xst0"), lab.load("decide_drop")
+    lab.attach(program, veth)
+    wait_for(lambda: traced(agent, "decide_drop"))
+    lab.attach(None, veth)
+    program.close()
+    lab.delete(veth)
+    wait_for(lambda: b"decide_drop" not in agent.get("/metrics"))
+
+
+def test_the_api_lists_what_list_prints(lab: Lab, agent: AgentProcess) -> None:
+    lab.attach(lab.load("decide_drop"), lab.veth("xst0"))
+    wait_for(lambda: traced(agent, "decide_drop"))
+    served = json.loads(agent.get("/api/v1/programs"))
+    printed = subprocess.check_output([sys.executable, "-m", "xdpscope", "list", "--json"])
+    ours = [program for program in served if program["program"] == "decide_drop"]
+    assert ours[0]["attachments"] == [{"netns": "host", "interface": "xst0", "mode": "native"}]
+    assert ours == [p for p in json.loads(printed) if p["program"] == "decide_drop"]
+
+
+def test_openmetrics_and_compression(lab: Lab, agent: AgentProcess) -> None:
+    page = agent.get("/metrics", Accept="application/openmetrics-text; version=1.0.0")
+    assert page.endswith(b"# EOF\n")
+    assert agent.get("/metrics", **{"Accept-Encoding": "gzip"})[:2] == b"\x1f\x8b"
