@@ -39,8 +39,8 @@ PORTS = (plan.AGENT, plan.PROMETHEUS, plan.TRAFFIC)
 START_LIMIT = 240.0
 PAUSE = 3.0
 """Seconds from one table to the next."""
-WINDOW = "5s"
-SETTLING = 7.0
+WINDOW = "10s"
+SETTLING = 12.0
 """The window, and the first moments, which are not steady."""
 VERDICTS = {"pass": "XDP_PASS", "drop": "XDP_DROP"}
 
@@ -167,8 +167,8 @@ def host_can_trace() -> bool:
         raise SceneError(f"xdpscope doctor does not work: {result.stderr}") from None
     failures = [finding for finding in findings if finding["status"] == "fail"]
     for finding in failures:
-        found = finding["found"].partition(";")[0]
-        say(f"this host will not do: {finding['check']}: {found}")
+        found = finding["found"].partition(";")[0].rpartition(": ")[2]
+        say(f"not on this host: {finding['check']}: {found}")
     return not failures
 
 
@@ -188,7 +188,7 @@ def await_rates(stage: Stage, prometheus: Prometheus) -> None:
 
 def table(rows: list[Row], seconds: float) -> Table:
     """Side by side what was sent and what was counted."""
-    result = Table(box=SIMPLE_HEAD)
+    result = Table(box=SIMPLE_HEAD, show_edge=False)
     result.add_column(f"{seconds:3.0f} s", style="dim", min_width=5)
     for heading in ("program", "interface", "verdict"):
         result.add_column(heading)
@@ -252,7 +252,7 @@ def show(stage: Stage, ports: dict[int, int], seconds: float | None) -> int:
     try:
         while seconds is None or time.monotonic() - started < seconds:
             stage.check()
-            console.print(table(prometheus.rows(), time.monotonic() - started))
+            console.print(table(prometheus.rows(), time.monotonic() - started), "")
             left = PAUSE if seconds is None else seconds - (time.monotonic() - started)
             time.sleep(max(0.0, min(PAUSE, left)))
     except KeyboardInterrupt:
@@ -274,6 +274,7 @@ def main() -> int:
     options = parser.parse_args()
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, terminated)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell ignores it
     try:
         kernel = options.kernel or (None if host_can_trace() else "default")
         ports = {port: free_port(port) for port in PORTS}

@@ -26,8 +26,8 @@ PATIENCE = 90.0
 
 PROMETHEUS_YML = f"""\
 global:
-  scrape_interval: 1s
-  scrape_timeout: 1s
+  scrape_interval: 2s
+  scrape_timeout: 2s
 scrape_configs:
   - job_name: xdpscope
     static_configs: [{{targets: ["127.0.0.1:{plan.AGENT}"]}}]
@@ -125,7 +125,7 @@ def relay(listener: socket.socket, port: int) -> None:
 
 def start_servers(directory: Path) -> tuple[Actor, Actor]:
     """The agent, and Prometheus with a configuration of its own."""
-    say("starting the agent (xdpscope run), and Prometheus, which reads it every second")
+    say("starting the agent (xdpscope run), and Prometheus, which reads it every 2 s")
     agent = Actor(
         *(directory, "agent", sys.executable, "-m", "xdpscope"),
         *("run", "--listen", f"127.0.0.1:{plan.AGENT}"),

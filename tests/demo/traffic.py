@@ -140,7 +140,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Nothing: whoever asked did not wait for the answer, and asks again in a second."""
+        """Nothing: whoever asked did not wait for the answer, and asks again."""
 
 
 def main() -> int:
