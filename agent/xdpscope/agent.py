@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -40,6 +41,9 @@ _log = structlog.get_logger(__name__)
 
 # Changes come in bursts: an attachment alone makes several messages.
 _SETTLING = 0.05
+# After a look comes a rest of so many times its length; seconds at the most.
+_REST = 9
+_LONGEST_REST = 0.5
 # What is gone is shown for this many looks at least.
 _LINGER_LOOKS = 2
 # What closing may take on a signal. What is left then the kernel closes with the process.
@@ -55,7 +59,7 @@ class Watch(threading.Thread):
         self.observer: Observer | None = None
         self.failure: Exception | None = None
         self._wake = threading.Event()
-        self._stopping = False
+        self._stopping = threading.Event()
 
     def run(self) -> None:
         """Loads, looks until stopped, and takes everything down again."""
@@ -67,9 +71,13 @@ class Watch(threading.Thread):
                 self.observer = observer
                 if not engine.knows_epochs:
                     _log.warning("devices cannot be watched: tracing costs a little more")
-                while not self._stopping:
+                while not self._stopping.is_set():
+                    began = time.monotonic()
                     self._look(observer)
-                    self._wake.wait(self.config.discovery.interval)
+                    # However busy the host, most of the time is not spent looking at it.
+                    rest = min(_LONGEST_REST, _REST * (time.monotonic() - began))
+                    self._stopping.wait(rest)
+                    self._wake.wait(max(0.0, self.config.discovery.interval - rest))
                     self._wake.clear()
                 self.observer = None
         except Exception as error:  # noqa: BLE001 - raised again by Agent.run
@@ -101,7 +109,7 @@ class Watch(threading.Thread):
 
     def stop(self) -> None:
         """Ends the thread soon."""
-        self._stopping = True
+        self._stopping.set()
         if self.observer is not None:
             self.observer.interrupt()
         self._wake.set()

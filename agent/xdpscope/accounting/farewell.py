@@ -13,9 +13,15 @@ class Farewell(Generic[K]):
     Prometheus would else never learn of packets between its last scrape and the end.
     """
 
-    def __init__(self, most: float = 60.0) -> None:
-        """Takes the seconds after which something goes even if it was never shown."""
+    def __init__(self, most: float = 60.0, limit: int = 256) -> None:
+        """Bounds it.
+
+        Args:
+            most: Seconds after which something goes even if it was never shown.
+            limit: How many may stay; beyond it what went first goes.
+        """
         self._most = most
+        self._limit = limit
         self._gone: dict[K, float] = {}
         self._shown: set[K] = set()
 
@@ -42,6 +48,8 @@ class Farewell(Generic[K]):
             for key, since in self._gone.items()
             if now - since >= (least if key in self._shown else max(least, self._most))
         ]
+        staying = [key for key in self._gone if key not in set(over)]
+        over += staying[: max(0, len(staying) - self._limit)]
         for key in over:
             self.back(key)
         return over

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Totals that only grow, whatever the readings do."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xdpscope import bpf
+from xdpscope.accounting.farewell import Farewell
+from xdpscope.accounting.ledger import Ledger, Place
+from xdpscope.accounting.reading import UNPLACED, VERDICTS, DeviceReading, of_target
+from xdpscope.libbpf import Object
+
+PROGRAM = 7
+
+
+def reading(drops: int, size: int = 60, name: str = "eth0") -> DeviceReading:
+    packets = [0] * len(VERDICTS)
+    packets[1] = drops
+    return DeviceReading(name, tuple(packets), tuple(n * size for n in packets))
+
+
+def by_index(inode: int, index: int, name: str) -> Place:
+    return f"ns{inode}", name
+
+
+def drops(ledger: Ledger) -> dict[Place, tuple[int, int]]:
+    return {place: (t.packets[1], t.bytes[1]) for place, t in ledger.of(PROGRAM).items()}
+
+
+def test_what_a_record_grew_by_is_booked_once() -> None:
+    ledger = Ledger()
+    for total in (3, 3, 10):
+        ledger.book(PROGRAM, {(1, 2): reading(total)}, by_index)
+    assert drops(ledger) == {("ns1", "eth0"): (10, 600)}
+
+
+def test_growth_goes_to_the_name_of_now() -> None:
+    ledger = Ledger()
+    ledger.book(PROGRAM, {(1, 2): reading(3, name="old")}, by_index)
+    ledger.book(PROGRAM, {(1, 2): reading(5, name="old")}, lambda *_: ("ns1", "new"))
+    assert drops(ledger) == {("ns1", "old"): (3, 180), ("ns1", "new"): (2, 120)}
+
+
+def test_a_new_tracer_starts_at_nought_and_the_total_goes_on() -> None:
+    ledger = Ledger()
+    ledger.book(PROGRAM, {(1, 2): reading(10)}, by_index)
+    ledger.start_over(PROGRAM)
+    ledger.book(PROGRAM, {(1, 2): reading(4)}, by_index)
+    assert drops(ledger) == {("ns1", "eth0"): (14, 840)}
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 3),  # ifindex
+            st.integers(0, 50),  # packets more
+            st.sampled_from(["eth0", "eth1"]),  # its name now
+            st.booleans(),  # a new tracer from here on
+        ),
+        max_size=60,
+    )
+)
+def test_every_packet_is_booked_and_nothing_shrinks(
+    history: list[tuple[int, int, str, bool]],
+) -> None:
+    ledger, kernel, sent = Ledger(), {}, 0
+    before: dict[Place, tuple[int, int]] = {}
+    for index, more, name, renewed in history:
+        if renewed:
+            ledger.start_over(PROGRAM)
+            kernel = {}
+        kernel[1, index] = kernel.get((1, index), 0) + more
+        sent += more
+        ledger.book(
+            PROGRAM, {k: reading(v) for k, v in kernel.items()}, lambda *_, n=name: ("host", n)
+        )
+        now = drops(ledger)
+        assert all(now[place] >= total for place, total in before.items())
+        before = now
+    assert sum(packets for packets, _ in before.values()) == sent
+    assert sum(size for _, size in before.values()) == sent * 60
+
+
+def test_forgetting() -> None:
+    ledger = Ledger()
+    ledger.book(PROGRAM, {(1, 2): reading(1), (1, 3): reading(1, name="eth1")}, by_index)
+    ledger.forget_place(("ns1", "eth0"))
+    assert set(ledger.places()) == {("ns1", "eth1")}
+    ledger.forget_program(PROGRAM)
+    assert drops(ledger) == {}
+
+
+def test_farewell_waits_for_a_scrape_and_for_the_least_time() -> None:
+    farewell: Farewell[str] = Farewell(most=60)
+    farewell.gone("a", now=0)
+    farewell.gone("a", now=9)  # once is enough
+    assert farewell.over(now=20, least=10) == []
+    farewell.shown()
+    farewell.gone("b", now=21)
+    assert farewell.over(now=21, least=10) == ["a"]
+    assert farewell.over(now=80, least=10) == []
+    assert farewell.over(now=81, least=10) == ["b"]
+
+
+def test_farewell_taken_back() -> None:
+    farewell: Farewell[str] = Farewell()
+    farewell.gone("a", now=0)
+    farewell.shown()
+    farewell.back("a")
+    assert "a" not in farewell
+    farewell.gone("a", now=5)
+    assert farewell.over(now=6, least=0) == [], "this end was not shown yet"
+
+
+def test_farewell_is_bounded() -> None:
+    farewell: Farewell[int] = Farewell(limit=2)
+    for number in range(5):
+        farewell.gone(number, now=number)
+    assert farewell.over(now=5, least=0) == [0, 1, 2]
+
+
+def test_records_of_several_cpus_are_summed_by_device() -> None:
+    """The layout comes from the compiled object, as in production."""
+    with Object(bpf.path_of("verdicts")) as verdicts:
+        layout = verdicts.btf.struct("target_counts")
+        names = verdicts.btf.enum("verdict")
+    assert [f"VERDICT_{verdict.upper()}" for verdict in VERDICTS] == list(names)[:-1]
+    assert list(names.values()) == list(range(len(VERDICTS) + 1))
+
+    values = np.zeros(3, layout)
+    values[0]["devices"][0]["identity"] = 5 << 32 | 2
+    values[0]["devices"][0]["name"] = b"eth0"
+    values[0]["devices"][0]["verdicts"][1] = (2**63, 120)
+    values[2]["devices"][0]["identity"] = 5 << 32 | 9
+    values[2]["devices"][0]["name"] = b"\xff\xfe"
+    values[2]["devices"][0]["verdicts"][2] = (1, 1514)
+    values[2]["devices"][1]["identity"] = 5 << 32 | 2
+    values[2]["devices"][1]["name"] = b"eth0"
+    values[2]["devices"][1]["verdicts"][1] = (3, 180)
+    values[1]["unplaced"][0] = (4, 240)
+
+    assert of_target(values) == {
+        (5, 2): DeviceReading("eth0", (0, 2**63 + 3, 0, 0, 0, 0), (0, 300, 0, 0, 0, 0)),
+        (5, 9): DeviceReading("\ufffd\ufffd", (0, 0, 1, 0, 0, 0), (0, 0, 1514, 0, 0, 0)),
+        UNPLACED: DeviceReading("", (4, 0, 0, 0, 0, 0), (240, 0, 0, 0, 0, 0)),
+    }

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""libbpf's bindings, on this machine's own kernel: what needs no tracing."""
+
+import gc
+import struct
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from xdpscope.libbpf._raw import lib
+
+from xdpscope import bpf, libbpf
+from xdpscope.errors import KernelError, LoadError, NotPermitted, Vanished, XdpscopeError
+from xdpscope.kernel import capabilities
+from xdpscope.libbpf import Btf, Map, Object, Program, possible_cpus
+
+pytestmark = pytest.mark.skipif(
+    capabilities.OPEN_PROGRAMS not in capabilities.effective(), reason="needs root"
+)
+
+
+@pytest.fixture
+def anchor() -> Iterator[Program]:
+    with Object(bpf.path_of("anchor")) as loaded:
+        loaded.load()
+        with loaded.program("xdpscope_anchor") as program:
+            yield program
+
+
+def test_version() -> None:
+    assert tuple(map(int, libbpf.version().split("."))) >= (1, 1)
+
+
+def test_the_whole_name_of_a_program(anchor: Program) -> None:
+    info = anchor.info()
+    entry = anchor.entry_function()
+    assert info.is_xdp and info.jited and len(info.tag) == 16
+    assert entry is not None and entry.name == "xdpscope_anchor"
+    with Program.open(info.id) as same:
+        assert same.info() == info
+    assert info.id in Program.ids()
+
+
+def test_a_test_run(anchor: Program) -> None:
+    verdict, _ = anchor.test_run(bytes(64), repeat=3)
+    assert verdict == 2
+
+
+def test_a_program_that_is_gone(anchor: Program) -> None:
+    with pytest.raises(Vanished, match="opening BPF program 2147483647 failed"):
+        Program.open(2**31 - 1)
+
+
+def test_a_file_that_is_no_object(tmp_path: Path) -> None:
+    (tmp_path / "junk.bpf.o").write_bytes(b"junk")
+    for name in ("junk.bpf.o", "absent.bpf.o"):
+        with pytest.raises(XdpscopeError, match="cannot open the BPF object"):
+            Object(tmp_path / name)
+
+
+def test_unknown_names(anchor: Program) -> None:
+    with Object(bpf.path_of("anchor")) as loaded:
+        with pytest.raises(KeyError, match="nothing"):
+            loaded.program("nothing")
+        with pytest.raises(KeyError, match="nothing"):
+            loaded.map("nothing")
+
+
+@pytest.mark.parametrize("kind", [lib.BPF_MAP_TYPE_PERCPU_HASH, lib.BPF_MAP_TYPE_PERCPU_ARRAY])
+@pytest.mark.parametrize("reader", ["items", "_batched", "_one_by_one"])
+def test_reading_a_whole_per_cpu_map(kind: int, reader: str) -> None:
+    """Values of 12 bytes, so that the kernel's rounding up to 16 shows; 5,000 of them, so that
+    one batch does not hold all.
+    """
+    entries, cpus = 5000, possible_cpus()
+    with Map.create(kind, "test", 4, 12, entries) as under_test:
+        for key in range(entries):
+            values = b"".join(struct.pack("<QIxxxx", key, cpu) for cpu in range(cpus))
+            under_test.update(struct.pack("<I", key), values)
+        keys, values = getattr(under_test, reader)()
+        assert values.shape == (entries, cpus, 16)
+        order = np.argsort(keys.view("<u4").ravel())
+        record = np.dtype([("key", "<u8"), ("cpu", "<u4")])
+        records = libbpf.typed(values[order], record)
+        assert (records["key"] == np.arange(entries)[:, None]).all()
+        assert (records["cpu"] == np.arange(cpus)).all()
+
+
+def test_reading_an_empty_map() -> None:
+    with Map.create(lib.BPF_MAP_TYPE_PERCPU_HASH, "test", 4, 8, 10) as empty:
+        keys, values = empty.items()
+        assert keys.shape == (0, 4) and values.shape == (0, possible_cpus(), 8)
+        with pytest.raises(Vanished):
+            empty.lookup(b"\0\0\0\0")
+        empty.delete(b"\0\0\0\0")
+
+
+def test_a_map_that_cannot_be(anchor: Program) -> None:
+    with pytest.raises(KernelError, match="creating the map 'test' failed"):
+        Map.create(lib.BPF_MAP_TYPE_PERCPU_HASH, "test", 0, 8, 10)
+
+
+def test_a_refused_load_carries_the_verifiers_log(anchor: Program) -> None:
+    """The iterator's instructions, as a tracer of an XDP program: its context is another."""
+    with Object(bpf.path_of("programs")) as loaded:
+        try:
+            loaded.load()
+        except KernelError:
+            pytest.skip("this kernel has no program iterator to borrow instructions from")
+        template = loaded.template("programs")
+    template.attach_type = lib.BPF_TRACE_FEXIT
+    entry = anchor.entry_function()
+    assert entry is not None
+    with pytest.raises((LoadError, NotPermitted)) as refused:
+        Program.load(template, "test", anchor, entry)
+    if isinstance(refused.value, LoadError) and refused.value.errno != 1:
+        assert refused.value.log
+        assert refused.value.log.rstrip().splitlines()[-1] in str(refused.value)
+
+
+def test_templates_refuse_to_replace_what_is_not_there() -> None:
+    with Object(bpf.path_of("anchor")) as loaded:
+        loaded.load()
+        template = loaded.template("xdpscope_anchor")
+    with pytest.raises(ValueError, match="no map descriptor 99"):
+        template.with_map(99, 100)
+    with pytest.raises(ValueError, match="no constant 0x63"):
+        template.with_constant(0x63, 1)
+
+
+def test_a_template_is_not_changed_by_what_is_made_of_it() -> None:
+    with Object(bpf.path_of("anchor")) as loaded:
+        loaded.load()
+        template = loaded.template("xdpscope_anchor")
+    changed = template.with_constant(2, 1)
+    assert [insn.imm for insn in template.instructions] == [2, 0]
+    assert [insn.imm for insn in changed.instructions] == [1, 0]
+
+
+def test_an_unclosed_descriptor_is_told_of() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Map.create(lib.BPF_MAP_TYPE_ARRAY, "test", 4, 8, 1)
+        gc.collect()
+    assert [str(w.message) for w in caught] == ["unclosed Map"]
+
+
+def test_a_closed_descriptor_says_so(anchor: Program) -> None:
+    anchor.close()
+    anchor.close()
+    assert anchor.closed
+    with pytest.raises(ValueError, match="Program is closed"):
+        anchor.info()
+
+
+def test_the_kernels_own_types() -> None:
+    if not Path("/sys/kernel/btf/vmlinux").exists():
+        pytest.skip("this kernel has no BTF")
+    with Btf.of_kernel() as btf:
+        assert btf.has_function("raw_notifier_call_chain")
+        assert not btf.has_function("no_such_function")
+        assert btf.enum("netdev_cmd")["NETDEV_REGISTER"] == 5
+
+
+def test_ring_buffer() -> None:
+    try:
+        ring = Map.create(lib.BPF_MAP_TYPE_RINGBUF, "test", 0, 0, 4096)
+    except KernelError:
+        pytest.skip("no BPF ring buffer: Linux before 5.8")
+    with ring, libbpf.RingBuffer(ring, lambda record: None) as reader:
+        assert reader.fileno() >= 0
+        assert reader.poll(0) == 0

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The page's contents, from snapshots."""
+
+from collections import Counter
+from collections.abc import Iterable
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+from xdpscope.accounting.ledger import Tally
+from xdpscope.discovery.model import Attachment, Mode, XdpProgram
+from xdpscope.metrics import (
+    AgentCollector,
+    IsolatedCollectors,
+    ProgramCollector,
+    VerdictCollector,
+)
+from xdpscope.observer import Count, Standing
+from xdpscope.tracing.reason import Reason
+
+PROGRAM = XdpProgram(
+    42, "0123456789abcdef", "xdp_filter_prog", "xdp_filter_program", 3, True, "xdp"
+)
+EXAMPLE = {"program_id": "42", "program": "xdp_filter_program"}
+
+
+def page(**collectors: Collector) -> list[tuple[str, dict[str, str], float]]:
+    registry = CollectorRegistry()
+    registry.register(IsolatedCollectors(collectors))
+    text = generate_latest(registry).decode()
+    return [
+        (sample.name, sample.labels, sample.value)
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    ]
+
+
+def test_verdicts() -> None:
+    tally = Tally()
+    tally.packets[1], tally.bytes[1] = 2**53 + 2, 120
+    samples = page(v=VerdictCollector(lambda: [Count(PROGRAM, ("host", "eth0"), tally)]))
+    place = {**EXAMPLE, "netns": "host", "interface": "eth0"}
+    assert ("xdp_packets_total", {**place, "verdict": "drop"}, 2**53 + 2) in samples
+    assert ("xdp_bytes_total", {**place, "verdict": "drop"}, 120) in samples
+    assert ("xdp_packets_total", {**place, "verdict": "unknown"}, 0) in samples
+    assert sum(name == "xdp_packets_total" for name, *_ in samples) == 6
+
+
+def test_programs() -> None:
+    at = (Attachment("host", "eth0", Mode.NATIVE), Attachment("blue", "eth0", Mode.GENERIC))
+    standing = Standing(PROGRAM, at, None, missed=3, run_seconds=0.25)
+    samples = page(p=ProgramCollector(lambda: [standing]))
+    info = {"tag": "0123456789abcdef", "role": "root", "attach_type": "xdp"}
+    assert ("xdp_program_info", EXAMPLE | info, 1) in samples
+    for netns, mode in (("host", "native"), ("blue", "generic")):
+        place = {"netns": netns, "interface": "eth0", "mode": mode}
+        assert ("xdp_program_attachment_info", EXAMPLE | place, 1) in samples
+    assert ("xdp_program_traced", EXAMPLE | {"reason": ""}, 1) in samples
+    assert ("xdpscope_tracer_missed_total", EXAMPLE, 3) in samples
+    assert ("xdpscope_tracer_run_seconds_total", EXAMPLE, 0.25) in samples
+
+
+def test_a_program_that_vanished_says_only_that() -> None:
+    standing = Standing(PROGRAM, (), Reason.VANISHED, missed=0, run_seconds=None)
+    names = [name for name, *_ in page(p=ProgramCollector(lambda: [standing]))]
+    assert [name for name in names if name.startswith("xdp_")] == ["xdp_program_traced"]
+
+
+def test_attach_failures_start_at_nought() -> None:
+    samples = page(a=AgentCollector(lambda: Counter({Reason.BUSY: 2})))
+    found = {labels["reason"]: v for name, labels, v in samples if "failures" in name}
+    assert found == {"busy": 2, "kernel_refused": 0, "vanished": 0}
+
+
+class Failing(Collector):
+    def describe(self) -> Iterable[Metric]:
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        yield GaugeMetricFamily("half_of_it", "Must not be on the page.", value=1)
+        raise RuntimeError("the kernel had a bad day")
+
+
+def test_one_collector_fails_alone() -> None:
+    samples = page(
+        bad=Failing(), good=VerdictCollector(lambda: [Count(PROGRAM, ("h", "e"), Tally())])
+    )
+    success = {labels["collector"]: v for name, labels, v in samples if name.endswith("_success")}
+    assert success == {"bad": 0, "good": 1}
+    assert "xdp_packets_total" in {name for name, *_ in samples}
+    assert "half_of_it" not in {name for name, *_ in samples}
+    durations = [v for name, _, v in samples if name == "xdpscope_collector_duration_seconds"]
+    assert len(durations) == 2 and all(value >= 0 for value in durations)
+
+
+def test_hostile_names_stay_label_values() -> None:
+    name = 'a"} 1\nxdp_fake_total{b="\\'
+    samples = page(v=VerdictCollector(lambda: [Count(PROGRAM, ("host", name), Tally())]))
+    assert {labels.get("interface") for _, labels, _ in samples} == {name, None}
