@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Lists the XDP programs of the whole host with what bpf(2) does not tell: how many
+ * Lists the XDP programs of the whole host, and the extensions of them, with what bpf(2) does not tell: how many
  * references are held on each, and which attach type it was loaded for.
  */
 #include "vmlinux.h"
@@ -11,6 +11,18 @@
 /* Puts the record's layout into this object's BTF, where the agent reads it. */
 const struct program_record *program_record_layout;
 
+static __always_inline bool is_xdp(enum bpf_prog_type type)
+{
+	return type == bpf_core_enum_value(enum bpf_prog_type, BPF_PROG_TYPE_XDP);
+}
+
+static __always_inline bool is_extension_of_xdp(struct bpf_prog *prog)
+{
+	return prog->type == bpf_core_enum_value(enum bpf_prog_type, BPF_PROG_TYPE_EXT) &&
+	       bpf_core_field_exists(prog->aux->saved_dst_prog_type) &&
+	       is_xdp(prog->aux->saved_dst_prog_type);
+}
+
 SEC("iter/bpf_prog")
 int programs(struct bpf_iter__bpf_prog *ctx)
 {
@@ -19,7 +31,8 @@ int programs(struct bpf_iter__bpf_prog *ctx)
 
 	if (!prog)
 		return 0;
-	if (prog->type != bpf_core_enum_value(enum bpf_prog_type, BPF_PROG_TYPE_XDP))
+	record.extension = is_extension_of_xdp(prog);
+	if (!record.extension && !is_xdp(prog->type))
 		return 0;
 	record.id = prog->aux->id;
 	record.attach_type = prog->expected_attach_type;

@@ -62,6 +62,7 @@ enum netdev_cmd {
 
 enum bpf_prog_type {
 	BPF_PROG_TYPE_XDP = 6,
+	BPF_PROG_TYPE_EXT = 28,
 };
 
 enum bpf_attach_type {
@@ -113,6 +114,8 @@ typedef struct {
 struct bpf_prog_aux {
 	atomic64_t refcnt;
 	__u32 id;
+	/* Of an extension: what it extends (5.10). */
+	enum bpf_prog_type saved_dst_prog_type;
 };
 
 struct bpf_prog {

@@ -63,10 +63,12 @@ struct spill_key {
 	__u32 zero;
 };
 
-/* One XDP program, as the iterator writes it. */
+/* One XDP program, or extension of one, as the iterator writes it. */
 struct program_record {
 	__u32 id;
 	__u32 attach_type; /* enum bpf_attach_type; 0 where the loader gave none */
+	__u32 extension; /* a freplace program */
+	__u32 zero;
 	__u64 references; /* the iterator's own included */
 };
 

@@ -20,7 +20,7 @@ from xdpscope.errors import KernelError
 from xdpscope.libbpf import Link, Object, Program
 from xdpscope.observer import Observer
 from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.reason import Scope
+from xdpscope.tracing.reason import Reason, Scope
 
 
 def is_loaded(program_id: int) -> bool:
@@ -130,6 +130,7 @@ def extension_of(target: Program, function: str) -> Iterator[Extension]:
 
 
 def test_a_replaced_entry_function_is_busy_until_it_is_free(lab: Lab, observer: Observer) -> None:
+    """Meanwhile it is its replacement that decides, and is counted."""
     veth, program = lab.veth("xst0"), lab.load("decide_pass")
     other, bystander = lab.veth("xst1"), lab.load("decide_tx")
     with extension_of(program, "decide_pass") as extension:
@@ -137,13 +138,17 @@ def test_a_replaced_entry_function_is_busy_until_it_is_free(lab: Lab, observer: 
             lab.attach(program, veth)
             lab.attach(bystander, other)
             observer.look(0)
-            assert reasons(observer) == {"decide_pass": "busy", "decide_tx": ""}
-            assert observer.attach_failures()["busy"] == 1  # type: ignore[index]
+            assert reasons(observer) == {"decide_pass": "busy", "decide_tx": "", "drop_instead": ""}
+            assert observer.attach_failures()[Reason.BUSY] == 1
+            veth.send(frame(60), times=3)
         time.sleep(1.1)  # it is tried again after a second
         observer.look(0)
-    assert reasons(observer) == {"decide_pass": "", "decide_tx": ""}
+    assert reasons(observer)["decide_pass"] == ""
     veth.send(frame(60))
-    assert counted(observer) == {("decide_pass", "xst0", "pass"): (1, 60)}
+    assert counted(observer) == {
+        ("drop_instead", "xst0", "drop"): (3, 180),
+        ("decide_pass", "xst0", "pass"): (1, 60),
+    }
 
 
 def test_two_observers_do_not_keep_a_program_for_each_other(lab: Lab, engine: Engine) -> None:
@@ -355,6 +360,6 @@ def test_a_program_that_vanishes_before_it_is_traced(lab: Lab, engine: Engine) -
     with Deceived() as inventory, Observer(engine, inventory, Scope()) as observer:
         observer.look(0)
         assert reasons(observer) == {"decide_drop": "", "ghost": "vanished"}
-        assert observer.attach_failures()["vanished"] == 1  # type: ignore[index]
+        assert observer.attach_failures()[Reason.VANISHED] == 1
         veth.send(frame(60))
         assert counted(observer) == {("decide_drop", "xst0", "drop"): (1, 60)}

@@ -2,11 +2,12 @@
 """Programs and interfaces put together into one snapshot."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Self
 
 from xdpscope.discovery.interfaces import InterfaceSource
-from xdpscope.discovery.model import Attachment, Snapshot
-from xdpscope.discovery.programs import ProgramSource
+from xdpscope.discovery.model import Attachment, Role, Snapshot
+from xdpscope.discovery.programs import ProgramList, ProgramSource
 from xdpscope.kernel.netns import NamespaceNames, own_inode
 
 
@@ -48,10 +49,23 @@ class Inventory:
             interfaces[self._own, interface.index] = (netns, interface.name)
             for mode, program_id in interface.programs:
                 attachments[program_id].append(Attachment(netns, interface.name, mode))
-        programs, holders = self._programs.read()
+        listed = self._programs.read()
+        for id, targets in self._targets_of_extensions(listed).items():
+            places = {at for target in targets for at in attachments.get(target, ())}
+            if places:
+                attachments[id] = list(places)
         return Snapshot(
-            programs=programs,
+            programs=listed.programs,
             attachments={id: tuple(sorted(at)) for id, at in attachments.items()},
-            holders=holders,
+            holders=listed.holders,
+            extends=listed.extends,
             interfaces=interfaces,
         )
+
+    def _targets_of_extensions(self, listed: ProgramList) -> Mapping[int, frozenset[int]]:
+        if listed.extends:
+            return listed.extends
+        # Before Linux 5.13 no link tells what it is on: an extension may be in any dispatcher.
+        programs = listed.programs.values()
+        dispatchers = frozenset(p.id for p in programs if p.role is Role.DISPATCHER)
+        return {p.id: dispatchers for p in programs if p.extension}

@@ -19,6 +19,7 @@ class Role(StrEnum):
 
     ROOT = "root"
     DISPATCHER = "dispatcher"
+    COMPONENT = "component"  # a freplace program inside a dispatcher
     DEVMAP = "devmap"
     CPUMAP = "cpumap"
 
@@ -34,10 +35,13 @@ class XdpProgram:
     entry_type_id: int  # the entry function's id in the program's BTF; 0: no BTF
     jited: bool
     attach_type: str  # libbpf's name; empty where this kernel does not tell
+    extension: bool = False  # a freplace program, in place of a function of an XDP program
 
     @property
     def role(self) -> Role:
         """By attach type and, for libxdp's dispatcher, by name."""
+        if self.extension:
+            return Role.COMPONENT
         if self.attach_type == "xdp_devmap":
             return Role.DEVMAP
         if self.attach_type == "xdp_cpumap":
@@ -69,5 +73,7 @@ class Snapshot:
     # By program id: references that somebody who is no tracer holds on it; empty where this
     # kernel does not tell.
     holders: Mapping[int, int] = field(default_factory=dict)
+    # By an extension's id: the programs whose functions it replaces.
+    extends: Mapping[int, frozenset[int]] = field(default_factory=dict)
     # (namespace inode, ifindex) to (namespace name, interface name).
     interfaces: Mapping[tuple[int, int], tuple[str, str]] = field(default_factory=dict)

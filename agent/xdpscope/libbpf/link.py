@@ -3,6 +3,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Self
 
 from xdpscope.libbpf._raw import ffi, lib
@@ -10,6 +11,18 @@ from xdpscope.libbpf.descriptor import Descriptor, each_id, fail
 from xdpscope.libbpf.program import Program
 
 _READ_SIZE = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class LinkEnds:
+    """The program that a link attaches, and what a tracing link attaches it to.
+
+    ``target`` is the id of a BPF program or of a BTF object (a kernel function's); 0 for
+    other kinds of links, and on kernels before 5.13, which do not tell.
+    """
+
+    program: int
+    target: int
 
 
 class Link(Descriptor):
@@ -55,18 +68,14 @@ class Link(Descriptor):
         """Makes an iterator program readable with ``read_all``."""
         return cls.trace(program, lib.BPF_TRACE_ITER)
 
-    def target(self) -> int:
-        """The id of the BPF program, or BTF object, that a tracing link is on.
-
-        0 for any other kind of link, and on kernels before 5.13, which do not tell.
-        """
+    def ends(self) -> LinkEnds:
+        """What the link joins."""
         info = ffi.new("struct bpf_link_info *")
         size = ffi.new("__u32 *", ffi.sizeof("struct bpf_link_info"))
         result = lib.bpf_obj_get_info_by_fd(self.fileno(), info, size)
         if result < 0:
             fail(result, "reading a link's info")
-        target: int = lib.xdpscope_tracing_target(info)
-        return target
+        return LinkEnds(info.prog_id, lib.xdpscope_tracing_target(info))
 
     def read_all(self) -> bytes:
         """Runs the iterator once; what it wrote."""

@@ -82,7 +82,7 @@ class Engine:
             program = self.load_tracer(0, counts, self._anchor, entry)
             with program, Link.trace(program, self._template.attach_type) as link:
                 # Whether a tracer's reference can be told from a user's (Linux 5.13).
-                self.tells_targets = link.target() == self._anchor.info().id
+                self.tells_targets = link.ends().target == self._anchor.info().id
 
     def close(self) -> None:
         """Unloads what is shared; tracers must be closed before."""

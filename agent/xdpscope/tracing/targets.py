@@ -17,6 +17,9 @@ from xdpscope.tracing.tracer import Tracer
 
 _log = structlog.get_logger(__name__)
 
+# What libxdp puts together only after loading it: a tracer might be in its way.
+_IN_SERVICE_ONLY = (Role.DISPATCHER, Role.COMPONENT)
+
 # A target that was refused is tried again after a second, two, four … up to this.
 _LONGEST_PAUSE = 60.0
 
@@ -115,7 +118,7 @@ class Targets:
 
     def _may_arm(self, target: Target, snapshot: Snapshot) -> bool:
         held = snapshot.holders.get(target.program.id, 0) > 0
-        return held and self._engine.tells_targets and target.program.role is not Role.DISPATCHER
+        return held and self._engine.tells_targets and target.program.role not in _IN_SERVICE_ONLY
 
     def _arm(self, target: Target) -> Reason | None:
         """Attaches a tracer; why not, if it cannot be."""

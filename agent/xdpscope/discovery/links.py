@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which program each tracing link puts onto which: fentry, fexit and freplace, anybody's."""
+
+from collections.abc import Collection
+
+from xdpscope.errors import Vanished
+from xdpscope.libbpf import Link, LinkEnds
+
+
+class TracingLinks:
+    """Walks the kernel's links; what a link joins never changes and is asked for once."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, LinkEnds] = {}
+
+    def read(self) -> Collection[LinkEnds]:
+        """Every link whose target the kernel names; none before Linux 5.13.
+
+        Each holds a reference on its target.
+
+        Raises:
+            NotPermitted: for want of CAP_SYS_ADMIN.
+        """
+        known: dict[int, LinkEnds] = {}
+        for id in Link.ids():
+            ends = self._known.get(id)
+            if ends is None:
+                try:
+                    with Link.open(id) as link:
+                        ends = link.ends()
+                except Vanished:
+                    continue
+            known[id] = ends
+        self._known = known
+        return [ends for ends in known.values() if ends.target]

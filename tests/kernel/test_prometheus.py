@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real Prometheus reads what the agent serves."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.agent import QUICK, AgentProcess, traced, wait_for
+from tests.kernel.lab import Lab, frame
+
+PROMETHEUS = os.environ.get("PROMETHEUS") or shutil.which("prometheus")
+PROMTOOL = os.environ.get("PROMTOOL") or shutil.which("promtool")
+
+pytestmark = [
+    pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is missing: make setup fetches it"),
+    pytest.mark.timeout(400),
+]
+
+
+class Prometheus:
+    """A server of its own, scraping one agent every second."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def query(self, expression: str) -> dict[str, float]:
+        """The value of each series of an instant query, by its verdict."""
+        question = urllib.parse.urlencode({"query": expression})
+        with urllib.request.urlopen(f"{self._address}/api/v1/query?{question}", timeout=60) as page:
+            answer = json.load(page)
+        return {
+            series["metric"].get("verdict", ""): float(series["value"][1])
+            for series in answer["data"]["result"]
+        }
+
+    def up(self) -> bool:
+        try:
+            return self.query("up") == {"": 1.0}
+        except OSError:
+            return False
+
+
+@contextmanager
+def scraping(agent: AgentProcess, directory: Path) -> Iterator[Prometheus]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    target = agent.address.removeprefix("http://")
+    (directory / "prometheus.yml").write_text(
+        "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
+        f"scrape_configs: [{{job_name: xdpscope, static_configs: [{{targets: ['{target}']}}]}}]\n"
+    )
+    assert PROMETHEUS is not None
+    process = subprocess.Popen(
+        [
+            PROMETHEUS,
+            f"--config.file={directory}/prometheus.yml",
+            f"--storage.tsdb.path={directory}/data",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        server = Prometheus(f"http://127.0.0.1:{port}")
+        wait_for(server.up, patience=120)
+        yield server
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def test_what_prometheus_reads_is_what_was_sent(lab: Lab, tmp_path: Path) -> None:
+    veth = lab.veth("xst0")
+    lab.attach(lab.load("decide_by_first_payload_byte"), veth)
+    series = 'xdp_packets_total{interface="xst0",verdict=~"drop|pass"}'
+    with AgentProcess(QUICK) as agent:
+        agent.ready()
+        wait_for(lambda: traced(agent, "decide_by_first_payload_byte"))
+        with scraping(agent, tmp_path) as prometheus:
+            wait_for(lambda: prometheus.query(series) == {"drop": 0, "pass": 0})
+            time.sleep(5)  # some scrapes of nought, for the rate to begin from
+            began = time.time()
+            for _ in range(10):
+                veth.send(frame(60, b"\1"), times=30)
+                veth.send(frame(90, b"\2"), times=10)
+                time.sleep(1)
+            wait_for(lambda: prometheus.query(series) == {"drop": 300, "pass": 100})
+            seconds = int(time.time() - began) + 5
+
+            size = series.replace("packets", "bytes")
+            assert prometheus.query(size) == {"drop": 18000, "pass": 9000}
+            # Both extrapolate from the outermost scrapes to the ends of the window: by less
+            # than an interval at each end.
+            tolerance = 2.5 / seconds
+            increase = prometheus.query(f"increase({series}[{seconds}s])")
+            assert increase == pytest.approx({"drop": 300, "pass": 100}, rel=tolerance)
+            rate = prometheus.query(f"rate({series}[{seconds}s])")
+            expected = {"drop": 300 / seconds, "pass": 100 / seconds}
+            assert rate == pytest.approx(expected, rel=tolerance)
+            ratio = prometheus.query(
+                f"sum(increase({series.replace('drop|pass', 'drop')}[{seconds}s]))"
+                f" / sum(increase({series}[{seconds}s]))"
+            )
+            assert ratio == pytest.approx({"": 0.75}, rel=0.01)
+            assert prometheus.query("min_over_time(up[1m])") == {"": 1.0}
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool is missing: make setup fetches it")
+def test_promtool_has_nothing_to_say(lab: Lab) -> None:
+    lab.attach(lab.load("decide_drop"), lab.veth("xst0"))
+    with AgentProcess(QUICK) as agent:
+        agent.ready()
+        wait_for(lambda: traced(agent, "decide_drop"))
+        page = agent.get("/metrics")
+    assert PROMTOOL is not None
+    check = subprocess.run(
+        [PROMTOOL, "check", "metrics"], input=page, capture_output=True, timeout=120
+    )
+    assert (check.returncode, check.stdout, check.stderr) == (0, b"", b"")
