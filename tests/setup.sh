@@ -60,11 +60,14 @@ as_root() {
 	fi
 }
 
-# apt-get, reduced to a line a tenth of the way; everything is in the log.
+# apt-get, reduced to a line a tenth of the way; everything is in the log. Its status has a descriptor
+# of its own, since apt makes it non-blocking, which maintainer scripts that write to it do not bear;
+# and it is made below sudo, which closes what it does not know.
 apt() {
-	local line percent shown=0
+	local line percent shown=
 	as_root env DEBIAN_FRONTEND=noninteractive NEEDRESTART_MODE=l \
-		apt-get -y -o APT::Status-Fd=1 -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 "$@" 2>&1 </dev/null |
+		sh -c 'exec apt-get -y -o APT::Status-Fd=3 -o Dpkg::Use-Pty=0 "$@" 3>&1 >&2' apt-get \
+		-o DPkg::Lock::Timeout=300 "$@" 2>>"$log" </dev/null |
 		while IFS= read -r line; do
 			if [[ $line =~ ^(dl|pm)status:[^:]*:([0-9]+)[.0-9]*:(.*) ]]; then
 				percent=${BASH_REMATCH[1]}$((BASH_REMATCH[2] / 10))
@@ -72,8 +75,6 @@ apt() {
 					say "  ${BASH_REMATCH[2]} % ${BASH_REMATCH[3]}"
 					shown=$percent
 				fi
-			else
-				printf '%s\n' "$line" >>"$log"
 			fi
 		done
 }
