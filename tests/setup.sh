@@ -122,7 +122,7 @@ fetch_prometheus() {
 	if command -v prometheus >/dev/null || [ -x "$cache/prometheus/usr/bin/prometheus" ]; then
 		return
 	fi
-	local updated=0 wanted=(prometheus) partial
+	local updated=0 wanted package
 	known prometheus || update_lists
 	# Its pages use scripts and fonts of other packages.
 	mapfile -t wanted < <(
@@ -131,7 +131,6 @@ fetch_prometheus() {
 	)
 	mkdir -p "$cache"
 	partial=$(mktemp -d "$cache/.partial-XXXXXX")
-	trap 'rm -rf "$partial" "$log"' EXIT
 	say "fetching Prometheus (unpacked into $cache; nothing is installed or started)"
 	download() { (cd "$partial" && apt-get -qq -o APT::Sandbox::User=root download "${wanted[@]}") >>"$log" 2>&1; }
 	if ! download; then
@@ -148,6 +147,7 @@ fetch_prometheus() {
 	rm -rf "$cache/prometheus"
 	mv "$partial/tree" "$cache/prometheus"
 	rm -rf "$partial"
+	partial=
 }
 
 # What was unpacked becomes a command of the environment, which guests have on their PATH too.
@@ -190,7 +190,8 @@ if [ "$(uname -sm)" != "Linux x86_64" ]; then
 	die "xdpscope is for Linux on x86_64; this is $(uname -sm)"
 fi
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+partial=
+trap 'rm -rf "$log" ${partial:+"$partial"}' EXIT
 if [ -z "${XDPSCOPE_SKIP_PACKAGES:-}" ]; then
 	install_packages
 	fetch_prometheus
