@@ -13,8 +13,8 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from tests.bench.compiled import path_of
+from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.model import XdpProgram
-from xdpscope.discovery.programs import ProgramSource
 from xdpscope.libbpf import Link, Object, Program, run_time_stats
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.tracer import Tracer
@@ -69,8 +69,8 @@ class Bench:
     def description(self) -> XdpProgram:
         """The target as the agent's own discovery sees it."""
         own = self.program.info().id
-        with ProgramSource() as source:
-            return source.read()[0][own]
+        with Inventory() as inventory:
+            return inventory.take().programs[own]
 
     def run(self, repeat: int) -> int:
         """The mean cost of ``repeat`` runs."""

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent on a host of 200 programs: run in a guest."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tests.bench.scale import PROGRAMS
+from tests.bench.scale.crowd import crowd
+from tests.bench.scale.page import resident
+from tests.bench.scale.rounds import seconds_of_round
+
+_SETTLING = 20.0
+_SCRAPES = 5
+
+
+class Agent:
+    """``xdpscope run`` as a process of its own, and what it logs."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "xdpscope", "--log-format", "json", "run"]
+        self.process = subprocess.Popen(
+            [*command, "--listen", "127.0.0.1:10091"], stderr=subprocess.PIPE, text=True
+        )
+        self.attached: list[float] = []
+        self.complete = threading.Event()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            entry = json.loads(line)
+            if entry["event"] == "tracing":
+                self.attached.append(datetime.fromisoformat(entry["timestamp"]).timestamp())
+            if len(self.attached) == PROGRAMS:
+                self.complete.set()
+        self.complete.set()  # it has ended
+
+    def cpu(self) -> float:
+        """Seconds of CPU so far, of all threads, to the nanosecond."""
+        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+    def maps(self) -> dict[str, int]:
+        """How many maps the agent has, and the bytes that the kernel says they take.
+
+        Right since Linux 6.4; before, a bound.
+        """
+        sizes = []
+        for info in Path(f"/proc/{self.process.pid}/fdinfo").iterdir():
+            words = info.read_text().split()
+            if "map_id:" in words:
+                sizes.append(int(words[words.index("memlock:") + 1]))
+        return {"number": len(sizes), "largest": max(sizes), "sum": sum(sizes)}
+
+    def scrape(self) -> bytes:
+        with urllib.request.urlopen("http://127.0.0.1:10091/metrics", timeout=60) as answer:
+            page: bytes = answer.read()
+        return page
+
+
+def measure(idle_seconds: float) -> dict[str, Any]:
+    """Everything, in seconds of this guest's clock and CPU, and in bytes."""
+    with crowd(PROGRAMS):
+        found = _of_agent(idle_seconds)
+        round_cpu = seconds_of_round()
+    return {"release": os.uname().release, "round_cpu": round_cpu, **found}
+
+
+def _of_agent(idle_seconds: float) -> dict[str, Any]:
+    agent = Agent()
+    try:
+        # By no clock: where an instruction is a nanosecond, waiting for a disk is minutes.
+        agent.complete.wait()
+        if agent.process.poll() is not None:
+            raise AssertionError(f"{len(agent.attached)} programs traced, then it ended")
+        starting = agent.cpu()
+        # The first look is over, and what it brought about: each attachment is an event.
+        time.sleep(_SETTLING)
+        idle = agent.cpu()
+        time.sleep(idle_seconds)
+        idle = agent.cpu() - idle
+        memory = resident(agent.process.pid)
+        scraping = agent.cpu()
+        pages = [agent.scrape().decode() for _ in range(_SCRAPES)]
+        scraping = agent.cpu() - scraping
+        if pages[-1].count('reason=""} 1.0') != PROGRAMS:
+            raise AssertionError("not every program is traced")
+        return {
+            "attaching": agent.attached[-1] - agent.attached[0],
+            "starting_cpu": starting,
+            "idle_cpu": idle / idle_seconds if idle_seconds else None,
+            "scrape_cpu": scraping / _SCRAPES,
+            "resident": memory,
+            "resident_scraped": resident(agent.process.pid),
+            "maps": agent.maps(),
+        }
+    finally:
+        agent.process.terminate()
+        agent.process.wait()
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text(json.dumps(measure(float(sys.argv[2]))))
