@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command as a person types it: exit codes, help, errors."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMANDS = ["run", "list", "doctor", "check-config"]
+
+
+def xdpscope(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "xdpscope", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command: str) -> None:
+    result = xdpscope(command, "--help")
+    assert result.returncode == 0
+    assert f"example:\n  xdpscope {command}" in result.stdout
+
+
+def test_help_lists_the_commands() -> None:
+    result = xdpscope("--help")
+    assert result.returncode == 0
+    assert all(re.search(rf"^    {command} ", result.stdout, re.MULTILINE) for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("bogus",),
+        ("run", "--listen", "nowhere"),
+        ("run", "--listen", "127.0.0.1:99999"),
+        ("--log-level", "loud", "list"),
+        ("check-config",),
+        ("list", "surplus"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...]) -> None:
+    result = xdpscope(*arguments)
+    assert result.returncode == 2
+    assert result.stdout == "" and "usage: xdpscope" in result.stderr
+
+
+def test_version() -> None:
+    from xdpscope import __version__
+
+    result = xdpscope("--version")
+    assert (result.returncode, result.stdout) == (0, f"xdpscope {__version__}\n")
+
+
+def test_check_config_accepts_the_example() -> None:
+    example = Path(__file__).parents[2] / "config" / "xdpscope.yaml"
+    result = xdpscope("check-config", str(example))
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_check_config_names_file_and_key(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("discovery:\n  interval: often\nflow: {}\n")
+    result = xdpscope("check-config", str(bad))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert f"{bad}:2: discovery.interval" in result.stderr
+    assert f"{bad}:3: flow" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["check-config", "run"])
+def test_a_configuration_that_cannot_be_read(command: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "absent.yaml")
+    result = xdpscope(*((command, path) if command != "run" else (command, "--config", path)))
+    assert result.returncode == 2
+    assert path in result.stderr and "Traceback" not in result.stderr
+
+
+def test_doctor_names_the_cure_of_what_is_not_ok() -> None:
+    result = xdpscope("doctor", "--json")
+    findings = json.loads(result.stdout)
+    assert {"kernel BTF", "JIT", "fentry/fexit on BPF programs", "capabilities", "bpffs"} <= {
+        finding["check"] for finding in findings
+    }
+    assert all(finding["cure"] for finding in findings if finding["status"] != "ok")
+    failed = any(finding["status"] == "fail" for finding in findings)
+    assert result.returncode == int(failed)
+
+
+def test_a_reader_that_leaves_early_is_no_error() -> None:
+    command = f"{sys.executable} -m xdpscope doctor | true"
+    result = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=60
+    )
+    assert "Traceback" not in result.stderr and "BrokenPipe" not in result.stderr
