@@ -138,7 +138,7 @@ class Observer:
         totals = self._ledger.of(target.program.id)
         admitted = self._scope.interfaces.admits
         places = dict.fromkeys(totals)
-        if target.traced:
+        if target.reason is None:
             # Noughts too, so that a rate knows where a count began.
             places.update(dict.fromkeys((at.netns, at.interface) for at in target.attachments))
         for place in places:

@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from xdpscope.cli.console import console
-from xdpscope.kernel.doctor import Finding, Status, examine
+from xdpscope.doctor import Finding, Status, examine
 
 _STYLE = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 

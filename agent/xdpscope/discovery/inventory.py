@@ -58,7 +58,6 @@ class Inventory:
             programs=listed.programs,
             attachments={id: tuple(sorted(at)) for id, at in attachments.items()},
             holders=listed.holders,
-            extends=listed.extends,
             interfaces=interfaces,
         )
 

@@ -73,7 +73,5 @@ class Snapshot:
     # By program id: references that somebody who is no tracer holds on it; empty where this
     # kernel does not tell.
     holders: Mapping[int, int] = field(default_factory=dict)
-    # By an extension's id: the programs whose functions it replaces.
-    extends: Mapping[int, frozenset[int]] = field(default_factory=dict)
     # (namespace inode, ifindex) to (namespace name, interface name).
     interfaces: Mapping[tuple[int, int], tuple[str, str]] = field(default_factory=dict)

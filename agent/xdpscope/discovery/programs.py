@@ -34,11 +34,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class ProgramList:
-    """The programs of one moment; see Snapshot for the mappings."""
+    """The programs of one moment, by id."""
 
     programs: dict[int, XdpProgram]
-    holders: dict[int, int]
-    extends: dict[int, frozenset[int]]
+    holders: dict[int, int]  # see Snapshot
+    extends: dict[int, frozenset[int]]  # an extension: the programs it replaces functions of
 
 
 class Census:

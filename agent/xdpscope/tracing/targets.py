@@ -30,14 +30,11 @@ class Target:
 
     program: XdpProgram
     attachments: tuple[Attachment, ...] = ()
-    reason: Reason | None = None  # why its packets are not seen; None: they are
+    reason: Reason | None = Reason.NOT_ATTACHED  # why its packets are not seen; None: they are
     tracer: Tracer | None = None
+    refusal: Reason | None = None  # why the last attempt to attach failed
     refusals: int = 0
     again_at: float = 0.0
-
-    @property
-    def traced(self) -> bool:
-        return self.reason is None
 
     @property
     def armed(self) -> bool:
@@ -64,9 +61,6 @@ class Targets:
 
     def __iter__(self) -> Iterator[Target]:
         return iter(list(self._targets.values()))
-
-    def get(self, program_id: int) -> Target | None:
-        return self._targets.get(program_id)
 
     def close(self) -> None:
         """Detaches every tracer."""
@@ -109,11 +103,13 @@ class Targets:
         program = target.program
         reason = scope.reason_against(program, target.attachments)
         if reason is None or (reason is Reason.NOT_ATTACHED and self._may_arm(target, snapshot)):
-            if not target.armed:
-                reason = self._arm(target) or reason
+            refusal = None if target.armed else self._arm(target)
+            reason = reason or refusal
         elif target.tracer is not None and target.armed:
             target.tracer.detach()
             _log.info("let go", program=program.function, program_id=program.id, reason=reason)
+        if reason is None and target.reason is not None:
+            _log.info("tracing", program=program.function, program_id=program.id)
         target.reason = reason
 
     def _may_arm(self, target: Target, snapshot: Snapshot) -> bool:
@@ -124,12 +120,12 @@ class Targets:
         """Attaches a tracer; why not, if it cannot be."""
         program, now = target.program, time.monotonic()
         if now < target.again_at:
-            return target.reason
+            return target.refusal
         self._retire(target)
         try:
             target.tracer = Tracer(self._engine, self._next_number, program)
         except KernelError as error:
-            reason = _reason_of(error)
+            target.refusal = reason = _reason_of(error)
             self.failures[reason] += 1
             target.again_at = now + min(_LONGEST_PAUSE, 2.0**target.refusals)
             target.refusals += 1
@@ -143,8 +139,7 @@ class Targets:
                 )
             return reason
         self._next_number += 1
-        target.refusals = 0
-        _log.info("tracing", program=program.function, program_id=program.id)
+        target.refusal, target.refusals = None, 0
         return None
 
     def _retire(self, target: Target) -> None:
