@@ -12,7 +12,7 @@ PYTHON := .venv/bin/python
 # distributions than Debian have but one kernel in reach of their own sources.
 KERNELS ?= $(if $(shell grep -x 'ID=debian' /etc/os-release 2>/dev/null),6.1 6.12,default)
 # Seconds that one kernel may take for its whole suite, and the demo after its table has started.
-KERNEL_TIMEOUT ?= 1500
+KERNEL_TIMEOUT ?= 2400
 DEMO_SECONDS ?=
 # More for pytest, such as PYTEST='-k replacement -x'.
 PYTEST ?=
@@ -84,7 +84,7 @@ clean: ## remove what was built; kernels and Prometheus stay in ~/.cache/xdpscop
 
 # Compiled here: an emulated machine takes seconds for what takes a moment.
 define suite-on
-	echo "== kernel suite on: $(1) (each in an emulated machine, a minute or two)"; \
+	echo "== kernel suite on: $(1) (each in an emulated machine, some minutes)"; \
 	$(PYTHON) -m tests.kernel.programs && \
 	$(PYTHON) -m tests.vm.matrix $(addprefix --kernel ,$(1)) --timeout $(KERNEL_TIMEOUT) \
 		-- pytest -p no:cacheprovider tests/kernel $(PYTEST)
