@@ -7,13 +7,13 @@ One thread runs ``look``, now and then; any thread may ask for counts and progra
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
 
 from xdpscope.accounting.farewell import Farewell
 from xdpscope.accounting.ledger import Ledger, Place, Tally
-from xdpscope.accounting.reading import UNPLACED
+from xdpscope.accounting.reading import UNPLACED, Reading
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.model import Attachment, Snapshot, XdpProgram
 from xdpscope.tracing.engine import Engine
@@ -160,12 +160,16 @@ class Observer:
         spilled = self._engine.spilled()
         for target in self._targets:
             if target.tracer is not None:
-                reading = target.tracer.reading() | spilled.get(target.tracer.number, {})
-                self._ledger.book(target.program.id, reading, self._place_of)
+                self._book_one(target.program.id, target.tracer, spilled)
+
+    def _book_one(self, program_id: int, tracer: Tracer, spilled: Mapping[int, Reading]) -> None:
+        # Apart: each CPU gives its places to the devices that it meets first, so a device
+        # that has one here may have spilled there.
+        self._ledger.book(program_id, "placed", tracer.reading(), self._place_of)
+        self._ledger.book(program_id, "spilled", spilled.get(tracer.number, {}), self._place_of)
 
     def _book_last(self, program_id: int, tracer: Tracer) -> None:
-        reading = tracer.reading() | self._engine.spilled().get(tracer.number, {})
-        self._ledger.book(program_id, reading, self._place_of)
+        self._book_one(program_id, tracer, self._engine.spilled())
         self._ledger.start_over(program_id)
 
     def _place_of(self, inode: int, index: int, name: str) -> Place:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What kernel tests share: a lab, and an observer to look at it."""
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -46,6 +47,18 @@ def counted(observer: Observer) -> Counts:
         )
         if packets or size
     }
+
+
+def expect(observer: Observer, expected: Counts) -> None:
+    """Fails unless exactly this is counted, no less, and a moment later still no more.
+
+    The kernel may put off the work for a packet (ksoftirqd), so there is some patience.
+    """
+    end = time.monotonic() + 10
+    while counted(observer) != expected and time.monotonic() < end:
+        time.sleep(0.02)
+    time.sleep(0.02)
+    assert counted(observer) == expected
 
 
 def reasons(observer: Observer) -> dict[str, str]:

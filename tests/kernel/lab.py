@@ -19,6 +19,8 @@ from xdpscope.libbpf import Object, Program
 # include/uapi/linux/if_link.h
 _FLAG = {"generic": 1 << 1, "native": 1 << 2}
 
+_SO_SNDBUFFORCE = 32  # socket(7); Python has no name for it
+
 VERDICT_BYTE = {"aborted": 0, "drop": 1, "pass": 2, "tx": 3, "redirect": 4, "unknown": 77}
 """What ``decide_by_first_payload_byte`` wants to see."""
 
@@ -39,11 +41,18 @@ class Veth:
 
     def send(self, *frames: bytes, times: int = 1) -> None:
         """Sends the frames, ``times`` over."""
-        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
-            sender.bind((self.peer, 0))
+        with self.sender() as sender:
             for _ in range(times):
                 for data in frames:
                     sender.send(data)
+
+    def sender(self) -> socket.socket:
+        """A socket that sends frames out of the peer."""
+        sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        sender.bind((self.peer, 0))
+        # Larger than all that a pair can hold: else ENOBUFS is a matter of timing.
+        sender.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 1 << 24)
+        return sender
 
     @contextmanager
     def sending(self, data: bytes) -> Iterator["Traffic"]:
@@ -72,8 +81,7 @@ class Traffic(threading.Thread):
         self.sent = 0
 
     def run(self) -> None:
-        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
-            sender.bind((self._veth.peer, 0))
+        with self._veth.sender() as sender:
             while not self._end.is_set():
                 sender.send(self._data)
                 self.sent += 1

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.conftest import counted, reasons
+from tests.kernel.conftest import counted, expect, reasons
 from tests.kernel.lab import Lab, frame
 from tests.kernel.programs import compiled
 from xdpscope.config import Selection
@@ -75,9 +75,9 @@ def test_counts_of_what_is_gone_are_shown_once_more(lab: Lab, observer: Observer
         observer.look(0)
         time.sleep(0.1)
 
-    assert counted(observer) == {("decide_pass", "xst0", "pass"): (3, 180)}
+    expect(observer, {("decide_pass", "xst0", "pass"): (3, 180)})
     observer.look(0)
-    assert counted(observer) == {}
+    expect(observer, {})
     assert observer.standings() == []
 
 
@@ -90,7 +90,7 @@ def test_an_idle_program_is_armed_but_not_kept_alive(lab: Lab, observer: Observe
 
     lab.attach(program, veth)
     veth.send(frame(60), times=3)  # before anybody looked again
-    assert counted(observer) == {("decide_pass", "xst0", "pass"): (3, 180)}
+    expect(observer, {("decide_pass", "xst0", "pass"): (3, 180)})
 
     lab.attach(None, veth)
     observer.look(0)
@@ -112,7 +112,7 @@ def test_a_dispatcher_is_left_alone_until_it_is_in_service(lab: Lab, observer: O
     lab.attach(dispatcher, veth)
     observer.look(0)
     veth.send(frame(60))
-    assert counted(observer) == {("xdp_dispatcher", "xst0", "pass"): (1, 60)}
+    expect(observer, {("xdp_dispatcher", "xst0", "pass"): (1, 60)})
     assert [s.program.role for s in observer.standings()] == ["dispatcher"]
 
 
@@ -154,10 +154,13 @@ def test_a_replaced_entry_function_is_busy_until_it_is_free(lab: Lab, observer: 
         observer.look(0)
     assert reasons(observer)["decide_pass"] == ""
     veth.send(frame(60))
-    assert counted(observer) == {
-        ("drop_instead", "xst0", "drop"): (3, 180),
-        ("decide_pass", "xst0", "pass"): (1, 60),
-    }
+    expect(
+        observer,
+        {
+            ("drop_instead", "xst0", "drop"): (3, 180),
+            ("decide_pass", "xst0", "pass"): (1, 60),
+        },
+    )
 
 
 @pytest.mark.usefixtures("link_targets")
@@ -231,10 +234,13 @@ def test_a_renamed_interface_takes_nothing_along(lab: Lab, observer: Observer) -
     observer.look(1000)
     veth.send(frame(60), times=5)
 
-    assert counted(observer) == {
-        ("decide_drop", "xst0", "drop"): (3, 180),
-        ("decide_drop", "xstnew", "drop"): (5, 300),
-    }
+    expect(
+        observer,
+        {
+            ("decide_drop", "xst0", "drop"): (3, 180),
+            ("decide_drop", "xstnew", "drop"): (5, 300),
+        },
+    )
     lab.route.link("del", index=veth.index)
 
 
@@ -247,12 +253,12 @@ def test_a_name_that_comes_back_goes_on_from_its_total(lab: Lab, observer: Obser
         observer.look(0)
         veth.send(frame(60), times=round_)
         total += round_
-        assert counted(observer) == {("decide_drop", "xst0", "drop"): (total, total * 60)}
+        expect(observer, {("decide_drop", "xst0", "drop"): (total, total * 60)})
         lab.delete(veth)
         observer.look(0)
-        assert counted(observer) == {("decide_drop", "xst0", "drop"): (total, total * 60)}
+        expect(observer, {("decide_drop", "xst0", "drop"): (total, total * 60)})
         observer.look(0)
-        assert counted(observer) == {}, "the interface is gone, and was shown a last time"
+        expect(observer, {})
 
 
 def test_devices_that_take_each_others_place(lab: Lab, observer: Observer) -> None:
@@ -267,7 +273,28 @@ def test_devices_that_take_each_others_place(lab: Lab, observer: Observer) -> No
         veth.send(frame(60), times=number)
         expected["decide_drop", veth.name, "drop"] = (number, number * 60)
         lab.delete(veth)
-    assert counted(observer) == expected
+    expect(observer, expected)
+
+
+def test_spilled_devices_that_go_take_nothing_back(lab: Lab, observer: Observer) -> None:
+    program = lab.load("decide_drop")
+    for number in range(6):
+        lab.attach(program, lab.veth(f"xstkeep{number}"))
+    observer.look(0)
+    expected = {}
+    for _ in range(3):
+        for number in range(6):
+            name = f"xst{number}"
+            veth = lab.veth(name)
+            lab.attach(program, veth)
+            veth.send(frame(60), times=number + 1)
+            packets = expected.get(("decide_drop", name, "drop"), (0, 0))[0] + number + 1
+            expected["decide_drop", name, "drop"] = packets, packets * 60
+        expect(observer, expected)
+        for number in range(6):
+            lab.route.link("del", index=lab.index(f"xst{number}"))
+        observer.look(1000)
+        expect(observer, expected)
 
 
 @pytest.mark.usefixtures("link_targets")
@@ -320,12 +347,15 @@ def test_a_scope_that_narrows_keeps_the_other_interface(lab: Lab, observer: Obse
     observer.look(0)
     first.send(frame(60), times=2)
     second.send(frame(60), times=3)
-    assert counted(observer) == {("decide_drop", "xst0", "drop"): (2, 120)}
+    expect(observer, {("decide_drop", "xst0", "drop"): (2, 120)})
     observer.narrow(Scope())
-    assert counted(observer) == {
-        ("decide_drop", "xst0", "drop"): (2, 120),
-        ("decide_drop", "xst1", "drop"): (3, 180),
-    }
+    expect(
+        observer,
+        {
+            ("decide_drop", "xst0", "drop"): (2, 120),
+            ("decide_drop", "xst1", "drop"): (3, 180),
+        },
+    )
 
 
 def test_a_program_without_btf(lab: Lab, observer: Observer) -> None:
@@ -375,4 +405,4 @@ def test_a_program_that_vanishes_before_it_is_traced(lab: Lab, engine: Engine) -
         assert reasons(observer) == {"decide_drop": "", "ghost": "vanished"}
         assert observer.attach_failures()[Reason.VANISHED] == 1
         veth.send(frame(60))
-        assert counted(observer) == {("decide_drop", "xst0", "drop"): (1, 60)}
+        expect(observer, {("decide_drop", "xst0", "drop"): (1, 60)})

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from tests.kernel.conftest import counted
+from tests.kernel.conftest import counted, expect
 from tests.kernel.lab import VERDICT_BYTE, Lab, frame
 from xdpscope.libbpf import possible_cpus
 from xdpscope.observer import Observer
@@ -34,7 +34,7 @@ def test_one_verdict(lab: Lab, observer: Observer, function: str, verdict: str, 
 
     veth.send(frame(60), frame(1514), frame(100), times=20)
 
-    assert counted(observer) == {(function, "xst0", verdict): (60, 20 * (60 + 1514 + 100))}
+    expect(observer, {(function, "xst0", verdict): (60, 20 * (60 + 1514 + 100))})
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -46,10 +46,13 @@ def test_each_packet_its_own_verdict(lab: Lab, observer: Observer, mode: str) ->
     for number, value in enumerate(VERDICT_BYTE.values(), start=1):
         veth.send(frame(60 + number, bytes([value])), times=number * 10)
 
-    assert counted(observer) == {
-        ("decide_by_first_payload_byte", "xst0", verdict): (n * 10, n * 10 * (60 + n))
-        for n, verdict in enumerate(VERDICT_BYTE, start=1)
-    }
+    expect(
+        observer,
+        {
+            ("decide_by_first_payload_byte", "xst0", verdict): (n * 10, n * 10 * (60 + n))
+            for n, verdict in enumerate(VERDICT_BYTE, start=1)
+        },
+    )
 
 
 def test_bytes_are_counted_as_the_packet_leaves(lab: Lab, observer: Observer) -> None:
@@ -59,7 +62,7 @@ def test_bytes_are_counted_as_the_packet_leaves(lab: Lab, observer: Observer) ->
 
     veth.send(frame(100), times=10)
 
-    assert counted(observer) == {("cut_four_bytes", "xst0", "drop"): (10, 10 * 96)}
+    expect(observer, {("cut_four_bytes", "xst0", "drop"): (10, 10 * 96)})
 
 
 def test_multi_buffer_packets_count_whole(lab: Lab, observer: Observer) -> None:
@@ -71,7 +74,7 @@ def test_multi_buffer_packets_count_whole(lab: Lab, observer: Observer) -> None:
 
     veth.send(frame(9000), frame(200), times=10)
 
-    assert counted(observer) == {("drop_fragments_too", "xst0", "drop"): (20, 10 * 9200)}
+    expect(observer, {("drop_fragments_too", "xst0", "drop"): (20, 10 * 9200)})
 
 
 def test_one_program_on_many_interfaces(lab: Lab, observer: Observer) -> None:
@@ -92,7 +95,34 @@ def test_one_program_on_many_interfaces(lab: Lab, observer: Observer) -> None:
         name, packets = f"xst{number - 1}", 3 * number
         expected[function, name, "drop"] = (packets, packets * 60)
         expected[function, name, "pass"] = (packets, packets * 70)
-    assert counted(observer) == expected
+    expect(observer, expected)
+
+
+def test_cpus_that_meet_the_interfaces_in_different_order(lab: Lab, observer: Observer) -> None:
+    """What has a place of its own on one CPU spills on the other."""
+    program = lab.load("decide_drop")
+    veths = [lab.veth(f"xst{number}") for number in range(8)]
+    for veth in veths:
+        lab.attach(program, veth)
+    observer.look(0)
+
+    allowed = os.sched_getaffinity(0)
+    try:
+        for cpu, order in zip(sorted(allowed), (veths, veths[::-1]), strict=False):
+            os.sched_setaffinity(0, {cpu})
+            for number, veth in enumerate(order, start=1):
+                veth.send(frame(60), times=number)
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+    rounds = min(2, len(allowed))
+    expected = {veth.name: number for number, veth in enumerate(veths, start=1)}
+    if rounds == 2:
+        expected = dict.fromkeys(expected, 9)
+    expect(
+        observer,
+        {("decide_drop", name, "drop"): (n, 60 * n) for name, n in expected.items()},
+    )
 
 
 def test_two_programs_one_interface_each(lab: Lab, observer: Observer) -> None:
@@ -104,10 +134,13 @@ def test_two_programs_one_interface_each(lab: Lab, observer: Observer) -> None:
     drop.send(frame(60), times=5)
     passing.send(frame(60), times=7)
 
-    assert counted(observer) == {
-        ("decide_drop", "xst0", "drop"): (5, 300),
-        ("decide_pass", "xst1", "pass"): (7, 420),
-    }
+    expect(
+        observer,
+        {
+            ("decide_drop", "xst0", "drop"): (5, 300),
+            ("decide_pass", "xst1", "pass"): (7, 420),
+        },
+    )
 
 
 def _run_on(cpu: int, fd: int, packet: bytes, repeat: int) -> None:
@@ -172,10 +205,13 @@ def test_senders_on_several_cpus(lab: Lab, observer: Observer) -> None:
     for run in runs:
         run.join()
 
-    assert counted(observer) == {
-        ("decide_drop", veth.name, "drop"): (500 - veth.lost, 64 * (500 - veth.lost))
-        for veth in veths
-    }
+    expect(
+        observer,
+        {
+            ("decide_drop", veth.name, "drop"): (500 - veth.lost, 64 * (500 - veth.lost))
+            for veth in veths
+        },
+    )
 
 
 def kernel_has_fragments() -> bool:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.kernel.conftest import counted, reasons
+from tests.kernel.conftest import expect, reasons
 from tests.kernel.lab import Lab, Veth
 from xdpscope.observer import Observer
 
@@ -57,10 +57,13 @@ def test_xdp_filter(lab: Lab, observer: Observer, mode: str) -> None:
         # Alone on its interface, it takes the place of the dispatcher's entry function.
         name = roles["component"]
         assert reasons(observer) == {"xdp_dispatcher": "busy", name: ""}
-        assert counted(observer) == {
-            (name, "xst0", "drop"): (50, 25 * 1560),
-            (name, "xst0", "pass"): (40, 4000),
-        }
+        expect(
+            observer,
+            {
+                (name, "xst0", "drop"): (50, 25 * 1560),
+                (name, "xst0", "pass"): (40, 4000),
+            },
+        )
 
 
 def test_it_can_be_loaded_and_unloaded_under_observation(lab: Lab, observer: Observer) -> None:

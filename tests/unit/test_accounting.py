@@ -12,6 +12,7 @@ from xdpscope.accounting.reading import UNPLACED, VERDICTS, DeviceReading, of_ta
 from xdpscope.libbpf import Object
 
 PROGRAM = 7
+PLACED = "placed"
 
 
 def reading(drops: int, size: int = 60, name: str = "eth0") -> DeviceReading:
@@ -31,22 +32,22 @@ def drops(ledger: Ledger) -> dict[Place, tuple[int, int]]:
 def test_what_a_record_grew_by_is_booked_once() -> None:
     ledger = Ledger()
     for total in (3, 3, 10):
-        ledger.book(PROGRAM, {(1, 2): reading(total)}, by_index)
+        ledger.book(PROGRAM, PLACED, {(1, 2): reading(total)}, by_index)
     assert drops(ledger) == {("ns1", "eth0"): (10, 600)}
 
 
 def test_growth_goes_to_the_name_of_now() -> None:
     ledger = Ledger()
-    ledger.book(PROGRAM, {(1, 2): reading(3, name="old")}, by_index)
-    ledger.book(PROGRAM, {(1, 2): reading(5, name="old")}, lambda *_: ("ns1", "new"))
+    ledger.book(PROGRAM, PLACED, {(1, 2): reading(3, name="old")}, by_index)
+    ledger.book(PROGRAM, PLACED, {(1, 2): reading(5, name="old")}, lambda *_: ("ns1", "new"))
     assert drops(ledger) == {("ns1", "old"): (3, 180), ("ns1", "new"): (2, 120)}
 
 
 def test_a_new_tracer_starts_at_nought_and_the_total_goes_on() -> None:
     ledger = Ledger()
-    ledger.book(PROGRAM, {(1, 2): reading(10)}, by_index)
+    ledger.book(PROGRAM, PLACED, {(1, 2): reading(10)}, by_index)
     ledger.start_over(PROGRAM)
-    ledger.book(PROGRAM, {(1, 2): reading(4)}, by_index)
+    ledger.book(PROGRAM, PLACED, {(1, 2): reading(4)}, by_index)
     assert drops(ledger) == {("ns1", "eth0"): (14, 840)}
 
 
@@ -73,7 +74,10 @@ def test_every_packet_is_booked_and_nothing_shrinks(
         kernel[1, index] = kernel.get((1, index), 0) + more
         sent += more
         ledger.book(
-            PROGRAM, {k: reading(v) for k, v in kernel.items()}, lambda *_, n=name: ("host", n)
+            PROGRAM,
+            PLACED,
+            {k: reading(v) for k, v in kernel.items()},
+            lambda *_, n=name: ("host", n),
         )
         now = drops(ledger)
         assert all(now[place] >= total for place, total in before.items())
@@ -84,7 +88,7 @@ def test_every_packet_is_booked_and_nothing_shrinks(
 
 def test_forgetting() -> None:
     ledger = Ledger()
-    ledger.book(PROGRAM, {(1, 2): reading(1), (1, 3): reading(1, name="eth1")}, by_index)
+    ledger.book(PROGRAM, PLACED, {(1, 2): reading(1), (1, 3): reading(1, name="eth1")}, by_index)
     ledger.forget_place(("ns1", "eth0"))
     assert set(ledger.places()) == {("ns1", "eth1")}
     ledger.forget_program(PROGRAM)
@@ -145,3 +149,15 @@ def test_records_of_several_cpus_are_summed_by_device() -> None:
         (5, 9): DeviceReading("\ufffd\ufffd", (0, 0, 1, 0, 0, 0), (0, 0, 1514, 0, 0, 0)),
         UNPLACED: DeviceReading("", (4, 0, 0, 0, 0, 0), (240, 0, 0, 0, 0, 0)),
     }
+
+
+def test_a_device_may_lose_one_of_its_records() -> None:
+    ledger = Ledger()
+    ledger.book(PROGRAM, PLACED, {(1, 2): reading(3)}, by_index)
+    ledger.book(PROGRAM, "spilled", {(1, 2): reading(4)}, by_index)
+    assert drops(ledger) == {("ns1", "eth0"): (7, 420)}
+    ledger.book(PROGRAM, "spilled", {}, by_index)
+    ledger.book(PROGRAM, PLACED, {(1, 2): reading(5)}, by_index)
+    assert drops(ledger) == {("ns1", "eth0"): (9, 540)}
+    ledger.book(PROGRAM, "spilled", {(1, 2): reading(2)}, by_index)
+    assert drops(ledger) == {("ns1", "eth0"): (11, 660)}

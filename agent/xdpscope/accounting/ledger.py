@@ -33,12 +33,16 @@ class Ledger:
 
     def __init__(self) -> None:
         self._totals: dict[int, dict[Place, Tally]] = {}
-        self._booked: dict[int, Reading] = {}
+        self._booked: dict[int, dict[str, Reading]] = {}
 
-    def book(self, program: int, reading: Reading, place_of: PlaceOf) -> None:
-        """Books what ``reading`` has more than the reading of this program before it."""
+    def book(self, program: int, store: str, reading: Reading, place_of: PlaceOf) -> None:
+        """Books what ``reading`` has more than the one before it from the same store.
+
+        A device may have records in several of a program's stores, and lose one of them.
+        """
         totals = self._totals.setdefault(program, {})
-        booked = self._booked.get(program, {})
+        stores = self._booked.setdefault(program, {})
+        booked = stores.get(store, {})
         for identity, now in reading.items():
             before = booked.get(identity)
             if before is not None and before.packets == now.packets:
@@ -53,7 +57,7 @@ class Ledger:
                 if before is not None:
                     tally.packets[verdict] -= before.packets[verdict]
                     tally.bytes[verdict] -= before.bytes[verdict]
-        self._booked[program] = reading
+        stores[store] = reading
 
     def start_over(self, program: int) -> None:
         """Says that this program's next reading begins at nought: it has a new tracer."""
