@@ -145,9 +145,10 @@ class Lab:
 
     def attached_program(self, veth: Veth) -> int | None:
         """The id of the program that an interface runs."""
-        for interface in InterfaceSource():
-            if interface.index == veth.index and interface.programs:
-                return interface.programs[0][1]
+        with InterfaceSource() as source:
+            for interface in source.read():
+                if interface.index == veth.index and interface.programs:
+                    return interface.programs[0][1]
         return None
 
     @contextmanager

@@ -125,16 +125,16 @@ def test_templates_refuse_to_replace_what_is_not_there() -> None:
         loaded.load()
         template = loaded.template("xdpscope_anchor")
     with pytest.raises(ValueError, match="no map descriptor 99"):
-        template.with_map(99, 100)
+        template.map_slots(99)
     with pytest.raises(ValueError, match="no constant 0x63"):
-        template.with_constant(0x63, 1)
+        template.constant_slots(0x63)
 
 
 def test_a_template_is_not_changed_by_what_is_made_of_it() -> None:
     with Object(bpf.path_of("anchor")) as loaded:
         loaded.load()
         template = loaded.template("xdpscope_anchor")
-    changed = template.with_constant(2, 1)
+    changed = template.filled((template.constant_slots(2), 1))
     assert [insn.imm for insn in template.instructions] == [2, 0]
     assert [insn.imm for insn in changed.instructions] == [1, 0]
 

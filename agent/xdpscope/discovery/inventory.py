@@ -45,7 +45,7 @@ class Inventory:
         attachments: dict[int, list[Attachment]] = defaultdict(list)
         interfaces = {}
         netns = self._names(self._own)
-        for interface in self._interfaces:
+        for interface in self._interfaces.read():
             interfaces[self._own, interface.index] = (netns, interface.name)
             for mode, program_id in interface.programs:
                 attachments[program_id].append(Attachment(netns, interface.name, mode))

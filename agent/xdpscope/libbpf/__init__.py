@@ -18,7 +18,7 @@ from xdpscope.libbpf.object import Object
 from xdpscope.libbpf.program import EntryFunction, Program, ProgramInfo
 from xdpscope.libbpf.ring import RingBuffer
 from xdpscope.libbpf.stats import run_time_stats
-from xdpscope.libbpf.template import Template
+from xdpscope.libbpf.template import Slots, Template
 
 __all__ = [
     "Btf",
@@ -31,6 +31,7 @@ __all__ = [
     "Program",
     "ProgramInfo",
     "RingBuffer",
+    "Slots",
     "Template",
     "attach_type_name",
     "possible_cpus",

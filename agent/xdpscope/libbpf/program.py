@@ -75,16 +75,14 @@ class Program(Descriptor):
         Raises:
             LoadError: the kernel refused it.
         """
-        with ffi.new("char[]", VERIFIER_LOG_SIZE) as log:
-            options = ffi.new("struct bpf_prog_load_opts *")
-            options.sz = ffi.sizeof("struct bpf_prog_load_opts")
-            options.expected_attach_type = template.attach_type
-            options.attach_btf_id = entry.type_id
-            options.attach_prog_fd = target.fileno()
-            # Without a level libbpf fills the log only if the load fails.
-            options.log_buf = log
-            options.log_size = VERIFIER_LOG_SIZE
-            fd = lib.bpf_prog_load(
+        options = ffi.new("struct bpf_prog_load_opts *")
+        options.sz = ffi.sizeof("struct bpf_prog_load_opts")
+        options.expected_attach_type = template.attach_type
+        options.attach_btf_id = entry.type_id
+        options.attach_prog_fd = target.fileno()
+
+        def attempt() -> int:
+            fd: int = lib.bpf_prog_load(
                 lib.BPF_PROG_TYPE_TRACING,
                 name.encode(),
                 b"GPL",
@@ -92,10 +90,19 @@ class Program(Descriptor):
                 len(template.instructions),
                 options,
             )
-            if fd < 0:
-                text = ffi.string(log).decode(errors="replace")
-                raise LoadError(f"loading a tracer of {entry.name!r} failed", -fd, text)
-        return cls(fd)
+            return fd
+
+        fd = attempt()
+        if fd >= 0:
+            return cls(fd)
+        # Once more for the verifier's word; asking for it right away makes every load slower.
+        log = ffi.new("char[]", VERIFIER_LOG_SIZE)
+        options.log_level, options.log_buf, options.log_size = 1, log, VERIFIER_LOG_SIZE
+        again = attempt()
+        if again >= 0:
+            return cls(again)
+        text = ffi.string(log).decode(errors="replace")
+        raise LoadError(f"loading a tracer of {entry.name!r} failed", -fd, text)
 
     def info(self) -> ProgramInfo:
         """What the kernel says of this program now."""

@@ -5,9 +5,13 @@ Opening and loading a whole object for each target costs a hundred times what lo
 its relocated instructions again does.
 """
 
+from collections.abc import Callable
 from typing import Any, Self
 
 from xdpscope.libbpf._raw import ffi, lib
+
+Slots = tuple[int, ...]
+"""Which instructions of a template take one value."""
 
 
 class Template:
@@ -17,45 +21,42 @@ class Template:
         self.instructions = instructions  # struct bpf_insn[]
         self.attach_type = attach_type
 
-    def with_map(self, old_fd: int, new_fd: int) -> Self:
-        """The same program, using another map of the same layout in place of one.
+    def map_slots(self, fd: int) -> Slots:
+        """Where the program refers to this map.
 
         Raises:
-            ValueError: the program does not use the map.
+            ValueError: nowhere.
         """
         load_map = lib.BPF_LD | lib.BPF_DW | lib.BPF_IMM
-        return self._replaced(
-            lambda insn: (
-                insn.code == load_map
-                and insn.src_reg in (lib.BPF_PSEUDO_MAP_FD, lib.BPF_PSEUDO_MAP_VALUE)
-                and insn.imm == old_fd
-            ),
-            new_fd,
-            f"map descriptor {old_fd}",
+        kinds = (lib.BPF_PSEUDO_MAP_FD, lib.BPF_PSEUDO_MAP_VALUE)
+        return self._slots(
+            lambda insn: insn.code == load_map and insn.src_reg in kinds and insn.imm == fd,
+            f"map descriptor {fd}",
         )
 
-    def with_constant(self, old: int, new: int) -> Self:
-        """The same program, with ``new`` wherever it moves the constant ``old`` to a register.
+    def constant_slots(self, value: int) -> Slots:
+        """Where the program moves this constant to a register.
 
         Raises:
-            ValueError: it does so nowhere.
+            ValueError: nowhere.
         """
         move = lib.BPF_MOV | lib.BPF_K
-        return self._replaced(
-            lambda insn: (
-                insn.code in (lib.BPF_ALU | move, lib.BPF_ALU64 | move) and insn.imm == old
-            ),
-            new,
-            f"constant {old:#x}",
+        codes = (lib.BPF_ALU | move, lib.BPF_ALU64 | move)
+        return self._slots(
+            lambda insn: insn.code in codes and insn.imm == value, f"constant {value:#x}"
         )
 
-    def _replaced(self, wanted: Any, value: int, what: str) -> Self:
-        count = len(self.instructions)
-        copy = ffi.new("struct bpf_insn[]", count)
-        ffi.memmove(copy, self.instructions, ffi.sizeof(copy))
-        places = [insn for insn in copy if wanted(insn)]
-        if not places:
+    def _slots(self, wanted: Callable[[Any], bool], what: str) -> Slots:
+        found = tuple(i for i, insn in enumerate(self.instructions) if wanted(insn))
+        if not found:
             raise ValueError(f"the template has no {what}")
-        for insn in places:
-            insn.imm = value
+        return found
+
+    def filled(self, *fillings: tuple[Slots, int]) -> Self:
+        """The same program with other values in some slots."""
+        copy = ffi.new("struct bpf_insn[]", len(self.instructions))
+        ffi.memmove(copy, self.instructions, ffi.sizeof(copy))
+        for slots, value in fillings:
+            for slot in slots:
+                copy[slot].imm = value
         return type(self)(copy, self.attach_type)

@@ -13,7 +13,7 @@ from xdpscope.accounting.reading import Reading, by_device
 from xdpscope.discovery.programs import ANCHOR
 from xdpscope.errors import KernelError, LoadError, NotPermitted, TracingUnavailable
 from xdpscope.kernel import capabilities
-from xdpscope.libbpf import EntryFunction, Link, Map, Object, Program, Template, typed
+from xdpscope.libbpf import EntryFunction, Link, Map, Object, Program, typed
 
 # bpf/xdpscope.h: stands for the target's number in the template.
 _TARGET = 0x7A26E7
@@ -62,7 +62,8 @@ class Engine:
                     return False
                 raise
             self._template = verdicts.template(wanted)
-            self._counts_fd = verdicts.map_fd("counts")
+            self._counts_slots = self._template.map_slots(verdicts.map_fd("counts"))
+            self._number_slots = self._template.constant_slots(_TARGET)
             self._counts = attempt.enter_context(verdicts.map("counts"))
             self._spilled = attempt.enter_context(verdicts.map("spilled"))
             self.target_counts = verdicts.btf.struct("target_counts")
@@ -110,8 +111,9 @@ class Engine:
         Raises:
             LoadError: the kernel refused it.
         """
-        template: Template = self._template.with_map(self._counts_fd, counts.fileno())
-        template = template.with_constant(_TARGET, number)
+        template = self._template.filled(
+            (self._counts_slots, counts.fileno()), (self._number_slots, number)
+        )
         return Program.load(template, "xdpscope_exit", target, entry)
 
     def spilled(self) -> dict[int, Reading]:
