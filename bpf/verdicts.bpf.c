@@ -66,6 +66,14 @@ static __always_inline void add(struct tally *tally, __u64 length)
 	tally->bytes += length;
 }
 
+/* Binds a record, of this CPU alone, to a device. */
+static __always_inline void bind_record(struct device_counts *known, struct net_device *device,
+					__u64 identity)
+{
+	bpf_probe_read_kernel(known->name, sizeof(known->name), device->name);
+	known->identity = identity;
+}
+
 static __always_inline struct device_counts *spilled_counts(struct net_device *device,
 							    __u64 identity)
 {
@@ -73,13 +81,14 @@ static __always_inline struct device_counts *spilled_counts(struct net_device *d
 	struct device_counts *known, fresh = {};
 
 	known = bpf_map_lookup_elem(&spilled, &key);
-	if (known)
-		return known;
-	fresh.identity = identity;
-	bpf_probe_read_kernel(fresh.name, sizeof(fresh.name), device->name);
-	/* Another CPU may have been first: whoever it was, look again. */
-	bpf_map_update_elem(&spilled, &key, &fresh, BPF_NOEXIST);
-	return bpf_map_lookup_elem(&spilled, &key);
+	if (!known) {
+		/* Another CPU may have been first: whoever it was, look again. */
+		bpf_map_update_elem(&spilled, &key, &fresh, BPF_NOEXIST);
+		known = bpf_map_lookup_elem(&spilled, &key);
+	}
+	if (known && known->identity == 0)
+		bind_record(known, device, identity);
+	return known;
 }
 
 /* Any device but the one that the target's first place is known to stand for. */
@@ -94,10 +103,8 @@ static __noinline int count_other(struct xdp_buff *xdp, struct target_counts *ta
 		return 0;
 	for (int i = 0; i < DEVICES_INLINE; i++) {
 		known = &target->devices[i];
-		if (known->identity == 0) {
-			bpf_probe_read_kernel(known->name, sizeof(known->name), device->name);
-			known->identity = identity;
-		}
+		if (known->identity == 0)
+			bind_record(known, device, identity);
 		if (known->identity == identity) {
 			known->device = (__u64)device;
 			known->epoch = epoch;
