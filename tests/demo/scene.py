@@ -8,7 +8,6 @@ namespaces that end with their first process.
 from __future__ import annotations
 
 import argparse
-import os
 import socket
 import subprocess
 import sys
@@ -164,9 +163,6 @@ def load_filter() -> None:
         f"xdp-filter load {plan.INTERFACE}, with two rules:"
         f" drop UDP to port {plan.CLOSED_PORT}, drop what comes from {plan.STRANGER}"
     )
-    # A root program, not a component: libxdp puts the only component of a dispatcher in the place
-    # of the dispatcher's entry function, and while it is there no tracer can be.
-    os.environ["LIBXDP_SKIP_DISPATCHER"] = "1"
     _run("xdp-filter", "load", plan.INTERFACE)
     _run("xdp-filter", "port", str(plan.CLOSED_PORT), "-m", "dst", "-p", "udp")
     _run("xdp-filter", "ip", plan.STRANGER, "-m", "src")

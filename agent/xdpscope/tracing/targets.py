@@ -130,7 +130,9 @@ class Targets:
             target.again_at = now + min(_LONGEST_PAUSE, 2.0**target.refusals)
             target.refusals += 1
             if target.refusals == 1:
-                _log.warning(
+                # That a program is gone before we come is nobody's fault.
+                say = _log.info if reason is Reason.VANISHED else _log.warning
+                say(
                     "cannot trace",
                     program=program.function,
                     program_id=program.id,
