@@ -25,7 +25,7 @@ def survey() -> tuple[list[Standing], TracingUnavailable | None]:
     standings = []
     for id, program in sorted(snapshot.programs.items()):
         attachments = snapshot.attachments.get(id, ())
-        reason = scope.reason_against(program, attachments)
+        reason = scope.reason_against(program, snapshot)
         if reason is None and unavailable is not None:
             reason = Reason.KERNEL_REFUSED
         standings.append(Standing(program, attachments, reason, missed=0, run_seconds=None))

@@ -148,9 +148,8 @@ def test_a_replaced_entry_function_is_busy_until_it_is_free(lab: Lab, observer: 
             lab.attach(bystander, other)
             observer.look(0)
             assert reasons(observer) == {"decide_pass": "busy", "decide_tx": "", "drop_instead": ""}
-            assert observer.attach_failures()[Reason.BUSY] == 1
+            assert not any(observer.attach_failures().values()), "known without trying"
             veth.send(frame(60), times=3)
-        time.sleep(1.1)  # it is tried again after a second
         observer.look(0)
     assert reasons(observer)["decide_pass"] == ""
     veth.send(frame(60))
@@ -161,6 +160,34 @@ def test_a_replaced_entry_function_is_busy_until_it_is_free(lab: Lab, observer: 
             ("decide_pass", "xst0", "pass"): (1, 60),
         },
     )
+
+
+class Unsuspecting(Inventory):
+    """Does not see that an entry function is replaced: it happens after it looked."""
+
+    def take(self) -> Snapshot:
+        return replace(super().take(), replaced=frozenset())
+
+
+def test_a_function_that_is_taken_before_we_come(lab: Lab, engine: Engine) -> None:
+    veth, program = lab.veth("xst0"), lab.load("decide_pass")
+    other, bystander = lab.veth("xst1"), lab.load("decide_tx")
+    lab.attach(program, veth)
+    lab.attach(bystander, other)
+    with (
+        extension_of(program, "decide_pass") as extension,
+        Unsuspecting() as inventory,
+        Observer(engine, inventory, Scope()) as observer,
+    ):
+        with extension.attached():
+            observer.look(0)
+            observer.look(0)
+            assert reasons(observer)["decide_pass"] == "busy"
+            assert reasons(observer)["decide_tx"] == ""
+            assert observer.attach_failures() == {Reason.BUSY: 1}, "not at every look"
+        time.sleep(1.1)  # it is tried again after a second
+        observer.look(0)
+        assert reasons(observer)["decide_pass"] == ""
 
 
 @pytest.mark.usefixtures("link_targets")

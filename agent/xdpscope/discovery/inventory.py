@@ -58,6 +58,7 @@ class Inventory:
             programs=listed.programs,
             attachments={id: tuple(sorted(at)) for id, at in attachments.items()},
             holders=listed.holders,
+            replaced=listed.replaced,
             interfaces=interfaces,
         )
 

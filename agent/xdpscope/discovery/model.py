@@ -73,5 +73,7 @@ class Snapshot:
     # By program id: references that somebody who is no tracer holds on it; empty where this
     # kernel does not tell.
     holders: Mapping[int, int] = field(default_factory=dict)
+    # Programs whose entry function an extension stands in for; no tracer can be put there.
+    replaced: frozenset[int] = frozenset()
     # (namespace inode, ifindex) to (namespace name, interface name).
     interfaces: Mapping[tuple[int, int], tuple[str, str]] = field(default_factory=dict)

@@ -39,6 +39,7 @@ class ProgramList:
     programs: dict[int, XdpProgram]
     holders: dict[int, int]  # see Snapshot
     extends: dict[int, frozenset[int]]  # an extension: the programs it replaces functions of
+    replaced: frozenset[int]  # see Snapshot
 
 
 class Census:
@@ -109,20 +110,25 @@ class ProgramSource:
             NotPermitted: for want of CAP_SYS_ADMIN.
         """
         if self._census is None:
-            return ProgramList(self._describe_all(dict.fromkeys(Program.ids(), Entry())), {}, {})
+            found = self._describe_all(dict.fromkeys(Program.ids(), Entry()))
+            return ProgramList(found, {}, {}, frozenset())
         census = self._census.read()
         programs = self._describe_all(census)
         # After the census, so that a tracer new in between makes the number too small: then
         # a program is let go for a moment, not kept.
         tracers: Counter[int] = Counter()
         extends: dict[int, frozenset[int]] = {}
+        replaced = set()
         for link in self._links.read():
             tracers[link.target] += 1
             program = programs.get(link.program)
             if program is not None and program.extension:
                 extends[program.id] = extends.get(program.id, frozenset()) | {link.target}
+                target = programs.get(link.target)
+                if target is not None and target.entry_type_id == link.function:
+                    replaced.add(link.target)
         holders = {id: census[id].references - tracers[id] for id in programs}
-        return ProgramList(programs, holders, extends)
+        return ProgramList(programs, holders, extends, frozenset(replaced))
 
     def _describe_all(self, census: Mapping[int, Entry]) -> dict[int, XdpProgram]:
         self._known = {id: program for id, program in self._known.items() if id in census}

@@ -47,6 +47,11 @@ static __u32 xdpscope_tracing_target(const struct bpf_link_info *info)
     return info->type == BPF_LINK_TYPE_TRACING ? info->tracing.target_obj_id : 0;
 }
 
+static __u32 xdpscope_tracing_function(const struct bpf_link_info *info)
+{
+    return info->type == BPF_LINK_TYPE_TRACING ? info->tracing.target_btf_id : 0;
+}
+
 /* btf.h has these as inline functions over bit fields, out of cffi's reach. */
 static int xdpscope_btf_kind(const struct btf_type *t) { return btf_kind(t); }
 static int xdpscope_btf_vlen(const struct btf_type *t) { return btf_vlen(t); }

@@ -78,6 +78,7 @@ struct bpf_map_info {
 
 struct bpf_link_info { __u32 type; __u32 id; __u32 prog_id; ...; };
 __u32 xdpscope_tracing_target(const struct bpf_link_info *info);
+__u32 xdpscope_tracing_function(const struct bpf_link_info *info);
 
 struct bpf_btf_info { __u32 id; ...; };
 

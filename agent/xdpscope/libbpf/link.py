@@ -18,11 +18,13 @@ class LinkEnds:
     """The program that a link attaches, and what a tracing link attaches it to.
 
     ``target`` is the id of a BPF program or of a BTF object (a kernel function's); 0 for
-    other kinds of links, and on kernels before 5.13, which do not tell.
+    other kinds of links, and on kernels before 5.13, which do not tell. ``function`` is the
+    id of the function in the target's BTF.
     """
 
     program: int
     target: int
+    function: int
 
 
 class Link(Descriptor):
@@ -75,7 +77,9 @@ class Link(Descriptor):
         result = lib.bpf_obj_get_info_by_fd(self.fileno(), info, size)
         if result < 0:
             fail(result, "reading a link's info")
-        return LinkEnds(info.prog_id, lib.xdpscope_tracing_target(info))
+        return LinkEnds(
+            info.prog_id, lib.xdpscope_tracing_target(info), lib.xdpscope_tracing_function(info)
+        )
 
     def read_all(self) -> bytes:
         """Runs the iterator once; what it wrote."""

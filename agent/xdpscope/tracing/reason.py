@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from xdpscope.config import Selection
-from xdpscope.discovery.model import Attachment, XdpProgram
+from xdpscope.discovery.model import Snapshot, XdpProgram
 
 
 class Reason(StrEnum):
@@ -27,10 +27,9 @@ class Scope:
     programs: Selection = field(default_factory=Selection)
     interfaces: Selection = field(default_factory=Selection)
 
-    def reason_against(
-        self, program: XdpProgram, attachments: tuple[Attachment, ...]
-    ) -> Reason | None:
+    def reason_against(self, program: XdpProgram, snapshot: Snapshot) -> Reason | None:
         """Why this program is not to be traced, as far as can be told without trying."""
+        attachments = snapshot.attachments.get(program.id, ())
         if not self.programs.admits(*program.selectors):
             return Reason.EXCLUDED
         if not program.entry_type_id:
@@ -41,4 +40,6 @@ class Scope:
             return Reason.NOT_ATTACHED
         if not any(self.interfaces.admits(at.interface) for at in attachments):
             return Reason.EXCLUDED
+        if program.id in snapshot.replaced:
+            return Reason.BUSY
         return None

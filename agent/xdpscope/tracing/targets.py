@@ -101,7 +101,7 @@ class Targets:
 
     def _settle(self, target: Target, snapshot: Snapshot, scope: Scope) -> None:
         program = target.program
-        reason = scope.reason_against(program, target.attachments)
+        reason = scope.reason_against(program, snapshot)
         if reason is None or (reason is Reason.NOT_ATTACHED and self._may_arm(target, snapshot)):
             refusal = None if target.armed else self._arm(target)
             reason = reason or refusal
