@@ -69,7 +69,7 @@ class Watch(threading.Thread):
                 inventory = stack.enter_context(Inventory())
                 observer = stack.enter_context(Observer(engine, inventory, self._scope()))
                 self.observer = observer
-                if not engine.knows_epochs:
+                if not engine.watches_devices:
                     _log.warning("devices cannot be watched: tracing costs a little more")
                 while not self._stopping.is_set():
                     began = time.monotonic()

@@ -81,7 +81,7 @@ def _tracing() -> Finding:
     check = "fentry/fexit on BPF programs"
     try:
         with Engine() as engine:
-            if engine.knows_epochs:
+            if engine.watches_devices:
                 return Finding(check, Status.OK, "a tracer of our own program attached")
             cure = "nothing to do; the kernel's raw_notifier_call_chain cannot be hooked"
             found = "works, at some 20 instructions a packet more than where devices can be watched"

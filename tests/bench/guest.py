@@ -50,13 +50,6 @@ def packet() -> bytes:
     return (ethernet + internet + datagram).ljust(64, b"\0")
 
 
-class WithoutEpochs(Engine):
-    """The engine as it is where the kernel lets no tracer watch devices appear."""
-
-    def _load(self, stack: ExitStack, *, with_epochs: bool) -> bool:
-        return False if with_epochs else super()._load(stack, with_epochs=False)
-
-
 class Bench:
     """One loaded target, and what its runs cost."""
 
@@ -182,10 +175,10 @@ def measure() -> dict[str, object]:
             untraced = bench.instructions()
             added = floors(bench)
             with Engine() as engine:
-                recognised_by_epoch = engine.knows_epochs
+                recognised_by_epoch = engine.watches_devices
                 first, second, _, _, fifth = ours(bench, engine, devices=5)
             added |= {ONE_DEVICE: first, SECOND_DEVICE: second, FIFTH_DEVICE: fifth}
-            with WithoutEpochs() as engine:
+            with Engine(watch_devices=False) as engine:
                 (added[WITHOUT_EPOCHS],) = ours(bench, engine, devices=1)
             if bench.instructions() != untraced:
                 raise AssertionError("the target costs more than before it was ever traced")

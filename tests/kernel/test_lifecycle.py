@@ -43,7 +43,7 @@ def link_targets(engine: Engine) -> None:
 
 
 def test_devices_are_recognised_cheaply(engine: Engine) -> None:
-    assert engine.knows_epochs
+    assert engine.watches_devices
 
 
 def test_a_program_nobody_else_holds_is_let_go(lab: Lab, observer: Observer) -> None:

@@ -22,8 +22,12 @@ _TARGET = 0x7A26E7
 class Engine:
     """Holds the templates and the maps that tracers share; makes tracing programs."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, watch_devices: bool = True) -> None:
         """Loads everything, and attaches a first tracer to a program of our own as a trial.
+
+        Args:
+            watch_devices: Without it, or where the kernel does not let us, a device's identity
+                is read for each packet.
 
         Raises:
             TracingUnavailable: this kernel does not trace BPF programs for us; it says why.
@@ -33,34 +37,32 @@ class Engine:
                 anchor = stack.enter_context(Object(bpf.path_of("anchor")))
                 anchor.load()
                 self._anchor = stack.enter_context(anchor.program(ANCHOR))
-                self.knows_epochs = self._load(stack, with_epochs=True)
-                if not self.knows_epochs:
-                    self._load(stack, with_epochs=False)
+                try:
+                    self._load(stack, watch_devices)
+                except KernelError:
+                    if not watch_devices:
+                        raise
+                    self._load(stack, watch_devices=False)
                 self._try()
             except KernelError as error:
                 raise unavailable(error) from error
             self._resources = stack.pop_all()
 
-    def _load(self, stack: ExitStack, *, with_epochs: bool) -> bool:
-        """Whether it worked; without epochs an error is raised instead."""
+    def _load(self, stack: ExitStack, watch_devices: bool) -> None:
+        names = ("count_by_epoch", "count_by_identity")
+        wanted, other = names if watch_devices else names[::-1]
         with ExitStack() as attempt:
             verdicts = attempt.enter_context(Object(bpf.path_of("verdicts")))
-            wanted, other = ("count_by_epoch", "count_by_identity")[:: 1 if with_epochs else -1]
             verdicts.leave_out(other)
             verdicts.aim(wanted, self._anchor, ANCHOR)
             verdicts.keep_log(wanted)
-            if not with_epochs:
+            if not watch_devices:
                 verdicts.leave_out("device_appears")
-            try:
-                verdicts.load()
-                if with_epochs:
-                    with verdicts.program("device_appears") as hook:
-                        attach_type = verdicts.attach_type("device_appears")
-                        attempt.enter_context(Link.trace(hook, attach_type))
-            except KernelError:
-                if with_epochs:
-                    return False
-                raise
+            verdicts.load()
+            if watch_devices:
+                with verdicts.program("device_appears") as hook:
+                    link = Link.trace(hook, verdicts.attach_type("device_appears"))
+                    attempt.enter_context(link)
             self._template = verdicts.template(wanted)
             self._counts_slots = self._template.map_slots(verdicts.map_fd("counts"))
             self._number_slots = self._template.constant_slots(_TARGET)
@@ -69,8 +71,8 @@ class Engine:
             self.target_counts = verdicts.btf.struct("target_counts")
             self._device_counts = verdicts.btf.struct("device_counts")
             self._spill_key = verdicts.btf.struct("spill_key")
+            self.watches_devices = watch_devices
             stack.push(attempt.pop_all())
-            return True
 
     def _try(self) -> None:
         entry = self._anchor.entry_function()

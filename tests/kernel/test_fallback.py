@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the kernel lets no tracer watch devices appear: dearer, and just as exact."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.kernel import test_lifecycle, test_verdicts
+from tests.kernel.lab import Lab
+from xdpscope.discovery.inventory import Inventory
+from xdpscope.observer import Observer
+from xdpscope.tracing.engine import Engine
+from xdpscope.tracing.reason import Scope
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    with Engine(watch_devices=False) as engine:
+        assert not engine.watches_devices
+        yield engine
+
+
+@pytest.fixture
+def observer(engine: Engine) -> Iterator[Observer]:
+    with Inventory() as inventory, Observer(engine, inventory, Scope()) as observer:
+        yield observer
+
+
+def test_each_packet_its_own_verdict(lab: Lab, observer: Observer) -> None:
+    test_verdicts.test_each_packet_its_own_verdict(lab, observer, "native")
+
+
+def test_many_interfaces(lab: Lab, observer: Observer) -> None:
+    test_verdicts.test_one_program_on_many_interfaces(lab, observer)
+
+
+def test_devices_that_take_each_others_place(lab: Lab, observer: Observer) -> None:
+    test_lifecycle.test_devices_that_take_each_others_place(lab, observer)
+
+
+def test_a_device_that_moves(lab: Lab, engine: Engine, observer: Observer) -> None:
+    if not engine.tells_targets:
+        pytest.skip("this kernel does not tell what a tracing link is on (Linux 5.13)")
+    test_lifecycle.test_a_device_that_moves_is_counted_where_it_is(lab, observer)
