@@ -3,9 +3,11 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from errno import ENOBUFS
 from pathlib import Path
 
 from pyroute2 import IPRoute
@@ -39,12 +41,19 @@ class Veth:
     peer: str
     index: int
 
-    def send(self, *frames: bytes, times: int = 1) -> None:
-        """Sends the frames, ``times`` over."""
+    def send(self, *frames: bytes, times: int = 1) -> int:
+        """Sends the frames, ``times`` over; how many attempts that took.
+
+        A kernel that tells of a full queue (ENOBUFS) has lost the frame: it is sent again.
+        """
+        attempts = 0
         with self.sender() as sender:
             for _ in range(times):
                 for data in frames:
-                    sender.send(data)
+                    attempts += 1
+                    while not attempt(sender, data):
+                        attempts += 1
+        return attempts
 
     def sender(self) -> socket.socket:
         """A socket that sends frames out of the peer."""
@@ -71,6 +80,18 @@ class Veth:
         return int(counter.read_text())
 
 
+def attempt(sender: socket.socket, data: bytes) -> bool:
+    """Sends one frame; False if the pair's queue was full and it is lost."""
+    try:
+        sender.send(data)
+    except OSError as error:
+        if error.errno != ENOBUFS:
+            raise
+        time.sleep(0.001)
+        return False
+    return True
+
+
 class Traffic(threading.Thread):
     """Sends until it is stopped."""
 
@@ -83,7 +104,7 @@ class Traffic(threading.Thread):
     def run(self) -> None:
         with self._veth.sender() as sender:
             while not self._end.is_set():
-                sender.send(self._data)
+                attempt(sender, self._data)  # one that fails is among what the pair lost
                 self.sent += 1
 
     def stop(self) -> None:
