@@ -106,6 +106,8 @@ class Traffic(threading.Thread):
             while not self._end.is_set():
                 attempt(sender, self._data)  # one that fails is among what the pair lost
                 self.sent += 1
+                if self.sent % 20 == 0:
+                    time.sleep(0.002)  # an emulated machine has other work, too
 
     def stop(self) -> None:
         """Ends the traffic; ``sent`` is final."""

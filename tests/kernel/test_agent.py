@@ -32,15 +32,17 @@ def test_killed_under_traffic_it_leaves_nothing(lab: Lab) -> None:
     veth = lab.veth("xst0")
     lab.attach(lab.load("decide_drop"), veth)
     before = kernel_objects()
-    with AgentProcess(QUICK) as agent, veth.sending(frame(60)) as traffic:
+    with AgentProcess(QUICK) as agent:
         agent.ready()
         wait_for(lambda: traced(agent, "decide_drop"))
         assert kernel_objects() != before
-        agent.send(signal.SIGKILL)
-        assert agent.wait() == -signal.SIGKILL
-        at_the_end = traffic.sent
-        wait_for(lambda: kernel_objects() == before)
-        wait_for(lambda: traffic.sent > at_the_end + 100)
+        with veth.sending(frame(60)) as traffic:
+            wait_for(lambda: traffic.sent > 100)
+            agent.send(signal.SIGKILL)
+            assert agent.wait() == -signal.SIGKILL
+            at_the_end = traffic.sent
+            wait_for(lambda: kernel_objects() == before)
+            wait_for(lambda: traffic.sent > at_the_end + 100)
     assert lab.attached_program(veth) is not None
 
 
