@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs by others: xdp-filter of Debian's xdp-tools, as it comes.
 
-Where the kernel has freplace it arrives as a component of libxdp's dispatcher; then it is
-the dispatcher whose verdicts are the packets'.
+Alone on its interface it arrives as a component that libxdp puts in the place of its
+dispatcher's entry function; then it is the component that decides, and is counted.
 """
 
 import shutil
@@ -54,7 +54,6 @@ def test_xdp_filter(lab: Lab, observer: Observer, mode: str) -> None:
         veth.send(udp(53, 100), times=40)
 
         roles = {s.program.role: s.program.function for s in observer.standings()}
-        # Alone on its interface, it takes the place of the dispatcher's entry function.
         name = roles["component"]
         assert reasons(observer) == {"xdp_dispatcher": "busy", name: ""}
         expect(
