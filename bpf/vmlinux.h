@@ -97,6 +97,11 @@ struct net_device {
 	possible_net_t nd_net;
 };
 
+/* Nothing of it is read: a type large enough to read a packet's headers as. */
+struct new_utsname {
+	char sysname[65];
+};
+
 struct xdp_rxq_info {
 	struct net_device *dev;
 };

@@ -9,8 +9,15 @@
 
 #define DEVICE_NAME_SIZE 16
 
-/* Stands for the number of the target in the template. */
-#define TARGET 0x7a26e7
+/*
+ * Constants of the templates. The agent loads each copy with others in their place.
+ */
+#define TARGET	    0x7a26e7 /* the number of the target */
+#define SAMPLE_RATE 0x5a3bca7 /* flows: one packet in so many */
+#define SET_SHIFT   61 /* leaves of a hash the number of a set */
+/* Odd and secret, so that nobody can choose flows that share a set. */
+#define HASH_FIRST  0x9e3779b97f4a7c15
+#define HASH_SECOND 0xc2b2ae3d27d4eb4f
 
 /* Indices into the counters: the kernel's enum xdp_action, then the rest. */
 enum verdict {
@@ -23,6 +30,15 @@ enum verdict {
 	VERDICTS,
 };
 
+/* Why a packet is in no flow. */
+enum reason {
+	REASON_NOT_IP,
+	REASON_TRUNCATED,
+	REASON_SAMPLED_OUT, /* or its entry was not seen */
+	REASON_TABLE_FULL,
+	REASONS,
+};
+
 enum limits {
 	/* Devices of one target that have a place of their own in its record;
 	 * what the target sees on further ones goes to the `spilled` hash.
@@ -30,6 +46,10 @@ enum limits {
 	DEVICES_INLINE = 4,
 	/* Entries in `spilled`, over all targets. */
 	DEVICES_SPILLED = 65536,
+	/* An `index` that stands for none. */
+	NO_INDEX = 0xffff,
+	/* Flows that share a hash value. */
+	FLOW_WAYS = 4,
 };
 
 struct tally {
@@ -49,12 +69,104 @@ struct device_counts {
 	struct tally verdicts[VERDICTS];
 	__u64 identity; /* network namespace inode << 32 | ifindex; 0: unused */
 	char name[DEVICE_NAME_SIZE]; /* when first seen */
+	__u64 index; /* how flows refer to this record, of this target on this CPU */
+	struct tally unaccounted[REASONS][VERDICTS]; /* packets in no flow */
+};
+
+/* What a packet was found to be at its entry. */
+enum entry_kind {
+	ENTRY_IPV4,
+	ENTRY_IPV6,
+	ENTRY_NOT_IP, /* from here on as enum reason */
+	ENTRY_TRUNCATED,
+	ENTRY_NONE, /* sampled out, or not seen */
+};
+
+/*
+ * A flow's key. The bytes are those of the packet: addresses and ports in network order.
+ * An ICMP message has its type and code for ports.
+ */
+struct flow4_key {
+	__be32 destination;
+	__be16 ports[2]; /* source, destination */
+	__u8 verdict; /* set at the exit, */
+	__u8 protocol;
+	__u16 device; /* as is this: the index of its record */
+	__be32 source;
+};
+
+struct flow6_key {
+	__u8 source[16];
+	__u8 destination[16];
+	__be16 ports[2];
+	__u8 verdict;
+	__u8 protocol;
+	__u16 device;
+};
+
+union flow_key {
+	struct flow4_key v4;
+	struct flow6_key v6;
+	__u64 words[5];
+};
+
+/*
+ * Of the packet that is inside the target now, on this CPU: `ipv4` or `other` is the
+ * address of its struct xdp_buff, by which the exit knows that the entry was its own.
+ */
+struct entry {
+	__u64 ipv4;
+	union flow_key key;
+	__u64 other;
+	__u32 kind; /* enum entry_kind, if it is `other` */
+	__u32 skip; /* packets not to be taken before the next one */
+	__u64 sample_at; /* which of the last SAMPLE_RATE packets was taken */
 };
 
 struct target_counts {
+	struct entry entry;
 	struct device_counts devices[DEVICES_INLINE];
+	__u64 next_index; /* for records in `spilled`, from DEVICES_INLINE; 0: not yet used */
+	/* Of the packet at hand, where it is not a usual one. In memory the verifier knows
+	 * nothing of them, and so follows one path where it would follow one for each value.
+	 */
+	__u64 index;
+	__u64 reason;
 	/* Packets for which `spilled` had no place left. */
 	struct tally unplaced[VERDICTS];
+};
+
+/*
+ * Flows of one hash value, on one CPU. Its places are taken in their order, and none gets
+ * free again. Whoever reads a set from another CPU reads it in the order of its members:
+ * `done` equals `started` if no flow was put in meanwhile.
+ */
+struct flow4 {
+	__u64 key[2]; /* struct flow4_key */
+	__u32 target; /* its number; 0: unused */
+	__u32 stale; /* packets that no longer speak for the flow: more and more of them */
+	__u64 packets;
+	__u64 bytes;
+};
+
+struct flow6 {
+	__u64 key[5]; /* struct flow6_key */
+	__u32 target;
+	__u32 stale;
+	__u64 packets;
+	__u64 bytes;
+};
+
+struct flow_set4 {
+	__u64 done; /* flows put in */
+	struct flow4 flows[FLOW_WAYS];
+	__u64 started;
+};
+
+struct flow_set6 {
+	__u64 done;
+	struct flow6 flows[FLOW_WAYS];
+	__u64 started;
 };
 
 struct spill_key {

@@ -147,13 +147,13 @@ class Observer:
 
     @staticmethod
     def _standing(target: Target) -> Standing:
-        info = target.tracer.info() if target.tracer is not None else None
+        expense = target.tracer.expense() if target.tracer is not None else None
         return Standing(
             program=target.program,
             attachments=target.attachments,
             reason=target.reason,
-            missed=info.recursion_misses if info else 0,
-            run_seconds=info.run_time_ns / 1e9 if info and info.run_count else None,
+            missed=expense.missed if expense else 0,
+            run_seconds=expense.run_seconds if expense else None,
         )
 
     def _book(self) -> None:

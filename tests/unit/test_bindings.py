@@ -120,14 +120,24 @@ def test_a_refused_load_carries_the_verifiers_log(anchor: Program) -> None:
         assert refused.value.log.rstrip().splitlines()[-1] in str(refused.value)
 
 
-def test_templates_refuse_to_replace_what_is_not_there() -> None:
-    with Object(bpf.path_of("anchor")) as loaded:
+def test_templates_tell_where_they_take_a_value() -> None:
+    with Object(bpf.path_of("flows")) as loaded:
+        for name in ("enter_plain", "enter_cast", "enter_copy", "leave_by_identity"):
+            loaded.leave_out(name)
+        loaded.leave_out("leave_by_epoch")
+        loaded.leave_out("enter_sampled")
+        loaded.leave_out("device_appears")
         loaded.load()
-        template = loaded.template("xdpscope_anchor")
-    with pytest.raises(ValueError, match="no map descriptor 99"):
-        template.map_slots(99)
-    with pytest.raises(ValueError, match="no constant 0x63"):
-        template.constant_slots(0x63)
+        template = loaded.template("leave_by_epoch")
+    assert template.map_slots(99) == ()
+    assert template.constant_slots(0x63) == ()
+    (narrow, *_), (wide, *_) = (template.constant_slots(n) for n in (0x7A26E7, 0x9E3779B97F4A7C15))
+    shifts = template.shift_slots(61)
+    filled = template.filled(((narrow,), 7), ((wide,), 0xFEDCBA9876543210), (shifts, 50))
+    assert filled.instructions[narrow].imm == 7
+    assert filled.instructions[wide].imm & 0xFFFFFFFF == 0x76543210
+    assert filled.instructions[wide + 1].imm & 0xFFFFFFFF == 0xFEDCBA98
+    assert shifts and all(filled.instructions[at].imm == 50 for at in shifts)
 
 
 def test_a_template_is_not_changed_by_what_is_made_of_it() -> None:

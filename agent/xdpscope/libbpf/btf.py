@@ -110,10 +110,11 @@ class Btf:
     def dtype(self, type_id: int) -> np.dtype[Any]:
         """The numpy type of the same layout as this one, padding included.
 
-        Arrays of ``char`` become byte strings; structures, structured types.
+        Arrays of ``char`` become byte strings; structures, structured types; unions, bytes
+        without a type.
 
         Raises:
-            TypeError: for a type that has no numpy counterpart here (unions, bit fields).
+            TypeError: for a type that has no numpy counterpart here (bit fields).
         """
         resolved = lib.btf__resolve_type(self._handle, type_id)
         found = self._type(resolved)
@@ -127,6 +128,8 @@ class Btf:
             return np.dtype((self.dtype(array.type), (array.nelems,)))
         if kind == lib.BTF_KIND_STRUCT:
             return np.dtype(self._layout(found))  # type: ignore[call-overload, no-any-return]
+        if kind == lib.BTF_KIND_UNION:
+            return np.dtype(f"V{found.size}")
         raise TypeError(f"BTF type {self.name(type_id)!r} of kind {kind} has no layout here")
 
     def _layout(self, found: Any) -> _Layout:

@@ -68,6 +68,12 @@ class Object:
         if result < 0:
             raise LoadError(f"{name!r} cannot be aimed at {function!r}", -result)
 
+    def resize(self, name: str, entries: int) -> None:
+        """Has a map made for so many entries."""
+        result = lib.bpf_map__set_max_entries(self._map(name), entries)
+        if result < 0:
+            raise LoadError(f"the map {name!r} cannot be resized to {entries}", -result)
+
     def keep_log(self, name: str) -> None:
         """Has the verifier's log of this program put into the error, should it be refused."""
         log = ffi.new("char[]", VERIFIER_LOG_SIZE)

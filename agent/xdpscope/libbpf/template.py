@@ -13,6 +13,8 @@ from xdpscope.libbpf._raw import ffi, lib
 Slots = tuple[int, ...]
 """Which instructions of a template take one value."""
 
+_WIDE = lib.BPF_LD | lib.BPF_DW | lib.BPF_IMM  # takes two instructions' room: low half, high half
+
 
 class Template:
     """Instructions as the kernel took them, map descriptors filled in."""
@@ -22,35 +24,37 @@ class Template:
         self.attach_type = attach_type
 
     def map_slots(self, fd: int) -> Slots:
-        """Where the program refers to this map.
-
-        Raises:
-            ValueError: nowhere.
-        """
-        load_map = lib.BPF_LD | lib.BPF_DW | lib.BPF_IMM
+        """Where the program refers to this map; maybe nowhere."""
         kinds = (lib.BPF_PSEUDO_MAP_FD, lib.BPF_PSEUDO_MAP_VALUE)
         return self._slots(
-            lambda insn: insn.code == load_map and insn.src_reg in kinds and insn.imm == fd,
-            f"map descriptor {fd}",
+            lambda insn, _: insn.code == _WIDE and insn.src_reg in kinds and insn.imm == fd
         )
 
     def constant_slots(self, value: int) -> Slots:
-        """Where the program moves this constant to a register.
-
-        Raises:
-            ValueError: nowhere.
-        """
+        """Where the program moves this constant, of up to 64 bits, to a register; maybe nowhere."""
         move = lib.BPF_MOV | lib.BPF_K
         codes = (lib.BPF_ALU | move, lib.BPF_ALU64 | move)
-        return self._slots(
-            lambda insn: insn.code in codes and insn.imm == value, f"constant {value:#x}"
-        )
+        low, high = _signed(value), _signed(value >> 32)
 
-    def _slots(self, wanted: Callable[[Any], bool], what: str) -> Slots:
-        found = tuple(i for i, insn in enumerate(self.instructions) if wanted(insn))
-        if not found:
-            raise ValueError(f"the template has no {what}")
-        return found
+        def takes(insn: Any, following: Any) -> bool:
+            if insn.code == _WIDE:
+                return bool(insn.src_reg == 0 and insn.imm == low and following.imm == high)
+            return bool(insn.code in codes and insn.imm == value)
+
+        return self._slots(takes)
+
+    def shift_slots(self, bits: int) -> Slots:
+        """Where the program shifts 64 bits to the right by so many; maybe nowhere."""
+        shift = lib.BPF_ALU64 | lib.BPF_RSH | lib.BPF_K
+        return self._slots(lambda insn, _: insn.code == shift and insn.imm == bits)
+
+    def _slots(self, wanted: Callable[[Any, Any], bool]) -> Slots:
+        last = len(self.instructions) - 1
+        return tuple(
+            at
+            for at, insn in enumerate(self.instructions)
+            if wanted(insn, self.instructions[min(at + 1, last)])
+        )
 
     def filled(self, *fillings: tuple[Slots, int]) -> Self:
         """The same program with other values in some slots."""
@@ -58,5 +62,13 @@ class Template:
         ffi.memmove(copy, self.instructions, ffi.sizeof(copy))
         for slots, value in fillings:
             for slot in slots:
-                copy[slot].imm = value
+                copy[slot].imm = _signed(value)
+                if copy[slot].code == _WIDE and copy[slot].src_reg == 0:
+                    copy[slot + 1].imm = _signed(value >> 32)
         return type(self)(copy, self.attach_type)
+
+
+def _signed(value: int) -> int:
+    """The low 32 bits as an instruction holds them."""
+    low = value & 0xFFFFFFFF
+    return low - (1 << 32) if low >> 31 else low

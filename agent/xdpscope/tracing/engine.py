@@ -13,19 +13,19 @@ from xdpscope.accounting.reading import Reading, by_device
 from xdpscope.discovery.programs import ANCHOR
 from xdpscope.errors import KernelError, LoadError, NotPermitted, TracingUnavailable
 from xdpscope.kernel import capabilities
-from xdpscope.libbpf import EntryFunction, Link, Map, Object, Program, typed
-
-# bpf/xdpscope.h: stands for the target's number in the template.
-_TARGET = 0x7A26E7
+from xdpscope.libbpf import Object, typed
+from xdpscope.tracing import templates
+from xdpscope.tracing.templates import FlowSizes
 
 
 class Engine:
-    """Holds the templates and the maps that tracers share; makes tracing programs."""
+    """Holds what tracers share: the templates of their programs, and their common maps."""
 
-    def __init__(self, *, watch_devices: bool = True) -> None:
+    def __init__(self, flows: FlowSizes | None = None, *, watch_devices: bool = True) -> None:
         """Loads everything, and attaches a first tracer to a program of our own as a trial.
 
         Args:
+            flows: With it packets are counted by flow as well, in tables of this size.
             watch_devices: Without it, or where the kernel does not let us, a device's identity
                 is read for each packet.
 
@@ -37,55 +37,16 @@ class Engine:
                 anchor = stack.enter_context(Object(bpf.path_of("anchor")))
                 anchor.load()
                 self._anchor = stack.enter_context(anchor.program(ANCHOR))
-                try:
-                    self._load(stack, watch_devices)
-                except KernelError:
-                    if not watch_devices:
-                        raise
-                    self._load(stack, watch_devices=False)
-                self._try()
+                self.templates = stack.enter_context(
+                    templates.load(flows, watch_devices, self._anchor)
+                )
+                self._spilled = stack.enter_context(self.templates.map("spilled"))
+                self.target_counts = self.templates.btf.struct("target_counts")
+                self._device_counts = self.templates.btf.struct("device_counts")
+                self._spill_key = self.templates.btf.struct("spill_key")
             except KernelError as error:
                 raise unavailable(error) from error
             self._resources = stack.pop_all()
-
-    def _load(self, stack: ExitStack, watch_devices: bool) -> None:
-        names = ("count_by_epoch", "count_by_identity")
-        wanted, other = names if watch_devices else names[::-1]
-        with ExitStack() as attempt:
-            verdicts = attempt.enter_context(Object(bpf.path_of("verdicts")))
-            verdicts.leave_out(other)
-            verdicts.aim(wanted, self._anchor, ANCHOR)
-            verdicts.keep_log(wanted)
-            if not watch_devices:
-                verdicts.leave_out("device_appears")
-            verdicts.load()
-            if watch_devices:
-                with verdicts.program("device_appears") as hook:
-                    link = Link.trace(hook, verdicts.attach_type("device_appears"))
-                    attempt.enter_context(link)
-            self._template = verdicts.template(wanted)
-            self._counts_slots = self._template.map_slots(verdicts.map_fd("counts"))
-            self._number_slots = self._template.constant_slots(_TARGET)
-            self._counts = attempt.enter_context(verdicts.map("counts"))
-            self._spilled = attempt.enter_context(verdicts.map("spilled"))
-            self.target_counts = verdicts.btf.struct("target_counts")
-            self._device_counts = verdicts.btf.struct("device_counts")
-            self._spill_key = verdicts.btf.struct("spill_key")
-            self.watches_devices = watch_devices
-            stack.push(attempt.pop_all())
-
-    def _try(self) -> None:
-        entry = self._anchor.entry_function()
-        if entry is None:
-            raise TracingUnavailable(
-                "this kernel keeps no BTF of BPF programs",
-                hint="use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
-            )
-        with self.new_counts() as counts:
-            program = self.load_tracer(0, counts, self._anchor, entry)
-            with program, Link.trace(program, self._template.attach_type) as link:
-                # Whether a tracer's reference can be told from a user's (Linux 5.13).
-                self.tells_targets = link.ends().target == self._anchor.info().id
 
     def close(self) -> None:
         """Unloads what is shared; tracers must be closed before."""
@@ -98,25 +59,14 @@ class Engine:
         self.close()
 
     @property
-    def attach_type(self) -> int:
-        return self._template.attach_type
+    def tells_targets(self) -> bool:
+        """Whether this kernel tells what a tracing link is on (Linux 5.13)."""
+        return self.templates.tells_targets
 
-    def new_counts(self) -> Map:
-        """An empty map for the counts of one target."""
-        return self._counts.sibling("xdpscope_counts")
-
-    def load_tracer(
-        self, number: int, counts: Map, target: Program, entry: EntryFunction
-    ) -> Program:
-        """Loads the template for one target, to count into ``counts``.
-
-        Raises:
-            LoadError: the kernel refused it.
-        """
-        template = self._template.filled(
-            (self._counts_slots, counts.fileno()), (self._number_slots, number)
-        )
-        return Program.load(template, "xdpscope_exit", target, entry)
+    @property
+    def watches_devices(self) -> bool:
+        """Whether devices are recognised without reading their identity."""
+        return self.templates.variant.watches_devices
 
     def spilled(self) -> dict[int, Reading]:
         """What found no place in its target's own map, by the target's number."""

@@ -2,13 +2,22 @@
 """One target's tracer: attached, detached, and readable until it is closed."""
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 from xdpscope.accounting.reading import Reading, of_target
 from xdpscope.discovery.model import XdpProgram
-from xdpscope.libbpf import EntryFunction, Link, Program, ProgramInfo, typed
+from xdpscope.libbpf import EntryFunction, Program, typed
 from xdpscope.tracing.engine import Engine
 
 _ONLY_KEY = b"\0\0\0\0"
+
+
+@dataclass(frozen=True, slots=True)
+class Expense:
+    """What the kernel says of a target's tracing programs."""
+
+    missed: int  # packets that the exit, which counts, was not run for
+    run_seconds: float | None  # spent in all of them; None while the kernel does not count
 
 
 class Tracer:
@@ -28,27 +37,25 @@ class Tracer:
         """
         self._engine = engine
         self.number = number
-        self._last: ProgramInfo | None = None
+        self._last: Expense | None = None
         with ExitStack() as stack:
             entry = EntryFunction(program.function, program.entry_type_id)
-            self._counts = stack.enter_context(engine.new_counts())
+            self._counts = stack.enter_context(engine.templates.new_counts())
             with Program.open(program.id) as target:
-                self._program = stack.enter_context(
-                    engine.load_tracer(number, self._counts, target, entry)
-                )
-            self._link = stack.enter_context(Link.trace(self._program, engine.attach_type))
+                self._tracers = engine.templates.attach(stack, number, self._counts, target, entry)
             stack.pop_all()
 
     @property
     def attached(self) -> bool:
-        return not self._link.closed
+        return self._last is None
 
     def detach(self) -> None:
         """Lets the target go. A packet still inside it may be counted a moment later."""
-        if self.attached:
-            self._last = self._program.info()
-            self._link.close()
-            self._program.close()
+        if self._last is None:
+            self._last = self._expense()
+            for program, link in reversed(self._tracers):
+                link.close()
+                program.close()
 
     def close(self) -> None:
         """Detaches, and gives up the counts."""
@@ -60,6 +67,12 @@ class Tracer:
         """The counts so far, by device; without those in the engine's ``spilled``."""
         return of_target(typed(self._counts.lookup(_ONLY_KEY), self._engine.target_counts))
 
-    def info(self) -> ProgramInfo:
-        """The kernel's word about the tracing program: its misses and, if known, its cost."""
-        return self._program.info() if self._last is None else self._last
+    def expense(self) -> Expense:
+        """Misses and, if known, cost."""
+        return self._expense() if self._last is None else self._last
+
+    def _expense(self) -> Expense:
+        infos = [program.info() for program, _ in self._tracers]
+        ran = any(info.run_count for info in infos)
+        seconds = sum(info.run_time_ns for info in infos) / 1e9
+        return Expense(infos[-1].recursion_misses, seconds if ran else None)

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs that are copied for each target, and which of them a kernel takes.
+
+One object is loaded of two: ``verdicts``, an exit alone; ``flows``, an entry and an exit.
+Of both there are variants, from the cheapest to the one that every kernel takes. Which
+one this kernel takes is found by loading.
+"""
+
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import Self
+
+from xdpscope import bpf
+from xdpscope.errors import KernelError, TracingUnavailable
+from xdpscope.libbpf import Btf, EntryFunction, Link, Map, Object, Program, Slots, Template
+
+# bpf/xdpscope.h: what stands for a constant in the templates.
+_TARGET = 0x7A26E7
+_SAMPLE_RATE = 0x5A3BCA7
+_SET_SHIFT = 61
+_HASHES = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
+
+_HOOK = "device_appears"
+_EXITS = {
+    "verdicts": ("count_by_epoch", "count_by_identity"),
+    "flows": ("leave_by_epoch", "leave_by_identity"),
+}
+_ENTRIES = ("enter_plain", "enter_cast", "enter_copy")
+_SAMPLED = "enter_sampled"
+
+
+@dataclass(frozen=True, slots=True)
+class FlowSizes:
+    """What the flow tables are loaded with."""
+
+    sets: int  # of flows of each family, on each CPU: a power of two from 2 on
+    sample_rate: int
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """Programs of one object that work together."""
+
+    object: str
+    programs: tuple[str, ...]  # in the order of attaching
+    watches_devices: bool
+
+    @property
+    def left_out(self) -> list[str]:
+        entries = (*_ENTRIES, _SAMPLED) if self.object == "flows" else ()
+        everything = (*entries, *_EXITS[self.object])
+        unwanted = [name for name in everything if name not in self.programs]
+        return unwanted if self.watches_devices else [*unwanted, _HOOK]
+
+
+def variants(flows: FlowSizes | None, watch_devices: bool) -> Iterator[Variant]:
+    """What there is to try, the best first."""
+    name = "flows" if flows else "verdicts"
+    entries = (None,) if flows is None else _ENTRIES if flows.sample_rate == 1 else (_SAMPLED,)
+    for watches in (True, False) if watch_devices else (False,):
+        leave = _EXITS[name][0 if watches else 1]
+        for enter in entries:
+            yield Variant(name, (enter, leave) if enter else (leave,), watches)
+
+
+@dataclass(frozen=True, slots=True)
+class _Copyable:
+    """One template and where it takes what differs by target."""
+
+    name: str
+    template: Template
+    counts: Slots
+    number: Slots
+    hashes: tuple[Slots, Slots]
+
+
+class Templates:
+    """A loaded object; makes the tracing programs of each target."""
+
+    def __init__(
+        self,
+        variant: Variant,
+        sizes: FlowSizes | None,
+        anchor: Program,
+        entry: EntryFunction,
+    ) -> None:
+        """Loads it, aimed at the anchor's entry function.
+
+        Raises:
+            LoadError: the kernel refused one of its programs.
+        """
+        self.variant = variant
+        self.tells_targets = False
+        with ExitStack() as stack:
+            loaded = stack.enter_context(Object(bpf.path_of(variant.object)))
+            for name in variant.left_out:
+                loaded.leave_out(name)
+            for name in variant.programs:
+                loaded.aim(name, anchor, entry.name)
+                loaded.keep_log(name)
+            if sizes is not None:
+                for family in ("flows4", "flows6"):
+                    loaded.resize(family, sizes.sets)
+            loaded.load()
+            if variant.watches_devices:
+                with loaded.program(_HOOK) as hook:
+                    stack.enter_context(Link.trace(hook, loaded.attach_type(_HOOK)))
+            self._copyables = [self._copyable(loaded, name, sizes) for name in variant.programs]
+            self._object = loaded
+            self._counts = stack.enter_context(loaded.map("counts"))
+            self._resources = stack.pop_all()
+
+    @staticmethod
+    def _copyable(loaded: Object, name: str, sizes: FlowSizes | None) -> _Copyable:
+        template = loaded.template(name)
+        if sizes is not None:
+            template = template.filled(
+                (template.constant_slots(_SAMPLE_RATE), sizes.sample_rate),
+                (template.shift_slots(_SET_SHIFT), 64 - (sizes.sets.bit_length() - 1)),
+            )
+        first, second = (template.constant_slots(value) for value in _HASHES)
+        return _Copyable(
+            name,
+            template,
+            template.map_slots(loaded.map_fd("counts")),
+            template.constant_slots(_TARGET),
+            (first, second),
+        )
+
+    def close(self) -> None:
+        """Unloads everything."""
+        self._resources.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def btf(self) -> Btf:
+        """The types of the records."""
+        return self._object.btf
+
+    def map(self, name: str) -> Map:
+        """One of the maps that all targets share."""
+        return self._object.map(name)
+
+    def new_counts(self) -> Map:
+        """An empty map for the counts of one target."""
+        return self._counts.sibling("xdpscope_counts")
+
+    def attach(
+        self, stack: ExitStack, number: int, counts: Map, target: Program, entry: EntryFunction
+    ) -> list[tuple[Program, Link]]:
+        """Loads a copy of each program for one target, and attaches it; closed by ``stack``.
+
+        Raises:
+            LoadError: the kernel refused a copy.
+            KernelError: it could not be attached.
+        """
+        # Which flows share a set is nobody's to know, and differs from target to target.
+        hashes = [secrets.randbits(64) | 1 for _ in _HASHES]
+        programs = []
+        for each in self._copyables:
+            template = each.template.filled(
+                (each.counts, counts.fileno()),
+                (each.number, number),
+                *zip(each.hashes, hashes, strict=True),
+            )
+            name = f"xdpscope_{each.name.partition('_')[0]}"
+            program = Program.load(template, name, target, entry)
+            programs.append((stack.enter_context(program), template.attach_type))
+        # The entry before the exit: an exit without its entry would have no flow to count.
+        return [(p, stack.enter_context(Link.trace(p, kind))) for p, kind in programs]
+
+    def try_on(self, anchor: Program, entry: EntryFunction) -> None:
+        """Traces a program of our own, for a moment.
+
+        What a copy is refused for may be in code that its template has no use for.
+        """
+        with ExitStack() as stack:
+            counts = stack.enter_context(self.new_counts())
+            _, link = self.attach(stack, 0, counts, anchor, entry)[0]
+            # Whether a tracer's reference can be told from a user's (Linux 5.13).
+            self.tells_targets = link.ends().target == anchor.info().id
+
+
+def load(flows: FlowSizes | None, watch_devices: bool, anchor: Program) -> Templates:
+    """The best variant that this kernel takes.
+
+    Raises:
+        TracingUnavailable: programs have no BTF here, so that none can be traced.
+        KernelError: why it takes not even the last variant.
+    """
+    entry = anchor.entry_function()
+    if entry is None:
+        raise TracingUnavailable(
+            "this kernel keeps no BTF of BPF programs",
+            hint="use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
+        )
+    *others, last = variants(flows, watch_devices)
+    for variant in others:
+        with suppress(KernelError):
+            return _tried(variant, flows, anchor, entry)
+    return _tried(last, flows, anchor, entry)
+
+
+def _tried(
+    variant: Variant, flows: FlowSizes | None, anchor: Program, entry: EntryFunction
+) -> Templates:
+    with ExitStack() as stack:
+        templates = stack.enter_context(Templates(variant, flows, anchor, entry))
+        templates.try_on(anchor, entry)
+        stack.pop_all()
+        return templates

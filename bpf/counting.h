@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Counting at the exit of a target, and whose device a packet is.
+ */
+#ifndef __XDPSCOPE_COUNTING_H
+#define __XDPSCOPE_COUNTING_H
+
+#include "vmlinux.h"
+#include "xdpscope.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_tracing.h>
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct target_counts);
+} counts SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, DEVICES_SPILLED);
+	__type(key, struct spill_key);
+	__type(value, struct device_counts);
+} spilled SEC(".maps");
+
+/*
+ * Advances whenever a device appears in a network namespace. As long as it stands
+ * still, an address of a net_device means the device that it meant before: to be
+ * another one, or one in another namespace, it would have to appear first.
+ */
+__u64 epoch;
+
+/* The key of the only element of `counts`: cheaper here than on the stack. */
+__u32 only;
+
+/* What a record in `spilled` begins as: too large for the stack. */
+struct device_counts blank;
+
+/* Constants of the template, which the agent replaces in each copy. */
+#define constant(value)                                           \
+	({                                                        \
+		__u64 __c;                                        \
+		asm volatile("%0 = %1" : "=r"(__c) : "i"(value)); \
+		__c;                                              \
+	})
+#define constant64(value)                                            \
+	({                                                           \
+		__u64 __c;                                           \
+		asm volatile("%0 = %1 ll" : "=r"(__c) : "i"(value)); \
+		__c;                                                 \
+	})
+
+static __always_inline struct target_counts *target_counts(void)
+{
+	return bpf_map_lookup_elem(&counts, &only);
+}
+
+static __always_inline __u64 identity_of(struct net_device *device)
+{
+	return (__u64)device->nd_net.net->ns.inum << 32 | (__u32)device->ifindex;
+}
+
+/* The whole packet, fragments of a multi-buffer one included. */
+static __always_inline __u64 length_of(struct xdp_buff *xdp)
+{
+	/* Kernels without the helper have no multi-buffer packets. */
+	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_xdp_get_buff_len))
+		return bpf_xdp_get_buff_len((struct xdp_md *)xdp);
+	return (__u64)xdp->data_end - (__u64)xdp->data;
+}
+
+/*
+ * What a fexit is called with, read anew wherever it is needed: dearer to keep across a
+ * call is a register, and a spilled number has no bounds for older verifiers.
+ */
+static __always_inline struct xdp_buff *packet_of(__u64 *ctx)
+{
+	return (struct xdp_buff *)*(volatile __u64 *)&ctx[0];
+}
+
+/* Cuts a number to 32 bits by one instruction, where the compiler takes two. */
+static __always_inline __u32 low_half(__u64 number)
+{
+	__u32 low;
+
+	asm volatile("%0 = %1" : "=w"(low) : "w"((__u32)number));
+	return low;
+}
+
+static __always_inline enum verdict verdict_of(__u64 *ctx)
+{
+	__u32 verdict = low_half(*(volatile __u64 *)&ctx[1]);
+
+	return verdict > VERDICT_REDIRECT ? VERDICT_UNKNOWN : verdict;
+}
+
+/* All ones if the number is negative, else nought. */
+static __always_inline __u64 sign(__u64 number)
+{
+	asm volatile("%0 s>>= 63" : "+r"(number));
+	return number;
+}
+
+/* The lesser of two numbers, neither of which takes 64 bits, without a branch to follow. */
+static __always_inline __u64 lesser(__u64 one, __u64 other)
+{
+	__u64 difference = one - other;
+
+	return other + (difference & sign(difference));
+}
+
+static __always_inline void add(struct tally *tally, __u64 length)
+{
+	tally->packets++;
+	tally->bytes += length;
+}
+
+/* Whether a record is that of the device, as far as that can be told at a glance. */
+static __always_inline bool recognised(struct device_counts *known, struct net_device *device,
+				       bool by_epoch)
+{
+	if (by_epoch)
+		return known->device == (__u64)device && known->epoch == epoch;
+	return known->identity == identity_of(device);
+}
+
+/* Binds a record, of this CPU alone, to a device. */
+static __always_inline void bind_record(struct device_counts *known, struct net_device *device,
+					__u64 identity, __u64 index)
+{
+	bpf_probe_read_kernel(known->name, sizeof(known->name), device->name);
+	known->index = index;
+	known->identity = identity;
+}
+
+static __always_inline struct device_counts *spilled_record(__u64 identity)
+{
+	struct spill_key key = { .identity = identity, .target = constant(TARGET) };
+
+	return bpf_map_lookup_elem(&spilled, &key);
+}
+
+static __always_inline void spill(struct target_counts *target, struct net_device *device,
+				  __u64 identity)
+{
+	struct spill_key key = { .identity = identity, .target = constant(TARGET) };
+	struct device_counts *known;
+	__u64 index;
+
+	known = bpf_map_lookup_elem(&spilled, &key);
+	if (!known) {
+		/* Another CPU may have been first: whoever it was, look again. */
+		bpf_map_update_elem(&spilled, &key, &blank, BPF_NOEXIST);
+		known = bpf_map_lookup_elem(&spilled, &key);
+		if (!known)
+			return;
+	}
+	if (known->identity == 0) {
+		index = target->next_index ?: DEVICES_INLINE;
+		if (index < NO_INDEX)
+			target->next_index = index + 1;
+		bind_record(known, device, identity, index);
+	}
+	target->index = known->index;
+}
+
+/* Finds which record is the device's, or makes one: `index` of `target`. */
+static __noinline int find_record(struct xdp_buff *xdp, struct target_counts *target)
+{
+	struct net_device *device = xdp->rxq->dev;
+	__u64 identity = identity_of(device);
+	struct device_counts *known;
+
+	target->index = NO_INDEX;
+	for (int i = 0; i < DEVICES_INLINE; i++) {
+		known = &target->devices[i];
+		if (known->identity == 0)
+			bind_record(known, device, identity, i);
+		if (known->identity == identity) {
+			known->device = (__u64)device;
+			known->epoch = epoch;
+			target->index = i;
+			return 0;
+		}
+	}
+	spill(target, device, identity);
+	return 0;
+}
+
+/* The record that was found; NULL if there was no place left for one. */
+static __always_inline struct device_counts *found_record(struct xdp_buff *xdp,
+							  struct target_counts *target)
+{
+	__u64 index = target->index;
+
+	if (index < DEVICES_INLINE)
+		return &target->devices[index];
+	return spilled_record(identity_of(xdp->rxq->dev));
+}
+
+/* Called for every device that is registered, or moved to another namespace. */
+SEC("fentry/raw_notifier_call_chain")
+int BPF_PROG(device_appears, void *chain, unsigned long event)
+{
+	if (event == bpf_core_enum_value(enum netdev_cmd, NETDEV_REGISTER))
+		__sync_fetch_and_add(&epoch, 1);
+	return 0;
+}
+
+#endif

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The flows of all targets: for each CPU sets of a few places, a flow in either of the two
+ * sets that its hash names. Where both are full a new flow takes the place of the one in
+ * the first set that has been idlest of late. What that flow has counted is in the
+ * target's own counters all along, so that nothing is lost but its name.
+ */
+#ifndef __XDPSCOPE_FLOW_TABLE_H
+#define __XDPSCOPE_FLOW_TABLE_H
+
+#include "counting.h"
+
+/* The agent sets the number of sets, a power of two. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct flow_set4);
+} flows4 SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct flow_set6);
+} flows6 SEC(".maps");
+
+static __always_inline __u64 hash4(__u64 first, __u64 second)
+{
+	return first * constant64(HASH_FIRST) + second * constant64(HASH_SECOND);
+}
+
+static __always_inline __u64 hash6(const __u64 *words, __u64 last)
+{
+	__u64 first = constant64(HASH_FIRST), second = constant64(HASH_SECOND);
+
+	return (((words[0] * first + words[1] + last) * second + words[2]) * first + words[3]) *
+	       second;
+}
+
+/* The upper bits are the good ones of such a hash. */
+static __always_inline __u32 set_of(__u64 hash)
+{
+	asm volatile("%0 >>= %1" : "+r"(hash) : "i"(SET_SHIFT));
+	return hash;
+}
+
+static __always_inline __u32 other_set_of(__u64 hash)
+{
+	return set_of(hash << 20);
+}
+
+#define barrier() asm volatile("" ::: "memory")
+
+static __always_inline bool same_key(const __u64 *one, const __u64 *other, int words)
+{
+	for (int i = words - 1; i >= 0; i--) {
+		if (one[i] != other[i])
+			return false;
+	}
+	return true;
+}
+
+/*
+ * The two families differ in their types alone.
+ *
+ * usedN    how many places of a set are taken
+ * idlestN  the place in a set whose flow had the fewest packets of late; of what it had,
+ *          half is forgotten each time
+ * putN     puts a new flow in
+ * settleN  counts a packet of a flow that is not in `near`, its first set
+ *
+ * Branches would be followed by the verifier, in each round of a loop both ways; so there
+ * are few.
+ */
+#define DEFINE_FAMILY(n, words)                                                                 \
+	static __always_inline __u64 used##n(const struct flow_set##n *set)                     \
+	{                                                                                       \
+		__u64 used = 0;                                                                 \
+                                                                                                \
+		for (int i = 0; i < FLOW_WAYS; i++)                                             \
+			used -= sign(-(__u64)set->flows[i].target);                             \
+		return used;                                                                    \
+	}                                                                                       \
+                                                                                                \
+	static __always_inline __u64 idlest##n(struct flow_set##n *set)                         \
+	{                                                                                       \
+		__u64 least = ~0ULL >> 1;                                                       \
+                                                                                                \
+		for (__u64 i = 0; i < FLOW_WAYS; i++) {                                         \
+			struct flow##n *flow = &set->flows[i];                                  \
+			__u32 stale = flow->stale, fresh = (__u32)flow->packets - stale;        \
+                                                                                                \
+			flow->stale = stale + ((fresh + 1) >> 1);                               \
+			least = lesser(least, (__u64)fresh << 8 | i);                           \
+		}                                                                               \
+		return least & (FLOW_WAYS - 1);                                                 \
+	}                                                                                       \
+                                                                                                \
+	static __always_inline void put##n(struct flow_set##n *set, __u64 at,                   \
+					   const struct flow##n *wanted)                        \
+	{                                                                                       \
+		set->started++;                                                                 \
+		barrier();                                                                      \
+		set->flows[at & (FLOW_WAYS - 1)] = *wanted;                                     \
+		barrier();                                                                      \
+		set->done++;                                                                    \
+	}                                                                                       \
+                                                                                                \
+	static __noinline int settle##n(struct flow_set##n *near, const struct flow##n *wanted, \
+					__u32 other)                                            \
+	{                                                                                       \
+		struct flow_set##n *far;                                                        \
+		struct flow##n *flow;                                                           \
+                                                                                                \
+		if (near->flows[FLOW_WAYS - 1].target == 0) {                                   \
+			put##n(near, used##n(near), wanted);                                    \
+			return 0;                                                               \
+		}                                                                               \
+		far = bpf_map_lookup_elem(&flows##n, &other);                                   \
+		if (!far)                                                                       \
+			return 0;                                                               \
+		for (int i = 0; i < FLOW_WAYS; i++) {                                           \
+			flow = &far->flows[i];                                                  \
+			if (same_key(flow->key, wanted->key, words) &&                          \
+			    flow->target == wanted->target) {                                   \
+				flow->packets++;                                                \
+				flow->bytes += wanted->bytes;                                   \
+				return 0;                                                       \
+			}                                                                       \
+		}                                                                               \
+		if (far->flows[FLOW_WAYS - 1].target == 0)                                      \
+			put##n(far, used##n(far), wanted);                                      \
+		else                                                                            \
+			put##n(near, idlest##n(near), wanted);                                  \
+		return 0;                                                                       \
+	}
+
+DEFINE_FAMILY(4, 2)
+DEFINE_FAMILY(6, 5)
+
+static __always_inline bool count_if4(struct flow4 *flow, __u64 first, __u64 second, __u64 length)
+{
+	if (flow->key[0] != first || flow->key[1] != second || flow->target != constant(TARGET))
+		return false;
+	flow->packets++;
+	flow->bytes += length;
+	return true;
+}
+
+static __always_inline bool count_if6(struct flow6 *flow, const __u64 *words, __u64 last,
+				      __u64 length)
+{
+	if (flow->key[4] != last || !same_key(flow->key, words, 4) ||
+	    flow->target != constant(TARGET))
+		return false;
+	flow->packets++;
+	flow->bytes += length;
+	return true;
+}
+
+/*
+ * Counts one packet of a flow. Of the key, `second` or `last` is the word that the exit has
+ * added to.
+ */
+static __always_inline void count_flow4(const union flow_key *key, __u64 second, __u64 length)
+{
+	/* Read twice rather than kept across the call. */
+	const volatile __u64 *first = &key->words[0];
+	__u32 at = set_of(hash4(*first, second));
+	struct flow_set4 *set;
+	struct flow4 wanted;
+	__u64 again;
+
+	set = bpf_map_lookup_elem(&flows4, &at);
+	if (!set)
+		return;
+	again = *first;
+	/* By itself, as code of its own: it is here that flows are found. */
+	if (__builtin_expect(count_if4(&set->flows[0], again, second, length), true)) {
+		asm volatile("");
+		return;
+	}
+	for (int i = 1; i < FLOW_WAYS; i++) {
+		if (count_if4(&set->flows[i], again, second, length))
+			return;
+	}
+	wanted = (struct flow4){ .key = { again, second }, .packets = 1, .bytes = length };
+	wanted.target = constant(TARGET);
+	settle4(set, &wanted, other_set_of(hash4(again, second)));
+}
+
+static __always_inline void count_flow6(const union flow_key *key, __u64 last, __u64 length)
+{
+	const __u64 *words = key->words;
+	__u32 at = set_of(hash6(words, last));
+	struct flow_set6 *set;
+	struct flow6 wanted;
+
+	set = bpf_map_lookup_elem(&flows6, &at);
+	if (!set)
+		return;
+	for (int i = 0; i < FLOW_WAYS; i++) {
+		if (count_if6(&set->flows[i], words, last, length))
+			return;
+	}
+	wanted = (struct flow6){ .packets = 1, .bytes = length };
+	__builtin_memcpy(wanted.key, words, sizeof(wanted.key));
+	wanted.key[4] = last;
+	wanted.target = constant(TARGET);
+	settle6(set, &wanted, other_set_of(hash6(words, last)));
+}
+
+#endif

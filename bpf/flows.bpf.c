@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/*
+ * Counts, as verdicts.bpf.c does, what one XDP program decided, and by flow besides. A
+ * flow is the packet as it came in, with the verdict as it left: the fentry program
+ * keeps the key for the fexit program.
+ *
+ * Everything here is a template, as there. In each packet the flow is counted before
+ * the target's own counters: whoever reads these first has no flow ahead of them.
+ */
+#include <stddef.h>
+#include "counting.h"
+#include "packet.h"
+#include "flow_table.h"
+
+/* A packet that does not take the short way. */
+static __noinline int enter_other(struct xdp_buff *xdp, struct entry *entry)
+{
+	entry->kind = parse(xdp, &entry->key);
+	entry->ipv4 = 0;
+	entry->other = (__u64)xdp;
+	return 0;
+}
+
+static __always_inline int enter(__u64 *ctx, enum reader reader)
+{
+	struct target_counts *target = target_counts();
+	enum entry_kind kind;
+	struct xdp_buff *xdp;
+
+	if (!target)
+		return 0;
+	xdp = packet_of(ctx);
+	kind = key_of(xdp, &target->entry.key, reader);
+	if (__builtin_expect(kind == ENTRY_IPV4, true)) {
+		target->entry.ipv4 = (__u64)xdp;
+		return 0;
+	}
+	if (kind != ENTRY_IPV6)
+		return enter_other(xdp, &target->entry);
+	target->entry.ipv4 = 0;
+	target->entry.other = (__u64)xdp;
+	target->entry.kind = ENTRY_IPV6;
+	return 0;
+}
+
+SEC("fentry")
+int enter_plain(__u64 *ctx)
+{
+	return enter(ctx, READ_PLAIN);
+}
+
+SEC("fentry")
+int enter_cast(__u64 *ctx)
+{
+	return enter(ctx, READ_CAST);
+}
+
+SEC("fentry")
+int enter_copy(__u64 *ctx)
+{
+	return enter(ctx, READ_COPY);
+}
+
+/* One of each SAMPLE_RATE packets, but not always the same one: traffic has rhythms. */
+static __noinline int enter_taken(__u64 *ctx, struct entry *entry)
+{
+	__u32 rate = constant(SAMPLE_RATE);
+	__u32 at = bpf_get_prandom_u32() % rate;
+
+	entry->skip = rate - 1 - entry->sample_at + at;
+	entry->sample_at = at;
+	return enter_other(packet_of(ctx), entry);
+}
+
+SEC("fentry")
+int enter_sampled(__u64 *ctx)
+{
+	struct target_counts *target = target_counts();
+	struct entry *entry;
+
+	if (!target)
+		return 0;
+	entry = &target->entry;
+	if (__builtin_expect(entry->skip, true)) {
+		entry->skip--;
+		entry->ipv4 = entry->other = 0;
+		return 0;
+	}
+	return enter_taken(ctx, entry);
+}
+
+/* Counts a packet of a flow, if it has one; else `reason` of `target` says why not. */
+static __always_inline void account(struct xdp_buff *xdp, struct target_counts *target,
+				    __u64 verdict, __u64 length)
+{
+	struct entry *entry = &target->entry;
+	__u64 index = target->index;
+	__u32 kind = ENTRY_NONE;
+
+	if (entry->ipv4 == (__u64)xdp)
+		kind = ENTRY_IPV4;
+	else if (entry->other == (__u64)xdp)
+		kind = entry->kind;
+	entry->ipv4 = entry->other = 0;
+	target->reason = kind - ENTRY_NOT_IP;
+	if (index >= NO_INDEX)
+		target->reason = REASON_TABLE_FULL;
+	else if (kind == ENTRY_IPV4)
+		count_flow4(&entry->key, entry->key.words[1] | verdict | index << 16, length);
+	else if (kind == ENTRY_IPV6)
+		count_flow6(&entry->key, entry->key.words[4] | verdict << 32 | index << 48, length);
+}
+
+/* Any packet whatever. */
+static __noinline int leave_other(__u64 *ctx, struct target_counts *target, __u64 length)
+{
+	__u64 verdict = lesser((__u32)ctx[1], VERDICT_UNKNOWN), reason;
+	struct xdp_buff *xdp = (struct xdp_buff *)ctx[0];
+	struct device_counts *known;
+
+	find_record(xdp, target);
+	account(xdp, target, verdict, length);
+	reason = target->reason;
+	known = found_record(xdp, target);
+	if (verdict >= VERDICTS)
+		return 0;
+	if (!known) {
+		add(&target->unplaced[verdict], length);
+		return 0;
+	}
+	if (reason < REASONS)
+		add(&known->unaccounted[reason][verdict], length);
+	add(&known->verdicts[verdict], length);
+	return 0;
+}
+
+/* A packet on the target's first device that is not simply one of IPv4. */
+static __noinline int leave_first(__u64 *ctx, struct target_counts *target, __u64 length)
+{
+	struct device_counts *first = &target->devices[0];
+	__u64 verdict = ctx[1] & 7; /* a known one: leave() has seen to that */
+	struct tally *tally = &first->verdicts[verdict];
+	struct entry *entry = &target->entry;
+	__u32 kind = entry->kind, reason;
+
+	entry->other = 0;
+	if (kind == ENTRY_IPV6) {
+		count_flow6(&entry->key, entry->key.words[4] | verdict << 32, length);
+		add(tally, length);
+		return 0;
+	}
+	reason = kind - ENTRY_NOT_IP;
+	if (reason <= REASON_TRUNCATED)
+		add(&first->unaccounted[reason][ctx[1] & 7], length);
+	add(tally, length);
+	return 0;
+}
+
+/* From a verdict's counter to the one of packets not sampled, of the same verdict. */
+#define SAMPLED_OUT_OFFSET                                                       \
+	(((int)offsetof(struct device_counts, unaccounted[REASON_SAMPLED_OUT]) - \
+	  (int)offsetof(struct device_counts, verdicts)) /                       \
+	 (int)sizeof(struct tally))
+
+static __always_inline int leave(__u64 *ctx, bool by_epoch)
+{
+	__u64 length = length_of(packet_of(ctx));
+	struct target_counts *target = target_counts();
+	struct device_counts *first;
+	struct tally *tally;
+	struct xdp_buff *xdp;
+	__u32 verdict;
+
+	if (!target)
+		return 0;
+	xdp = packet_of(ctx);
+	first = &target->devices[0];
+	if (__builtin_expect(!recognised(first, xdp->rxq->dev, by_epoch), false))
+		goto other;
+	if (__builtin_expect(target->entry.ipv4 == (__u64)xdp, true)) {
+		verdict = low_half(ctx[1]);
+		if (__builtin_expect(verdict > VERDICT_REDIRECT, false))
+			goto other;
+		target->entry.ipv4 = 0;
+		tally = &first->verdicts[verdict];
+		count_flow4(&target->entry.key, target->entry.key.words[1] | verdict, length);
+		add(tally, length);
+		return 0;
+	}
+	if (target->entry.other == (__u64)xdp) {
+		if (low_half(ctx[1]) > VERDICT_REDIRECT)
+			goto other;
+		return leave_first(ctx, target, length);
+	}
+	tally = &first->verdicts[verdict_of(ctx)];
+	add(tally + SAMPLED_OUT_OFFSET, length);
+	add(tally, length);
+	return 0;
+other:
+	return leave_other(ctx, target, length);
+}
+
+SEC("fexit")
+int leave_by_epoch(__u64 *ctx)
+{
+	return leave(ctx, true);
+}
+
+SEC("fexit")
+int leave_by_identity(__u64 *ctx)
+{
+	return leave(ctx, false);
+}
+
+char LICENSE[] SEC("license") = "GPL";
