@@ -15,9 +15,11 @@
 /* A packet that does not take the short way. */
 static __noinline int enter_other(struct xdp_buff *xdp, struct entry *entry)
 {
-	entry->kind = parse(xdp, &entry->key);
-	entry->ipv4 = 0;
+	enum entry_kind kind = parse(xdp, &entry->key);
+
+	entry->ipv4 = kind == ENTRY_IPV4 ? (__u64)xdp : 0;
 	entry->other = (__u64)xdp;
+	entry->kind = kind;
 	return 0;
 }
 

@@ -7,13 +7,18 @@ One thread runs ``look``, now and then; any thread may ask for counts and progra
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from numpy.typing import NDArray
 
 from xdpscope.accounting.farewell import Farewell
+from xdpscope.accounting.flows import FlowCount, FlowLedger
 from xdpscope.accounting.ledger import Ledger, Place, Tally
-from xdpscope.accounting.reading import UNPLACED, Reading
+from xdpscope.accounting.owners import Owners, Seen
+from xdpscope.accounting.reading import UNPLACED, by_device, of_target
+from xdpscope.config import Flows
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.model import Attachment, Snapshot, XdpProgram
 from xdpscope.tracing.engine import Engine
@@ -26,6 +31,9 @@ from xdpscope.tracing.tracer import Tracer
 _PLACES_REMEMBERED = 4096
 
 _NO_TALLY = Tally()
+
+Pattern = Callable[[XdpProgram], bool]
+"""Whether a program is wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +56,61 @@ class Standing:
     run_seconds: float | None  # spent in the tracer; None while the kernel does not count
 
 
+@dataclass(frozen=True, slots=True)
+class FlowShown:
+    """One flow of one program at one place with one verdict."""
+
+    program: XdpProgram
+    place: Place
+    verdict: str
+    protocol: str
+    source: str
+    destination: str
+    source_port: int
+    destination_port: int
+    packets: int
+    bytes: int
+    rate: float  # packets a second of late
+
+
+@dataclass(frozen=True, slots=True)
+class FlowReport:
+    """Flows that have series of their own, and what there is beside them."""
+
+    entries: int = 0
+    evictions: dict[str, int] = field(default_factory=dict)
+    exported: list[FlowShown] = field(default_factory=list)
+    others: list[Count] = field(default_factory=list)
+    unaccounted: list[Count] = field(default_factory=list)
+
+
+def _flow_shown(program: XdpProgram, count: FlowCount) -> FlowShown:
+    flow = count.flow
+    return FlowShown(
+        program=program,
+        place=count.owner[1],
+        verdict=count.verdict,
+        protocol=flow.protocol,
+        source=flow.source,
+        destination=flow.destination,
+        source_port=flow.source_port,
+        destination_port=flow.destination_port,
+        packets=count.packets,
+        bytes=count.bytes,
+        rate=count.rate,
+    )
+
+
 class Observer:
     """Finds programs, traces them, keeps their accounts."""
 
-    def __init__(self, engine: Engine, inventory: Inventory, scope: Scope) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        inventory: Inventory,
+        scope: Scope,
+        flows: Flows | None = None,
+    ) -> None:
         self._engine = engine
         self._inventory = inventory
         self._scope = scope
@@ -64,6 +123,10 @@ class Observer:
         self._places_gone: Farewell[Place] = Farewell()
         self._places_hidden: dict[Place, None] = {}
         self._looked = False
+        self._owners = Owners()
+        self._seen: list[Seen] = []
+        tables = engine.flow_tables()
+        self._flows = FlowLedger(tables, flows or Flows()) if tables else None
 
     def close(self) -> None:
         """Detaches every tracer; a ``look`` under way ends soon."""
@@ -101,7 +164,9 @@ class Observer:
         """
         snapshot = self._inventory.take()
         with self._lock:
-            # Under the old names still, of interfaces that were renamed or are gone.
+            # Under the old names still, of interfaces that were renamed or are gone; once
+            # more, for what has come since the flows were read.
+            self._read_flows()
             self._book()
             self._snapshot = snapshot
             self._engine.forget_spilled(self._has_gone)
@@ -123,6 +188,56 @@ class Observer:
                 for target in self._targets
                 for place, tally in self._shown(target)
             ]
+
+    def flow_counts(self) -> FlowReport:
+        """The flows of this moment, as they are to be shown; nothing if there are none kept."""
+        with self._lock:
+            if self._flows is None:
+                return FlowReport()
+            self._read_flows()
+            flows = self._flows
+            report = FlowReport(entries=flows.entries, evictions=dict(flows.evictions))
+            shown = {}
+            for target in self._targets:
+                for place, tally in self._shown(target):
+                    owner = target.program.id, place
+                    shown[owner] = target.program
+                    report.others.append(Count(target.program, place, flows.other(owner)))
+                    if tally.counts[1:].any():
+                        report.unaccounted.append(Count(target.program, place, tally))
+            report.exported.extend(
+                _flow_shown(shown[count.owner], count)
+                for count in flows.exported
+                if count.owner in shown
+            )
+            return report
+
+    def held_flows(
+        self, limit: int | None = None, program: Pattern | None = None, verdict: str | None = None
+    ) -> list[FlowShown]:
+        """Flows that are held, those with the highest rates first.
+
+        Args:
+            limit: How many at most; None: all.
+            program: Of the programs that it admits alone.
+            verdict: With this one of VERDICTS alone.
+        """
+        with self._lock:
+            if self._flows is None:
+                return []
+            self._read_flows()
+            programs = {target.program.id: target.program for target in self._targets}
+            scopes = None
+            if program is not None:
+                scopes = [
+                    scope
+                    for id, found in programs.items()
+                    if program(found)
+                    for scope in self._owners.scopes_of(id)
+                ]
+            most = self._flows.entries if limit is None else limit
+            found = self._flows.held(self._owners, most, scopes, verdict)
+            return [_flow_shown(programs[count.owner[0]], count) for count in found]
 
     def standings(self) -> list[Standing]:
         """Every program there is, in the order of their ids."""
@@ -157,20 +272,46 @@ class Observer:
         )
 
     def _book(self) -> None:
+        self._seen = []
         spilled = self._engine.spilled()
         for target in self._targets:
             if target.tracer is not None:
                 self._book_one(target.program.id, target.tracer, spilled)
 
-    def _book_one(self, program_id: int, tracer: Tracer, spilled: Mapping[int, Reading]) -> None:
+    def _book_one(
+        self, program_id: int, tracer: Tracer, spilled: Mapping[int, NDArray[Any]]
+    ) -> None:
         # Apart: each CPU gives its places to the devices that it meets first, so a device
         # that has one here may have spilled there.
-        self._ledger.book(program_id, "placed", tracer.reading(), self._place_of)
-        self._ledger.book(program_id, "spilled", spilled.get(tracer.number, {}), self._place_of)
+        placed, number = tracer.records(), tracer.number
+        self._ledger.book(program_id, "placed", of_target(placed), self._place_of)
+        self._seen.append(Seen.inline(program_id, number, placed["devices"]))
+        rest = spilled.get(number)
+        reading = {} if rest is None else by_device(rest)
+        self._ledger.book(program_id, "spilled", reading, self._place_of)
+        if rest is not None:
+            self._seen.append(Seen.spilled(program_id, number, rest))
 
     def _book_last(self, program_id: int, tracer: Tracer) -> None:
         self._book_one(program_id, tracer, self._engine.spilled())
         self._ledger.start_over(program_id)
+
+    def _read_flows(self) -> None:
+        """Books the totals, and only then the flows: see accounting/flows.py."""
+        self._book()
+        if self._flows is None:
+            return
+        moved = self._owners.update(self._seen, self._admitted_place_of)
+        totals = {
+            (target.program.id, place): tally
+            for target in self._targets
+            for place, tally in self._ledger.of(target.program.id).items()
+        }
+        self._flows.read(self._owners, totals, time.monotonic(), moved)
+
+    def _admitted_place_of(self, inode: int, index: int, name: str) -> Place | None:
+        place = self._place_of(inode, index, name)
+        return place if self._scope.interfaces.admits(place[1]) else None
 
     def _place_of(self, inode: int, index: int, name: str) -> Place:
         if (inode, index) == UNPLACED:
@@ -194,6 +335,7 @@ class Observer:
         for id in self._programs_gone.over(now, linger):
             self._targets.forget(id)
             self._ledger.forget_program(id)
+            self._owners.forget_program(id)
 
         here = set(self._snapshot.interfaces.values())
         namespaces = {netns for netns, _ in here}

@@ -3,7 +3,9 @@
 
 from collections.abc import Callable, Iterator, Mapping
 
-from xdpscope.accounting.reading import VERDICTS, Reading
+import numpy as np
+
+from xdpscope.accounting.reading import REASONS, Reading, no_counts
 
 Place = tuple[str, str]
 """Where packets were seen, by name: (network namespace, interface)."""
@@ -13,13 +15,31 @@ PlaceOf = Callable[[int, int, str], Place]
 
 
 class Tally:
-    """Packets and bytes by verdict, in the order of VERDICTS."""
+    """What was counted at one place, by verdict in the order of VERDICTS."""
 
-    __slots__ = ("bytes", "packets")
+    __slots__ = ("counts",)
 
     def __init__(self) -> None:
-        self.packets = [0] * len(VERDICTS)
-        self.bytes = [0] * len(VERDICTS)
+        self.counts = no_counts()
+
+    @property
+    def packets(self) -> list[int]:
+        """Packets by verdict."""
+        return self._column(0, 0)
+
+    @property
+    def bytes(self) -> list[int]:
+        """Bytes by verdict."""
+        return self._column(0, 1)
+
+    def unaccounted(self, reason: str) -> tuple[list[int], list[int]]:
+        """Packets and bytes by verdict that are in no flow for this one of REASONS."""
+        row = 1 + REASONS.index(reason)
+        return self._column(row, 0), self._column(row, 1)
+
+    def _column(self, row: int, column: int) -> list[int]:
+        found: list[int] = self.counts[row, :, column].tolist()
+        return found
 
 
 class Ledger:
@@ -45,18 +65,13 @@ class Ledger:
         booked = stores.get(store, {})
         for identity, now in reading.items():
             before = booked.get(identity)
-            if before is not None and before.packets == now.packets:
+            if before is not None and np.array_equal(before.counts, now.counts):
                 continue
             place = place_of(*identity, now.name)
             tally = totals.get(place)
             if tally is None:
                 tally = totals[place] = Tally()
-            for verdict in range(len(VERDICTS)):
-                tally.packets[verdict] += now.packets[verdict]
-                tally.bytes[verdict] += now.bytes[verdict]
-                if before is not None:
-                    tally.packets[verdict] -= before.packets[verdict]
-                    tally.bytes[verdict] -= before.bytes[verdict]
+            tally.counts += now.counts if before is None else now.counts - before.counts
         stores[store] = reading
 
     def start_over(self, program: int) -> None:

@@ -10,14 +10,24 @@ from numpy.typing import NDArray
 VERDICTS = ("aborted", "drop", "pass", "tx", "redirect", "unknown")
 """In the order of ``enum verdict``."""
 
+REASONS = ("not_ip", "truncated", "sampled_out", "table_full")
+"""Why a packet is in no flow; in the order of ``enum reason``."""
+
+Counts = NDArray[np.uint64]
+"""Shape (1 + REASONS, VERDICTS, 2): all packets, then those in no flow; packets and bytes."""
+
+
+def no_counts() -> Counts:
+    """Noughts."""
+    return np.zeros((1 + len(REASONS), len(VERDICTS), 2), np.uint64)
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceReading:
     """What a target did with the packets of one device since its tracer was attached."""
 
     name: str  # when it was first seen
-    packets: tuple[int, ...]  # by verdict
-    bytes: tuple[int, ...]
+    counts: Counts
 
 
 Reading = dict[tuple[int, int], DeviceReading]
@@ -26,23 +36,24 @@ Reading = dict[tuple[int, int], DeviceReading]
 UNPLACED = (0, 0)
 
 
+def _pairs(tallies: NDArray[Any]) -> NDArray[np.uint64]:
+    """``struct tally`` of any shape, as a last axis of (packets, bytes)."""
+    return np.stack([tallies["packets"], tallies["bytes"]], axis=-1)
+
+
 def by_device(records: NDArray[Any]) -> Reading:
     """Sums ``struct device_counts`` records, of any shape, into one reading."""
     used = records[records["identity"] != 0]
     if not used.size:
         return {}
     identities, first, where = np.unique(used["identity"], return_index=True, return_inverse=True)
-    sums = np.zeros((len(identities), 2, len(VERDICTS)), np.uint64)
-    np.add.at(sums[:, 0], where, used["verdicts"]["packets"])
-    np.add.at(sums[:, 1], where, used["verdicts"]["bytes"])
+    sums = np.zeros((len(identities), *no_counts().shape), np.uint64)
+    np.add.at(sums[:, 0], where, _pairs(used["verdicts"]))
+    np.add.at(sums[:, 1:], where, _pairs(used["unaccounted"]))
     names = used["name"][first]
     return {
-        (identity >> 32, identity & 0xFFFFFFFF): DeviceReading(
-            name.decode(errors="replace"), tuple(packets), tuple(sizes)
-        )
-        for identity, name, (packets, sizes) in zip(
-            identities.tolist(), names.tolist(), sums.tolist(), strict=True
-        )
+        (identity >> 32, identity & 0xFFFFFFFF): DeviceReading(name.decode(errors="replace"), each)
+        for identity, name, each in zip(identities.tolist(), names.tolist(), sums, strict=True)
     }
 
 
@@ -51,9 +62,8 @@ def of_target(values: NDArray[Any]) -> Reading:
     reading = by_device(values["devices"])
     unplaced = values["unplaced"]
     if unplaced["packets"].any():
-        reading[UNPLACED] = DeviceReading(
-            "",
-            tuple(unplaced["packets"].sum(axis=0).tolist()),
-            tuple(unplaced["bytes"].sum(axis=0).tolist()),
-        )
+        counts = no_counts()
+        counts[0] = _pairs(unplaced).sum(axis=0)
+        counts[1 + REASONS.index("table_full")] = counts[0]
+        reading[UNPLACED] = DeviceReading("", counts)
     return reading

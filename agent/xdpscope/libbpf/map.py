@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Maps: created, read whole or by key, per-CPU values as numpy arrays."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -159,6 +160,33 @@ class Map(Descriptor):
             if error.errno not in (EINVAL, EOPNOTSUPP, _ENOTSUPP):
                 raise
             return self._one_by_one()
+
+    def read_array(self, values: Bytes) -> None:
+        """Reads a whole array, shape (n, CPUs, stride), into ``values``.
+
+        In one system call where the kernel has batches for arrays (Linux 5.6; of per-CPU
+        ones 5.13), else element by element.
+        """
+        info = self.info
+        if values.shape != (info.max_entries, info.cpus, info.stride):
+            raise ValueError(f"{values.shape} is not the shape of {info.name!r}")
+        keys = np.empty((info.max_entries, info.key_size), np.uint8)
+        cursor, count = ffi.new("char[4]"), ffi.new("__u32 *", info.max_entries)
+        result = lib.bpf_map_lookup_batch(
+            self.fileno(),
+            ffi.NULL,
+            cursor,
+            ffi.from_buffer(keys),
+            ffi.from_buffer(values),
+            count,
+            ffi.NULL,
+        )
+        if result in (0, -ENOENT) and count[0] == info.max_entries:
+            return
+        if result not in (-EINVAL, -EOPNOTSUPP, -_ENOTSUPP, -EFAULT):
+            fail(result or -ENOENT, f"reading {info.name!r}")
+        for index in range(info.max_entries):
+            values[index] = self.lookup(index.to_bytes(4, sys.byteorder))
 
     def _batched(self) -> tuple[Bytes, Bytes]:
         info = self.info

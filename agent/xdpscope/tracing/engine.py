@@ -4,18 +4,21 @@
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from xdpscope import bpf
-from xdpscope.accounting.reading import Reading, by_device
+from xdpscope.accounting.slots import FAMILIES, SlotTable
 from xdpscope.discovery.programs import ANCHOR
 from xdpscope.errors import KernelError, LoadError, NotPermitted, TracingUnavailable
 from xdpscope.kernel import capabilities
 from xdpscope.libbpf import Object, typed
 from xdpscope.tracing import templates
 from xdpscope.tracing.templates import FlowSizes
+
+_ONLY_KEY = b"\0\0\0\0"
 
 
 class Engine:
@@ -41,6 +44,9 @@ class Engine:
                     templates.load(flows, watch_devices, self._anchor)
                 )
                 self._spilled = stack.enter_context(self.templates.map("spilled"))
+                self._taken = (
+                    stack.enter_context(self.templates.map(".data.taken")) if flows else None
+                )
                 self.target_counts = self.templates.btf.struct("target_counts")
                 self._device_counts = self.templates.btf.struct("device_counts")
                 self._spill_key = self.templates.btf.struct("spill_key")
@@ -68,14 +74,33 @@ class Engine:
         """Whether devices are recognised without reading their identity."""
         return self.templates.variant.watches_devices
 
-    def spilled(self) -> dict[int, Reading]:
-        """What found no place in its target's own map, by the target's number."""
+    def spilled(self) -> dict[int, NDArray[Any]]:
+        """Records that found no place in their target's own map, by the target's number.
+
+        ``struct device_counts``, shape (devices, CPUs).
+        """
         keys, values = self._spilled.items()
         if not len(keys):
             return {}
         targets = typed(keys, self._spill_key)["target"]
         records = typed(values, self._device_counts)
-        return {int(t): by_device(records[targets == t]) for t in np.unique(targets)}
+        return {int(target): records[targets == target] for target in np.unique(targets)}
+
+    def flow_tables(self) -> list[SlotTable]:
+        """The tables of flows, to be read; none without flows. Closed with the engine."""
+        if self._taken is None:
+            return []
+        taken, btf = self._taken, self.templates.btf
+        return [
+            SlotTable(
+                family,
+                self._resources.enter_context(self.templates.map(family.map)),
+                btf.struct(family.record),
+                btf.struct(family.key),
+                lambda at=at: bool(taken.lookup(_ONLY_KEY)[0].view(np.uint32)[at]),  # type: ignore[misc]
+            )
+            for at, family in enumerate(FAMILIES)
+        ]
 
     def forget_spilled(self, gone: Callable[[int, int, int], bool]) -> None:
         """Takes out spilled records.

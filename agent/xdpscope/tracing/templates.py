@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from math import ceil, log2
 from typing import Self
 
 from xdpscope import bpf
@@ -21,6 +22,9 @@ _TARGET = 0x7A26E7
 _SAMPLE_RATE = 0x5A3BCA7
 _SET_SHIFT = 61
 _HASHES = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
+
+WAYS = 4
+"""Places in a set."""
 
 _HOOK = "device_appears"
 _EXITS = {
@@ -37,6 +41,17 @@ class FlowSizes:
 
     sets: int  # of flows of each family, on each CPU: a power of two from 2 on
     sample_rate: int
+
+    @classmethod
+    def for_entries(cls, entries: int, sample_rate: int, cpus: int) -> Self:
+        """For so many flows, over all CPUs.
+
+        One CPU alone may have them all, but on many it is less and less likely to: what
+        they have room for together grows with their number no further than to
+        32 times what each has.
+        """
+        places = entries / max(1, min(cpus, 32) // 2)
+        return cls(1 << max(1, ceil(log2(places / WAYS))), sample_rate)
 
 
 @dataclass(frozen=True, slots=True)

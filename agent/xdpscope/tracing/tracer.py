@@ -3,8 +3,10 @@
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
-from xdpscope.accounting.reading import Reading, of_target
+from numpy.typing import NDArray
+
 from xdpscope.discovery.model import XdpProgram
 from xdpscope.libbpf import EntryFunction, Program, typed
 from xdpscope.tracing.engine import Engine
@@ -63,9 +65,9 @@ class Tracer:
         self._counts.close()
         self._engine.forget_spilled(lambda number, _inode, _index: number == self.number)
 
-    def reading(self) -> Reading:
-        """The counts so far, by device; without those in the engine's ``spilled``."""
-        return of_target(typed(self._counts.lookup(_ONLY_KEY), self._engine.target_counts))
+    def records(self) -> NDArray[Any]:
+        """``struct target_counts`` of each CPU; without those in the engine's ``spilled``."""
+        return typed(self._counts.lookup(_ONLY_KEY), self._engine.target_counts)
 
     def expense(self) -> Expense:
         """Misses and, if known, cost."""

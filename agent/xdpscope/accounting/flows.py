@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which flows have a series of their own, and what all the others amount to.
+
+The kernel counts each packet twice: in its flow, and then in the totals of its program,
+place and verdict. Of a flow that is exported, all that has come since the agent saw it
+last is added to its series. ``other`` is what the totals have beside these and the
+packets in no flow: so a flow that leaves the kernel's table, or loses its series, is in
+there at once, and nothing is lost or counted twice.
+
+The totals are read before the flows, so that ``other`` may come out too small by what
+arrived in between, never too large: it is published as the largest that ever came out,
+never falls, and is exact whenever nothing arrives.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xdpscope.accounting.ledger import Tally
+from xdpscope.accounting.owners import Owner, Owners
+from xdpscope.accounting.reading import VERDICTS
+from xdpscope.accounting.slots import HALF_LIFE, Grouped, SlotTable
+from xdpscope.config import Flows
+
+# How much more a flow must have than one with a series to take that from it: flows of about
+# the same rate would else lose and win it by turns, each time as a new series.
+_STICKINESS = 1.5
+
+_PROTOCOLS = {(4, 1): "icmp", (6, 58): "icmpv6"} | {
+    (version, number): name
+    for version in (4, 6)
+    for number, name in ((6, "tcp"), (17, "udp"), (132, "sctp"))
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """A packet as it came in. An ICMP message has its type and code for ports; 0: none."""
+
+    protocol: str
+    source: str
+    destination: str
+    source_port: int
+    destination_port: int
+
+
+@dataclass(slots=True)
+class FlowCount:
+    """One flow of one program at one place with one verdict."""
+
+    owner: Owner
+    verdict: str
+    flow: Flow
+    packets: int
+    bytes: int
+    rate: float = 0.0  # packets a second of late
+
+
+class FlowLedger:
+    """The flows of all programs."""
+
+    def __init__(self, tables: Iterable[SlotTable], limits: Flows) -> None:
+        self.limits = limits
+        self.entries = 0
+        self.evictions = Counter(idle=0, pressure=0)
+        self._tables = list(tables)
+        self._groups: list[Grouped] = []
+        self._exported: dict[tuple[int, int], FlowCount] = {}
+        self._others: dict[Owner, NDArray[np.int64]] = {}
+
+    def read(self, owners: Owners, totals: Mapping[Owner, Tally], now: float, moved: bool) -> None:
+        """Reads the tables, and decides anew which flows are exported.
+
+        Args:
+            owners: Whose flows are.
+            totals: What was counted, read before: see above.
+            now: Seconds of a monotonic clock.
+            moved: Whether some flow's owner is another than at the reading before.
+        """
+        self._groups = []
+        for table in self._tables:
+            grouped, pushed_out = table.read(owners.scopes, now, moved)
+            self.evictions["pressure"] += pushed_out
+            idle = now - grouped.seen > self.limits.idle_timeout
+            self.evictions["idle"] += int(np.count_nonzero(idle))
+            table.let_go(idle)
+            self._groups.append(_only(grouped, ~idle))
+        self._respect_limit()
+        self.entries = sum(len(group.name) for group in self._groups)
+        self._export(owners)
+        self._sum_up(totals)
+
+    def _respect_limit(self) -> None:
+        excess = sum(len(group.name) for group in self._groups) - self.limits.max_entries
+        if excess <= 0:
+            return
+        scores = np.concatenate([group.score for group in self._groups])
+        least = np.zeros(len(scores), bool)
+        least[np.argpartition(scores, excess - 1)[:excess]] = True
+        self.evictions["pressure"] += excess
+        begin = 0
+        for number, (table, group) in enumerate(zip(self._tables, self._groups, strict=True)):
+            mine = least[begin : begin + len(group.name)]
+            begin += len(group.name)
+            table.let_go(mine)
+            self._groups[number] = _only(group, ~mine)
+
+    def _export(self, owners: Owners) -> None:
+        names = self._known()
+        scores = [
+            np.where(known, group.score * _STICKINESS + 1e-9, group.score)
+            for group, known in zip(self._groups, names, strict=True)
+        ]
+        chosen = _largest(scores, self.limits.top)
+        exported: dict[tuple[int, int], FlowCount] = {}
+        for table, group, flows in zip(self._tables, self._groups, chosen, strict=True):
+            version = table.family.version
+            fresh = []
+            for at in flows.tolist():
+                key = version, int(group.name[at])
+                count = self._exported.get(key)
+                if count is None:
+                    fresh.append(at)
+                    continue
+                count.packets += int(group.packets[at])
+                count.bytes += int(group.bytes[at])
+                count.rate = _rate(float(group.score[at]))
+                exported[key] = count
+            for at, count in zip(fresh, _described(table, group, fresh, owners), strict=True):
+                exported[version, int(group.name[at])] = count
+        self._exported = exported
+
+    def _known(self) -> list[NDArray[np.bool_]]:
+        """Of each group, which flows have a series."""
+        found = []
+        for table, group in zip(self._tables, self._groups, strict=True):
+            known = np.zeros(len(group.name), bool)
+            mine = [name for version, name in self._exported if version == table.family.version]
+            if len(known) and mine:
+                wanted = np.array(mine, np.uint64)
+                at = np.searchsorted(group.name, wanted)
+                at[at == len(known)] = 0
+                known[at[group.name[at] == wanted]] = True
+            found.append(known)
+        return found
+
+    def _sum_up(self, totals: Mapping[Owner, Tally]) -> None:
+        exported: dict[Owner, NDArray[np.int64]] = {}
+        for count in self._exported.values():
+            sums = exported.setdefault(count.owner, np.zeros((len(VERDICTS), 2), np.int64))
+            sums[VERDICTS.index(count.verdict)] += (count.packets, count.bytes)
+        others = {}
+        for owner, tally in totals.items():
+            counts = tally.counts.astype(np.int64)
+            rest = counts[0] - counts[1:].sum(axis=0)
+            if owner in exported:
+                rest -= exported[owner]
+            before = self._others.get(owner)
+            others[owner] = np.maximum(rest, 0 if before is None else before)
+        self._others = others
+
+    @property
+    def exported(self) -> list[FlowCount]:
+        """Flows with a series; packets and bytes since they have it."""
+        return list(self._exported.values())
+
+    def other(self, owner: Owner) -> Tally:
+        """All flows of a program at a place that have no series."""
+        tally = Tally()
+        if owner in self._others:
+            tally.counts[0] = self._others[owner]
+        return tally
+
+    def held(
+        self, owners: Owners, limit: int, scopes: list[int] | None, verdict: str | None
+    ) -> list[FlowCount]:
+        """Flows that are held, by rate and then by packets, those with most first.
+
+        Args:
+            owners: Whose flows are.
+            limit: How many at most.
+            scopes: Of these alone.
+            verdict: With this one alone.
+        """
+        groups = []
+        for table in self._tables:
+            group = table.held()
+            wanted = np.ones(len(group.name), bool)
+            if scopes is not None:
+                wanted &= np.isin(table.scopes(group.slot), scopes)
+            if verdict is not None:
+                wanted &= table.keys(group.slot)["verdict"] == VERDICTS.index(verdict)
+            groups.append(_only(group, wanted))
+        orders = [group.score + 1e-12 * group.packets for group in groups]
+        found = []
+        for table, group, flows in zip(self._tables, groups, _largest(orders, limit), strict=True):
+            found += _described(table, group, flows.tolist(), owners)
+        return sorted(found, key=lambda count: (-count.rate, -count.packets))
+
+
+def _only(group: Grouped, wanted: NDArray[np.bool_]) -> Grouped:
+    if wanted.all():
+        return group
+    return Grouped(
+        group.name[wanted], group.slot[wanted], group.score[wanted], group.seen[wanted],
+        group.packets[wanted], group.bytes[wanted],
+    )  # fmt: skip
+
+
+def _largest(scores: list[NDArray[np.float64]], limit: int) -> list[NDArray[np.intp]]:
+    """Where the largest of all are, by group."""
+    everything = np.concatenate(scores)
+    if len(everything) > limit:
+        chosen = np.argpartition(-everything, limit)[:limit]
+    else:
+        chosen = np.arange(len(everything))
+    ends = np.cumsum([len(group) for group in scores])
+    return [
+        chosen[(chosen >= end - len(group)) & (chosen < end)] - (end - len(group))
+        for group, end in zip(scores, ends.tolist(), strict=True)
+    ]
+
+
+def _rate(score: float) -> float:
+    """Packets a second of a flow that goes on as it is, from its score."""
+    return score * float(np.log(2)) / HALF_LIFE
+
+
+def _described(
+    table: SlotTable, group: Grouped, flows: list[int], owners: Owners
+) -> list[FlowCount]:
+    slots = group.slot[flows]
+    return [
+        FlowCount(
+            owners.owner(scope),
+            VERDICTS[int(key["verdict"])],
+            _flow(table.family.version, key),
+            int(group.packets[at]),
+            int(group.bytes[at]),
+            _rate(float(group.score[at])),
+        )
+        for at, scope, key in zip(
+            flows, table.scopes(slots).tolist(), table.keys(slots), strict=True
+        )
+    ]
+
+
+def _flow(version: int, key: Any) -> Flow:
+    address = IPv4Address if version == 4 else IPv6Address
+    number = int(key["protocol"])
+    source, destination = (str(address(key[end].tobytes())) for end in ("source", "destination"))
+    ports = np.frombuffer(key["ports"].tobytes(), ">u2").tolist()
+    return Flow(
+        _PROTOCOLS.get((version, number), str(number)),
+        source,
+        destination,
+        *ports,
+    )

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whose the flows are: from what a slot of the table says to a program and a place.
+
+A slot names the CPU, the target's number and the index of a device's record among the
+target's on that CPU. What these mean is in the records; people know it by program and place.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xdpscope.accounting.ledger import Place
+
+U64 = NDArray[np.uint64]
+
+Owner = tuple[int, Place]
+"""A program's id, and a place."""
+
+UNKNOWN = -1
+"""The scope of what is nobody's that is known."""
+
+
+def code(cpu: Any, target: Any, index: Any) -> U64:
+    """One number for all three."""
+    targets, indices, cpus = (np.asarray(part, np.uint64) for part in (target, index, cpu))
+    return np.asarray(targets << np.uint64(32) | indices << np.uint64(16) | cpus, np.uint64)
+
+
+PlaceOf = Callable[[int, int, str], Place | None]
+"""As in the ledger; None for what is not to be observed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The devices that have records of one target; arrays of one entry a record."""
+
+    program: int
+    target: int
+    cpus: NDArray[Any]
+    indices: NDArray[Any]
+    identities: U64  # namespace inode << 32 | ifindex
+    names: NDArray[np.bytes_]  # when first seen
+
+    @classmethod
+    def inline(cls, program: int, target: int, devices: NDArray[Any]) -> Self:
+        """From the target's own ``struct device_counts``, shape (CPUs, devices)."""
+        cpus, indices = np.nonzero(devices["identity"])
+        used = devices[cpus, indices]
+        return cls(program, target, cpus, indices, used["identity"], used["name"])
+
+    @classmethod
+    def spilled(cls, program: int, target: int, devices: NDArray[Any]) -> Self:
+        """From those of the ``spilled`` map, shape (devices, CPUs)."""
+        numbers, cpus = np.nonzero(devices["identity"])
+        used = devices[numbers, cpus]
+        return cls(program, target, cpus, used["index"], used["identity"], used["name"])
+
+    def same_as(self, other: "Seen") -> bool:
+        """Whether nothing has changed."""
+        return (
+            np.array_equal(self.identities, other.identities)
+            and np.array_equal(self.cpus, other.cpus)
+            and np.array_equal(self.indices, other.indices)
+        )
+
+
+class Scopes:
+    """From code to scope, a dense number for a program at a place."""
+
+    def __init__(self, codes: U64, numbers: NDArray[np.int32]) -> None:
+        order = np.argsort(codes)
+        self._codes = codes[order]
+        self._numbers = numbers[order]
+
+    def of(self, codes: U64) -> NDArray[np.int32]:
+        """The scope of each code, UNKNOWN where there is none."""
+        if not len(self._codes):
+            return np.full(len(codes), UNKNOWN, np.int32)
+        at = np.searchsorted(self._codes, codes)
+        at[at == len(self._codes)] = 0
+        return np.where(self._codes[at] == codes, self._numbers[at], np.int32(UNKNOWN))
+
+
+class Owners:
+    """Gives scopes their numbers, which stay as long as the agent lives."""
+
+    def __init__(self) -> None:
+        self._seen: dict[tuple[int, bool], Seen] = {}
+        self._places: dict[tuple[int, bytes], Place | None] = {}
+        self._numbers: dict[Owner, int] = {}
+        self._owners: dict[int, Owner] = {}
+        self._next = itertools.count()
+        self.scopes = Scopes(np.empty(0, np.uint64), np.empty(0, np.int32))
+
+    def update(self, seen: Iterable[Seen], place_of: PlaceOf) -> bool:
+        """Takes over which records there are now; whether any scope is another.
+
+        A target's records come in one ``Seen``, or in two of which the second is of those
+        that found no place in its own map.
+        """
+        now: dict[tuple[int, bool], Seen] = {}
+        for each in seen:
+            now[each.target, (each.target, False) in now] = each
+        same = now.keys() == self._seen.keys() and all(
+            each.same_as(self._seen[key]) for key, each in now.items()
+        )
+        if same and all(
+            _place(device, place_of) == place for device, place in self._places.items()
+        ):
+            return False
+        self._seen = now
+        self._places.clear()
+        codes: list[U64] = []
+        numbers: list[int] = []
+        for each in now.values():
+            codes.append(code(each.cpus, each.target, each.indices))
+            devices = zip(each.identities.tolist(), each.names.tolist(), strict=True)
+            numbers.extend(self._number(each.program, device, place_of) for device in devices)
+        self.scopes = Scopes(
+            np.concatenate([np.empty(0, np.uint64), *codes]), np.array(numbers, np.int32)
+        )
+        return True
+
+    def _number(self, program: int, device: tuple[int, bytes], place_of: PlaceOf) -> int:
+        if device not in self._places:
+            self._places[device] = _place(device, place_of)
+        place = self._places[device]
+        if place is None:
+            return UNKNOWN
+        number = self._numbers.get((program, place))
+        if number is None:
+            number = self._numbers[program, place] = next(self._next)
+            self._owners[number] = program, place
+        return number
+
+    def owner(self, scope: int) -> Owner:
+        """The program's id and the place."""
+        return self._owners[scope]
+
+    def scopes_of(self, program: int) -> list[int]:
+        """Every scope that is this program's."""
+        return [number for (id, _), number in self._numbers.items() if id == program]
+
+    def forget_program(self, program: int) -> None:
+        """Strikes a program that is gone."""
+        for key in [key for key in self._numbers if key[0] == program]:
+            del self._owners[self._numbers.pop(key)]
+
+
+def _place(device: tuple[int, bytes], place_of: PlaceOf) -> Place | None:
+    identity, name = device
+    return place_of(identity >> 32, identity & 0xFFFFFFFF, name.decode(errors="replace"))

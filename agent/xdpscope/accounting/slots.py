@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's flow table of one family: read, compared with the reading before, grouped.
+
+All of it is array arithmetic over the table's places ("slots"), for there are a hundred
+thousand of them and a reading happens with each scrape. Per-slot arrays are flat, in the
+order (set, CPU, way) in which the kernel hands the table out.
+"""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xdpscope.accounting.owners import UNKNOWN, Scopes, code
+from xdpscope.libbpf import Map, typed
+
+U64 = NDArray[np.uint64]
+Indices = NDArray[np.intp]
+
+HALF_LIFE = 10.0
+"""Seconds after which a packet counts half in a flow's rate."""
+
+# A set that is being changed whenever it is looked at is left for the next reading.
+_ATTEMPTS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """What differs between IPv4 and IPv6."""
+
+    version: int
+    map: str
+    record: str  # struct of bpf/xdpscope.h: a set
+    key: str  # struct of bpf/xdpscope.h: a flow's key
+    key_mask: tuple[int, ...]  # by word; leaves out the device's index, which differs by CPU
+
+
+FAMILIES = (
+    Family(4, "flows4", "flow_set4", "flow4_key", (2**64 - 1, 2**64 - 1 - 0xFFFF0000)),
+    Family(6, "flows6", "flow_set6", "flow6_key", (*[2**64 - 1] * 4, 2**48 - 1)),
+)
+
+
+@dataclass(slots=True)
+class Grouped:
+    """Flows, each with its slots on all CPUs summed; arrays of one entry a flow.
+
+    Ordered by ``name``, a hash of key and scope under which a flow is known as long as
+    the agent lives.
+    """
+
+    name: U64
+    slot: Indices  # one of the flow's slots, for its key
+    score: NDArray[np.float64]  # packets, of which half is forgotten each HALF_LIFE
+    seen: NDArray[np.float64]  # when it last had a packet
+    packets: U64  # since the reading before, or in all
+    bytes: U64
+
+
+_NO_FLOWS = Grouped(
+    np.empty(0, np.uint64), np.empty(0, np.intp), np.empty(0), np.empty(0),
+    np.empty(0, np.uint64), np.empty(0, np.uint64),
+)  # fmt: skip
+
+
+class SlotTable:
+    """One family's table."""
+
+    def __init__(
+        self,
+        family: Family,
+        table: Map,
+        record: np.dtype[Any],
+        key: np.dtype[Any],
+        in_use: Callable[[], bool],
+    ) -> None:
+        """Reads nothing yet, and takes no memory for slots until there is a flow: ``in_use``."""
+        self.family = family
+        self._in_use = in_use
+        self._map = table
+        self._record = record
+        self._key = key
+        info = table.info
+        self._shape = (info.max_entries, info.cpus, record["flows"].shape[0])
+        self._size = int(np.prod(self._shape))
+        self._words = len(family.key_mask)
+        self._factors = [np.uint64(secrets.randbits(64) | 1) for _ in range(1 + self._words)]
+        self._ready = False
+
+    def _prepare(self) -> None:
+        info = self._map.info
+        self._raw = np.zeros((info.max_entries, info.cpus, info.stride), np.uint8)
+        self._sets = typed(self._raw, self._record)
+        # (set and CPU, way): of one record after the other, so that this is no copy.
+        self._flows = self._sets["flows"].reshape(-1, self._shape[2])
+        self._done = np.zeros(self._shape[:2], np.uint64)
+        self._packets = np.zeros(self._size, np.uint64)
+        self._bytes = np.zeros(self._size, np.uint64)
+        self._occupant = np.zeros(self._size, np.uint64)  # a hash of key and target; 0: none
+        self._scope = np.full(self._size, UNKNOWN, np.int32)
+        self._name = np.zeros(self._size, np.uint64)  # a hash of key and scope
+        self._score = np.zeros(self._size, np.float32)
+        self._seen = np.full(self._size, -np.inf)
+        self._held = np.zeros(self._size, bool)
+        self._order: Indices | None = None
+        self._starts = np.empty(0, np.intp)
+        self._read_at = 0.0
+        self._ready = True
+
+    def read(self, scopes: Scopes, now: float, renamed: bool) -> tuple[Grouped, int]:
+        """Reads the whole table.
+
+        Args:
+            scopes: Whose slots are.
+            now: Seconds of a monotonic clock.
+            renamed: Whether slots may have another scope than at the reading before.
+
+        Returns:
+            The flows, and how many were pushed out of the table since the reading before.
+        """
+        if not self._ready:
+            if not self._in_use():
+                return _NO_FLOWS, 0
+            self._prepare()
+        self._fetch()
+        changed_sets = self._sets["done"] != self._done
+        packets = np.ascontiguousarray(self._flows["packets"]).reshape(-1)
+        changed = packets != self._packets
+        replaced = np.repeat(changed_sets.reshape(-1), self._shape[2])
+        occupied = np.flatnonzero((packets != 0) & (replaced | renamed))
+        pushed_out = 0
+        if len(occupied):
+            pushed_out = self._occupy(occupied, scopes)
+            changed[occupied] = packets[occupied] != self._packets[occupied]
+        # What cannot be told whose it is is left as it is, until that is known.
+        changed &= self._scope != UNKNOWN
+        delta_packets, delta_bytes = self._advance(np.flatnonzero(changed), packets, now)
+        return self._group(delta_packets, delta_bytes), pushed_out
+
+    def _fetch(self) -> None:
+        self._map.read_array(self._raw)
+        torn = np.argwhere(self._sets["done"] != self._sets["started"])
+        for number, cpu in torn.tolist():
+            key = int(number).to_bytes(4, "little")
+            for _ in range(_ATTEMPTS):
+                self._raw[number, cpu] = self._map.lookup(key)[cpu]
+                one = self._sets[number, cpu]
+                if one["done"] == one["started"]:
+                    break
+            else:
+                # As if nothing had happened since the last reading.
+                self._restore(number, cpu)
+
+    def _restore(self, number: int, cpu: int) -> None:
+        ways = self._shape[2]
+        first = (number * self._shape[1] + cpu) * ways
+        self._sets["done"][number, cpu] = self._done[number, cpu]
+        self._sets["flows"][number, cpu]["packets"] = self._packets[first : first + ways]
+        self._sets["flows"][number, cpu]["bytes"] = self._bytes[first : first + ways]
+
+    def _column(self, name: str, slots: Indices) -> U64:
+        found: U64 = self._flows[name][slots // self._shape[2], slots % self._shape[2]]
+        return found
+
+    def _rows(self, slots: Indices) -> NDArray[Any]:
+        found: NDArray[Any] = self._flows[slots // self._shape[2], slots % self._shape[2]]
+        return found
+
+    @staticmethod
+    def _bytes_of(words: U64) -> NDArray[np.uint8]:
+        return np.ascontiguousarray(words).view(np.uint8)
+
+    def _hash(self, seed: U64, words: U64) -> U64:
+        found = seed * self._factors[0]
+        for word, factor in enumerate(self._factors[1:]):
+            found = (found ^ (found >> np.uint64(29))) + words[:, word] * factor
+        return found ^ (found >> np.uint64(32))
+
+    def _occupy(self, slots: Indices, scopes: Scopes) -> int:
+        """Sees to slots that may have got other flows; how many were pushed out for them."""
+        rows = self._rows(slots)
+        words, target = rows["key"], rows["target"].astype(np.uint64)
+        occupant = self._hash(target, words)
+        others = occupant != self._occupant[slots]
+        mine = slots[others]
+        # Every put is into a free place or pushes out; not all of it can be seen. What had
+        # been given up for idle before is not counted again.
+        puts = int((self._sets["done"] - self._done).sum())
+        free = int(np.count_nonzero(self._occupant[mine] == 0))
+        idle = int(np.count_nonzero((self._occupant[mine] != 0) & ~self._held[mine]))
+        self._done[...] = self._sets["done"]
+        self._occupant[mine] = occupant[others]
+        self._packets[mine] = self._bytes[mine] = 0
+        self._score[mine] = 0
+        self._seen[mine] = -np.inf
+        self._held[mine] = False
+        self._scope[mine] = UNKNOWN
+
+        cpus = (slots // self._shape[2]) % self._shape[1]
+        devices = typed(self._bytes_of(words), self._key)["device"]
+        scope = scopes.of(code(cpus, target, devices))
+        masks = np.array(self.family.key_mask, np.uint64)
+        # Under another name than when last read: what has come since is neither's here.
+        renamed = slots[(self._scope[slots] != scope) & (self._scope[slots] != UNKNOWN) & ~others]
+        self._packets[renamed] = self._column("packets", renamed)
+        self._bytes[renamed] = self._column("bytes", renamed)
+        self._score[renamed] = 0
+        self._scope[slots] = scope
+        self._name[slots] = self._hash(scope.astype(np.uint64), words & masks)
+        self._held[slots] &= scope != UNKNOWN
+        self._order = None
+        return max(0, puts - free - idle)
+
+    def _advance(self, slots: Indices, packets: U64, now: float) -> tuple[U64, U64]:
+        """Takes over the counts of now; what they have grown by."""
+        if self._read_at:
+            self._score *= np.float32(0.5 ** ((now - self._read_at) / HALF_LIFE))
+        self._read_at = now
+        sizes = self._column("bytes", slots)
+        count = packets[slots]
+        # Fewer than before: the same flow again, that was pushed out in between.
+        again = count < self._packets[slots]
+        grown = np.where(again, count, count - self._packets[slots])
+        grown_bytes = np.where(again, sizes, sizes - self._bytes[slots])
+        self._packets[slots] = count
+        self._bytes[slots] = sizes
+        self._score[slots] += grown.astype(np.float32)
+        self._seen[slots] = now
+        # New, or given up for idle and back.
+        back = slots[~self._held[slots]]
+        if len(back):
+            self._held[back] = True
+            self._order = None
+        delta_packets = np.zeros(self._size, np.uint64)
+        delta_bytes = np.zeros(self._size, np.uint64)
+        delta_packets[slots] = grown
+        delta_bytes[slots] = grown_bytes
+        return delta_packets, delta_bytes
+
+    def _ordered(self) -> tuple[Indices, Indices]:
+        """The slots held, those of a flow together; and where each flow begins."""
+        if self._order is None:
+            held = np.flatnonzero(self._held)
+            self._order = held[np.argsort(self._name[held])]
+            names = self._name[self._order]
+            self._starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]][: len(names)])
+        return self._order, self._starts
+
+    def _group(self, packets: U64, sizes: U64) -> Grouped:
+        order, starts = self._ordered()
+        return Grouped(
+            name=self._name[order[starts]],
+            slot=order[starts],
+            score=_sums(self._score.astype(np.float64), order, starts),
+            seen=np.maximum.reduceat(self._seen[order], starts) if len(order) else np.empty(0),
+            packets=_sums(packets, order, starts),
+            bytes=_sums(sizes, order, starts),
+        )
+
+    def held(self) -> Grouped:
+        """All flows, with what they have counted since they came into the table."""
+        if not self._ready:
+            return _NO_FLOWS
+        return self._group(self._packets, self._bytes)
+
+    def let_go(self, flows: NDArray[np.bool_]) -> None:
+        """No longer holds these of the last grouping, until they have packets again."""
+        if flows.any():
+            order, starts = self._ordered()
+            slots = np.diff(np.r_[starts, len(order)])
+            self._held[order[np.repeat(flows, slots)]] = False
+            self._order = None
+
+    def scopes(self, slots: Indices) -> NDArray[np.int32]:
+        """Whose these slots are."""
+        if not len(slots):
+            return np.empty(0, np.int32)
+        return self._scope[slots]
+
+    def keys(self, slots: Indices) -> NDArray[Any]:
+        """The keys in these slots, as records of the family's key type."""
+        if not len(slots):
+            return np.empty(0, self._key)
+        return typed(self._bytes_of(self._rows(slots)["key"]), self._key)
+
+
+def _sums(values: NDArray[Any], order: Indices, starts: Indices) -> NDArray[Any]:
+    """The sum of each group."""
+    return np.add.reduceat(values[order], starts) if len(order) else values[:0]
