@@ -20,20 +20,23 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from xdpscope import __version__, log
-from xdpscope.config import Config, Listen, load
-from xdpscope.describe import as_json
+from xdpscope.config import Config, Flows, Listen, Selection, load
+from xdpscope.describe import as_json, flow_as_json
 from xdpscope.discovery.events import LinkEvents
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.errors import ConfigError
+from xdpscope.libbpf import possible_cpus
 from xdpscope.metrics import (
     AgentCollector,
+    FlowCollector,
     IsolatedCollectors,
     ProgramCollector,
     VerdictCollector,
 )
-from xdpscope.observer import Count, Observer, Standing
+from xdpscope.observer import Count, FlowReport, Observer, Standing
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.reason import Reason, Scope
+from xdpscope.tracing.templates import FlowSizes
 from xdpscope.web.app import create_app
 from xdpscope.web.server import WebServer
 
@@ -65,9 +68,10 @@ class Watch(threading.Thread):
         """Loads, looks until stopped, and takes everything down again."""
         try:
             with ExitStack() as stack:
-                engine = stack.enter_context(Engine())
+                flows = self.config.flows
+                engine = stack.enter_context(Engine(_sizes(flows) if flows.enabled else None))
                 inventory = stack.enter_context(Inventory())
-                observer = stack.enter_context(Observer(engine, inventory, self._scope()))
+                observer = stack.enter_context(Observer(engine, inventory, self._scope(), flows))
                 self.observer = observer
                 if not engine.watches_devices:
                     _log.warning("devices cannot be watched: tracing costs a little more")
@@ -104,7 +108,7 @@ class Watch(threading.Thread):
         """Goes on with another configuration."""
         self.config = config
         if self.observer is not None:
-            self.observer.narrow(self._scope())
+            self.observer.narrow(self._scope(), config.flows)
         self._wake.set()
 
     def stop(self) -> None:
@@ -113,6 +117,10 @@ class Watch(threading.Thread):
         if self.observer is not None:
             self.observer.interrupt()
         self._wake.set()
+
+
+def _sizes(flows: Flows) -> FlowSizes:
+    return FlowSizes.for_entries(flows.max_entries, flows.sample_rate, possible_cpus())
 
 
 class Page:
@@ -124,6 +132,7 @@ class Page:
         collectors = IsolatedCollectors(
             {
                 "verdicts": VerdictCollector(self._counts),
+                "flows": FlowCollector(self._flow_report),
                 "programs": ProgramCollector(self._standings),
                 "agent": AgentCollector(self._attach_failures),
             }
@@ -139,6 +148,21 @@ class Page:
         """Every program, as ``xdpscope list --json`` prints it."""
         return [as_json(standing) for standing in self._standings()]
 
+    def flows(
+        self, limit: int, program: str | None, verdict: str | None
+    ) -> list[dict[str, object]]:
+        """Flows that are held, those with the highest rates first."""
+        observer = self._watch.observer
+        if observer is None:
+            return []
+        wanted = Selection(include=(program,)) if program is not None else None
+        found = observer.held_flows(
+            limit,
+            None if wanted is None else lambda found: wanted.admits(*found.selectors),
+            verdict,
+        )
+        return [flow_as_json(flow, observer.sample_rate) for flow in found]
+
     def status(self) -> dict[str, object]:
         """The facts at the top of the page."""
         standings = self._standings()
@@ -152,6 +176,10 @@ class Page:
     def _counts(self) -> Sequence[Count]:
         observer = self._watch.observer
         return observer.counts() if observer is not None else ()
+
+    def _flow_report(self) -> FlowReport | None:
+        observer = self._watch.observer
+        return observer.flow_counts() if observer is not None else None
 
     def _standings(self) -> Sequence[Standing]:
         observer = self._watch.observer
@@ -224,6 +252,9 @@ class Agent:
         for name in ("listen", "web_config", "state"):
             if getattr(old, name) != getattr(config, name):
                 _log.warning("takes effect after a restart", key=name)
+        for name in ("enabled", "max_entries", "sample_rate"):
+            if getattr(old.flows, name) != getattr(config.flows, name):
+                _log.warning("takes full effect after a restart", key=f"flows.{name}")
         log.set_level(config.log.level)
         self._watch.reconfigure(config)
         _log.info("configuration reloaded")

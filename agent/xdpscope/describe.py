@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A program as machines read it: ``list --json`` and ``/api/v1/programs`` are one format."""
+"""Programs and flows as machines read them.
 
-from xdpscope.observer import Standing
+``list --json`` and ``/api/v1/programs`` are one format.
+"""
+
+from xdpscope.observer import FlowShown, Standing
 
 
 def as_json(standing: Standing) -> dict[str, object]:
@@ -20,4 +23,26 @@ def as_json(standing: Standing) -> dict[str, object]:
         ],
         "traceable": standing.reason is None,
         "reason": str(standing.reason or ""),
+    }
+
+
+def flow_as_json(flow: FlowShown, sample_rate: int) -> dict[str, object]:
+    """JSON values only. ``rate`` is in packets a second; estimates count what was not sampled."""
+    netns, interface = flow.place
+    return {
+        "program_id": flow.program.id,
+        "program": flow.program.function,
+        "netns": netns,
+        "interface": interface,
+        "verdict": flow.verdict,
+        "protocol": flow.protocol,
+        "source": flow.source,
+        "destination": flow.destination,
+        "source_port": flow.source_port,
+        "destination_port": flow.destination_port,
+        "packets": flow.packets,
+        "bytes": flow.bytes,
+        "estimated_packets": flow.packets * sample_rate,
+        "estimated_bytes": flow.bytes * sample_rate,
+        "rate": round(flow.rate * sample_rate, 3),
     }

@@ -77,8 +77,9 @@ class FlowShown:
 class FlowReport:
     """Flows that have series of their own, and what there is beside them."""
 
-    entries: int = 0
-    evictions: dict[str, int] = field(default_factory=dict)
+    entries: int
+    evictions: dict[str, int]
+    sample_rate: int
     exported: list[FlowShown] = field(default_factory=list)
     others: list[Count] = field(default_factory=list)
     unaccounted: list[Count] = field(default_factory=list)
@@ -149,9 +150,17 @@ class Observer:
         """Whether there was a first complete look."""
         return self._looked
 
-    def narrow(self, scope: Scope) -> None:
-        """Observes, from the next look on, what this scope has in it."""
-        self._scope = scope
+    @property
+    def sample_rate(self) -> int:
+        """Of so many packets one is taken for flows."""
+        return self._engine.sample_rate
+
+    def narrow(self, scope: Scope, flows: Flows | None = None) -> None:
+        """Observes, from the next look on, what this scope has in it, within these limits."""
+        with self._lock:
+            self._scope = scope
+            if self._flows is not None and flows is not None:
+                self._flows.limits = flows
 
     def look(self, linger: float) -> None:
         """Looks at the host, and attaches and detaches what has changed.
@@ -189,14 +198,14 @@ class Observer:
                 for place, tally in self._shown(target)
             ]
 
-    def flow_counts(self) -> FlowReport:
-        """The flows of this moment, as they are to be shown; nothing if there are none kept."""
+    def flow_counts(self) -> FlowReport | None:
+        """The flows of this moment, as they are to be shown; None if none are kept."""
         with self._lock:
             if self._flows is None:
-                return FlowReport()
+                return None
             self._read_flows()
             flows = self._flows
-            report = FlowReport(entries=flows.entries, evictions=dict(flows.evictions))
+            report = FlowReport(flows.entries, dict(flows.evictions), self._engine.sample_rate)
             shown = {}
             for target in self._targets:
                 for place, tally in self._shown(target):

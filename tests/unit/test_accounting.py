@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from xdpscope import bpf
 from xdpscope.accounting.farewell import Farewell
 from xdpscope.accounting.ledger import Ledger, Place
-from xdpscope.accounting.reading import UNPLACED, VERDICTS, DeviceReading, of_target
+from xdpscope.accounting.reading import (
+    UNPLACED,
+    VERDICTS,
+    DeviceReading,
+    no_counts,
+    of_target,
+)
 from xdpscope.libbpf import Object
 
 PROGRAM = 7
@@ -16,9 +22,9 @@ PLACED = "placed"
 
 
 def reading(drops: int, size: int = 60, name: str = "eth0") -> DeviceReading:
-    packets = [0] * len(VERDICTS)
-    packets[1] = drops
-    return DeviceReading(name, tuple(packets), tuple(n * size for n in packets))
+    counts = no_counts()
+    counts[0, 1] = drops, drops * size
+    return DeviceReading(name, counts)
 
 
 def by_index(inode: int, index: int, name: str) -> Place:
@@ -132,6 +138,7 @@ def test_records_of_several_cpus_are_summed_by_device() -> None:
     assert [f"VERDICT_{verdict.upper()}" for verdict in VERDICTS] == list(names)[:-1]
     assert list(names.values()) == list(range(len(VERDICTS) + 1))
 
+
     values = np.zeros(3, layout)
     values[0]["devices"][0]["identity"] = 5 << 32 | 2
     values[0]["devices"][0]["name"] = b"eth0"
@@ -142,12 +149,23 @@ def test_records_of_several_cpus_are_summed_by_device() -> None:
     values[2]["devices"][1]["identity"] = 5 << 32 | 2
     values[2]["devices"][1]["name"] = b"eth0"
     values[2]["devices"][1]["verdicts"][1] = (3, 180)
+    values[2]["devices"][1]["unaccounted"][0][1] = (2, 120)
     values[1]["unplaced"][0] = (4, 240)
 
-    assert of_target(values) == {
-        (5, 2): DeviceReading("eth0", (0, 2**63 + 3, 0, 0, 0, 0), (0, 300, 0, 0, 0, 0)),
-        (5, 9): DeviceReading("\ufffd\ufffd", (0, 0, 1, 0, 0, 0), (0, 0, 1514, 0, 0, 0)),
-        UNPLACED: DeviceReading("", (4, 0, 0, 0, 0, 0), (240, 0, 0, 0, 0, 0)),
+    found = of_target(values)
+    assert {identity: each.name for identity, each in found.items()} == {
+        (5, 2): "eth0",
+        (5, 9): "\ufffd\ufffd",
+        UNPLACED: "",
+    }
+    nonzero = {
+        identity: {tuple(at): each.counts[*at].tolist() for at in np.argwhere(each.counts)[:, :2]}
+        for identity, each in found.items()
+    }
+    assert nonzero == {
+        (5, 2): {(0, 1): [2**63 + 3, 300], (1, 1): [2, 120]},
+        (5, 9): {(0, 2): [1, 1514]},
+        UNPLACED: {(0, 0): [4, 240], (4, 0): [4, 240]},
     }
 
 

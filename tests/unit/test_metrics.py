@@ -39,7 +39,7 @@ def page(**collectors: Collector) -> list[tuple[str, dict[str, str], float]]:
 
 def test_verdicts() -> None:
     tally = Tally()
-    tally.packets[1], tally.bytes[1] = 2**53 + 2, 120
+    tally.counts[0, 1] = 2**53 + 2, 120
     samples = page(v=VerdictCollector(lambda: [Count(PROGRAM, ("host", "eth0"), tally)]))
     place = {**EXAMPLE, "netns": "host", "interface": "eth0"}
     assert ("xdp_packets_total", {**place, "verdict": "drop"}, 2**53 + 2) in samples

@@ -84,6 +84,11 @@ class FakeSource:
     def programs(self) -> list[dict[str, object]]:
         return self.listed
 
+    def flows(
+        self, limit: int, program: str | None, verdict: str | None
+    ) -> list[dict[str, object]]:
+        return [{"limit": limit, "program": program, "verdict": verdict}]
+
     def status(self) -> dict[str, object]:
         return {"kernel": "6.12", "host_name": HOSTILE}
 

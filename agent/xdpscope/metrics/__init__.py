@@ -2,8 +2,15 @@
 """What is measured, as Prometheus metrics. Collectors read; they never attach."""
 
 from xdpscope.metrics.agent import AgentCollector
+from xdpscope.metrics.flows import FlowCollector
 from xdpscope.metrics.isolation import IsolatedCollectors
 from xdpscope.metrics.programs import ProgramCollector
 from xdpscope.metrics.verdicts import VerdictCollector
 
-__all__ = ["AgentCollector", "IsolatedCollectors", "ProgramCollector", "VerdictCollector"]
+__all__ = [
+    "AgentCollector",
+    "FlowCollector",
+    "IsolatedCollectors",
+    "ProgramCollector",
+    "VerdictCollector",
+]

@@ -35,6 +35,7 @@ class Engine:
         Raises:
             TracingUnavailable: this kernel does not trace BPF programs for us; it says why.
         """
+        self.sample_rate = flows.sample_rate if flows else 1
         with ExitStack() as stack:
             try:
                 anchor = stack.enter_context(Object(bpf.path_of("anchor")))

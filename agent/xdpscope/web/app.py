@@ -12,6 +12,7 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from xdpscope.accounting.reading import VERDICTS
 from xdpscope.web.encoding import Answer, expose
 from xdpscope.web.guard import Guard
 from xdpscope.web.limits import Limits
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 __all__ = ["Source", "create_app"]
+
+# Flows in an answer to one who does not say how many.
+_FLOWS = 100
 
 _HEADERS = {
     "content-security-policy": (
@@ -50,6 +54,14 @@ class Source(Protocol):
 
     def programs(self) -> list[dict[str, object]]:
         """Every XDP program, as ``xdpscope list --json`` shows it; JSON values only."""
+        ...
+
+    def flows(
+        self, limit: int, program: str | None, verdict: str | None
+    ) -> list[dict[str, object]]:
+        """Flows, the busiest first: at most ``limit``, of programs that the glob ``program``
+        admits, with this verdict; JSON values only.
+        """
         ...
 
     def status(self) -> dict[str, object]:
@@ -88,6 +100,19 @@ class _Endpoints:
 
         return await self._views.run(request, work)
 
+    async def flows(self, request: Request) -> Response:
+        limit = _limit(request.query_params.get("limit"))
+        program = request.query_params.get("program")
+        verdict = request.query_params.get("verdict")
+        if verdict is not None and verdict not in VERDICTS:
+            raise HTTPException(400, f"verdict must be one of {', '.join(VERDICTS)}")
+
+        def work() -> Response:
+            body = json.dumps(self._source.flows(limit, program, verdict)).encode() + b"\n"
+            return Answer(request, body, "application/json")
+
+        return await self._views.run(request, work)
+
     async def healthz(self, _request: Request) -> Response:
         return PlainTextResponse("ok\n")
 
@@ -95,6 +120,20 @@ class _Endpoints:
         if self._source.ready():
             return PlainTextResponse("ready\n")
         return PlainTextResponse("the first discovery has not finished\n", 503)
+
+
+def _limit(text: str | None) -> int:
+    """How many flows are asked for.
+
+    Raises:
+        HTTPException: it is no number of flows.
+    """
+    if text is None:
+        return _FLOWS
+    # Digits of other scripts are digits to Python, and thousands of them too many.
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text)):
+        raise HTTPException(400, "limit must be a whole number from 1 on")
+    return int(text)
 
 
 async def _refused(_request: Request, error: Exception) -> Response:
@@ -116,6 +155,7 @@ def create_app(source: Source, limits: Limits | None = None) -> Starlette:
             Route("/healthz", endpoints.healthz),
             Route("/readyz", endpoints.readyz),
             Route("/api/v1/programs", endpoints.programs),
+            Route("/api/v1/flows", endpoints.flows),
         ],
         middleware=[
             Middleware(

@@ -46,8 +46,8 @@ def _standing(number: int) -> Standing:
 
 def _count(standing: Standing) -> Count:
     tally = Tally()
-    tally.packets = [standing.program.id * 1_000_003 * (index + 1) for index in range(6)]
-    tally.bytes = [packets * 843 for packets in tally.packets]
+    packets = [standing.program.id * 1_000_003 * (index + 1) for index in range(6)]
+    tally.counts[0] = [(number, number * 843) for number in packets]
     return Count(standing.program, ("host", standing.attachments[0].interface), tally)
 
 
