@@ -35,12 +35,13 @@ class Family:
     map: str
     record: str  # struct of bpf/xdpscope.h: a set
     key: str  # struct of bpf/xdpscope.h: a flow's key
-    key_mask: tuple[int, ...]  # by word; leaves out the device's index, which differs by CPU
+    words: int  # of 64 bits, of which a key consists
+    device: int  # where in the last word the device's index is, which differs by CPU
 
 
 FAMILIES = (
-    Family(4, "flows4", "flow_set4", "flow4_key", (2**64 - 1, 2**64 - 1 - 0xFFFF0000)),
-    Family(6, "flows6", "flow_set6", "flow6_key", (*[2**64 - 1] * 4, 2**48 - 1)),
+    Family(4, "flows4", "flow_set4", "flow4_key", words=2, device=16),
+    Family(6, "flows6", "flow_set6", "flow6_key", words=5, device=48),
 )
 
 
@@ -86,8 +87,7 @@ class SlotTable:
         info = table.info
         self._shape = (info.max_entries, info.cpus, record["flows"].shape[0])
         self._size = int(np.prod(self._shape))
-        self._words = len(family.key_mask)
-        self._factors = [np.uint64(secrets.randbits(64) | 1) for _ in range(1 + self._words)]
+        self._factors = [np.uint64(secrets.randbits(64) | 1) for _ in range(1 + family.words)]
         self._ready = False
 
     def _prepare(self) -> None:
@@ -161,36 +161,32 @@ class SlotTable:
         self._sets["flows"][number, cpu]["packets"] = self._packets[first : first + ways]
         self._sets["flows"][number, cpu]["bytes"] = self._bytes[first : first + ways]
 
-    def _column(self, name: str, slots: Indices) -> U64:
-        found: U64 = self._flows[name][slots // self._shape[2], slots % self._shape[2]]
+    def _column(self, name: str, slots: Indices, word: int | None = None) -> U64:
+        column = self._flows[name] if word is None else self._flows[name][..., word]
+        # Copied as a whole: what is to be read is mostly a good part of it.
+        found: U64 = np.ascontiguousarray(column).reshape(-1)[slots]
         return found
 
-    def _rows(self, slots: Indices) -> NDArray[Any]:
-        found: NDArray[Any] = self._flows[slots // self._shape[2], slots % self._shape[2]]
-        return found
-
-    @staticmethod
-    def _bytes_of(words: U64) -> NDArray[np.uint8]:
-        return np.ascontiguousarray(words).view(np.uint8)
-
-    def _hash(self, seed: U64, words: U64) -> U64:
+    def _hash(self, seed: U64, words: list[U64]) -> U64:
         found = seed * self._factors[0]
-        for word, factor in enumerate(self._factors[1:]):
-            found = (found ^ (found >> np.uint64(29))) + words[:, word] * factor
+        for word, factor in zip(words, self._factors[1:], strict=True):
+            found ^= found >> np.uint64(29)
+            found += word * factor
         return found ^ (found >> np.uint64(32))
 
     def _occupy(self, slots: Indices, scopes: Scopes) -> int:
         """Sees to slots that may have got other flows; how many were pushed out for them."""
-        rows = self._rows(slots)
-        words, target = rows["key"], rows["target"].astype(np.uint64)
+        words = [self._column("key", slots, word) for word in range(self.family.words)]
+        target = self._column("target", slots).astype(np.uint64)
         occupant = self._hash(target, words)
         others = occupant != self._occupant[slots]
         mine = slots[others]
         # Every put is into a free place or pushes out; not all of it can be seen. What had
         # been given up for idle before is not counted again.
         puts = int((self._sets["done"] - self._done).sum())
-        free = int(np.count_nonzero(self._occupant[mine] == 0))
-        idle = int(np.count_nonzero((self._occupant[mine] != 0) & ~self._held[mine]))
+        before = self._occupant[mine]
+        free = int(np.count_nonzero(before == 0))
+        idle = int(np.count_nonzero((before != 0) & ~self._held[mine]))
         self._done[...] = self._sets["done"]
         self._occupant[mine] = occupant[others]
         self._packets[mine] = self._bytes[mine] = 0
@@ -200,16 +196,18 @@ class SlotTable:
         self._scope[mine] = UNKNOWN
 
         cpus = (slots // self._shape[2]) % self._shape[1]
-        devices = typed(self._bytes_of(words), self._key)["device"]
-        scope = scopes.of(code(cpus, target, devices))
-        masks = np.array(self.family.key_mask, np.uint64)
+        shift, mask = np.uint64(self.family.device), np.uint64(0xFFFF)
+        scope = scopes.of(code(cpus, target, words[-1] >> shift & mask))
         # Under another name than when last read: what has come since is neither's here.
-        renamed = slots[(self._scope[slots] != scope) & (self._scope[slots] != UNKNOWN) & ~others]
-        self._packets[renamed] = self._column("packets", renamed)
-        self._bytes[renamed] = self._column("bytes", renamed)
-        self._score[renamed] = 0
+        old = self._scope[slots]
+        renamed = slots[(old != scope) & (old != UNKNOWN)]
+        if len(renamed):
+            self._packets[renamed] = self._column("packets", renamed)
+            self._bytes[renamed] = self._column("bytes", renamed)
+            self._score[renamed] = 0
         self._scope[slots] = scope
-        self._name[slots] = self._hash(scope.astype(np.uint64), words & masks)
+        words[-1] &= ~(mask << shift)
+        self._name[slots] = self._hash(scope.astype(np.uint64), words)
         self._held[slots] &= scope != UNKNOWN
         self._order = None
         return max(0, puts - free - idle)
@@ -284,7 +282,8 @@ class SlotTable:
         """The keys in these slots, as records of the family's key type."""
         if not len(slots):
             return np.empty(0, self._key)
-        return typed(self._bytes_of(self._rows(slots)["key"]), self._key)
+        rows = self._flows["key"][slots // self._shape[2], slots % self._shape[2]]
+        return typed(np.ascontiguousarray(rows).view(np.uint8), self._key)
 
 
 def _sums(values: NDArray[Any], order: Indices, starts: Indices) -> NDArray[Any]:
