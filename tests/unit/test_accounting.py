@@ -138,7 +138,6 @@ def test_records_of_several_cpus_are_summed_by_device() -> None:
     assert [f"VERDICT_{verdict.upper()}" for verdict in VERDICTS] == list(names)[:-1]
     assert list(names.values()) == list(range(len(VERDICTS) + 1))
 
-
     values = np.zeros(3, layout)
     values[0]["devices"][0]["identity"] = 5 << 32 | 2
     values[0]["devices"][0]["name"] = b"eth0"

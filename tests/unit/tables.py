@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel's own flow tables, filled by a test instead of by packets."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xdpscope import bpf
+from xdpscope.accounting.ledger import Tally
+from xdpscope.accounting.owners import Owner, Owners, Seen
+from xdpscope.accounting.reading import VERDICTS
+from xdpscope.accounting.slots import FAMILIES, Family, SlotTable
+from xdpscope.libbpf import Map, Object, possible_cpus, typed
+
+PROGRAM, TARGET = 7, 1
+OWNER: Owner = (PROGRAM, ("host", "eth0"))
+
+_PROGRAMS = (
+    "enter_plain", "enter_cast", "enter_copy", "enter_sampled",
+    "leave_by_epoch", "leave_by_identity", "device_appears",
+)  # fmt: skip
+
+
+class Table:
+    """A flow table whose slots are numpy records, shape (sets, CPUs, ways)."""
+
+    def __init__(self, family: Family, table: Map, record: np.dtype[Any], key: np.dtype[Any]):
+        self.map = table
+        self.key = key
+        self.family = family
+        self._values = np.zeros((table.info.max_entries, table.info.cpus, table.info.stride), "u1")
+        self.sets = typed(self._values, record)
+        self.slots = self.sets["flows"]
+        self.reader = SlotTable(family, table, record, key, lambda: True)
+
+    def write(self) -> None:
+        """Puts everything into the kernel's map."""
+        for number, values in enumerate(self._values):
+            self.map.update(number.to_bytes(4, "little"), values.tobytes())
+
+    def put(self, where: tuple[int, int, int], key: NDArray[Any], packets: int, size: int) -> None:
+        """Puts a flow into a slot (set, CPU, way) as the kernel does."""
+        slot = self.slots[where]
+        slot["key"] = np.frombuffer(key.tobytes(), np.uint64)
+        slot["target"], slot["packets"], slot["bytes"] = TARGET, packets, size
+        for counter in ("done", "started"):
+            self.sets[counter][where[0], where[1]] += 1
+
+    def flow4(self, source: int, verdict: str = "drop") -> NDArray[Any]:
+        """The key of a UDP packet from 10.0.0.0 + ``source``."""
+        key = np.zeros((), self.key)
+        key["source"] = np.frombuffer((0x0A000000 + source).to_bytes(4, "big"), "u4")[0]
+        key["destination"] = np.frombuffer(bytes((192, 0, 2, 1)), "u4")[0]
+        key["ports"] = np.frombuffer((1000).to_bytes(2, "big") + (53).to_bytes(2, "big"), "u2")
+        key["verdict"], key["protocol"] = VERDICTS.index(verdict), 17
+        return key
+
+
+@contextmanager
+def flow_table(sets: int) -> Iterator[Table]:
+    """An empty IPv4 table."""
+    family = FAMILIES[0]
+    with Object(bpf.path_of("flows")) as loaded:
+        for program in _PROGRAMS:
+            loaded.leave_out(program)
+        loaded.resize("flows4", sets)
+        loaded.resize("flows6", 2)
+        loaded.load()
+        with loaded.map(family.map) as table:
+            yield Table(
+                family, table, loaded.btf.struct(family.record), loaded.btf.struct(family.key)
+            )
+
+
+def owners(interface: str = "eth0") -> Owners:
+    """Of the one target's first device on each CPU."""
+    found = Owners()
+    name_of(found, interface)
+    return found
+
+
+def name_of(known: Owners, interface: str) -> bool:
+    """Gives the device a name; whether it is another."""
+    cpus = possible_cpus()
+    seen = Seen(
+        PROGRAM, TARGET, np.arange(cpus), np.zeros(cpus, np.uint64),
+        np.full(cpus, 5 << 32 | 2, np.uint64), np.array([b"eth0"] * cpus),
+    )  # fmt: skip
+    return known.update([seen], lambda *_: ("host", interface))
+
+
+def total(packets: int, size: int, verdict: str = "drop") -> dict[Owner, Tally]:
+    """What the program has counted in all."""
+    tally = Tally()
+    tally.counts[0, VERDICTS.index(verdict)] = packets, size
+    return {OWNER: tally}

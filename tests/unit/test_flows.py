@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What becomes of the flow tables: on the kernel's own maps, with numbers that are known."""
+
+import random
+from collections.abc import Iterator
+
+import pytest
+from tests.unit.tables import OWNER, Table, flow_table, name_of, owners, total
+
+from xdpscope.accounting.flows import FlowLedger
+from xdpscope.accounting.reading import VERDICTS
+from xdpscope.config import Flows
+from xdpscope.libbpf import possible_cpus
+
+DROP = VERDICTS.index("drop")
+
+
+@pytest.fixture
+def table() -> Iterator[Table]:
+    with flow_table(sets=64) as table:
+        yield table
+
+
+def exported(ledger: FlowLedger) -> dict[str, tuple[int, int]]:
+    return {count.flow.source: (count.packets, count.bytes) for count in ledger.exported}
+
+
+def other(ledger: FlowLedger) -> tuple[int, int]:
+    tally = ledger.other(OWNER)
+    return tally.packets[DROP], tally.bytes[DROP]
+
+
+def test_a_flow_is_told_by_its_whole_key(table: Table) -> None:
+    ledger, known = FlowLedger([table.reader], Flows()), owners()
+    table.put((3, 0, 0), table.flow4(1), packets=5, size=500)
+    table.write()
+    ledger.read(known, total(5, 500), now=1, moved=True)
+    (count,) = ledger.exported
+    assert (count.owner, count.verdict, count.packets, count.bytes) == (OWNER, "drop", 5, 500)
+    flow = count.flow
+    assert (flow.protocol, flow.source, flow.destination) == ("udp", "10.0.0.1", "192.0.2.1")
+    assert (flow.source_port, flow.destination_port) == (1000, 53)
+    assert other(ledger) == (0, 0)
+
+
+@pytest.mark.skipif(possible_cpus() < 2, reason="one CPU has nothing to be merged with")
+def test_a_flow_on_several_cpus_is_one(table: Table) -> None:
+    ledger, known = FlowLedger([table.reader], Flows()), owners()
+    table.put((3, 0, 0), table.flow4(1), packets=5, size=500)
+    table.put((9, 1, 2), table.flow4(1), packets=2, size=300)
+    table.write()
+    ledger.read(known, total(7, 800), now=1, moved=True)
+    assert ledger.entries == 1
+    assert exported(ledger) == {"10.0.0.1": (7, 800)}
+
+
+def test_what_leaves_the_table_or_the_top_is_in_other(table: Table) -> None:
+    ledger, known = FlowLedger([table.reader], Flows(top=1)), owners()
+    table.put((0, 0, 0), table.flow4(1), packets=100, size=6000)
+    table.put((0, 0, 1), table.flow4(2), packets=10, size=600)
+    table.write()
+    ledger.read(known, total(110, 6600), now=1, moved=True)
+    assert exported(ledger) == {"10.0.0.1": (100, 6000)}
+    assert other(ledger) == (10, 600)
+
+    # The second gets ahead: it has its own series for what is new alone.
+    table.slots[0, 0, 1]["packets"], table.slots[0, 0, 1]["bytes"] = 1010, 60600
+    table.write()
+    ledger.read(known, total(1110, 66600), now=2, moved=False)
+    assert exported(ledger) == {"10.0.0.2": (1000, 60000)}
+    assert other(ledger) == (110, 6600)
+
+    # It is pushed out; another one has its place, with as many packets.
+    table.put((0, 0, 1), table.flow4(3), packets=1010, size=60600)
+    table.write()
+    ledger.read(known, total(2120, 127200), now=3, moved=False)
+    assert exported(ledger) == {"10.0.0.3": (1010, 60600)}
+    assert other(ledger) == (1110, 66600)
+    assert ledger.evictions == {"idle": 0, "pressure": 1}
+
+
+def test_idle_flows_age_out_and_come_back(table: Table) -> None:
+    ledger, known = FlowLedger([table.reader], Flows(idle_timeout=10)), owners()
+    table.put((0, 0, 0), table.flow4(1), packets=5, size=300)
+    table.write()
+    ledger.read(known, total(5, 300), now=100, moved=True)
+    ledger.read(known, total(5, 300), now=110, moved=False)
+    assert ledger.entries == 1
+    ledger.read(known, total(5, 300), now=111, moved=False)
+    assert (ledger.entries, ledger.exported, other(ledger)) == (0, [], (5, 300))
+    ledger.read(known, total(5, 300), now=200, moved=False)
+    assert ledger.evictions == {"idle": 1, "pressure": 0}
+
+    table.slots[0, 0, 0]["packets"], table.slots[0, 0, 0]["bytes"] = 7, 420
+    table.write()
+    ledger.read(known, total(7, 420), now=201, moved=False)
+    assert (ledger.entries, exported(ledger)) == (1, {"10.0.0.1": (2, 120)})
+    assert other(ledger) == (5, 300)
+
+
+def test_no_more_are_held_than_allowed(table: Table) -> None:
+    ledger, known = FlowLedger([table.reader], Flows(max_entries=10)), owners()
+    for number in range(40):
+        table.put((number, 0, 0), table.flow4(number), packets=number + 1, size=100)
+    table.write()
+    ledger.read(known, total(820, 4000), now=1, moved=True)
+    assert ledger.entries == 10
+    assert ledger.evictions == {"idle": 0, "pressure": 30}
+    assert set(exported(ledger)) == {f"10.0.0.{number}" for number in range(30, 40)}
+    assert sum(packets for packets, _ in exported(ledger).values()) + other(ledger)[0] == 820
+
+
+def test_a_renamed_interface_takes_nothing_along(table: Table) -> None:
+    ledger, known = FlowLedger([table.reader], Flows()), owners()
+    table.put((0, 0, 0), table.flow4(1), packets=5, size=300)
+    table.write()
+    ledger.read(known, total(5, 300), now=1, moved=True)
+    assert name_of(known, "eth1")
+    totals = total(5, 300)
+    totals[7, ("host", "eth1")] = total(0, 0)[OWNER]
+    ledger.read(known, totals, now=2, moved=True)
+    assert other(ledger) == (5, 300)
+    table.slots[0, 0, 0]["packets"], table.slots[0, 0, 0]["bytes"] = 9, 540
+    table.write()
+    totals[7, ("host", "eth1")] = total(4, 240)[OWNER]
+    ledger.read(known, totals, now=3, moved=False)
+    (count,) = ledger.exported
+    assert (count.owner[1], count.packets, count.bytes) == (("host", "eth1"), 4, 240)
+
+
+def test_a_set_in_the_middle_of_a_change_is_left_for_later(table: Table) -> None:
+    ledger, known = FlowLedger([table.reader], Flows()), owners()
+    table.put((0, 0, 0), table.flow4(1), packets=5, size=300)
+    table.write()
+    ledger.read(known, total(5, 300), now=1, moved=True)
+    table.put((0, 0, 0), table.flow4(2), packets=1000, size=1)
+    table.sets["done"][0, 0] -= 1
+    table.write()
+    ledger.read(known, total(5, 300), now=2, moved=False)
+    assert exported(ledger) == {"10.0.0.1": (5, 300)}
+    table.sets["done"][0, 0] += 1
+    table.write()
+    ledger.read(known, total(1005, 301), now=3, moved=False)
+    assert exported(ledger) == {"10.0.0.2": (1000, 1)}
+    assert other(ledger) == (5, 300)
+
+
+def test_nothing_is_lost_whatever_happens(table: Table) -> None:
+    """A thousand readings of a table under random traffic; the totals are the truth."""
+    dice = random.Random(20261121)
+    ledger, known = (
+        FlowLedger([table.reader], Flows(max_entries=90, top=20, idle_timeout=5)),
+        owners(),
+    )
+    packets, before, highest = 0, 0, {}
+    for now in range(1, 1001):
+        for _ in range(dice.randrange(12)):
+            where = dice.randrange(64), dice.randrange(possible_cpus()), dice.randrange(4)
+            slot, more = table.slots[where], dice.randrange(1, 100)
+            if slot["packets"] == 0 or dice.random() < 0.3:
+                table.put(where, table.flow4(dice.randrange(300)), more, more * 60)
+            else:
+                slot["packets"] += more
+                slot["bytes"] += more * 60
+            packets += more
+        table.write()
+        ledger.read(known, total(packets, packets * 60), now, moved=now == 1)
+        assert len(ledger.exported) <= 20
+        assert ledger.entries <= 90
+        assert other(ledger)[0] >= before
+        before = other(ledger)[0]
+        shown = exported(ledger)
+        assert sum(count for count, _ in shown.values()) + before == packets
+        assert sum(size for _, size in shown.values()) + other(ledger)[1] == packets * 60
+        assert all(shown[name][0] >= highest[name] for name in shown.keys() & highest.keys())
+        highest = {name: count for name, (count, _) in shown.items()}
+    assert ledger.evictions["idle"] and ledger.evictions["pressure"]
+
+
+def test_flows_are_found_by_verdict_and_in_order(table: Table) -> None:
+    ledger, known = FlowLedger([table.reader], Flows(top=0)), owners()
+    for number in range(1, 9):
+        verdict = "pass" if number % 2 else "drop"
+        table.put((number, 0, 0), table.flow4(number, verdict), packets=number, size=60)
+    table.write()
+    ledger.read(known, total(36, 480), now=1, moved=True)
+    assert ledger.exported == []
+    found = ledger.held(known, limit=3, scopes=None, verdict="pass")
+    assert [count.flow.source for count in found] == ["10.0.0.7", "10.0.0.5", "10.0.0.3"]
+    assert ledger.held(known, limit=3, scopes=[], verdict=None) == []
+    assert len(ledger.held(known, limit=100, scopes=known.scopes_of(7), verdict=None)) == 8
