@@ -10,14 +10,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from xdpscope.accounting.ledger import Tally
+from xdpscope.accounting.reading import REASONS
 from xdpscope.discovery.model import Attachment, Mode, XdpProgram
 from xdpscope.metrics import (
     AgentCollector,
+    FlowCollector,
     IsolatedCollectors,
     ProgramCollector,
     VerdictCollector,
 )
-from xdpscope.observer import Count, Standing
+from xdpscope.observer import Count, FlowReport, FlowShown, Standing
 from xdpscope.tracing.reason import Reason
 
 PROGRAM = XdpProgram(
@@ -46,6 +48,38 @@ def test_verdicts() -> None:
     assert ("xdp_bytes_total", {**place, "verdict": "drop"}, 120) in samples
     assert ("xdp_packets_total", {**place, "verdict": "unknown"}, 0) in samples
     assert sum(name == "xdp_packets_total" for name, *_ in samples) == 6
+
+
+def test_flows() -> None:
+    flow = FlowShown(
+        PROGRAM, ("host", "eth0"), "drop", "tcp", "2001:db8::1", "2001:db8::2", 1024, 443, 3, 222, 0
+    )
+    tally = Tally()
+    tally.counts[0, 1] = 10, 600
+    tally.counts[1 + REASONS.index("truncated"), 1] = 2, 40
+    count = Count(PROGRAM, ("host", "eth0"), tally)
+    report = FlowReport(4, {"idle": 1, "pressure": 2}, 10, [flow], [count], [count])
+    samples = page(f=FlowCollector(lambda: report))
+    place = {**EXAMPLE, "netns": "host", "interface": "eth0"}
+    ends = {"source": "2001:db8::1", "destination": "2001:db8::2"}
+    own = place | ends | {"protocol": "tcp", "source_port": "1024", "destination_port": "443"}
+    assert ("xdp_flow_packets_total", own | {"verdict": "drop"}, 3) in samples
+    assert ("xdp_flow_bytes_total", own | {"verdict": "drop"}, 222) in samples
+    other = place | dict.fromkeys(
+        ("protocol", "source", "destination", "source_port", "destination_port"), "other"
+    )
+    assert ("xdp_flow_packets_total", other | {"verdict": "drop"}, 10) in samples
+    assert ("xdp_flow_packets_total", other | {"verdict": "pass"}, 0) in samples
+    why = place | {"verdict": "drop", "reason": "truncated"}
+    assert ("xdp_flow_unaccounted_packets_total", why, 2) in samples
+    assert ("xdp_flow_unaccounted_bytes_total", why, 40) in samples
+    assert ("xdp_flow_table_entries", {}, 4) in samples
+    assert ("xdp_flow_evictions_total", {"reason": "pressure"}, 2) in samples
+    assert ("xdpscope_flow_sample_rate", {}, 10) in samples
+
+
+def test_without_flows_nothing_is_said_of_them() -> None:
+    assert not [name for name, *_ in page(f=FlowCollector(lambda: None)) if "flow" in name]
 
 
 def test_programs() -> None:

@@ -19,6 +19,7 @@ from contextlib import closing, contextmanager
 from hashlib import sha256
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 import pytest
 import structlog
@@ -36,7 +37,7 @@ from xdpscope.web.server import WebServer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PATHS = ("/", "/metrics", "/healthz", "/readyz", "/api/v1/programs")
+PATHS = ("/", "/metrics", "/healthz", "/readyz", "/api/v1/programs", "/api/v1/flows")
 HOSTILE = '<script>alert("x")</script>\x1b[2J\u202e\udc80'
 
 
@@ -335,6 +336,37 @@ class Outline(HTMLParser):
             self.style = data
         elif self.tags[-1:] in (["td"], ["dd"], ["th"], ["br"]) and data.strip():
             self.cells[-1] += data
+
+
+@pytest.mark.parametrize(
+    ("query", "asked"),
+    [
+        ("", {"limit": 100, "program": None, "verdict": None}),
+        ("?limit=7&verdict=drop", {"limit": 7, "program": None, "verdict": "drop"}),
+        ("?program=xdp_%2A&other=1", {"limit": 100, "program": "xdp_*", "verdict": None}),
+    ],
+)
+def test_flows_as_json(plain: Served, query: str, asked: dict[str, object]) -> None:
+    status, headers, body = plain.get(f"/api/v1/flows{query}")
+    assert (status, headers["content-type"]) == (200, "application/json")
+    assert json.loads(body) == [asked]
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("limit=", "limit must be a whole number"),
+        ("limit=0", "limit must be a whole number"),
+        ("limit=-1", "limit must be a whole number"),
+        ("limit=9999999999", "limit must be a whole number"),
+        ("limit=\u0663", "limit must be a whole number"),
+        ("verdict=dropped", "verdict must be one of aborted, drop, pass"),
+    ],
+)
+def test_flows_that_cannot_be_asked_for(plain: Served, query: str, said: str) -> None:
+    status, _, body = plain.get(f"/api/v1/flows?{quote(query, safe='=')}")
+    assert status == 400
+    assert body.decode().startswith(said)
 
 
 def test_the_page_shows_what_it_is_given_and_runs_nothing() -> None:
