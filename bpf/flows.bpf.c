@@ -17,7 +17,7 @@ static __noinline int enter_other(struct xdp_buff *xdp, struct entry *entry)
 {
 	enum entry_kind kind = parse(xdp, &entry->key);
 
-	entry->ipv4 = kind == ENTRY_IPV4 ? (__u64)xdp : 0;
+	entry->ipv4 = entry->ipv6 = 0;
 	entry->other = (__u64)xdp;
 	entry->kind = kind;
 	return 0;
@@ -40,8 +40,7 @@ static __always_inline int enter(__u64 *ctx, enum reader reader)
 	if (kind != ENTRY_IPV6)
 		return enter_other(xdp, &target->entry);
 	target->entry.ipv4 = 0;
-	target->entry.other = (__u64)xdp;
-	target->entry.kind = ENTRY_IPV6;
+	target->entry.ipv6 = (__u64)xdp;
 	return 0;
 }
 
@@ -85,7 +84,7 @@ int enter_sampled(__u64 *ctx)
 	entry = &target->entry;
 	if (__builtin_expect(entry->skip, true)) {
 		entry->skip--;
-		entry->ipv4 = entry->other = 0;
+		entry->ipv4 = entry->ipv6 = entry->other = 0;
 		return 0;
 	}
 	return enter_taken(ctx, entry);
@@ -101,9 +100,11 @@ static __always_inline void account(struct xdp_buff *xdp, struct target_counts *
 
 	if (entry->ipv4 == (__u64)xdp)
 		kind = ENTRY_IPV4;
+	else if (entry->ipv6 == (__u64)xdp)
+		kind = ENTRY_IPV6;
 	else if (entry->other == (__u64)xdp)
 		kind = entry->kind;
-	entry->ipv4 = entry->other = 0;
+	entry->ipv4 = entry->ipv6 = entry->other = 0;
 	target->reason = kind - ENTRY_NOT_IP;
 	if (index >= NO_INDEX)
 		target->reason = REASON_TABLE_FULL;
@@ -136,24 +137,15 @@ static __noinline int leave_other(__u64 *ctx, struct target_counts *target, __u6
 	return 0;
 }
 
-/* A packet on the target's first device that is not simply one of IPv4. */
-static __noinline int leave_first(__u64 *ctx, struct target_counts *target, __u64 length)
+/* An IPv6 packet on the target's first device, with a known verdict. */
+static __noinline int leave_ipv6(__u64 *ctx, struct target_counts *target, __u64 length)
 {
-	struct device_counts *first = &target->devices[0];
-	__u64 verdict = ctx[1] & 7; /* a known one: leave() has seen to that */
-	struct tally *tally = &first->verdicts[verdict];
+	__u64 verdict = ctx[1] & 7; /* leave() has looked at the rest of it */
+	struct tally *tally = &target->devices[0].verdicts[verdict];
 	struct entry *entry = &target->entry;
-	__u32 kind = entry->kind, reason;
 
-	entry->other = 0;
-	if (kind == ENTRY_IPV6) {
-		count_flow6(&entry->key, entry->key.words[4] | verdict << 32, length);
-		add(tally, length);
-		return 0;
-	}
-	reason = kind - ENTRY_NOT_IP;
-	if (reason <= REASON_TRUNCATED)
-		add(&first->unaccounted[reason][ctx[1] & 7], length);
+	entry->ipv6 = 0;
+	count_flow6(&entry->key, entry->key.words[4] | verdict << 32, length);
 	add(tally, length);
 	return 0;
 }
@@ -189,11 +181,13 @@ static __always_inline int leave(__u64 *ctx, bool by_epoch)
 		add(tally, length);
 		return 0;
 	}
-	if (target->entry.other == (__u64)xdp) {
+	if (target->entry.ipv6 == (__u64)xdp) {
 		if (low_half(ctx[1]) > VERDICT_REDIRECT)
 			goto other;
-		return leave_first(ctx, target, length);
+		return leave_ipv6(ctx, target, length);
 	}
+	if (target->entry.other == (__u64)xdp)
+		goto other;
 	tally = &first->verdicts[verdict_of(ctx)];
 	add(tally + SAMPLED_OUT_OFFSET, length);
 	add(tally, length);

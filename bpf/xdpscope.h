@@ -111,12 +111,13 @@ union flow_key {
 };
 
 /*
- * Of the packet that is inside the target now, on this CPU: `ipv4` or `other` is the
+ * Of the packet that is inside the target now, on this CPU: one of the first members is the
  * address of its struct xdp_buff, by which the exit knows that the entry was its own.
  */
 struct entry {
 	__u64 ipv4;
 	union flow_key key;
+	__u64 ipv6;
 	__u64 other;
 	__u32 kind; /* enum entry_kind, if it is `other` */
 	__u32 skip; /* packets not to be taken before the next one */

@@ -9,18 +9,21 @@ int bench_target(struct xdp_md *ctx)
 	return XDP_PASS;
 }
 
-/* The flow of the next run's packet: one of `flows`, a power of two. */
-__u32 last;
-__u32 flows = 1;
+/* Which of `flows` the next run's packet is of: the one after `last`. */
+struct {
+	__u32 last, flows;
+} turns = { .flows = 1 };
 
 static __always_inline int next_flow(struct xdp_md *ctx, int low_bytes_of_source)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
-	__u32 *source = data + low_bytes_of_source;
+	__u32 *source = data + low_bytes_of_source, next;
 
 	if ((void *)(source + 1) <= end) {
-		last = (last + 1) & (flows - 1);
-		*source = last;
+		next = turns.last + 1;
+		if (next == turns.flows)
+			next = 0;
+		turns.last = *source = next;
 	}
 	return XDP_PASS;
 }

@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from tests.unit.tables import OWNER, Table, flow_table, name_of, owners, total
+from tests.tables import OWNER, Table, flow_table, name_of, owners, total
 
 from xdpscope.accounting.flows import FlowLedger
 from xdpscope.accounting.reading import VERDICTS

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loaded BPF objects that all tracers share."""
 
+import itertools
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -35,6 +36,7 @@ class Engine:
         Raises:
             TracingUnavailable: this kernel does not trace BPF programs for us; it says why.
         """
+        self._numbers = itertools.count(1)
         self.sample_rate = flows.sample_rate if flows else 1
         with ExitStack() as stack:
             try:
@@ -74,6 +76,10 @@ class Engine:
     def watches_devices(self) -> bool:
         """Whether devices are recognised without reading their identity."""
         return self.templates.variant.watches_devices
+
+    def next_number(self) -> int:
+        """A number for a target: none is ever used again with the maps that they share."""
+        return next(self._numbers)
 
     def spilled(self) -> dict[int, NDArray[Any]]:
         """Records that found no place in their target's own map, by the target's number.

@@ -56,7 +56,6 @@ class Targets:
         self._engine = engine
         self._before_closing = before_closing
         self._targets: dict[int, Target] = {}
-        self._next_number = 1
         self.failures: Counter[Reason] = Counter()
 
     def __iter__(self) -> Iterator[Target]:
@@ -123,7 +122,7 @@ class Targets:
             return target.refusal
         self._retire(target)
         try:
-            target.tracer = Tracer(self._engine, self._next_number, program)
+            target.tracer = Tracer(self._engine, program)
         except KernelError as error:
             target.refusal = reason = _reason_of(error)
             self.failures[reason] += 1
@@ -140,7 +139,6 @@ class Targets:
                     error=str(error),
                 )
             return reason
-        self._next_number += 1
         target.refusal, target.refusals = None, 0
         return None
 

@@ -26,6 +26,10 @@ _HASHES = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
 WAYS = 4
 """Places in a set."""
 
+# Secret factors that targets choose their two from; and how evenly they must spread keys.
+_FACTORS = 16
+_LARGEST_TERM = 16
+
 _HOOK = "device_appears"
 _EXITS = {
     "verdicts": ("count_by_epoch", "count_by_identity"),
@@ -80,6 +84,30 @@ def variants(flows: FlowSizes | None, watch_devices: bool) -> Iterator[Variant]:
             yield Variant(name, (enter, leave) if enter else (leave,), watches)
 
 
+def _factor() -> int:
+    """A secret factor under which keys that follow one another spread evenly.
+
+    Multiples of a factor fill the sets evenly if it is badly approximated by fractions, as
+    part of the word and of its lower parts: that is, if no term of their continued fractions
+    is large.
+    """
+    while True:
+        factor = secrets.randbits(64) | 1
+        if all(_spreads(factor % (1 << bits), 1 << bits) for bits in (16, 32, 64)):
+            return factor
+
+
+def _spreads(part: int, whole: int) -> bool:
+    denominators = 0, 1
+    while part and denominators[1] < 1 << 14:
+        term, rest = divmod(whole, part)
+        if term > _LARGEST_TERM:
+            return False
+        whole, part = part, rest
+        denominators = denominators[1], term * denominators[1] + denominators[0]
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class _Copyable:
     """One template and where it takes what differs by target."""
@@ -108,6 +136,7 @@ class Templates:
         """
         self.variant = variant
         self.tells_targets = False
+        self._factors = [_factor() for _ in range(_FACTORS)]
         with ExitStack() as stack:
             loaded = stack.enter_context(Object(bpf.path_of(variant.object)))
             for name in variant.left_out:
@@ -177,7 +206,7 @@ class Templates:
             KernelError: it could not be attached.
         """
         # Which flows share a set is nobody's to know, and differs from target to target.
-        hashes = [secrets.randbits(64) | 1 for _ in _HASHES]
+        hashes = self._factors[number % _FACTORS], self._factors[(3 * number + 1) % _FACTORS]
         programs = []
         for each in self._copyables:
             template = each.template.filled(

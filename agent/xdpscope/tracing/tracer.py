@@ -29,7 +29,7 @@ class Tracer:
     counts stay readable after ``detach``, until ``close``.
     """
 
-    def __init__(self, engine: Engine, number: int, program: XdpProgram) -> None:
+    def __init__(self, engine: Engine, program: XdpProgram) -> None:
         """Attaches to the program's entry function; all or nothing.
 
         Raises:
@@ -38,7 +38,7 @@ class Tracer:
             KernelError: it could not be attached: EBUSY, E2BIG, …
         """
         self._engine = engine
-        self.number = number
+        self.number = number = engine.next_number()
         self._last: Expense | None = None
         with ExitStack() as stack:
             entry = EntryFunction(program.function, program.entry_type_id)

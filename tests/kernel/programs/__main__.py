@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles every program."""
+"""Compiles every program, and makes the frames that take long to make."""
 
+from tests.kernel.mixture import samples
 from tests.kernel.programs import compile_all
 
 compile_all()
+samples()

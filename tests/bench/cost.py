@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was measured on one kernel, and what it may be at most."""
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from tests.bench import flows
+from tests.bench.compiled import BUILT
+from tests.bench.guest import EMPTY_EXIT, ONE_DEVICE
+from tests.vm.kernels import VmError
+from tests.vm.run import Machine, run
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What was measured on one kernel, in instructions a packet."""
+
+    kernel: str
+    release: str
+    recognised_by_epoch: bool
+    untraced: int
+    added: dict[str, int]
+    added_with_flows: dict[str, int | None]
+    """None: what cannot be run on this kernel."""
+
+    @classmethod
+    def measure(cls, kernel: str) -> Self:
+        """Boots the kernel and measures; raises VmError if that fails."""
+        with tempfile.TemporaryDirectory(dir=BUILT) as directory:
+            result = Path(directory) / "result.json"
+            command = ["python", "-m", "tests.bench.guest", str(result)]
+            machine = Machine(icount=True, timeout=300)
+            if status := run(command, kernel=kernel, machine=machine):
+                raise VmError(f"measuring on kernel {kernel} failed with status {status}")
+            found: dict[str, Any] = json.loads(result.read_text())
+        return cls(kernel, **found)
+
+    @property
+    def version(self) -> tuple[int, int]:
+        major, minor = self.release.split(".")[:2]
+        return int(major), int(minor.partition("-")[0].partition("+")[0])
+
+    def ratio(self, row: str, floor: str) -> float | None:
+        """One row in terms of another."""
+        added = self.added | self.added_with_flows
+        one, other = added[row], added[floor]
+        return None if one is None or not other else one / other
+
+
+Limits = tuple[tuple[tuple[int, int], float], ...]
+"""From which kernel on which limit, in ascending order."""
+
+# 5.10 does so much less around a tracer that our own work is more in proportion: shown only.
+_EVERYWHERE = (6, 1)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A figure that is shown in terms of another, and its limit."""
+
+    name: str
+    of: Callable[[Cost], float | None]
+    limits: Limits = ()
+
+    def limit(self, cost: Cost) -> float | None:
+        """None: there is none on this kernel."""
+        return next((at for since, at in reversed(self.limits) if cost.version >= since), None)
+
+    def passed(self, cost: Cost) -> bool:
+        value, limit = self.of(cost), self.limit(cost)
+        return value is not None and limit is not None and value > limit
+
+
+def _flows4(row: str) -> Callable[[Cost], float | None]:
+    return lambda cost: cost.ratio(row, flows.EMPTY_PAIR4)
+
+
+def _flows6(row: str) -> Callable[[Cost], float | None]:
+    return lambda cost: cost.ratio(row, flows.EMPTY_PAIR6)
+
+
+def _beyond_ipv4(cost: Cost) -> float | None:
+    one, other = _flows6(flows.STEADY6)(cost), _flows4(flows.STEADY4)(cost)
+    return None if one is None or other is None else one - other
+
+
+VERDICTS = Ratio(
+    f"{ONE_DEVICE} : {EMPTY_EXIT}",
+    lambda cost: cost.ratio(ONE_DEVICE, EMPTY_EXIT),
+    ((_EVERYWHERE, 1.5),),
+)
+"""What counting verdicts may add, in terms of what an empty fexit adds."""
+
+FLOWS = (
+    Ratio(
+        flows.STEADY4,
+        _flows4(flows.STEADY4),
+        ((_EVERYWHERE, 2.15), ((6, 12), 1.8), ((7, 0), 1.9)),
+    ),
+    Ratio(flows.STEADY6, _flows6(flows.STEADY6)),
+    Ratio("… beyond IPv4", _beyond_ipv4, ((_EVERYWHERE, 0.7), ((6, 12), 0.4))),
+    Ratio(flows.SAMPLED4, _flows4(flows.SAMPLED4), ((_EVERYWHERE, 1.5),)),
+    Ratio(flows.FLOOD4, _flows4(flows.FLOOD4), ((_EVERYWHERE, 3.0),)),
+    Ratio(flows.FLOOD6, _flows6(flows.FLOOD6)),
+    Ratio(flows.LRU, _flows4(flows.LRU)),
+    Ratio(flows.XDPDUMP_ENTRY, _flows4(flows.XDPDUMP_ENTRY)),
+    Ratio(flows.XDPDUMP_BOTH, _flows4(flows.XDPDUMP_BOTH)),
+)
+"""In terms of what an empty fentry and an empty fexit add, on the same target."""

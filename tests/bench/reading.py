@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What reading a full flow table takes, natively, against what the kernel's part of it takes.
+
+The table is the kernel's own, filled by bpf(2) instead of by packets. Everything is timed
+side by side in one process: one batched read by itself, which is the same system call from C;
+the agent's reading of it (read, merged over CPUs, ranked, the rest summed up); bpftool's dump;
+and the page, served with 500 flows. Exit status 1 if a limit is passed.
+"""
+
+import argparse
+import asyncio
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from prometheus_client import CollectorRegistry
+
+from tests.bench.table import insert, markdown
+from tests.tables import OWNER, PROGRAM, TARGET, Table, flow_table, owners, total
+from xdpscope.accounting.flows import FlowCount, FlowLedger
+from xdpscope.config import Flows
+from xdpscope.discovery.model import XdpProgram
+from xdpscope.metrics import FlowCollector, IsolatedCollectors
+from xdpscope.observer import Count, FlowReport, FlowShown
+from xdpscope.web.app import create_app
+from xdpscope.web.server import WebServer
+
+ENTRIES = 65536
+TO_A_READ = 3.0  # what the agent's reading may take, in terms of one batched read
+TO_BPFTOOL = 5.0  # how many times as fast as bpftool it must be
+SCRAPE = 50.0  # ms
+_ROUNDS = 15
+
+
+def fill(table: Table) -> int:
+    """A different flow in every place, the same ones on each CPU; how many."""
+    dice = np.random.default_rng(20261121)
+    sets, cpus, ways = table.slots.shape
+    keys = dice.permutation(sets * ways).astype(np.uint64).reshape(sets, ways)
+    for cpu in range(cpus):
+        slots = table.slots[:, cpu]
+        slots["key"][..., 0] = 53 << 48 | 1000 << 32 | 1
+        slots["key"][..., 1] = keys << np.uint64(32) | np.uint64(17 << 8 | 1)
+        slots["target"] = TARGET
+        slots["packets"] = dice.integers(1, 1000, (sets, ways))
+        slots["bytes"] = slots["packets"] * np.uint64(100)
+    table.sets["done"] = table.sets["started"] = ways
+    table.write()
+    return sets * ways
+
+
+def milliseconds(work: Callable[[], object]) -> float:
+    """The median of some rounds."""
+    times = []
+    for _ in range(_ROUNDS):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return median(times) * 1e3
+
+
+class Reading:
+    """The agent's reading of a table: of its flows each time all have grown, or all are new."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._owners = owners()
+        packets = int(table.slots["packets"].sum())
+        self._totals = total(packets, packets * 100)
+        self.ledger = FlowLedger([table.reader], Flows(max_entries=2**24))
+        self.read()
+
+    def read(self) -> None:
+        """Reads; checks that everything is there."""
+        self.ledger.read(self._owners, self._totals, time.monotonic(), moved=False)
+        if self.ledger.entries != self._table.slots.shape[0] * self._table.slots.shape[2]:
+            raise AssertionError(f"{self.ledger.entries} flows are held")
+
+    def grown(self) -> None:
+        """As if each flow had had packets since."""
+        table = self._table.reader
+        table._packets -= np.uint64(1)
+        self.read()
+
+    def new(self) -> None:
+        """As if each flow were a new one."""
+        table = self._table.reader
+        table._packets[:] = table._occupant[:] = 0
+        table._done[:] = 0
+        self.read()
+
+
+def bpftool(table: Table) -> None:
+    command = ["bpftool", "-j", "map", "dump", "id", str(table.map.info.id)]
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+
+
+def scrape(reading: Reading) -> float:
+    """Milliseconds of a scrape whose flows come out of the table."""
+    program = XdpProgram(
+        PROGRAM, "0123456789abcdef", "xdp_filter", "xdp_filter", 1, jited=True, attach_type="xdp"
+    )
+
+    def shown(count: FlowCount) -> FlowShown:
+        flow = count.flow
+        return FlowShown(
+            program, count.owner[1], count.verdict, flow.protocol, flow.source, flow.destination,
+            flow.source_port, flow.destination_port, count.packets, count.bytes, count.rate,
+        )  # fmt: skip
+
+    def report() -> FlowReport:
+        reading.grown()
+        ledger = reading.ledger
+        flows = [shown(count) for count in ledger.exported]
+        others = [Count(program, OWNER[1], ledger.other(OWNER))]
+        return FlowReport(ledger.entries, dict(ledger.evictions), 1, flows, others)
+
+    class Source:
+        registry = CollectorRegistry()
+
+        def ready(self) -> bool:
+            return True
+
+        def programs(self) -> list[dict[str, object]]:
+            return []
+
+        def flows(self, *_: object) -> list[dict[str, object]]:
+            return []
+
+        def status(self) -> dict[str, object]:
+            return {}
+
+    Source.registry.register(IsolatedCollectors({"flows": FlowCollector(report)}))
+    listener = WebServer.bind("127.0.0.1", 0)
+    server = WebServer(create_app(Source()), listener)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_until_complete, args=(server.serve(),))
+    thread.start()
+    url = f"http://127.0.0.1:{server.port}/metrics"
+    try:
+        page = urllib.request.urlopen(url).read()
+        if page.count(b"xdp_flow_packets_total{") != 506:
+            raise AssertionError("the page does not have 500 flows and six others")
+        return milliseconds(lambda: urllib.request.urlopen(url).read())
+    finally:
+        asyncio.run_coroutine_threadsafe(server.stop(), loop).result()
+        thread.join()
+
+
+def measure(entries: int, whole: bool) -> dict[str, float]:
+    """Milliseconds by what they were taken for."""
+    with flow_table(entries // 4) as table:
+        fill(table)
+        info = table.map.info
+        raw = np.zeros((info.max_entries, info.cpus, info.stride), np.uint8)
+        reading = Reading(table)
+        found = {
+            "one batched read": milliseconds(lambda: table.map.read_array(raw)),
+            "the agent, flows that it knows": milliseconds(reading.grown),
+            "the agent, all of them new": milliseconds(reading.new),
+        }
+        if whole:
+            found["bpftool -j map dump"] = milliseconds(lambda: bpftool(table))
+            found["a scrape of the page, 500 flows"] = scrape(reading)
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.reading", description=__doc__)
+    parser.add_argument("--write", type=Path, metavar="DOCUMENT", help="between its markers")
+    options = parser.parse_args()
+    sizes = {ENTRIES: True, 4 * ENTRIES: False, 16 * ENTRIES: False}
+    found = {entries: measure(entries, whole) for entries, whole in sizes.items()}
+    rows = [["ms", *(f"{entries:,} flows" for entries in found)]]
+    rows += [
+        [name, *(f"{times[name]:.1f}" if name in times else "" for times in found.values())]
+        for name in found[ENTRIES]
+    ]
+    text = markdown(rows)
+    print(text)
+    if options.write:
+        insert(options.write, "reading", text)
+    base = found[ENTRIES]
+    ours = base["the agent, flows that it knows"]
+    failures = []
+    if ours > TO_A_READ * base["one batched read"]:
+        failures.append(f"reading takes {ours / base['one batched read']:.2f} batched reads")
+    if TO_BPFTOOL * ours > base["bpftool -j map dump"]:
+        failures.append(f"bpftool takes only {base['bpftool -j map dump'] / ours:.1f} times it")
+    if base["a scrape of the page, 500 flows"] > SCRAPE:
+        failures.append("a scrape takes too long")
+    for failure in failures:
+        print(f"bench: {failure}", file=sys.stderr)
+    return int(bool(failures))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/* Like libxdp's dispatcher of several components: each has a function to take the place of. */
+#include "vmlinux.h"
+#include <bpf/bpf_helpers.h>
+
+__attribute__((noinline)) int first_component(struct xdp_md *ctx)
+{
+	/* What the compiler cannot see through is called. */
+	volatile int verdict = XDP_PASS;
+
+	return ctx ? verdict : XDP_ABORTED;
+}
+
+SEC("xdp")
+int xdp_dispatcher(struct xdp_md *ctx)
+{
+	return first_component(ctx);
+}
+
+char LICENSE[] SEC("license") = "GPL";

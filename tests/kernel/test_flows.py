@@ -1,0 +1,296 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every flow equals what was sent of it: packets and bytes by verdict, no more and no less."""
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.flows import (
+    CAPTURES,
+    TEST_RUN_DEVICE,
+    Expected,
+    check_sums,
+    differs,
+    expect_flows,
+    frames_of,
+    held,
+    mac_verdict,
+    observing,
+    on_one_cpu,
+    sum_of,
+    unaccounted,
+)
+from tests.kernel.lab import Lab, frame
+from tests.kernel.mixture import FLOWS, samples
+from tests.kernel.test_lifecycle import extension_of
+from tests.reference import NOT_IP, TRUNCATED, Flow, flow_of
+from xdpscope.accounting.reading import VERDICTS
+from xdpscope.libbpf import Program
+from xdpscope.observer import Observer
+from xdpscope.tracing.engine import Engine
+from xdpscope.tracing.templates import FlowSizes
+
+SETS = 16384
+"""So many that none of the flows here finds its places taken."""
+
+PROGRAM = "decide_by_source_mac"
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    with Engine(FlowSizes(sets=SETS, sample_rate=1)) as engine:
+        yield engine
+
+
+@pytest.fixture
+def observer(engine: Engine) -> Iterator[Observer]:
+    with observing(engine) as observer:
+        yield observer
+
+
+def deciding(verdict: str, data: bytes) -> bytes:
+    """The frame with a source address that has ``decide_by_source_mac`` say this."""
+    value = VERDICTS.index(verdict) if verdict != "unknown" else 77
+    return data[:11] + bytes([value]) + data[12:]
+
+
+def udp4(number: int, size: int = 100) -> bytes:
+    """A frame of a flow of this number."""
+    addresses = bytes([192, 0, 2, 1, 198, 51, 100, 1])
+    ip = bytes([0x45, 0, 0, size - 14, 0, 0, 0, 0, 64, 17, 0, 0]) + addresses
+    ports = (1024 + number).to_bytes(2, "big") + b"\0\x35"
+    return (frame(14)[:12] + b"\x08\0" + ip + ports).ljust(size, b"\0")
+
+
+def test_the_reference_reads_what_scapy_was_told() -> None:
+    made = samples()
+    assert len({sample.flow for sample in made}) > FLOWS
+    assert {sample.flow for sample in made} > {NOT_IP, TRUNCATED}
+    assert [flow_of(sample.frame) for sample in made] == [sample.flow for sample in made]
+
+
+@pytest.mark.parametrize("mode", ["native", "generic"])
+def test_thousands_of_flows_of_all_kinds(lab: Lab, observer: Observer, mode: str) -> None:
+    veth, made = lab.veth("xst0"), samples()
+    lab.attach(lab.load(PROGRAM, "flows"), veth, mode)
+    observer.look(0)
+    expected = Expected()
+    rounds = 3
+    for _ in range(rounds):
+        veth.send(*(sample.frame for sample in made))
+    for sample in made:
+        expected.add(PROGRAM, "xst0", mac_verdict(sample.frame), sample.frame, rounds)
+
+    assert {verdict for _, _, verdict, _ in expected.sums} == set(VERDICTS)
+    expect_flows(observer, expected.sums)
+
+
+def test_every_flow_can_be_exported(lab: Lab, engine: Engine) -> None:
+    """With room for all of them, a series for each: then there are no others."""
+    made = samples()[:600]
+    program = lab.load(PROGRAM, "flows")
+    lab.attach(program, lab.veth("xst0"))
+    with observing(engine, top=1000) as observer:
+        observer.look(0)
+        expected = Expected()
+        for times in (1, 2):
+            for sample in made:
+                program.test_run(sample.frame, times)
+                verdict = mac_verdict(sample.frame)
+                expected.add(PROGRAM, TEST_RUN_DEVICE, verdict, sample.frame, times)
+            check_sums(observer)
+        flows = observer.flow_counts()
+        in_none = [f for *_, f in expected.sums if isinstance(f, str)]
+        assert len(flows.exported) == flows.entries == len(expected.sums) - len(in_none)
+        assert sum(sum(count.tally.packets) for count in flows.others) == 0
+        differs(held(observer) | unaccounted(observer), expected.sums)
+
+
+def captures() -> list[Path]:
+    return sorted(CAPTURES.glob("*.pcap"))
+
+
+def test_captures_by_others(lab: Lab, observer: Observer) -> None:
+    program = lab.load(PROGRAM, "flows")
+    lab.attach(program, lab.veth("xst0"))
+    observer.look(0)
+    expected = Expected()
+    for number, capture in enumerate(captures()):
+        for data in frames_of(capture):
+            data = deciding(VERDICTS[number % len(VERDICTS)], data)
+            program.test_run(data)
+            expected.add(PROGRAM, TEST_RUN_DEVICE, mac_verdict(data), data)
+
+    kinds = {flow if isinstance(flow, str) else flow.protocol for *_, flow in expected.sums}
+    assert kinds > {"tcp", "udp", "sctp", "icmp", "icmpv6", "47", "50", "89", "112"}
+    assert kinds > {NOT_IP, TRUNCATED}
+    expect_flows(observer, expected.sums)
+
+
+def _run_on(cpu: int, fd: int, frames: list[bytes], rounds: int, repeat: int) -> None:
+    os.sched_setaffinity(0, {cpu})
+    program = Program.duplicate(fd)
+    for _ in range(rounds):
+        for data in frames:
+            program.test_run(data, repeat)
+    program.close()
+
+
+def test_several_cpus_at_once(lab: Lab, observer: Observer) -> None:
+    """Each flow on every CPU, and two processes on each: one is stopped amid the other."""
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        pytest.skip("one CPU: nothing runs at once")
+    program = lab.load(PROGRAM, "flows")
+    lab.attach(program, lab.veth("xst0"))
+    observer.look(0)
+
+    frames = [sample.frame for sample in samples()[::20]]
+    rounds, repeat, each = 4, 50, 2
+    context = multiprocessing.get_context("fork")
+    runs = [
+        context.Process(target=_run_on, args=(cpu, program.fileno(), frames, rounds, repeat))
+        for cpu in cpus
+        for _ in range(each)
+    ]
+    for run in runs:
+        run.start()
+    while any(run.is_alive() for run in runs):
+        observer.flow_counts()  # a reader that has no influence
+        runs[0].join(0.2)
+    for run in runs:
+        run.join()
+    assert [run.exitcode for run in runs] == [0] * len(runs)
+    assert observer.standings()[0].missed == 0
+
+    expected = Expected()
+    for data in frames:
+        times = rounds * repeat * each * len(cpus)
+        expected.add(PROGRAM, TEST_RUN_DEVICE, mac_verdict(data), data, times)
+    expect_flows(observer, expected.sums)
+
+
+@pytest.mark.parametrize(
+    ("function", "verdict", "longer"),
+    [
+        ("encapsulate", "tx", 20),
+        ("decapsulate", "pass", -20),
+        ("translate", "tx", 0),
+        ("cut_the_tail", "drop", -10),
+    ],
+)
+def test_a_flow_is_the_packet_as_it_came_in(
+    lab: Lab, observer: Observer, function: str, verdict: str, longer: int
+) -> None:
+    """And its bytes are those that leave."""
+    veth = lab.veth("xst0")
+    lab.attach(lab.load(function, "flows"), veth)
+    observer.look(0)
+    sent = [
+        sample.frame
+        for sample in samples()
+        if not isinstance(sample.flow, str) and len(sample.frame) >= 80
+    ][:200]
+    veth.send(*sent, times=2)
+
+    expected = Expected()
+    for data in sent:
+        expected.add(function, "xst0", verdict, data, 2, longer)
+    expect_flows(observer, expected.sums)
+
+
+def test_two_verdicts_in_one_flow(lab: Lab, observer: Observer) -> None:
+    veth = lab.veth("xst0")
+    lab.attach(lab.load(PROGRAM, "flows"), veth)
+    observer.look(0)
+    expected = Expected()
+    for times, verdict in enumerate(VERDICTS, start=1):
+        data = deciding(verdict, udp4(7, 100 + times))
+        veth.send(data, times=times)
+        expected.add(PROGRAM, "xst0", verdict, data, times)
+
+    assert len({flow for *_, flow in expected.sums}) == 1
+    expect_flows(observer, expected.sums)
+
+
+def test_one_flow_on_many_interfaces(lab: Lab, observer: Observer) -> None:
+    """More of them than a target's own record has places for."""
+    veths = [lab.veth(f"xst{number}") for number in range(10)]
+    program = lab.load(PROGRAM, "flows")
+    for veth in veths:
+        lab.attach(program, veth)
+    observer.look(0)
+    arp = frame(60)[:12] + b"\x08\x06" + bytes(46)
+    expected = Expected()
+    for _ in range(2):
+        for number, veth in enumerate(veths, start=1):
+            for data in (udp4(1), deciding("pass", udp4(1)), udp4(1 + number), arp):
+                veth.send(data, times=number)
+                expected.add(PROGRAM, veth.name, mac_verdict(data), data, number)
+    expect_flows(observer, expected.sums)
+
+
+def test_two_programs_see_flows_of_their_own(lab: Lab, observer: Observer) -> None:
+    one, other = lab.veth("xst0"), lab.veth("xst1")
+    lab.attach(lab.load(PROGRAM, "flows"), one)
+    lab.attach(lab.load("cut_the_tail", "flows"), other)
+    observer.look(0)
+    one.send(udp4(1), times=3)
+    other.send(udp4(1), times=5)
+
+    expected = Expected()
+    expected.add(PROGRAM, "xst0", "drop" if udp4(1)[11] == 1 else "pass", udp4(1), 3)
+    expected.add("cut_the_tail", "xst1", "drop", udp4(1), 5, -10)
+    expect_flows(observer, expected.sums)
+
+
+def test_dispatcher_and_component_both_see_the_flow(lab: Lab, observer: Observer) -> None:
+    veth, dispatcher = lab.veth("xst0"), lab.load("xdp_dispatcher", "chain")
+    with extension_of(dispatcher, "first_component") as extension, extension.attached():
+        lab.attach(dispatcher, veth)
+        observer.look(0)
+        expected = Expected()
+        for number in range(5):
+            veth.send(udp4(number), times=1 + number)
+            for program in ("xdp_dispatcher", "drop_instead"):
+                expected.add(program, "xst0", "drop", udp4(number), 1 + number)
+        expect_flows(observer, expected.sums)
+        roles = {s.program.function: s.program.role for s in observer.standings()}
+        assert roles == {"xdp_dispatcher": "dispatcher", "drop_instead": "component"}
+
+
+def test_one_packet_in_ten(lab: Lab) -> None:
+    """On one CPU exactly so, whatever the packets are; and all others are sampled out."""
+    program = lab.load(PROGRAM, "flows")
+    lab.attach(program, lab.veth("xst0"))
+    rounds, flows = 500, 20
+    with (
+        Engine(FlowSizes(sets=256, sample_rate=10)) as engine,
+        observing(engine) as observer,
+        on_one_cpu(),
+    ):
+        observer.look(0)
+        for number in range(rounds * flows):
+            program.test_run(udp4(number % flows))
+            if number % 2000 == 1999:
+                check_sums(observer)
+        total = rounds * flows
+        found = held(observer)
+        assert sum(packets for packets, _ in found.values()) == total // 10
+        assert all(size == packets * 100 for packets, size in found.values())
+        left = unaccounted(observer)
+        verdict = mac_verdict(udp4(0))
+        assert left == {
+            (PROGRAM, TEST_RUN_DEVICE, verdict, "sampled_out"): (
+                total - total // 10,
+                100 * (total - total // 10),
+            )
+        }
+        # Not always the same flow: traffic has rhythms.
+        assert len(found) == flows
+        flow = Flow("udp", "192.0.2.1", "198.51.100.1", 1024, 53)
+        assert (PROGRAM, TEST_RUN_DEVICE, verdict, flow) in found
+        assert sum_of(observer.held_flows()) == total // 10
