@@ -72,8 +72,9 @@ kernel-test: build ## the kernel suite, in a virtual machine for each of KERNELS
 matrix: build ## the kernel suite on every kernel supported, from 5.10 to the newest
 	@$(call suite-on,5.10 6.1 6.12 newest)
 
-bench: build ## what observing costs, in instructions a packet
+bench: build ## what observing costs: instructions a packet, reading flows
 	@$(PYTHON) -m tests.bench
+	@$(PYTHON) -m tests.bench.reading
 
 demo: build ## XDP programs, traffic, agent and Prometheus, live; DEMO_SECONDS=N ends it by itself
 	@$(PYTHON) -m tests.demo $(if $(DEMO_SECONDS),--seconds $(DEMO_SECONDS))

@@ -149,7 +149,7 @@ def scrape(reading: Reading) -> float:
             raise AssertionError("the page does not have 500 flows and six others")
         return milliseconds(lambda: urllib.request.urlopen(url).read())
     finally:
-        asyncio.run_coroutine_threadsafe(server.stop(), loop).result()
+        asyncio.run_coroutine_threadsafe(server.stop(), loop)
         thread.join()
 
 

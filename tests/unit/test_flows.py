@@ -3,6 +3,7 @@
 
 import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.tables import OWNER, Table, flow_table, name_of, owners, total
@@ -175,6 +176,30 @@ def test_nothing_is_lost_whatever_happens(table: Table) -> None:
         assert all(shown[name][0] >= highest[name] for name in shown.keys() & highest.keys())
         highest = {name: count for name, (count, _) in shown.items()}
     assert ledger.evictions["idle"] and ledger.evictions["pressure"]
+
+
+def test_an_hour_of_coming_and_going_takes_no_memory() -> None:
+    """720 readings, of five seconds each; every flow lives for a minute or two."""
+    resident = []
+    with flow_table(sets=1024) as table:
+        ledger, known = FlowLedger([table.reader], Flows(max_entries=3000, top=200)), owners()
+        packets = 0
+        for interval in range(720):
+            for number in range(100):
+                flow = interval * 100 + number
+                where = flow % 1024, flow % possible_cpus(), (flow // 1024) % 4
+                table.put(where, table.flow4(flow), 3 + number, 60)
+                packets += 3 + number
+            table.write()
+            ledger.read(known, total(packets, 0), now=5.0 * interval, moved=interval == 0)
+            shown = sum(count for count, _ in exported(ledger).values())
+            assert shown + other(ledger)[0] == packets
+            if interval % 60 == 0:
+                resident.append(int(Path("/proc/self/statm").read_text().split()[1]))
+    assert ledger.entries <= 1300  # what has come in the last minute
+    assert sum(ledger.evictions.values()) == 720 * 100 - ledger.entries
+    pages = 1 << 20 >> 12
+    assert resident[-1] - resident[2] <= pages, resident
 
 
 def test_flows_are_found_by_verdict_and_in_order(table: Table) -> None:

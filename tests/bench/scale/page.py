@@ -19,11 +19,12 @@ from xdpscope.describe import as_json
 from xdpscope.discovery.model import Attachment, Mode, XdpProgram
 from xdpscope.metrics import (
     AgentCollector,
+    FlowCollector,
     IsolatedCollectors,
     ProgramCollector,
     VerdictCollector,
 )
-from xdpscope.observer import Count, Standing
+from xdpscope.observer import Count, FlowReport, Standing
 from xdpscope.web.app import create_app
 from xdpscope.web.server import WebServer
 
@@ -61,17 +62,24 @@ class Recorded:
         collectors = IsolatedCollectors(
             {
                 "verdicts": VerdictCollector(lambda: self._counts),
+                "flows": FlowCollector(self._report),
                 "programs": ProgramCollector(lambda: self._standings),
                 "agent": AgentCollector(dict),
             }
         )
         self.registry.register(collectors)
 
+    def _report(self) -> FlowReport:
+        return FlowReport(0, {"idle": 0, "pressure": 0}, 1, others=self._counts)
+
     def ready(self) -> bool:
         return True
 
     def programs(self) -> list[dict[str, object]]:
         return [as_json(standing) for standing in self._standings]
+
+    def flows(self, *_: object) -> list[dict[str, object]]:
+        return []
 
     def status(self) -> dict[str, object]:
         return {"programs": len(self._standings)}
