@@ -143,38 +143,36 @@ static __always_inline struct device_counts *spilled_record(__u64 identity)
 	return bpf_map_lookup_elem(&spilled, &key);
 }
 
-static __always_inline void spill(struct target_counts *target, struct net_device *device,
-				  __u64 identity)
+/* The record of a device beyond the target's own; NULL if there is no place left for one. */
+static __always_inline struct device_counts *spill(struct target_counts *target,
+						   struct net_device *device, __u64 identity)
 {
 	struct spill_key key = { .identity = identity, .target = constant(TARGET) };
-	struct device_counts *known;
+	struct device_counts *known = bpf_map_lookup_elem(&spilled, &key);
 	__u64 index;
 
-	known = bpf_map_lookup_elem(&spilled, &key);
 	if (!known) {
 		/* Another CPU may have been first: whoever it was, look again. */
 		bpf_map_update_elem(&spilled, &key, &blank, BPF_NOEXIST);
 		known = bpf_map_lookup_elem(&spilled, &key);
-		if (!known)
-			return;
 	}
-	if (known->identity == 0) {
+	if (known && known->identity == 0) {
 		index = target->next_index ?: DEVICES_INLINE;
 		if (index < NO_INDEX)
 			target->next_index = index + 1;
 		bind_record(known, device, identity, index);
 	}
-	target->index = known->index;
+	return known;
 }
 
-/* Finds which record is the device's, or makes one: `index` of `target`. */
-static __noinline int find_record(struct xdp_buff *xdp, struct target_counts *target)
+/* The record of any device; NULL if there is no place left for one. */
+static __always_inline struct device_counts *record_of(struct xdp_buff *xdp,
+						       struct target_counts *target)
 {
 	struct net_device *device = xdp->rxq->dev;
 	__u64 identity = identity_of(device);
 	struct device_counts *known;
 
-	target->index = NO_INDEX;
 	for (int i = 0; i < DEVICES_INLINE; i++) {
 		known = &target->devices[i];
 		if (known->identity == 0)
@@ -182,23 +180,10 @@ static __noinline int find_record(struct xdp_buff *xdp, struct target_counts *ta
 		if (known->identity == identity) {
 			known->device = (__u64)device;
 			known->epoch = epoch;
-			target->index = i;
-			return 0;
+			return known;
 		}
 	}
-	spill(target, device, identity);
-	return 0;
-}
-
-/* The record that was found; NULL if there was no place left for one. */
-static __always_inline struct device_counts *found_record(struct xdp_buff *xdp,
-							  struct target_counts *target)
-{
-	__u64 index = target->index;
-
-	if (index < DEVICES_INLINE)
-		return &target->devices[index];
-	return spilled_record(identity_of(xdp->rxq->dev));
+	return spill(target, device, identity);
 }
 
 /* Called for every device that is registered, or moved to another namespace. */

@@ -4,7 +4,8 @@
  * flow is the packet as it came in, with the verdict as it left: the fentry program
  * keeps the key for the fexit program.
  *
- * Everything here is a template, as there. In each packet the flow is counted before
+ * Everything here is a template, as there. Of a target's three programs the small exit,
+ * meanwhile_*, is attached first, then leave_*, then enter_*; then the first is let go. In each packet the flow is counted before
  * the target's own counters: whoever reads these first has no flow ahead of them.
  */
 #include <stddef.h>
@@ -114,6 +115,35 @@ static __always_inline void account(struct xdp_buff *xdp, struct target_counts *
 		count_flow6(&entry->key, entry->key.words[4] | verdict << 32 | index << 48, length);
 }
 
+/* Whether there ever was an entry on this CPU: each leaves something behind. */
+static __always_inline bool entered(const struct entry *entry)
+{
+	const __u64 *words = entry->key.words;
+
+	return entry->skip || (entry->sample_at | entry->kind | words[0] | words[1] | words[4] |
+			       entry->ipv4 | entry->ipv6 | entry->other);
+}
+
+/* Which record is the device's, or is now: `index` of `target`, NO_INDEX if there is none. */
+static __noinline int find_record(struct xdp_buff *xdp, struct target_counts *target)
+{
+	struct device_counts *known = record_of(xdp, target);
+
+	target->index = known ? known->index : NO_INDEX;
+	return 0;
+}
+
+/* The record that was found; looked up again, for see `index` in struct target_counts. */
+static __always_inline struct device_counts *found_record(struct xdp_buff *xdp,
+							  struct target_counts *target)
+{
+	__u64 index = target->index;
+
+	if (index < DEVICES_INLINE)
+		return &target->devices[index];
+	return spilled_record(identity_of(xdp->rxq->dev));
+}
+
 /* Any packet whatever. */
 static __noinline int leave_other(__u64 *ctx, struct target_counts *target, __u64 length)
 {
@@ -121,6 +151,8 @@ static __noinline int leave_other(__u64 *ctx, struct target_counts *target, __u6
 	struct xdp_buff *xdp = (struct xdp_buff *)ctx[0];
 	struct device_counts *known;
 
+	if (!entered(&target->entry))
+		return 0; /* counted by count_meanwhile() */
 	find_record(xdp, target);
 	account(xdp, target, verdict, length);
 	reason = target->reason;
@@ -188,12 +220,50 @@ static __always_inline int leave(__u64 *ctx, bool by_epoch)
 	}
 	if (target->entry.other == (__u64)xdp)
 		goto other;
+	if (!entered(&target->entry))
+		return 0; /* counted by count_meanwhile() */
 	tally = &first->verdicts[verdict_of(ctx)];
 	add(tally + SAMPLED_OUT_OFFSET, length);
 	add(tally, length);
 	return 0;
 other:
 	return leave_other(ctx, target, length);
+}
+
+/*
+ * Takes little to load, and is attached first: counts verdicts until the two others are in
+ * place, which is when there has been an entry on this CPU. From then on they count.
+ */
+static __always_inline int count_meanwhile(__u64 *ctx, bool by_epoch)
+{
+	__u64 length = length_of(packet_of(ctx));
+	struct target_counts *target = target_counts();
+	__u64 verdict = lesser((__u32)ctx[1], VERDICT_UNKNOWN);
+	struct device_counts *known;
+	struct xdp_buff *xdp;
+
+	if (!target || verdict >= VERDICTS || entered(&target->entry))
+		return 0;
+	xdp = packet_of(ctx);
+	known = &target->devices[0];
+	if (!recognised(known, xdp->rxq->dev, by_epoch)) {
+		find_record(xdp, target);
+		known = found_record(xdp, target);
+	}
+	add(known ? &known->verdicts[verdict] : &target->unplaced[verdict], length);
+	return 0;
+}
+
+SEC("fexit")
+int meanwhile_by_epoch(__u64 *ctx)
+{
+	return count_meanwhile(ctx, true);
+}
+
+SEC("fexit")
+int meanwhile_by_identity(__u64 *ctx)
+{
+	return count_meanwhile(ctx, false);
 }
 
 SEC("fexit")

@@ -13,10 +13,8 @@
 static __noinline int count_other(struct xdp_buff *xdp, struct target_counts *target,
 				  enum verdict verdict, __u64 length)
 {
-	struct device_counts *known;
+	struct device_counts *known = record_of(xdp, target);
 
-	find_record(xdp, target);
-	known = found_record(xdp, target);
 	if (verdict < VERDICTS)
 		add(known ? &known->verdicts[verdict] : &target->unplaced[verdict], length);
 	return 0;

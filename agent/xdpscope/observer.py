@@ -185,6 +185,13 @@ class Observer:
             self._targets.vanish(gone)
             self._say_farewell(set(gone), linger)
             self._looked = True
+            incomplete = list(self._targets.incomplete())
+        # One by one: a scrape must not wait for hundreds.
+        for target in incomplete:
+            if self._interrupt.is_set():
+                return
+            with self._lock:
+                self._targets.follow_up(target)
 
     def counts(self) -> list[Count]:
         """The totals of this moment of every program and place to be shown."""

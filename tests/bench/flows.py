@@ -69,6 +69,7 @@ def ours(bench: FlowBench, family: str, sample_rate: int = 1) -> Measured:
     """
     sizes = FlowSizes(SETS, sample_rate)
     with Engine(sizes) as engine, closing(Tracer(engine, bench.description)) as tracer:
+        tracer.follow_up()
         before = bench.runs
         settled = _settled(bench, engine, family)
         settling = bench.runs - before

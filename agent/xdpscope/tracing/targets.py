@@ -83,6 +83,29 @@ class Targets:
             self._settle(target, snapshot, scope)
         return [id for id in self._targets if id not in snapshot.programs]
 
+    def incomplete(self) -> Iterator[Target]:
+        """Targets of which only verdicts are counted so far."""
+        for target in self:
+            tracer = target.tracer
+            if tracer is not None and tracer.attached and not tracer.complete:
+                yield target
+
+    def follow_up(self, target: Target) -> None:
+        """Has a target's flows counted, too."""
+        if target.tracer is None or not target.armed or target.tracer.complete:
+            return
+        try:
+            target.tracer.follow_up()
+        except KernelError as error:
+            self.failures[_reason_of(error)] += 1
+            program = target.program
+            _log.warning(
+                "flows are not counted",
+                program=program.function,
+                program_id=program.id,
+                error=str(error),
+            )
+
     def vanish(self, program_ids: Iterable[int]) -> None:
         """Marks programs as gone; their counts stay readable until ``forget``."""
         for program_id in program_ids:

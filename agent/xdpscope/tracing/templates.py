@@ -7,7 +7,7 @@ one this kernel takes is found by loading.
 """
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from math import ceil, log2
@@ -37,6 +37,7 @@ _EXITS = {
 }
 _ENTRIES = ("enter_plain", "enter_cast", "enter_copy")
 _SAMPLED = "enter_sampled"
+_MEANWHILES = ("meanwhile_by_epoch", "meanwhile_by_identity")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,25 +64,32 @@ class Variant:
     """Programs of one object that work together."""
 
     object: str
-    programs: tuple[str, ...]  # in the order of attaching
+    first: str  # counts verdicts; loaded soon
+    rest: tuple[str, ...]  # to follow, in the order of attaching, and to take its place
     watches_devices: bool
 
     @property
+    def programs(self) -> tuple[str, ...]:
+        return (self.first, *self.rest)
+
+    @property
     def left_out(self) -> list[str]:
-        entries = (*_ENTRIES, _SAMPLED) if self.object == "flows" else ()
-        everything = (*entries, *_EXITS[self.object])
+        more = (*_ENTRIES, _SAMPLED, *_MEANWHILES) if self.object == "flows" else ()
+        everything = (*more, *_EXITS[self.object])
         unwanted = [name for name in everything if name not in self.programs]
         return unwanted if self.watches_devices else [*unwanted, _HOOK]
 
 
 def variants(flows: FlowSizes | None, watch_devices: bool) -> Iterator[Variant]:
     """What there is to try, the best first."""
-    name = "flows" if flows else "verdicts"
-    entries = (None,) if flows is None else _ENTRIES if flows.sample_rate == 1 else (_SAMPLED,)
     for watches in (True, False) if watch_devices else (False,):
-        leave = _EXITS[name][0 if watches else 1]
-        for enter in entries:
-            yield Variant(name, (enter, leave) if enter else (leave,), watches)
+        at = 0 if watches else 1
+        if flows is None:
+            yield Variant("verdicts", _EXITS["verdicts"][at], (), watches)
+            continue
+        for enter in _ENTRIES if flows.sample_rate == 1 else (_SAMPLED,):
+            # The exit before the entry: see bpf/flows.bpf.c.
+            yield Variant("flows", _MEANWHILES[at], (_EXITS["flows"][at], enter), watches)
 
 
 def _factor() -> int:
@@ -112,11 +120,23 @@ def _spreads(part: int, whole: int) -> bool:
 class _Copyable:
     """One template and where it takes what differs by target."""
 
-    name: str
     template: Template
     counts: Slots
     number: Slots
     hashes: tuple[Slots, Slots]
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A tracing program in place."""
+
+    program: Program
+    link: Link
+
+    def close(self) -> None:
+        """Detaches and unloads it."""
+        self.link.close()
+        self.program.close()
 
 
 class Templates:
@@ -151,7 +171,9 @@ class Templates:
             if variant.watches_devices:
                 with loaded.program(_HOOK) as hook:
                     stack.enter_context(Link.trace(hook, loaded.attach_type(_HOOK)))
-            self._copyables = [self._copyable(loaded, name, sizes) for name in variant.programs]
+            self._copyables = {
+                name: self._copyable(loaded, name, sizes) for name in variant.programs
+            }
             self._object = loaded
             self._counts = stack.enter_context(loaded.map("counts"))
             self._resources = stack.pop_all()
@@ -166,7 +188,6 @@ class Templates:
             )
         first, second = (template.constant_slots(value) for value in _HASHES)
         return _Copyable(
-            name,
             template,
             template.map_slots(loaded.map_fd("counts")),
             template.constant_slots(_TARGET),
@@ -197,9 +218,14 @@ class Templates:
         return self._counts.sibling("xdpscope_counts")
 
     def attach(
-        self, stack: ExitStack, number: int, counts: Map, target: Program, entry: EntryFunction
-    ) -> list[tuple[Program, Link]]:
-        """Loads a copy of each program for one target, and attaches it; closed by ``stack``.
+        self,
+        names: Iterable[str],
+        number: int,
+        counts: Map,
+        target: Program,
+        entry: EntryFunction,
+    ) -> list[Attached]:
+        """Loads a copy of each of these programs for one target, then attaches them; or none.
 
         Raises:
             LoadError: the kernel refused a copy.
@@ -207,18 +233,24 @@ class Templates:
         """
         # Which flows share a set is nobody's to know, and differs from target to target.
         hashes = self._factors[number % _FACTORS], self._factors[(3 * number + 1) % _FACTORS]
-        programs = []
-        for each in self._copyables:
-            template = each.template.filled(
-                (each.counts, counts.fileno()),
-                (each.number, number),
-                *zip(each.hashes, hashes, strict=True),
-            )
-            name = f"xdpscope_{each.name.partition('_')[0]}"
-            program = Program.load(template, name, target, entry)
-            programs.append((stack.enter_context(program), template.attach_type))
-        # The entry before the exit: an exit without its entry would have no flow to count.
-        return [(p, stack.enter_context(Link.trace(p, kind))) for p, kind in programs]
+        with ExitStack() as stack:
+            programs = []
+            for name in names:
+                each = self._copyables[name]
+                template = each.template.filled(
+                    (each.counts, counts.fileno()),
+                    (each.number, number),
+                    *zip(each.hashes, hashes, strict=True),
+                )
+                title = f"xdpscope_{name.partition('_')[0]}"[:15]
+                program = stack.enter_context(Program.load(template, title, target, entry))
+                programs.append((program, template.attach_type))
+            found = [
+                Attached(program, stack.enter_context(Link.trace(program, kind)))
+                for program, kind in programs
+            ]
+            stack.pop_all()
+            return found
 
     def try_on(self, anchor: Program, entry: EntryFunction) -> None:
         """Traces a program of our own, for a moment.
@@ -227,9 +259,11 @@ class Templates:
         """
         with ExitStack() as stack:
             counts = stack.enter_context(self.new_counts())
-            _, link = self.attach(stack, 0, counts, anchor, entry)[0]
+            attached = self.attach(self.variant.programs, 0, counts, anchor, entry)
+            for each in attached:
+                stack.callback(each.close)
             # Whether a tracer's reference can be told from a user's (Linux 5.13).
-            self.tells_targets = link.ends().target == anchor.info().id
+            self.tells_targets = attached[0].link.ends().target == anchor.info().id
 
 
 def load(flows: FlowSizes | None, watch_devices: bool, anchor: Program) -> Templates:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One target's tracer: attached, detached, and readable until it is closed."""
 
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from xdpscope.discovery.model import XdpProgram
 from xdpscope.libbpf import EntryFunction, Program, typed
 from xdpscope.tracing.engine import Engine
+from xdpscope.tracing.templates import Attached
 
 _ONLY_KEY = b"\0\0\0\0"
 
@@ -30,7 +32,7 @@ class Tracer:
     """
 
     def __init__(self, engine: Engine, program: XdpProgram) -> None:
-        """Attaches to the program's entry function; all or nothing.
+        """Attaches to the program's entry function what counts verdicts; all or nothing.
 
         Raises:
             Vanished: the program is gone.
@@ -38,14 +40,38 @@ class Tracer:
             KernelError: it could not be attached: EBUSY, E2BIG, …
         """
         self._engine = engine
-        self.number = number = engine.next_number()
+        self.number = engine.next_number()
         self._last: Expense | None = None
+        self._missed = 0
+        self._target = program.id
+        self._entry = EntryFunction(program.function, program.entry_type_id)
         with ExitStack() as stack:
-            entry = EntryFunction(program.function, program.entry_type_id)
             self._counts = stack.enter_context(engine.templates.new_counts())
-            with Program.open(program.id) as target:
-                self._tracers = engine.templates.attach(stack, number, self._counts, target, entry)
+            self._attached = self._attach((engine.templates.variant.first,))
             stack.pop_all()
+        self.complete = not engine.templates.variant.rest
+
+    def _attach(self, names: Iterable[str]) -> list[Attached]:
+        with Program.open(self._target) as target:
+            return self._engine.templates.attach(
+                names, self.number, self._counts, target, self._entry
+            )
+
+    def follow_up(self) -> None:
+        """Attaches the rest, which counts flows, in the place of what counts verdicts.
+
+        Not a packet is missed or counted twice. Once, whether or not it succeeds.
+
+        Raises:
+            KernelError: verdicts alone are counted on.
+        """
+        self.complete = True
+        attached = self._attach(self._engine.templates.variant.rest)
+        before, self._attached = self._attached, attached
+        for each in before:
+            each.link.close()
+            self._missed += each.program.info().recursion_misses
+            each.program.close()
 
     @property
     def attached(self) -> bool:
@@ -55,9 +81,8 @@ class Tracer:
         """Lets the target go. A packet still inside it may be counted a moment later."""
         if self._last is None:
             self._last = self._expense()
-            for program, link in reversed(self._tracers):
-                link.close()
-                program.close()
+            for each in self._attached:
+                each.close()
 
     def close(self) -> None:
         """Detaches, and gives up the counts."""
@@ -74,7 +99,8 @@ class Tracer:
         return self._expense() if self._last is None else self._last
 
     def _expense(self) -> Expense:
-        infos = [program.info() for program, _ in self._tracers]
+        infos = [each.program.info() for each in self._attached]
         ran = any(info.run_count for info in infos)
         seconds = sum(info.run_time_ns for info in infos) / 1e9
-        return Expense(infos[-1].recursion_misses, seconds if ran else None)
+        # The first is the exit, whichever they are.
+        return Expense(self._missed + infos[0].recursion_misses, seconds if ran else None)
