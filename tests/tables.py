@@ -18,9 +18,10 @@ from xdpscope.libbpf import Map, Object, possible_cpus, typed
 PROGRAM, TARGET = 7, 1
 OWNER: Owner = (PROGRAM, ("host", "eth0"))
 
-_PROGRAMS = (
+PROGRAMS = (
     "enter_plain", "enter_cast", "enter_copy", "enter_sampled",
-    "leave_by_epoch", "leave_by_identity", "device_appears",
+    "leave_by_epoch", "leave_by_identity", "meanwhile_by_epoch", "meanwhile_by_identity",
+    "device_appears",
 )  # fmt: skip
 
 
@@ -64,7 +65,7 @@ def flow_table(sets: int) -> Iterator[Table]:
     """An empty IPv4 table."""
     family = FAMILIES[0]
     with Object(bpf.path_of("flows")) as loaded:
-        for program in _PROGRAMS:
+        for program in PROGRAMS:
             loaded.leave_out(program)
         loaded.resize("flows4", sets)
         loaded.resize("flows6", 2)
