@@ -5,8 +5,10 @@
  * keeps the key for the fexit program.
  *
  * Everything here is a template, as there. Of a target's three programs the small exit,
- * meanwhile_*, is attached first, then leave_*, then enter_*; then the first is let go. In each packet the flow is counted before
- * the target's own counters: whoever reads these first has no flow ahead of them.
+ * meanwhile_*, is attached first, then leave_*, then enter_*; then the first is let go.
+ *
+ * In each packet the flow is counted before the target's own counters: whoever reads these
+ * first has no flow ahead of them.
  */
 #include <stddef.h>
 #include "counting.h"
@@ -115,13 +117,13 @@ static __always_inline void account(struct xdp_buff *xdp, struct target_counts *
 		count_flow6(&entry->key, entry->key.words[4] | verdict << 32 | index << 48, length);
 }
 
-/* Whether there ever was an entry on this CPU: each leaves something behind. */
+/*
+ * Whether there ever was an entry on this CPU. Each leaves something behind: the protocol, in
+ * the last word of a key, or `kind`.
+ */
 static __always_inline bool entered(const struct entry *entry)
 {
-	const __u64 *words = entry->key.words;
-
-	return entry->skip || (entry->sample_at | entry->kind | words[0] | words[1] | words[4] |
-			       entry->ipv4 | entry->ipv6 | entry->other);
+	return entry->kind || entry->key.words[1] || entry->key.words[4];
 }
 
 /* Which record is the device's, or is now: `index` of `target`, NO_INDEX if there is none. */

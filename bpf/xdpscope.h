@@ -75,7 +75,7 @@ struct device_counts {
 
 /* What a packet was found to be at its entry. */
 enum entry_kind {
-	ENTRY_IPV4,
+	ENTRY_IPV4 = 1,
 	ENTRY_IPV6,
 	ENTRY_NOT_IP, /* from here on as enum reason */
 	ENTRY_TRUNCATED,
@@ -119,7 +119,7 @@ struct entry {
 	union flow_key key;
 	__u64 ipv6;
 	__u64 other;
-	__u32 kind; /* enum entry_kind, if it is `other` */
+	__u32 kind; /* enum entry_kind, if it is `other`; 0: there never was one */
 	__u32 skip; /* packets not to be taken before the next one */
 	__u64 sample_at; /* which of the last SAMPLE_RATE packets was taken */
 };

@@ -72,6 +72,24 @@ class FlowShown:
     bytes: int
     rate: float  # packets a second of late
 
+    @classmethod
+    def of(cls, program: XdpProgram, count: FlowCount) -> Self:
+        """One that was counted, of this program."""
+        flow = count.flow
+        return cls(
+            program=program,
+            place=count.owner[1],
+            verdict=count.verdict,
+            protocol=flow.protocol,
+            source=flow.source,
+            destination=flow.destination,
+            source_port=flow.source_port,
+            destination_port=flow.destination_port,
+            packets=count.packets,
+            bytes=count.bytes,
+            rate=count.rate,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class FlowReport:
@@ -83,23 +101,6 @@ class FlowReport:
     exported: list[FlowShown] = field(default_factory=list)
     others: list[Count] = field(default_factory=list)
     unaccounted: list[Count] = field(default_factory=list)
-
-
-def _flow_shown(program: XdpProgram, count: FlowCount) -> FlowShown:
-    flow = count.flow
-    return FlowShown(
-        program=program,
-        place=count.owner[1],
-        verdict=count.verdict,
-        protocol=flow.protocol,
-        source=flow.source,
-        destination=flow.destination,
-        source_port=flow.source_port,
-        destination_port=flow.destination_port,
-        packets=count.packets,
-        bytes=count.bytes,
-        rate=count.rate,
-    )
 
 
 class Observer:
@@ -222,7 +223,7 @@ class Observer:
                     if tally.counts[1:].any():
                         report.unaccounted.append(Count(target.program, place, tally))
             report.exported.extend(
-                _flow_shown(shown[count.owner], count)
+                FlowShown.of(shown[count.owner], count)
                 for count in flows.exported
                 if count.owner in shown
             )
@@ -253,7 +254,7 @@ class Observer:
                 ]
             most = self._flows.entries if limit is None else limit
             found = self._flows.held(self._owners, most, scopes, verdict)
-            return [_flow_shown(programs[count.owner[0]], count) for count in found]
+            return [FlowShown.of(programs[count.owner[0]], count) for count in found]
 
     def standings(self) -> list[Standing]:
         """Every program there is, in the order of their ids."""

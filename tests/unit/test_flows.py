@@ -129,7 +129,8 @@ def test_a_renamed_interface_takes_nothing_along(table: Table) -> None:
     assert (count.owner[1], count.packets, count.bytes) == (("host", "eth1"), 4, 240)
 
 
-def test_a_set_in_the_middle_of_a_change_is_left_for_later(table: Table) -> None:
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_set_in_the_middle_of_a_change_is_left_for_later(table: Table, moved: bool) -> None:
     ledger, known = FlowLedger([table.reader], Flows()), owners()
     table.put((0, 0, 0), table.flow4(1), packets=5, size=300)
     table.write()
@@ -137,7 +138,7 @@ def test_a_set_in_the_middle_of_a_change_is_left_for_later(table: Table) -> None
     table.put((0, 0, 0), table.flow4(2), packets=1000, size=1)
     table.sets["done"][0, 0] -= 1
     table.write()
-    ledger.read(known, total(5, 300), now=2, moved=False)
+    ledger.read(known, total(5, 300), now=2, moved=moved)
     assert exported(ledger) == {"10.0.0.1": (5, 300)}
     table.sets["done"][0, 0] += 1
     table.write()

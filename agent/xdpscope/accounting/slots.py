@@ -7,6 +7,7 @@ order (set, CPU, way) in which the kernel hands the table out.
 """
 
 import secrets
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -125,12 +126,14 @@ class SlotTable:
             if not self._in_use():
                 return _NO_FLOWS, 0
             self._prepare()
-        self._fetch()
+        unread = self._fetch()
         changed_sets = self._sets["done"] != self._done
         packets = np.ascontiguousarray(self._flows["packets"]).reshape(-1)
         changed = packets != self._packets
         replaced = np.repeat(changed_sets.reshape(-1), self._shape[2])
-        occupied = np.flatnonzero((packets != 0) & (replaced | renamed))
+        doubtful = (packets != 0) & (replaced | renamed)
+        changed[unread] = doubtful[unread] = False
+        occupied = np.flatnonzero(doubtful)
         pushed_out = 0
         if len(occupied):
             pushed_out = self._occupy(occupied, scopes)
@@ -140,26 +143,25 @@ class SlotTable:
         delta_packets, delta_bytes = self._advance(np.flatnonzero(changed), packets, now)
         return self._group(delta_packets, delta_bytes), pushed_out
 
-    def _fetch(self) -> None:
+    def _fetch(self) -> Indices:
+        """Copies the table; returns the slots of sets that would not stand still for it."""
         self._map.read_array(self._raw)
-        torn = np.argwhere(self._sets["done"] != self._sets["started"])
-        for number, cpu in torn.tolist():
-            key = int(number).to_bytes(4, "little")
+        moving: list[tuple[int, int]] = []
+        for number, cpu in np.argwhere(self._sets["done"] != self._sets["started"]).tolist():
+            key = int(number).to_bytes(4, sys.byteorder)
+            one = self._sets[number, cpu]
             for _ in range(_ATTEMPTS):
                 self._raw[number, cpu] = self._map.lookup(key)[cpu]
-                one = self._sets[number, cpu]
                 if one["done"] == one["started"]:
                     break
             else:
-                # As if nothing had happened since the last reading.
-                self._restore(number, cpu)
-
-    def _restore(self, number: int, cpu: int) -> None:
-        ways = self._shape[2]
-        first = (number * self._shape[1] + cpu) * ways
-        self._sets["done"][number, cpu] = self._done[number, cpu]
-        self._sets["flows"][number, cpu]["packets"] = self._packets[first : first + ways]
-        self._sets["flows"][number, cpu]["bytes"] = self._bytes[first : first + ways]
+                # So that it is found changed at the next reading.
+                one["done"] = self._done[number, cpu]
+                moving.append((number, cpu))
+        numbers, cpus = np.array(moving, np.intp).reshape(-1, 2).T
+        first = (numbers * self._shape[1] + cpus) * self._shape[2]
+        slots: Indices = np.add.outer(first, np.arange(self._shape[2])).reshape(-1)
+        return slots
 
     def _column(self, name: str, slots: Indices, word: int | None = None) -> U64:
         column = self._flows[name] if word is None else self._flows[name][..., word]

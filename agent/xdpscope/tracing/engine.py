@@ -5,6 +5,7 @@ import itertools
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -15,7 +16,7 @@ from xdpscope.accounting.slots import FAMILIES, SlotTable
 from xdpscope.discovery.programs import ANCHOR
 from xdpscope.errors import KernelError, LoadError, NotPermitted, TracingUnavailable
 from xdpscope.kernel import capabilities
-from xdpscope.libbpf import Object, typed
+from xdpscope.libbpf import Map, Object, typed
 from xdpscope.tracing import templates
 from xdpscope.tracing.templates import FlowSizes
 
@@ -43,9 +44,8 @@ class Engine:
                 anchor = stack.enter_context(Object(bpf.path_of("anchor")))
                 anchor.load()
                 self._anchor = stack.enter_context(anchor.program(ANCHOR))
-                self.templates = stack.enter_context(
-                    templates.load(flows, watch_devices, self._anchor)
-                )
+                self.templates = templates.load(flows, watch_devices, self._anchor)
+                stack.callback(self.templates.close)
                 self._spilled = stack.enter_context(self.templates.map("spilled"))
                 self._taken = (
                     stack.enter_context(self.templates.map(".data.taken")) if flows else None
@@ -97,14 +97,14 @@ class Engine:
         """The tables of flows, to be read; none without flows. Closed with the engine."""
         if self._taken is None:
             return []
-        taken, btf = self._taken, self.templates.btf
+        btf = self.templates.btf
         return [
             SlotTable(
                 family,
                 self._resources.enter_context(self.templates.map(family.map)),
                 btf.struct(family.record),
                 btf.struct(family.key),
-                lambda at=at: bool(taken.lookup(_ONLY_KEY)[0].view(np.uint32)[at]),  # type: ignore[misc]
+                partial(_is_set, self._taken, at),
             )
             for at, family in enumerate(FAMILIES)
         ]
@@ -120,6 +120,11 @@ class Engine:
         for key, (identity, number, _) in zip(keys, typed(keys, self._spill_key), strict=True):
             if gone(int(number), int(identity) >> 32, int(identity) & 0xFFFFFFFF):
                 self._spilled.delete(key.tobytes())
+
+
+def _is_set(taken: Map, at: int) -> bool:
+    """One of the flags in the ``taken`` of ``bpf/flow_table.h``."""
+    return bool(taken.lookup(_ONLY_KEY)[0].view(np.uint32)[at])
 
 
 def unavailable(error: KernelError) -> TracingUnavailable:

@@ -8,7 +8,7 @@ one this kernel takes is found by loading.
 
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from math import ceil, log2
 from typing import Self
@@ -198,12 +198,6 @@ class Templates:
         """Unloads everything."""
         self._resources.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     @property
     def btf(self) -> Btf:
         """The types of the records."""
@@ -290,7 +284,7 @@ def _tried(
     variant: Variant, flows: FlowSizes | None, anchor: Program, entry: EntryFunction
 ) -> Templates:
     with ExitStack() as stack:
-        templates = stack.enter_context(Templates(variant, flows, anchor, entry))
+        templates = stack.enter_context(closing(Templates(variant, flows, anchor, entry)))
         templates.try_on(anchor, entry)
         stack.pop_all()
         return templates
