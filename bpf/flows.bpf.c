@@ -87,7 +87,7 @@ int enter_sampled(__u64 *ctx)
 	entry = &target->entry;
 	if (__builtin_expect(entry->skip, true)) {
 		entry->skip--;
-		entry->ipv4 = entry->ipv6 = entry->other = 0;
+		entry->other = 0;
 		return 0;
 	}
 	return enter_taken(ctx, entry);
@@ -184,12 +184,7 @@ static __noinline int leave_ipv6(__u64 *ctx, struct target_counts *target, __u64
 	return 0;
 }
 
-/* From a verdict's counter to the one of packets not sampled, of the same verdict. */
-#define SAMPLED_OUT_OFFSET                                                       \
-	(((int)offsetof(struct device_counts, unaccounted[REASON_SAMPLED_OUT]) - \
-	  (int)offsetof(struct device_counts, verdicts)) /                       \
-	 (int)sizeof(struct tally))
-
+/* After enter_plain() and its like. */
 static __always_inline int leave(__u64 *ctx, bool by_epoch)
 {
 	__u64 length = length_of(packet_of(ctx));
@@ -220,16 +215,104 @@ static __always_inline int leave(__u64 *ctx, bool by_epoch)
 			goto other;
 		return leave_ipv6(ctx, target, length);
 	}
-	if (target->entry.other == (__u64)xdp)
-		goto other;
-	if (!entered(&target->entry))
-		return 0; /* counted by count_meanwhile() */
-	tally = &first->verdicts[verdict_of(ctx)];
+other:
+	return leave_other(ctx, target, length);
+}
+
+/* From a verdict's counter to the one of packets not sampled, of the same verdict. */
+#define SAMPLED_OUT_OFFSET                                                       \
+	(((int)offsetof(struct device_counts, unaccounted[REASON_SAMPLED_OUT]) - \
+	  (int)offsetof(struct device_counts, verdicts)) /                       \
+	 (int)sizeof(struct tally))
+
+/* A packet on the target's first device that was not taken for flows. */
+static __always_inline int leave_untaken(__u64 *ctx, struct device_counts *first, __u64 length)
+{
+	struct tally *tally = &first->verdicts[verdict_of(ctx)];
+
 	add(tally + SAMPLED_OUT_OFFSET, length);
 	add(tally, length);
 	return 0;
+}
+
+/* After enter_sampled(). */
+static __always_inline int leave_sampled(__u64 *ctx, bool by_epoch)
+{
+	__u64 length = length_of(packet_of(ctx));
+	struct target_counts *target = target_counts();
+	struct device_counts *first;
+	struct xdp_buff *xdp;
+
+	if (!target)
+		return 0;
+	xdp = packet_of(ctx);
+	first = &target->devices[0];
+	if (__builtin_expect(!recognised(first, xdp->rxq->dev, by_epoch), false) ||
+	    __builtin_expect(target->entry.other == (__u64)xdp, false))
+		return leave_other(ctx, target, length);
+	if (!entered(&target->entry))
+		return 0; /* counted by count_meanwhile() */
+	return leave_untaken(ctx, first, length);
+}
+
+/*
+ * Without an entry, for a target that cannot alter its packets: what left it is what came in.
+ * As long as there is count_meanwhile(), too, that comes second, and `kind` keeps it from counting.
+ */
+static __always_inline int leave_unaltered(__u64 *ctx, enum reader reader)
+{
+	__u64 length = length_of(packet_of(ctx));
+	struct target_counts *target = target_counts();
+	struct device_counts *first;
+	enum entry_kind kind;
+	struct tally *tally;
+	struct xdp_buff *xdp;
+	__u32 verdict;
+
+	if (!target)
+		return 0;
+	target->entry.kind = ENTRY_NONE;
+	xdp = packet_of(ctx);
+	first = &target->devices[0];
+	verdict = low_half(ctx[1]);
+	if (__builtin_expect(!recognised(first, xdp->rxq->dev, true), false) ||
+	    verdict > VERDICT_REDIRECT)
+		goto other;
+	kind = key_of(xdp, &target->entry.key, reader);
+	if (__builtin_expect(kind == ENTRY_IPV4, true)) {
+		tally = &first->verdicts[verdict];
+		count_flow4(&target->entry.key, target->entry.key.words[1] | verdict, length);
+		add(tally, length);
+		return 0;
+	}
+	if (kind == ENTRY_IPV6)
+		return leave_ipv6(ctx, target, length);
 other:
+	enter_other(packet_of(ctx), &target->entry);
 	return leave_other(ctx, target, length);
+}
+
+/* The same of sampled packets. */
+static __always_inline int leave_unaltered_sampled(__u64 *ctx)
+{
+	__u64 length = length_of(packet_of(ctx));
+	struct target_counts *target = target_counts();
+	struct device_counts *first;
+	struct entry *entry;
+
+	if (!target)
+		return 0;
+	first = &target->devices[0];
+	entry = &target->entry;
+	entry->kind = ENTRY_NONE;
+	if (__builtin_expect(!entry->skip, false)) {
+		enter_taken(ctx, entry);
+		return leave_other(ctx, target, length);
+	}
+	entry->skip--;
+	if (__builtin_expect(!recognised(first, packet_of(ctx)->rxq->dev, true), false))
+		return leave_other(ctx, target, length);
+	return leave_untaken(ctx, first, length);
 }
 
 /*
@@ -278,6 +361,42 @@ SEC("fexit")
 int leave_by_identity(__u64 *ctx)
 {
 	return leave(ctx, false);
+}
+
+SEC("fexit")
+int leave_sampled_by_epoch(__u64 *ctx)
+{
+	return leave_sampled(ctx, true);
+}
+
+SEC("fexit")
+int leave_sampled_by_identity(__u64 *ctx)
+{
+	return leave_sampled(ctx, false);
+}
+
+SEC("fexit")
+int unaltered_plain(__u64 *ctx)
+{
+	return leave_unaltered(ctx, READ_PLAIN);
+}
+
+SEC("fexit")
+int unaltered_cast(__u64 *ctx)
+{
+	return leave_unaltered(ctx, READ_CAST);
+}
+
+SEC("fexit")
+int unaltered_copy(__u64 *ctx)
+{
+	return leave_unaltered(ctx, READ_COPY);
+}
+
+SEC("fexit")
+int unaltered_sampled(__u64 *ctx)
+{
+	return leave_unaltered_sampled(ctx);
 }
 
 char LICENSE[] SEC("license") = "GPL";

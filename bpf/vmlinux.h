@@ -29,14 +29,26 @@ typedef _Bool bool;
 
 /* include/uapi/linux/bpf.h: numbers fixed by the kernel's user-space interface */
 enum bpf_map_type {
+	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_PERF_EVENT_ARRAY = 4,
 	BPF_MAP_TYPE_PERCPU_HASH = 5,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
+	BPF_MAP_TYPE_LRU_HASH = 9,
+	BPF_MAP_TYPE_LRU_PERCPU_HASH = 10,
+	BPF_MAP_TYPE_LPM_TRIE = 11,
+	BPF_MAP_TYPE_DEVMAP = 14,
+	BPF_MAP_TYPE_CPUMAP = 16,
+	BPF_MAP_TYPE_XSKMAP = 17,
+	BPF_MAP_TYPE_DEVMAP_HASH = 25,
+	BPF_MAP_TYPE_RINGBUF = 27,
 };
 
 enum {
 	BPF_F_NO_PREALLOC = 1, /* entries take memory only while they exist */
 };
+
+#define BPF_F_CURRENT_CPU 0xffffffffULL
 
 enum {
 	BPF_NOEXIST = 1,
@@ -50,9 +62,11 @@ enum xdp_action {
 	XDP_REDIRECT,
 };
 
-/* Asked for by name: whether this kernel has the helper (5.18). */
+/* Asked for by name: whether this kernel has the helper. */
 enum bpf_func_id {
-	BPF_FUNC_xdp_get_buff_len = 188,
+	BPF_FUNC_ktime_get_coarse_ns = 160, /* 5.11 */
+	BPF_FUNC_xdp_get_buff_len = 188, /* 5.18 */
+	BPF_FUNC_xdp_load_bytes = 189, /* 5.18 */
 };
 
 /* include/linux/netdevice.h; the number is relocated by name */

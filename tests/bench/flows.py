@@ -15,10 +15,13 @@ from xdpscope.tracing.tracer import Tracer
 # Names of what is measured, as tables show them.
 EMPTY_PAIR4 = "empty fentry and fexit, IPv4"
 STEADY4 = "xdpscope, 10,000 flows of IPv4"
+UNALTERED_SAMPLED4 = "xdpscope, 10,000 flows of IPv4, one packet of 100, without an entry"
+UNALTERED4 = "xdpscope, 10,000 flows of IPv4, without an entry"
 SAMPLED4 = "xdpscope, 10,000 flows of IPv4, one packet of 100"
 FLOOD4 = "xdpscope, a flood of IPv4"
 EMPTY_PAIR6 = "empty fentry and fexit, IPv6"
 STEADY6 = "xdpscope, 10,000 flows of IPv6"
+UNALTERED6 = "xdpscope, 10,000 flows of IPv6, without an entry"
 FLOOD6 = "xdpscope, a flood of IPv6"
 LRU = "LRU_PERCPU_HASH, 10,000 flows of IPv4"
 XDPDUMP_ENTRY = "xdpdump, entry"
@@ -60,8 +63,16 @@ class Measured:
     table: Table  # after it
 
 
-def ours(bench: FlowBench, family: str, sample_rate: int = 1) -> Measured:
+def ours(
+    bench: FlowBench, family: str, *, sample_rate: int = 1, unaltered: bool = False
+) -> Measured:
     """The cost of a run under the product's tracer.
+
+    Args:
+        bench: its target does alter packets, from run to run.
+        family: ``flows4`` or ``flows6``.
+        sample_rate: one packet of so many is in a flow.
+        unaltered: traced as if the target altered none.
 
     Raises:
         AssertionError: verdicts were not counted exactly, or of a packet neither its flow nor
@@ -69,7 +80,7 @@ def ours(bench: FlowBench, family: str, sample_rate: int = 1) -> Measured:
     """
     sizes = FlowSizes(SETS, sample_rate)
     with Engine(sizes) as engine, closing(Tracer(engine, bench.description)) as tracer:
-        tracer.follow_up()
+        tracer.follow_up(lambda _: not unaltered)
         before = bench.runs
         settled = _settled(bench, engine, family)
         settling = bench.runs - before
@@ -98,10 +109,10 @@ def _settled(bench: FlowBench, engine: Engine, family: str) -> Table:
     return table
 
 
-def steady(bench: FlowBench, family: str) -> int:
+def steady(bench: FlowBench, family: str, unaltered: bool = False) -> int:
     """The cost of a run among flows that are known; each packet is found in its flow."""
     bench.take_turns()
-    found = ours(bench, family)
+    found = ours(bench, family, unaltered=unaltered)
     settled = found.settled
     if found.table != replace(settled, packets=settled.packets + found.runs):
         raise AssertionError(f"not all packets are in flows that were known: {found}")
@@ -111,10 +122,10 @@ def steady(bench: FlowBench, family: str) -> int:
     return found.cost
 
 
-def sampled(bench: FlowBench, family: str) -> int:
+def sampled(bench: FlowBench, family: str, unaltered: bool = False) -> int:
     """The same of sampled packets: one of each SAMPLE_RATE is found in its flow."""
     bench.take_turns()
-    found = ours(bench, family, SAMPLE_RATE)
+    found = ours(bench, family, sample_rate=SAMPLE_RATE, unaltered=unaltered)
     missing = found.settling + found.runs - found.table.packets * SAMPLE_RATE
     if abs(missing) > SAMPLE_RATE:
         raise AssertionError(f"not one packet of {SAMPLE_RATE} is in a flow: {found}")
@@ -140,7 +151,9 @@ def measure(loaded: Object) -> dict[str, int | None]:
         costs: dict[str, int | None] = {
             EMPTY_PAIR4: floor(bench, "empty_entry", "empty_exit"),
             STEADY4: steady(bench, "flows4"),
+            UNALTERED4: steady(bench, "flows4", unaltered=True),
             SAMPLED4: sampled(bench, "flows4"),
+            UNALTERED_SAMPLED4: sampled(bench, "flows4", unaltered=True),
             FLOOD4: flood(bench, "flows4"),
         }
         bench.take_turns()
@@ -153,6 +166,7 @@ def measure(loaded: Object) -> dict[str, int | None]:
         costs = {
             EMPTY_PAIR6: floor(bench, "empty_entry", "empty_exit"),
             STEADY6: steady(bench, "flows6"),
+            UNALTERED6: steady(bench, "flows6", unaltered=True),
             FLOOD6: flood(bench, "flows6"),
         }
     return added | {name: cost - untraced for name, cost in costs.items() if cost is not None}

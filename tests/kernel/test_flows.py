@@ -41,6 +41,9 @@ SETS = 16384
 """So many that none of the flows here finds its places taken."""
 
 PROGRAM = "decide_by_source_mac"
+WRITING = "write_and_decide"
+"""The same, but it writes to its packets: these are read where they come in, the others' where
+they leave."""
 
 
 @pytest.fixture
@@ -76,17 +79,21 @@ def test_the_reference_reads_what_scapy_was_told() -> None:
     assert [flow_of(sample.frame) for sample in made] == [sample.flow for sample in made]
 
 
-@pytest.mark.parametrize("mode", ["native", "generic"])
-def test_thousands_of_flows_of_all_kinds(lab: Lab, observer: Observer, mode: str) -> None:
+@pytest.mark.parametrize(
+    ("program", "mode"), [(PROGRAM, "native"), (WRITING, "native"), (PROGRAM, "generic")]
+)
+def test_thousands_of_flows_of_all_kinds(
+    lab: Lab, observer: Observer, program: str, mode: str
+) -> None:
     veth, made = lab.veth("xst0"), samples()
-    lab.attach(lab.load(PROGRAM, "flows"), veth, mode)
+    lab.attach(lab.load(program, "flows"), veth, mode)
     observer.look(0)
     expected = Expected()
     rounds = 3
     for _ in range(rounds):
         veth.send(*(sample.frame for sample in made))
     for sample in made:
-        expected.add(PROGRAM, "xst0", mac_verdict(sample.frame), sample.frame, rounds)
+        expected.add(program, "xst0", mac_verdict(sample.frame), sample.frame, rounds)
 
     assert {verdict for _, _, verdict, _ in expected.sums} == set(VERDICTS)
     expect_flows(observer, expected.sums)
@@ -117,8 +124,9 @@ def captures() -> list[Path]:
     return sorted(CAPTURES.glob("*.pcap"))
 
 
-def test_captures_by_others(lab: Lab, observer: Observer) -> None:
-    program = lab.load(PROGRAM, "flows")
+@pytest.mark.parametrize("name", [PROGRAM, WRITING])
+def test_captures_by_others(lab: Lab, observer: Observer, name: str) -> None:
+    program = lab.load(name, "flows")
     lab.attach(program, lab.veth("xst0"))
     observer.look(0)
     expected = Expected()
@@ -126,7 +134,7 @@ def test_captures_by_others(lab: Lab, observer: Observer) -> None:
         for data in frames_of(capture):
             data = deciding(VERDICTS[number % len(VERDICTS)], data)
             program.test_run(data)
-            expected.add(PROGRAM, TEST_RUN_DEVICE, mac_verdict(data), data)
+            expected.add(name, TEST_RUN_DEVICE, mac_verdict(data), data)
 
     kinds = {flow if isinstance(flow, str) else flow.protocol for *_, flow in expected.sums}
     assert kinds > {"tcp", "udp", "sctp", "icmp", "icmpv6", "47", "50", "89", "112"}
@@ -300,8 +308,9 @@ def test_one_packet_in_ten(lab: Lab) -> None:
         assert sum_of(observer.held_flows()) == total // 10
 
 
+@pytest.mark.parametrize("alters", [True, False])
 def test_flows_follow_under_traffic_without_a_packet_missed_or_twice(
-    lab: Lab, engine: Engine
+    lab: Lab, engine: Engine, alters: bool
 ) -> None:
     """What counts verdicts first is replaced by what counts flows, ten times, under traffic."""
     veth = lab.veth("xst0")
@@ -315,7 +324,7 @@ def test_flows_follow_under_traffic_without_a_packet_missed_or_twice(
             with veth.sending(udp4(1)) as traffic:
                 time.sleep(0.1)
                 assert not tracer.complete
-                tracer.follow_up()
+                tracer.follow_up(lambda _: alters)
                 time.sleep(0.1)
             sent = traffic.sent - (veth.lost - lost)
             assert sent > 100

@@ -11,6 +11,7 @@ from xdpscope.libbpf._raw import ffi as _ffi
 from xdpscope.libbpf._raw import lib as _lib
 from xdpscope.libbpf.btf import Btf
 from xdpscope.libbpf.descriptor import Descriptor
+from xdpscope.libbpf.instruction import Instruction
 from xdpscope.libbpf.link import Link, LinkEnds
 from xdpscope.libbpf.log import capture as _capture
 from xdpscope.libbpf.map import Map, possible_cpus, typed
@@ -24,6 +25,7 @@ __all__ = [
     "Btf",
     "Descriptor",
     "EntryFunction",
+    "Instruction",
     "Link",
     "LinkEnds",
     "Map",

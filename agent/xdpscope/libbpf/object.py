@@ -2,6 +2,7 @@
 """A compiled BPF object: opened, adapted, loaded."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -56,6 +57,12 @@ class Object:
         if found == ffi.NULL:
             raise KeyError(f"{self._path.name} has no map {name!r}")
         return found
+
+    def programs(self) -> Iterator[str]:
+        """The names of all there are in the file."""
+        program = ffi.NULL
+        while program := lib.bpf_object__next_program(self._handle, program):
+            yield ffi.string(lib.bpf_program__name(program)).decode()
 
     def leave_out(self, name: str) -> None:
         """Does not load this program."""

@@ -4,12 +4,13 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from xdpscope.errors import LoadError
 from xdpscope.libbpf._raw import ffi, lib
 from xdpscope.libbpf.btf import Btf
 from xdpscope.libbpf.descriptor import VERIFIER_LOG_SIZE, Descriptor, each_id, fail
+from xdpscope.libbpf.instruction import Instruction
 from xdpscope.libbpf.template import Template
 
 
@@ -104,17 +105,22 @@ class Program(Descriptor):
         text = ffi.string(log).decode(errors="replace")
         raise LoadError(f"loading a tracer of {entry.name!r} failed", -fd, text)
 
-    def info(self) -> ProgramInfo:
-        """What the kernel says of this program now."""
-        info = ffi.new("struct bpf_prog_info *")
-        functions = ffi.new("struct bpf_func_info[1]")
-        info.nr_func_info = 1
-        info.func_info_rec_size = ffi.sizeof("struct bpf_func_info")
-        info.func_info = int(ffi.cast("uintptr_t", functions))
+    def _info(self, **wanted: int) -> Any:
+        info = ffi.new("struct bpf_prog_info *", wanted)
         size = ffi.new("__u32 *", ffi.sizeof("struct bpf_prog_info"))
         result = lib.bpf_obj_get_info_by_fd(self.fileno(), info, size)
         if result < 0:
             fail(result, "reading a program's info")
+        return info
+
+    def info(self) -> ProgramInfo:
+        """What the kernel says of this program now."""
+        functions = ffi.new("struct bpf_func_info[1]")
+        info = self._info(
+            nr_func_info=1,
+            func_info_rec_size=ffi.sizeof("struct bpf_func_info"),
+            func_info=int(ffi.cast("uintptr_t", functions)),
+        )
         return ProgramInfo(
             id=info.id,
             type=info.type,
@@ -127,6 +133,18 @@ class Program(Descriptor):
             run_count=info.run_cnt,
             recursion_misses=info.recursion_misses,
         )
+
+    def instructions(self) -> list[Instruction]:
+        """What the program consists of now, verified and rewritten; empty where that is secret.
+
+        Calls of helpers have 0 for their number where the kernel does not tell addresses.
+        """
+        room = self._info().xlated_prog_len
+        found = ffi.new("struct bpf_insn[]", room // ffi.sizeof("struct bpf_insn"))
+        info = self._info(xlated_prog_len=room, xlated_prog_insns=int(ffi.cast("uintptr_t", found)))
+        if not info.xlated_prog_insns:
+            return []
+        return [Instruction(i.code, i.dst_reg, i.src_reg, i.off, i.imm) for i in found]
 
     def entry_function(self, info: ProgramInfo | None = None) -> EntryFunction | None:
         """The main function, from ``func_info[0]`` and the program's BTF; None without BTF."""

@@ -8,12 +8,11 @@ its relocated instructions again does.
 from collections.abc import Callable
 from typing import Any, Self
 
+from xdpscope.libbpf import instruction as isa
 from xdpscope.libbpf._raw import ffi, lib
 
 Slots = tuple[int, ...]
 """Which instructions of a template take one value."""
-
-_WIDE = lib.BPF_LD | lib.BPF_DW | lib.BPF_IMM  # takes two instructions' room: low half, high half
 
 
 class Template:
@@ -27,17 +26,16 @@ class Template:
         """Where the program refers to this map; maybe nowhere."""
         kinds = (lib.BPF_PSEUDO_MAP_FD, lib.BPF_PSEUDO_MAP_VALUE)
         return self._slots(
-            lambda insn, _: insn.code == _WIDE and insn.src_reg in kinds and insn.imm == fd
+            lambda insn, _: insn.code == isa.LOAD_64 and insn.src_reg in kinds and insn.imm == fd
         )
 
     def constant_slots(self, value: int) -> Slots:
         """Where the program moves this constant, of up to 64 bits, to a register; maybe nowhere."""
-        move = lib.BPF_MOV | lib.BPF_K
-        codes = (lib.BPF_ALU | move, lib.BPF_ALU64 | move)
+        codes = (isa.ALU | isa.MOV | isa.K, isa.ALU64 | isa.MOV | isa.K)
         low, high = _signed(value), _signed(value >> 32)
 
         def takes(insn: Any, following: Any) -> bool:
-            if insn.code == _WIDE:
+            if insn.code == isa.LOAD_64:
                 return bool(insn.src_reg == 0 and insn.imm == low and following.imm == high)
             return bool(insn.code in codes and insn.imm == value)
 
@@ -45,7 +43,7 @@ class Template:
 
     def shift_slots(self, bits: int) -> Slots:
         """Where the program shifts 64 bits to the right by so many; maybe nowhere."""
-        shift = lib.BPF_ALU64 | lib.BPF_RSH | lib.BPF_K
+        shift = isa.ALU64 | isa.RSH | isa.K
         return self._slots(lambda insn, _: insn.code == shift and insn.imm == bits)
 
     def _slots(self, wanted: Callable[[Any, Any], bool]) -> Slots:
@@ -63,7 +61,7 @@ class Template:
         for slots, value in fillings:
             for slot in slots:
                 copy[slot].imm = _signed(value)
-                if copy[slot].code == _WIDE and copy[slot].src_reg == 0:
+                if copy[slot].code == isa.LOAD_64 and copy[slot].src_reg == 0:
                     copy[slot + 1].imm = _signed(value >> 32)
         return type(self)(copy, self.attach_type)
 

@@ -5,10 +5,11 @@ import itertools
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Self
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from xdpscope import bpf
@@ -16,9 +17,11 @@ from xdpscope.accounting.slots import FAMILIES, SlotTable
 from xdpscope.discovery.programs import ANCHOR
 from xdpscope.errors import KernelError, LoadError, NotPermitted, TracingUnavailable
 from xdpscope.kernel import capabilities
-from xdpscope.libbpf import Map, Object, typed
-from xdpscope.tracing import templates
+from xdpscope.libbpf import Map, Object, Program, typed
+from xdpscope.tracing import alteration, templates
 from xdpscope.tracing.templates import FlowSizes
+
+_log = structlog.get_logger(__name__)
 
 _ONLY_KEY = b"\0\0\0\0"
 
@@ -76,6 +79,25 @@ class Engine:
     def watches_devices(self) -> bool:
         """Whether devices are recognised without reading their identity."""
         return self.templates.variant.watches_devices
+
+    def alters_packets(self, target: Program) -> bool:
+        """Whether a target may alter its packets; False only if it is certain not to.
+
+        Raises:
+            KernelError: the program cannot be asked.
+        """
+        variant = self.templates.variant
+        if variant.rest == variant.rest_unaltered:
+            return True
+        return alteration.alters_packets(target.instructions(), self._harmless)
+
+    @cached_property
+    def _harmless(self) -> frozenset[int]:
+        try:
+            return alteration.harmless_calls()
+        except KernelError as error:
+            _log.debug("no helper counts as harmless", error=str(error))
+            return frozenset()
 
     def next_number(self) -> int:
         """A number for a target: none is ever used again with the maps that they share."""

@@ -95,7 +95,7 @@ class Targets:
         if target.tracer is None or not target.armed or target.tracer.complete:
             return
         try:
-            target.tracer.follow_up()
+            target.tracer.follow_up(self._engine.alters_packets)
         except KernelError as error:
             self.failures[_reason_of(error)] += 1
             program = target.program

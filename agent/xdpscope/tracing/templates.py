@@ -10,12 +10,16 @@ import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
+from errno import EPROTO
 from math import ceil, log2
 from typing import Self
 
 from xdpscope import bpf
+from xdpscope.accounting.reading import of_target
 from xdpscope.errors import KernelError, TracingUnavailable
-from xdpscope.libbpf import Btf, EntryFunction, Link, Map, Object, Program, Slots, Template
+from xdpscope.libbpf import Btf, EntryFunction, Link, Map, Object, Program, Slots, Template, typed
+
+_ONLY_KEY = b"\0\0\0\0"
 
 # bpf/xdpscope.h: what stands for a constant in the templates.
 _TARGET = 0x7A26E7
@@ -31,13 +35,8 @@ _FACTORS = 16
 _LARGEST_TERM = 16
 
 _HOOK = "device_appears"
-_EXITS = {
-    "verdicts": ("count_by_epoch", "count_by_identity"),
-    "flows": ("leave_by_epoch", "leave_by_identity"),
-}
-_ENTRIES = ("enter_plain", "enter_cast", "enter_copy")
-_SAMPLED = "enter_sampled"
-_MEANWHILES = ("meanwhile_by_epoch", "meanwhile_by_identity")
+# How packets are read, from the cheapest.
+_READERS = ("plain", "cast", "copy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,31 +64,31 @@ class Variant:
 
     object: str
     first: str  # counts verdicts; loaded soon
-    rest: tuple[str, ...]  # to follow, in the order of attaching, and to take its place
     watches_devices: bool
+    # To follow, in the order of attaching, and to take its place; the same for targets that
+    # never alter a packet.
+    rest: tuple[str, ...] = ()
+    rest_unaltered: tuple[str, ...] = ()
 
     @property
     def programs(self) -> tuple[str, ...]:
-        return (self.first, *self.rest)
-
-    @property
-    def left_out(self) -> list[str]:
-        more = (*_ENTRIES, _SAMPLED, *_MEANWHILES) if self.object == "flows" else ()
-        everything = (*more, *_EXITS[self.object])
-        unwanted = [name for name in everything if name not in self.programs]
-        return unwanted if self.watches_devices else [*unwanted, _HOOK]
+        return tuple(dict.fromkeys((self.first, *self.rest, *self.rest_unaltered)))
 
 
 def variants(flows: FlowSizes | None, watch_devices: bool) -> Iterator[Variant]:
     """What there is to try, the best first."""
     for watches in (True, False) if watch_devices else (False,):
-        at = 0 if watches else 1
+        known = "by_epoch" if watches else "by_identity"
         if flows is None:
-            yield Variant("verdicts", _EXITS["verdicts"][at], (), watches)
+            yield Variant("verdicts", f"count_{known}", watches)
             continue
-        for enter in _ENTRIES if flows.sample_rate == 1 else (_SAMPLED,):
+        sampled = flows.sample_rate > 1
+        for reader in ("sampled",) if sampled else _READERS:
+            leave = f"leave_sampled_{known}" if sampled else f"leave_{known}"
             # The exit before the entry: see bpf/flows.bpf.c.
-            yield Variant("flows", _MEANWHILES[at], (_EXITS["flows"][at], enter), watches)
+            pair = leave, f"enter_{reader}"
+            alone = (f"unaltered_{reader}",) if watches else pair
+            yield Variant("flows", f"meanwhile_{known}", watches, pair, alone)
 
 
 def _factor() -> int:
@@ -159,8 +158,10 @@ class Templates:
         self._factors = [_factor() for _ in range(_FACTORS)]
         with ExitStack() as stack:
             loaded = stack.enter_context(Object(bpf.path_of(variant.object)))
-            for name in variant.left_out:
-                loaded.leave_out(name)
+            wanted = {*variant.programs, _HOOK} if variant.watches_devices else variant.programs
+            for name in loaded.programs():
+                if name not in wanted:
+                    loaded.leave_out(name)
             for name in variant.programs:
                 loaded.aim(name, anchor, entry.name)
                 loaded.keep_log(name)
@@ -247,17 +248,33 @@ class Templates:
             return found
 
     def try_on(self, anchor: Program, entry: EntryFunction) -> None:
-        """Traces a program of our own, for a moment.
+        """Traces a program of our own, for a moment, in each of the ways there are.
 
-        What a copy is refused for may be in code that its template has no use for.
+        What a copy is refused for may be in code that its template has no use for; and what
+        counts is to be replaced without a packet lost or counted twice, whichever of two exits
+        this kernel runs first.
+
+        Raises:
+            KernelError: it cannot be done in one of them.
         """
-        with ExitStack() as stack:
-            counts = stack.enter_context(self.new_counts())
-            attached = self.attach(self.variant.programs, 0, counts, anchor, entry)
-            for each in attached:
-                stack.callback(each.close)
-            # Whether a tracer's reference can be told from a user's (Linux 5.13).
-            self.tells_targets = attached[0].link.ends().target == anchor.info().id
+        for rest in {self.variant.rest, self.variant.rest_unaltered}:
+            with ExitStack() as stack:
+                counts = stack.enter_context(self.new_counts())
+                for names in ((self.variant.first,), rest):
+                    attached = self.attach(names, 0, counts, anchor, entry)
+                    for each in attached:
+                        stack.callback(each.close)
+                    # Whether a tracer's reference can be told from a user's (Linux 5.13).
+                    if attached:
+                        self.tells_targets = attached[0].link.ends().target == anchor.info().id
+                anchor.test_run(bytes(64))
+                self._check_one(counts)
+
+    def _check_one(self, counts: Map) -> None:
+        records = typed(counts.lookup(_ONLY_KEY), self.btf.struct("target_counts"))
+        packets = sum(int(each.counts[0, :, 0].sum()) for each in of_target(records).values())
+        if packets != 1:
+            raise KernelError(f"one packet was counted {packets} times", EPROTO)
 
 
 def load(flows: FlowSizes | None, watch_devices: bool, anchor: Program) -> Templates:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One target's tracer: attached, detached, and readable until it is closed."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -47,26 +47,31 @@ class Tracer:
         self._entry = EntryFunction(program.function, program.entry_type_id)
         with ExitStack() as stack:
             self._counts = stack.enter_context(engine.templates.new_counts())
-            self._attached = self._attach((engine.templates.variant.first,))
+            with Program.open(self._target) as target:
+                self._attached = self._attach((engine.templates.variant.first,), target)
             stack.pop_all()
         self.complete = not engine.templates.variant.rest
 
-    def _attach(self, names: Iterable[str]) -> list[Attached]:
-        with Program.open(self._target) as target:
-            return self._engine.templates.attach(
-                names, self.number, self._counts, target, self._entry
-            )
+    def _attach(self, names: Iterable[str], target: Program) -> list[Attached]:
+        return self._engine.templates.attach(names, self.number, self._counts, target, self._entry)
 
-    def follow_up(self) -> None:
+    def follow_up(self, alters_packets: Callable[[Program], bool]) -> None:
         """Attaches the rest, which counts flows, in the place of what counts verdicts.
 
         Not a packet is missed or counted twice. Once, whether or not it succeeds.
+
+        Args:
+            alters_packets: Says of a target whether it may alter a packet; if not, that is read
+                at the exit.
 
         Raises:
             KernelError: verdicts alone are counted on.
         """
         self.complete = True
-        attached = self._attach(self._engine.templates.variant.rest)
+        variant = self._engine.templates.variant
+        with Program.open(self._target) as target:
+            rest = variant.rest if alters_packets(target) else variant.rest_unaltered
+            attached = self._attach(rest, target)
         before, self._attached = self._attached, attached
         for each in before:
             each.link.close()

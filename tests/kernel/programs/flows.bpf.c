@@ -22,8 +22,7 @@ struct ipv4 {
 };
 
 /* The last byte of the source address is the verdict: any flow can have any. */
-SEC("xdp")
-int decide_by_source_mac(struct xdp_md *ctx)
+static __always_inline int decide(struct xdp_md *ctx)
 {
 	__u8 *data = (__u8 *)(long)ctx->data, *end = (__u8 *)(long)ctx->data_end;
 
@@ -32,6 +31,24 @@ int decide_by_source_mac(struct xdp_md *ctx)
 	if (data[SOURCE_MAC + 5] == XDP_REDIRECT)
 		return bpf_redirect(1, 0);
 	return data[SOURCE_MAC + 5];
+}
+
+SEC("xdp")
+int decide_by_source_mac(struct xdp_md *ctx)
+{
+	return decide(ctx);
+}
+
+/* The same, from a program that writes to its packets: what was there. */
+SEC("xdp")
+int write_and_decide(struct xdp_md *ctx)
+{
+	volatile __u8 *data = (__u8 *)(long)ctx->data, *end = (__u8 *)(long)ctx->data_end;
+
+	if (data + 1 > end)
+		return XDP_ABORTED;
+	data[0] = data[0];
+	return decide(ctx);
 }
 
 /* Into IPv4, whose addresses no packet came with. */

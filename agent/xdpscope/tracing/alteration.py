@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a program can alter its packets, told from its instructions.
+
+What the kernel has verified and rewritten (``bpftool prog dump xlated``) is followed along
+every path, with an eye on one thing only: which registers, and which places on the stack, may
+hold a pointer to the packet or to its ``struct xdp_buff``. The verifier has seen to it that
+such a pointer is kept nowhere else, and that nothing is done with one but to add a number, or
+to make a number of it. A program leaves its packets alone for certain if it stores through
+none of them and calls nothing but helpers that are known to be harmless. Whatever else there
+is counts as altering; tail calls and functions of its own do, because what they lead to can
+be replaced.
+"""
+
+from collections.abc import Sequence, Set
+from enum import Enum, auto
+
+from xdpscope import bpf
+from xdpscope.libbpf import Instruction, Object
+from xdpscope.libbpf import instruction as isa
+
+# A program longer than this is not looked at: the work stays bounded.
+_LONGEST = 8192
+
+_REGISTERS = 12  # r0 to r10, and the one that the kernel's own rewriting uses
+_RESULT, _FIRST_ARGUMENT, _FRAME = 0, 1, 10
+_LOST_IN_A_CALL = slice(0, 6)
+
+
+class Holds(Enum):
+    """What a register may hold."""
+
+    OTHER = auto()  # nothing through which a packet could be altered
+    CONTEXT = auto()  # struct xdp_buff *
+    PACKET = auto()  # what was read from there
+    UNKNOWN = auto()  # any of these
+
+    def or_else(self, other: "Holds") -> "Holds":
+        return self if self is other else Holds.UNKNOWN
+
+
+_Registers = tuple[Holds, ...]
+
+
+class _Alters(Exception):
+    """A program may alter its packets."""
+
+
+def harmless_calls() -> frozenset[int]:
+    """What calls of helpers that alter no packet look like on this kernel.
+
+    None of them where the kernel does not tell.
+
+    Raises:
+        LoadError: the kernel lacks one that was there on 5.10.
+    """
+    with Object(bpf.path_of("harmless")) as loaded:
+        loaded.load()
+        with loaded.program("harmless") as program:
+            found = program.instructions()
+    return frozenset(each.imm for each in found if each.calls_helper and each.imm)
+
+
+def alters_packets(instructions: Sequence[Instruction], harmless: Set[int]) -> bool:
+    """Whether a program may alter its packets; False only if it is certain not to.
+
+    Args:
+        instructions: As ``Program.instructions`` tells them.
+        harmless: From ``harmless_calls``.
+    """
+    if not 0 < len(instructions) <= _LONGEST:
+        return True
+    try:
+        _Walk(instructions, harmless).all_paths()
+    except _Alters:
+        return True
+    return False
+
+
+class _Walk:
+    """Follows a program's paths until nothing new is learnt of what registers may hold."""
+
+    def __init__(self, instructions: Sequence[Instruction], harmless: Set[int]) -> None:
+        self._instructions = instructions
+        self._harmless = harmless
+        self._spilled: set[int] = set()  # offsets where a pointer was put, at whatever time
+        self._spilled_anywhere = False
+
+    def all_paths(self) -> None:
+        """Raises _Alters if the program may."""
+        registers = [Holds.OTHER] * _REGISTERS
+        registers[_FIRST_ARGUMENT] = Holds.CONTEXT
+        while True:
+            before = len(self._spilled), self._spilled_anywhere
+            self._follow(tuple(registers))
+            if before == (len(self._spilled), self._spilled_anywhere):
+                return
+            # What is loaded from the stack may have been spilled where one came by later.
+
+    def _follow(self, entry: _Registers) -> None:
+        known: dict[int, _Registers] = {}
+        ahead = [(0, entry)]
+        while ahead:
+            at, registers = ahead.pop()
+            if not 0 <= at < len(self._instructions):
+                raise _Alters
+            before = known.get(at)
+            if before is not None:
+                registers = tuple(map(Holds.or_else, before, registers))
+            if registers != before:
+                known[at] = registers
+                after = list(registers)
+                following = self._step(at, after)
+                ahead.extend((to, tuple(after)) for to in following)
+
+    def _step(self, at: int, registers: list[Holds]) -> tuple[int, ...]:
+        """Does one instruction to the registers; where it may go on."""
+        insn = self._instructions[at]
+        match insn.klass:
+            case isa.ALU | isa.ALU64:
+                registers[insn.dst] = self._calculated(insn, registers)
+            case isa.LDX:
+                registers[insn.dst] = self._loaded(insn, registers[insn.src])
+            case isa.ST | isa.STX:
+                self._store(insn, registers)
+            case isa.JMP | isa.JMP32:
+                return self._jump(at, insn, registers)
+            case _ if insn.code == isa.LOAD_64:
+                registers[insn.dst] = Holds.OTHER
+                return (at + 2,)
+            case _:
+                raise _Alters
+        return (at + 1,)
+
+    @staticmethod
+    def _calculated(insn: Instruction, registers: list[Holds]) -> Holds:
+        operand = registers[insn.src] if insn.code & isa.X else Holds.OTHER
+        if insn.klass == isa.ALU64:
+            if insn.operation == isa.MOV:
+                return operand
+            if insn.operation in (isa.ADD, isa.SUB):
+                # Which of the two is the pointer, if both may be, is not known.
+                return registers[insn.dst] if operand is Holds.OTHER else Holds.UNKNOWN
+        return Holds.OTHER
+
+    def _loaded(self, insn: Instruction, base: Holds) -> Holds:
+        if insn.size != isa.DW or base is Holds.PACKET:
+            return Holds.OTHER  # a part is no pointer, and in packets there are none
+        if base is Holds.CONTEXT:
+            return Holds.PACKET
+        if insn.src == _FRAME:
+            spilled = self._spilled_anywhere or insn.off in self._spilled
+        else:
+            spilled = self._spilled_anywhere or bool(self._spilled)
+        return Holds.UNKNOWN if spilled or base is Holds.UNKNOWN else Holds.OTHER
+
+    def _store(self, insn: Instruction, registers: list[Holds]) -> None:
+        if registers[insn.dst] is not Holds.OTHER:
+            raise _Alters
+        if insn.klass == isa.ST:
+            return
+        if insn.mode != isa.MEM:
+            # An atomic operation. What it leaves in either register is a number.
+            registers[insn.src] = registers[_RESULT] = Holds.OTHER
+        elif insn.size == isa.DW and registers[insn.src] is not Holds.OTHER:
+            if insn.dst == _FRAME:
+                self._spilled.add(insn.off)
+            else:
+                self._spilled_anywhere = True
+
+    def _jump(self, at: int, insn: Instruction, registers: list[Holds]) -> tuple[int, ...]:
+        if insn.operation == isa.EXIT:
+            return ()
+        if insn.operation == isa.CALL:
+            if not insn.calls_helper or insn.imm not in self._harmless:
+                raise _Alters
+            registers[_LOST_IN_A_CALL] = [Holds.OTHER] * 6
+            return (at + 1,)
+        if insn.operation == isa.JA:
+            far = insn.klass == isa.JMP32
+            return (at + 1 + (insn.imm if far else insn.off),)
+        return (at + 1, at + 1 + insn.off)
