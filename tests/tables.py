@@ -18,12 +18,6 @@ from xdpscope.libbpf import Map, Object, possible_cpus, typed
 PROGRAM, TARGET = 7, 1
 OWNER: Owner = (PROGRAM, ("host", "eth0"))
 
-PROGRAMS = (
-    "enter_plain", "enter_cast", "enter_copy", "enter_sampled",
-    "leave_by_epoch", "leave_by_identity", "meanwhile_by_epoch", "meanwhile_by_identity",
-    "device_appears",
-)  # fmt: skip
-
 
 class Table:
     """A flow table whose slots are numpy records, shape (sets, CPUs, ways)."""
@@ -65,8 +59,7 @@ def flow_table(sets: int) -> Iterator[Table]:
     """An empty IPv4 table."""
     family = FAMILIES[0]
     with Object(bpf.path_of("flows")) as loaded:
-        for program in PROGRAMS:
-            loaded.leave_out(program)
+        loaded.choose()
         loaded.resize("flows4", sets)
         loaded.resize("flows6", 2)
         loaded.load()

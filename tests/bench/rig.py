@@ -112,17 +112,13 @@ class Bench:
 class Tracing:
     """Programs of one object that trace a target, from entering until leaving it."""
 
-    def __init__(
-        self, bench: Bench, source: str, functions: tuple[str, ...], left_out: tuple[str, ...] = ()
-    ) -> None:
-        self._bench, self._source = bench, source
-        self._functions, self._left_out = functions, left_out
+    def __init__(self, bench: Bench, source: str, functions: tuple[str, ...]) -> None:
+        self._bench, self._source, self._functions = bench, source, functions
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self.object = stack.enter_context(Object(path_of(self._source)))
-            for function in self._left_out:
-                self.object.leave_out(function)
+            self.object.choose(*self._functions)
             for function in self._functions:
                 self.object.aim(function, self._bench.program, self._bench.function)
             self.object.load()
@@ -147,8 +143,7 @@ class Tracing:
 
 def floor(bench: Bench, *functions: str) -> int:
     """What a run costs under ``empty_entry``, ``empty_exit`` or both, which do nothing."""
-    left_out = tuple({"empty_entry", "empty_exit"} - {*functions})
-    with Tracing(bench, "floor", functions, left_out) as tracing:
+    with Tracing(bench, "floor", functions) as tracing:
         cost = bench.instructions()
         tracing.check()
     return cost

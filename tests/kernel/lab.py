@@ -154,9 +154,7 @@ class Lab:
     def load(self, function: str, source: str = "verdicts", *flags: str) -> Program:
         """Loads one program of a source file, anew each time."""
         with Object(compiled(source, *flags)) as loaded:
-            for other in function_names(source):
-                if other != function:
-                    loaded.leave_out(other)
+            loaded.choose(function)
             loaded.load()
             return self._stack.enter_context(loaded.program(function))
 

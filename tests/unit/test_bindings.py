@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.tables import PROGRAMS
 from xdpscope.libbpf._raw import lib
 
 from xdpscope import bpf, libbpf
@@ -123,8 +122,7 @@ def test_a_refused_load_carries_the_verifiers_log(anchor: Program) -> None:
 
 def test_templates_tell_where_they_take_a_value() -> None:
     with Object(bpf.path_of("flows")) as loaded:
-        for name in PROGRAMS:
-            loaded.leave_out(name)
+        loaded.choose()
         loaded.load()
         template = loaded.template("leave_by_epoch")
     assert template.map_slots(99) == ()

@@ -2,7 +2,6 @@
 """A compiled BPF object: opened, adapted, loaded."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -58,15 +57,14 @@ class Object:
             raise KeyError(f"{self._path.name} has no map {name!r}")
         return found
 
-    def programs(self) -> Iterator[str]:
-        """The names of all there are in the file."""
+    def choose(self, *names: str) -> None:
+        """Loads these programs of all there are in the file, and no others."""
+        for name in names:
+            self._program(name)
         program = ffi.NULL
         while program := lib.bpf_object__next_program(self._handle, program):
-            yield ffi.string(lib.bpf_program__name(program)).decode()
-
-    def leave_out(self, name: str) -> None:
-        """Does not load this program."""
-        lib.bpf_program__set_autoload(self._program(name), False)
+            name = ffi.string(lib.bpf_program__name(program)).decode()
+            lib.bpf_program__set_autoload(program, name in names)
 
     def aim(self, name: str, target: Program, function: str) -> None:
         """Has a tracing program loaded against a function of another BPF program."""

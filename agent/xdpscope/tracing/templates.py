@@ -158,10 +158,7 @@ class Templates:
         self._factors = [_factor() for _ in range(_FACTORS)]
         with ExitStack() as stack:
             loaded = stack.enter_context(Object(bpf.path_of(variant.object)))
-            wanted = {*variant.programs, _HOOK} if variant.watches_devices else variant.programs
-            for name in loaded.programs():
-                if name not in wanted:
-                    loaded.leave_out(name)
+            loaded.choose(*variant.programs, *([_HOOK] if variant.watches_devices else []))
             for name in variant.programs:
                 loaded.aim(name, anchor, entry.name)
                 loaded.keep_log(name)
