@@ -2,10 +2,12 @@
 /*
  * Counts, as verdicts.bpf.c does, what one XDP program decided, and by flow besides. A
  * flow is the packet as it came in, with the verdict as it left: the fentry program
- * keeps the key for the fexit program.
+ * keeps the key for the fexit program. A target that alters no packet needs none: there
+ * unaltered_* does the work of both.
  *
- * Everything here is a template, as there. Of a target's three programs the small exit,
- * meanwhile_*, is attached first, then leave_*, then enter_*; then the first is let go.
+ * Everything here is a template, as there. Of a target's programs the small exit,
+ * meanwhile_*, is attached first, then leave_*, then enter_*, or unaltered_* alone; then
+ * the first is let go.
  *
  * In each packet the flow is counted before the target's own counters: whoever reads these
  * first has no flow ahead of them.
