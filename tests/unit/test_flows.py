@@ -45,14 +45,17 @@ def test_a_flow_is_told_by_its_whole_key(table: Table) -> None:
 
 
 @pytest.mark.skipif(possible_cpus() < 2, reason="one CPU has nothing to be merged with")
-def test_a_flow_on_several_cpus_is_one(table: Table) -> None:
+@pytest.mark.parametrize("before", [0, (1 << 62) + 1])
+def test_a_flow_on_several_cpus_is_one(table: Table, before: int) -> None:
+    """Summed exactly, whatever it has had before."""
     ledger, known = FlowLedger([table.reader], Flows()), owners()
-    table.put((3, 0, 0), table.flow4(1), packets=5, size=500)
+    table.put((3, 0, 0), table.flow4(1), packets=5, size=500 + before)
     table.put((9, 1, 2), table.flow4(1), packets=2, size=300)
     table.write()
-    ledger.read(known, total(7, 800), now=1, moved=True)
+    ledger.read(known, total(7, 800 + before), now=1, moved=True)
     assert ledger.entries == 1
-    assert exported(ledger) == {"10.0.0.1": (7, 800)}
+    assert exported(ledger) == {"10.0.0.1": (7, 800 + before)}
+    assert [flow.bytes for flow in ledger.held(known, 10, None, None)] == [800 + before]
 
 
 def test_what_leaves_the_table_or_the_top_is_in_other(table: Table) -> None:

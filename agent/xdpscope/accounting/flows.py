@@ -84,12 +84,12 @@ class FlowLedger:
         """
         self._groups = []
         for table in self._tables:
-            grouped, pushed_out = table.read(owners.scopes, now, moved)
+            timeout = self.limits.idle_timeout
+            grouped, pushed_out = table.read(owners.scopes, now, moved, timeout)
             self.evictions["pressure"] += pushed_out
-            idle = now - grouped.seen > self.limits.idle_timeout
-            self.evictions["idle"] += int(np.count_nonzero(idle))
-            table.let_go(idle)
-            self._groups.append(_only(grouped, ~idle))
+            self.evictions["idle"] += int(np.count_nonzero(grouped.idle))
+            table.let_go(grouped.idle)
+            self._groups.append(_only(grouped, ~grouped.idle))
         self._respect_limit()
         self.entries = sum(len(group.name) for group in self._groups)
         self._export(owners)
@@ -121,16 +121,23 @@ class FlowLedger:
         for table, group, flows in zip(self._tables, self._groups, chosen, strict=True):
             version = table.family.version
             fresh = []
-            for at in flows.tolist():
-                key = version, int(group.name[at])
-                count = self._exported.get(key)
+            growth = zip(
+                flows.tolist(),
+                group.name[flows].tolist(),
+                group.packets[flows].tolist(),
+                group.bytes[flows].tolist(),
+                group.score[flows].tolist(),
+                strict=True,
+            )
+            for at, name, packets, size, score in growth:
+                count = self._exported.get((version, name))
                 if count is None:
                     fresh.append(at)
                     continue
-                count.packets += int(group.packets[at])
-                count.bytes += int(group.bytes[at])
-                count.rate = _rate(float(group.score[at]))
-                exported[key] = count
+                count.packets += packets
+                count.bytes += size
+                count.rate = _rate(score)
+                exported[version, name] = count
             for at, count in zip(fresh, _described(table, group, fresh, owners), strict=True):
                 exported[version, int(group.name[at])] = count
         self._exported = exported
@@ -150,16 +157,16 @@ class FlowLedger:
         return found
 
     def _sum_up(self, totals: Mapping[Owner, Tally]) -> None:
-        exported: dict[Owner, NDArray[np.int64]] = {}
+        packets: Counter[tuple[Owner, str]] = Counter()
+        sizes: Counter[tuple[Owner, str]] = Counter()
         for count in self._exported.values():
-            sums = exported.setdefault(count.owner, np.zeros((len(VERDICTS), 2), np.int64))
-            sums[VERDICTS.index(count.verdict)] += (count.packets, count.bytes)
+            packets[count.owner, count.verdict] += count.packets
+            sizes[count.owner, count.verdict] += count.bytes
         others = {}
         for owner, tally in totals.items():
             counts = tally.counts.astype(np.int64)
             rest = counts[0] - counts[1:].sum(axis=0)
-            if owner in exported:
-                rest -= exported[owner]
+            rest -= [(packets[owner, verdict], sizes[owner, verdict]) for verdict in VERDICTS]
             before = self._others.get(owner)
             others[owner] = np.maximum(rest, 0 if before is None else before)
         self._others = others
@@ -207,7 +214,7 @@ def _only(group: Grouped, wanted: NDArray[np.bool_]) -> Grouped:
     if wanted.all():
         return group
     return Grouped(
-        group.name[wanted], group.slot[wanted], group.score[wanted], group.seen[wanted],
+        group.name[wanted], group.slot[wanted], group.score[wanted], group.idle[wanted],
         group.packets[wanted], group.bytes[wanted],
     )  # fmt: skip
 

@@ -57,15 +57,44 @@ class Grouped:
     name: U64
     slot: Indices  # one of the flow's slots, for its key
     score: NDArray[np.float64]  # packets, of which half is forgotten each HALF_LIFE
-    seen: NDArray[np.float64]  # when it last had a packet
+    idle: NDArray[np.bool_]  # had no packet for long
     packets: U64  # since the reading before, or in all
     bytes: U64
 
 
 _NO_FLOWS = Grouped(
-    np.empty(0, np.uint64), np.empty(0, np.intp), np.empty(0), np.empty(0),
+    np.empty(0, np.uint64), np.empty(0, np.intp), np.empty(0), np.empty(0, bool),
     np.empty(0, np.uint64), np.empty(0, np.uint64),
 )  # fmt: skip
+
+
+class _Grouping:
+    """Which slots make up which flow."""
+
+    def __init__(self, name: U64, held: NDArray[np.bool_]) -> None:
+        slots = np.flatnonzero(held)
+        self.names, first, flows = np.unique(name[slots], return_index=True, return_inverse=True)
+        self.slots: Indices = slots[first]  # one of each flow
+        # By slot; of those that are in no flow one number more.
+        self._flow = np.full(len(name), len(self.names), np.intp)
+        self._flow[slots] = flows
+
+    def sums(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """By flow, of one value a slot."""
+        found = np.bincount(self._flow, values, len(self.names) + 1)[:-1]
+        return np.asarray(found, np.float64)
+
+    def exact_sums(self, values: U64) -> U64:
+        """The same, where a sum may be more than 2⁵³."""
+        if int(values.max(initial=0)) >> 32 == 0:
+            return self.sums(values).astype(np.uint64)
+        low, half = values & np.uint64(0xFFFFFFFF), np.uint64(32)
+        return (self.exact_sums(values >> half) << half) + self.exact_sums(low)
+
+    def of_flows(self, wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """The slots of these flows."""
+        found: NDArray[np.bool_] = np.append(wanted, False)[self._flow]
+        return found
 
 
 class SlotTable:
@@ -106,18 +135,20 @@ class SlotTable:
         self._score = np.zeros(self._size, np.float32)
         self._seen = np.full(self._size, -np.inf)
         self._held = np.zeros(self._size, bool)
-        self._order: Indices | None = None
-        self._starts = np.empty(0, np.intp)
+        self._grouping: _Grouping | None = None
         self._read_at = 0.0
         self._ready = True
 
-    def read(self, scopes: Scopes, now: float, renamed: bool) -> tuple[Grouped, int]:
+    def read(
+        self, scopes: Scopes, now: float, renamed: bool, timeout: float
+    ) -> tuple[Grouped, int]:
         """Reads the whole table.
 
         Args:
             scopes: Whose slots are.
             now: Seconds of a monotonic clock.
             renamed: Whether slots may have another scope than at the reading before.
+            timeout: After so many seconds without a packet a flow is idle.
 
         Returns:
             The flows, and how many were pushed out of the table since the reading before.
@@ -140,8 +171,8 @@ class SlotTable:
             changed[occupied] = packets[occupied] != self._packets[occupied]
         # What cannot be told whose it is is left as it is, until that is known.
         changed &= self._scope != UNKNOWN
-        delta_packets, delta_bytes = self._advance(np.flatnonzero(changed), packets, now)
-        return self._group(delta_packets, delta_bytes), pushed_out
+        delta_packets, delta_bytes = self._advance(changed, packets, now)
+        return self._group(delta_packets, delta_bytes, now - timeout), pushed_out
 
     def _fetch(self) -> Indices:
         """Copies the table; returns the slots of sets that would not stand still for it."""
@@ -211,68 +242,60 @@ class SlotTable:
         words[-1] &= ~(mask << shift)
         self._name[slots] = self._hash(scope.astype(np.uint64), words)
         self._held[slots] &= scope != UNKNOWN
-        self._order = None
+        self._grouping = None
         return max(0, puts - free - idle)
 
-    def _advance(self, slots: Indices, packets: U64, now: float) -> tuple[U64, U64]:
-        """Takes over the counts of now; what they have grown by."""
+    def _advance(self, changed: NDArray[np.bool_], packets: U64, now: float) -> tuple[U64, U64]:
+        """Takes over the counts of now of these slots; what they have grown by."""
         if self._read_at:
             self._score *= np.float32(0.5 ** ((now - self._read_at) / HALF_LIFE))
         self._read_at = now
-        sizes = self._column("bytes", slots)
-        count = packets[slots]
+        sizes = np.ascontiguousarray(self._flows["bytes"]).reshape(-1)
         # Fewer than before: the same flow again, that was pushed out in between.
-        again = count < self._packets[slots]
-        grown = np.where(again, count, count - self._packets[slots])
-        grown_bytes = np.where(again, sizes, sizes - self._bytes[slots])
-        self._packets[slots] = count
-        self._bytes[slots] = sizes
-        self._score[slots] += grown.astype(np.float32)
-        self._seen[slots] = now
+        same = packets >= self._packets
+        grown = np.where(changed, packets - self._packets * same, np.uint64(0))
+        grown_bytes = np.where(changed, sizes - self._bytes * same, np.uint64(0))
+        np.copyto(self._packets, packets, where=changed)
+        np.copyto(self._bytes, sizes, where=changed)
+        self._score += grown
+        self._seen[changed] = now
         # New, or given up for idle and back.
-        back = slots[~self._held[slots]]
-        if len(back):
-            self._held[back] = True
-            self._order = None
-        delta_packets = np.zeros(self._size, np.uint64)
-        delta_bytes = np.zeros(self._size, np.uint64)
-        delta_packets[slots] = grown
-        delta_bytes[slots] = grown_bytes
-        return delta_packets, delta_bytes
+        if (changed & ~self._held).any():
+            self._held |= changed
+            self._grouping = None
+        return grown, grown_bytes
 
-    def _ordered(self) -> tuple[Indices, Indices]:
-        """The slots held, those of a flow together; and where each flow begins."""
-        if self._order is None:
-            held = np.flatnonzero(self._held)
-            self._order = held[np.argsort(self._name[held])]
-            names = self._name[self._order]
-            self._starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]][: len(names)])
-        return self._order, self._starts
+    def _grouped(self) -> _Grouping:
+        if self._grouping is None:
+            self._grouping = _Grouping(self._name, self._held)
+        return self._grouping
 
-    def _group(self, packets: U64, sizes: U64) -> Grouped:
-        order, starts = self._ordered()
+    def _group(self, packets: U64, sizes: U64, idle_since: float) -> Grouped:
+        grouping = self._grouped()
+        idle = np.zeros(len(grouping.names), bool)
+        recent = self._seen >= idle_since
+        if (self._held & ~recent).any():
+            idle = grouping.sums(recent) == 0
         return Grouped(
-            name=self._name[order[starts]],
-            slot=order[starts],
-            score=_sums(self._score.astype(np.float64), order, starts),
-            seen=np.maximum.reduceat(self._seen[order], starts) if len(order) else np.empty(0),
-            packets=_sums(packets, order, starts),
-            bytes=_sums(sizes, order, starts),
+            name=grouping.names,
+            slot=grouping.slots,
+            score=grouping.sums(self._score),
+            idle=idle,
+            packets=grouping.exact_sums(packets),
+            bytes=grouping.exact_sums(sizes),
         )
 
     def held(self) -> Grouped:
         """All flows, with what they have counted since they came into the table."""
         if not self._ready:
             return _NO_FLOWS
-        return self._group(self._packets, self._bytes)
+        return self._group(self._packets, self._bytes, -np.inf)
 
     def let_go(self, flows: NDArray[np.bool_]) -> None:
         """No longer holds these of the last grouping, until they have packets again."""
         if flows.any():
-            order, starts = self._ordered()
-            slots = np.diff(np.r_[starts, len(order)])
-            self._held[order[np.repeat(flows, slots)]] = False
-            self._order = None
+            self._held[self._grouped().of_flows(flows)] = False
+            self._grouping = None
 
     def scopes(self, slots: Indices) -> NDArray[np.int32]:
         """Whose these slots are."""
@@ -286,8 +309,3 @@ class SlotTable:
             return np.empty(0, self._key)
         rows = self._flows["key"][slots // self._shape[2], slots % self._shape[2]]
         return typed(np.ascontiguousarray(rows).view(np.uint8), self._key)
-
-
-def _sums(values: NDArray[Any], order: Indices, starts: Indices) -> NDArray[Any]:
-    """The sum of each group."""
-    return np.add.reduceat(values[order], starts) if len(order) else values[:0]
