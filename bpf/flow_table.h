@@ -35,13 +35,15 @@ static __always_inline __u64 hash4(__u64 first, __u64 second)
 
 /*
  * Each word has a factor of its own, so that nobody can weigh one against another. What flows
- * differ in most, the lower half of the source and the ports, has one that is known to spread.
+ * differ in most, the lower half of the source and the ports, has one that is known to spread;
+ * products of such may not be, so what has one of them is stirred.
  */
 static __always_inline __u64 hash6(const __u64 *words, __u64 last)
 {
 	__u64 first = constant64(HASH_FIRST), second = constant64(HASH_SECOND);
 	__u64 rest = ((words[0] * second + words[2]) * second + words[3]) * first;
 
+	rest ^= rest >> 32;
 	return (rest + words[1]) * second + last * first;
 }
 
@@ -73,7 +75,7 @@ static __always_inline bool same_key(const __u64 *one, const __u64 *other, int w
  *
  * usedN    how many places of a set are taken
  * idlestN  the place in a set whose flow had the fewest packets of late; of what it had,
- *          half is forgotten each time
+ *          an eighth is forgotten each time
  * putN     puts a new flow in
  * settleN  counts a packet of a flow that is not in `near`, its first set
  *
@@ -98,7 +100,7 @@ static __always_inline bool same_key(const __u64 *one, const __u64 *other, int w
 			struct flow##n *flow = &set->flows[i];                                  \
 			__u32 stale = flow->stale, fresh = (__u32)flow->packets - stale;        \
                                                                                                 \
-			flow->stale = stale + ((fresh + 1) >> 1);                               \
+			flow->stale = stale + ((fresh + 7) >> 3);                               \
 			least = lesser(least, (__u64)fresh << 8 | i);                           \
 		}                                                                               \
 		return least & (FLOW_WAYS - 1);                                                 \
