@@ -58,9 +58,16 @@ static __always_inline struct target_counts *target_counts(void)
 	return bpf_map_lookup_elem(&counts, &only);
 }
 
+/*
+ * An inode number goes to the next namespace as soon as it is free; where there is a cookie,
+ * two namespaces are never taken for one.
+ */
 static __always_inline __u64 identity_of(struct net_device *device)
 {
-	return (__u64)device->nd_net.net->ns.inum << 32 | (__u32)device->ifindex;
+	struct net *net = device->nd_net.net;
+	__u64 serial = bpf_core_field_exists(net->net_cookie) ? net->net_cookie : net->ns.inum;
+
+	return serial << 32 | (__u32)device->ifindex;
 }
 
 /* The whole packet, fragments of a multi-buffer one included. */
@@ -133,6 +140,7 @@ static __always_inline void bind_record(struct device_counts *known, struct net_
 {
 	bpf_probe_read_kernel(known->name, sizeof(known->name), device->name);
 	known->index = index;
+	known->netns = device->nd_net.net->ns.inum;
 	known->identity = identity;
 }
 

@@ -98,6 +98,10 @@ struct ns_common {
 };
 
 struct net {
+	/* A number that is never given again. Set from the start since 5.12; before, it was of
+	 * another type, so that the member does not exist as far as this one goes.
+	 */
+	__u64 net_cookie;
 	struct ns_common ns;
 };
 

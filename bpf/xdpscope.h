@@ -67,9 +67,13 @@ struct device_counts {
 	__u64 device; /* struct net_device * */
 	__u64 epoch;
 	struct tally verdicts[VERDICTS];
-	__u64 identity; /* network namespace inode << 32 | ifindex; 0: unused */
+	/* The network namespace's cookie, or its inode where there is none, << 32 | ifindex;
+	 * 0: unused
+	 */
+	__u64 identity;
 	char name[DEVICE_NAME_SIZE]; /* when first seen */
-	__u64 index; /* how flows refer to this record, of this target on this CPU */
+	__u32 index; /* how flows refer to this record, of this target on this CPU */
+	__u32 netns; /* the namespace's inode */
 	struct tally unaccounted[REASONS][VERDICTS]; /* packets in no flow */
 };
 

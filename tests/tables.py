@@ -81,7 +81,7 @@ def name_of(known: Owners, interface: str) -> bool:
     cpus = possible_cpus()
     seen = Seen(
         PROGRAM, TARGET, np.arange(cpus), np.zeros(cpus, np.uint64),
-        np.full(cpus, 5 << 32 | 2, np.uint64), np.array([b"eth0"] * cpus),
+        np.full(cpus, 5 << 32 | 2, np.uint64), np.full(cpus, 5), np.array([b"eth0"] * cpus),
     )  # fmt: skip
     return known.update([seen], lambda *_: ("host", interface))
 

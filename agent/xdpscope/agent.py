@@ -24,6 +24,7 @@ from xdpscope.config import Config, Flows, Listen, Selection, load
 from xdpscope.describe import as_json, flow_as_json
 from xdpscope.discovery.events import LinkEvents
 from xdpscope.discovery.inventory import Inventory
+from xdpscope.discovery.namespaces import NamespaceSource
 from xdpscope.errors import ConfigError
 from xdpscope.libbpf import possible_cpus
 from xdpscope.metrics import (
@@ -70,7 +71,8 @@ class Watch(threading.Thread):
             with ExitStack() as stack:
                 flows = self.config.flows
                 engine = stack.enter_context(Engine(_sizes(flows) if flows.enabled else None))
-                inventory = stack.enter_context(Inventory())
+                namespaces = NamespaceSource(everywhere=_everywhere(self.config))
+                inventory = stack.enter_context(Inventory(namespaces))
                 observer = stack.enter_context(Observer(engine, inventory, self._scope(), flows))
                 self.observer = observer
                 if not engine.watches_devices:
@@ -108,7 +110,7 @@ class Watch(threading.Thread):
         """Goes on with another configuration."""
         self.config = config
         if self.observer is not None:
-            self.observer.narrow(self._scope(), config.flows)
+            self.observer.narrow(self._scope(), config.flows, everywhere=_everywhere(config))
         self._wake.set()
 
     def stop(self) -> None:
@@ -117,6 +119,10 @@ class Watch(threading.Thread):
         if self.observer is not None:
             self.observer.interrupt()
         self._wake.set()
+
+
+def _everywhere(config: Config) -> bool:
+    return config.discovery.netns == "all"
 
 
 def _sizes(flows: Flows) -> FlowSizes:

@@ -15,12 +15,15 @@ from numpy.typing import NDArray
 
 from xdpscope.accounting.farewell import Farewell
 from xdpscope.accounting.flows import FlowCount, FlowLedger
-from xdpscope.accounting.ledger import Ledger, Place, Tally
+from xdpscope.accounting.ledger import Ledger, Place, PlaceOf, Tally
 from xdpscope.accounting.owners import Owners, Seen
-from xdpscope.accounting.reading import UNPLACED, by_device, of_target
+from xdpscope.accounting.places import NO_PLACE, Places
+from xdpscope.accounting.reading import by_device, of_target
+from xdpscope.accounting.spilled import SpilledRecords
 from xdpscope.config import Flows
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.model import Attachment, Snapshot, XdpProgram
+from xdpscope.kernel.netns import HOST
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.reason import Reason, Scope
 from xdpscope.tracing.targets import Target, Targets
@@ -119,6 +122,8 @@ class Observer:
         self._lock = threading.Lock()
         self._interrupt = threading.Event()
         self._snapshot = Snapshot()
+        self._places = Places()
+        self._spilled = SpilledRecords()
         self._ledger = Ledger()
         self._targets = Targets(engine, self._book_last)
         self._programs_gone: Farewell[int] = Farewell()
@@ -156,10 +161,20 @@ class Observer:
         """Of so many packets one is taken for flows."""
         return self._engine.sample_rate
 
-    def narrow(self, scope: Scope, flows: Flows | None = None) -> None:
-        """Observes, from the next look on, what this scope has in it, within these limits."""
+    def narrow(
+        self, scope: Scope, flows: Flows | None = None, *, everywhere: bool | None = None
+    ) -> None:
+        """Observes, from the next look on, what this scope has in it, within these limits.
+
+        Args:
+            scope: Programs and interfaces.
+            flows: If given, limits of what is kept of flows.
+            everywhere: If given, whether in all network namespaces or in our own alone.
+        """
         with self._lock:
             self._scope = scope
+            if everywhere is not None:
+                self._inventory.everywhere = everywhere
             if self._flows is not None and flows is not None:
                 self._flows.limits = flows
 
@@ -176,10 +191,12 @@ class Observer:
         with self._lock:
             # Under the old names still, of interfaces that were renamed or are gone; once
             # more, for what has come since the flows were read.
-            self._read_flows()
-            self._book()
+            self._places.expect(snapshot)
+            self._read_flows(self._places.at_once)
+            spilled = self._book(self._places.at_once)
+            self._places.settle()
             self._snapshot = snapshot
-            self._engine.forget_spilled(self._has_gone)
+            self._forget_spilled(spilled)
             gone = self._targets.reconcile(snapshot, self._scope, self._interrupt.is_set)
             if self._interrupt.is_set():
                 return
@@ -197,7 +214,7 @@ class Observer:
     def counts(self) -> list[Count]:
         """The totals of this moment of every program and place to be shown."""
         with self._lock:
-            self._book()
+            self._book(self._places.of)
             self._programs_gone.shown()
             self._places_gone.shown()
             return [
@@ -211,7 +228,7 @@ class Observer:
         with self._lock:
             if self._flows is None:
                 return None
-            self._read_flows()
+            self._read_flows(self._places.of)
             flows = self._flows
             report = FlowReport(flows.entries, dict(flows.evictions), self._engine.sample_rate)
             shown = {}
@@ -242,7 +259,7 @@ class Observer:
         with self._lock:
             if self._flows is None:
                 return []
-            self._read_flows()
+            self._read_flows(self._places.of)
             programs = {target.program.id: target.program for target in self._targets}
             scopes = None
             if program is not None:
@@ -268,13 +285,12 @@ class Observer:
 
     def _shown(self, target: Target) -> Iterator[tuple[Place, Tally]]:
         totals = self._ledger.of(target.program.id)
-        admitted = self._scope.interfaces.admits
         places = dict.fromkeys(totals)
         if target.reason is None:
             # Noughts too, so that a rate knows where a count began.
             places.update(dict.fromkeys((at.netns, at.interface) for at in target.attachments))
         for place in places:
-            if place not in self._places_hidden and admitted(place[1]):
+            if place not in self._places_hidden and self._admits(place):
                 yield place, totals.get(place, _NO_TALLY)
 
     @staticmethod
@@ -288,37 +304,54 @@ class Observer:
             run_seconds=expense.run_seconds if expense else None,
         )
 
-    def _book(self) -> None:
+    def _admits(self, place: Place) -> bool:
+        netns, interface = place
+        if not self._inventory.everywhere and netns != HOST and place != NO_PLACE:
+            return False
+        return self._scope.interfaces.admits(interface)
+
+    def _book(self, place_of: PlaceOf) -> Mapping[int, NDArray[Any]]:
+        """Books all there is; what the engine's ``spilled`` had."""
         self._seen = []
         spilled = self._engine.spilled()
         for target in self._targets:
             if target.tracer is not None:
-                self._book_one(target.program.id, target.tracer, spilled)
+                self._book_one(target.program.id, target.tracer, spilled, place_of)
+        return spilled
 
     def _book_one(
-        self, program_id: int, tracer: Tracer, spilled: Mapping[int, NDArray[Any]]
+        self,
+        program_id: int,
+        tracer: Tracer,
+        spilled: Mapping[int, NDArray[Any]],
+        place_of: PlaceOf,
     ) -> None:
         # Apart: each CPU gives its places to the devices that it meets first, so a device
         # that has one here may have spilled there.
         placed, number = tracer.records(), tracer.number
-        self._ledger.book(program_id, "placed", of_target(placed), self._place_of)
+        self._ledger.book(program_id, "placed", of_target(placed), place_of)
         self._seen.append(Seen.inline(program_id, number, placed["devices"]))
         rest = spilled.get(number)
         reading = {} if rest is None else by_device(rest)
-        self._ledger.book(program_id, "spilled", reading, self._place_of)
+        self._ledger.book(program_id, "spilled", reading, place_of)
         if rest is not None:
             self._seen.append(Seen.spilled(program_id, number, rest))
 
     def _book_last(self, program_id: int, tracer: Tracer) -> None:
-        self._book_one(program_id, tracer, self._engine.spilled())
+        self._book_one(program_id, tracer, self._engine.spilled(), self._places.at_once)
         self._ledger.start_over(program_id)
 
-    def _read_flows(self) -> None:
+    def _read_flows(self, place_of: PlaceOf) -> None:
         """Books the totals, and only then the flows: see accounting/flows.py."""
-        self._book()
+        self._book(place_of)
         if self._flows is None:
             return
-        moved = self._owners.update(self._seen, self._admitted_place_of)
+
+        def admitted(*device: *tuple[int, int, int, str]) -> Place | None:
+            place = place_of(*device)
+            return place if place is not None and self._admits(place) else None
+
+        moved = self._owners.update(self._seen, admitted)
         totals = {
             (target.program.id, place): tally
             for target in self._targets
@@ -326,20 +359,10 @@ class Observer:
         }
         self._flows.read(self._owners, totals, time.monotonic(), moved)
 
-    def _admitted_place_of(self, inode: int, index: int, name: str) -> Place | None:
-        place = self._place_of(inode, index, name)
-        return place if self._scope.interfaces.admits(place[1]) else None
-
-    def _place_of(self, inode: int, index: int, name: str) -> Place:
-        if (inode, index) == UNPLACED:
-            return "unknown", "unknown"
-        known = self._snapshot.interfaces.get((inode, index))
-        return known or (self._inventory.namespace_name(inode), name)
-
-    def _has_gone(self, _target: int, inode: int, index: int) -> bool:
-        interfaces = self._snapshot.interfaces
-        in_view = inode in {namespace for namespace, _ in interfaces}
-        return in_view and (inode, index) not in interfaces
+    def _forget_spilled(self, spilled: Mapping[int, NDArray[Any]]) -> None:
+        done = self._spilled.done_with(spilled, self._places, time.monotonic())
+        if done:
+            self._engine.forget_spilled(lambda *key: key in done)
 
     def _say_farewell(self, programs: set[int], linger: float) -> None:
         now = time.monotonic()
@@ -354,10 +377,12 @@ class Observer:
             self._ledger.forget_program(id)
             self._owners.forget_program(id)
 
-        here = set(self._snapshot.interfaces.values())
-        namespaces = {netns for netns, _ in here}
+        here = {*self._snapshot.interfaces.values(), NO_PLACE}
+        namespaces = {netns for _, netns in self._snapshot.namespaces.values()}
+        # Where we cannot look: what is counted there is there.
+        here.update(place for place in self._ledger.grown() if place[0] not in namespaces)
         for place in set(self._ledger.places()):
-            if place in here or place[0] not in namespaces:
+            if place in here:
                 self._places_gone.back(place)
                 self._places_hidden.pop(place, None)
             elif place not in self._places_hidden:

@@ -24,11 +24,11 @@ PLACED = "placed"
 def reading(drops: int, size: int = 60, name: str = "eth0") -> DeviceReading:
     counts = no_counts()
     counts[0, 1] = drops, drops * size
-    return DeviceReading(name, counts)
+    return DeviceReading(name, counts, inode=1)
 
 
-def by_index(inode: int, index: int, name: str) -> Place:
-    return f"ns{inode}", name
+def by_index(serial: int, index: int, inode: int, name: str) -> Place:
+    return f"ns{serial}", name
 
 
 def drops(ledger: Ledger) -> dict[Place, tuple[int, int]]:

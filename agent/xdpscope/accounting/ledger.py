@@ -10,8 +10,9 @@ from xdpscope.accounting.reading import REASONS, Reading, no_counts
 Place = tuple[str, str]
 """Where packets were seen, by name: (network namespace, interface)."""
 
-PlaceOf = Callable[[int, int, str], Place]
-"""From (namespace inode, ifindex, name when first seen) to the place's names now."""
+PlaceOf = Callable[[int, int, int, str], Place | None]
+"""From a namespace's serial number, an ifindex, the namespace's inode number and the device's
+name when it was first seen, to the place's names now; None where these are not known yet."""
 
 
 class Tally:
@@ -45,7 +46,7 @@ class Tally:
 class Ledger:
     """What every program did, by program and place.
 
-    The kernel's records are bound to (namespace inode, ifindex); people know an interface
+    The kernel's records are bound to a namespace and an ifindex; people know an interface
     by its name, which another may have tomorrow. So what a record has grown by since it
     was last read is booked under the name of now: a total never shrinks, and an interface
     that is renamed takes along nothing that was counted under its old name.
@@ -54,25 +55,38 @@ class Ledger:
     def __init__(self) -> None:
         self._totals: dict[int, dict[Place, Tally]] = {}
         self._booked: dict[int, dict[str, Reading]] = {}
+        self._grown: set[Place] = set()
 
     def book(self, program: int, store: str, reading: Reading, place_of: PlaceOf) -> None:
         """Books what ``reading`` has more than the one before it from the same store.
 
-        A device may have records in several of a program's stores, and lose one of them.
+        A device may have records in several of a program's stores, and lose one of them. What
+        is in a place not known yet is booked once that is known.
         """
         totals = self._totals.setdefault(program, {})
         stores = self._booked.setdefault(program, {})
-        booked = stores.get(store, {})
+        before = stores.get(store, {})
+        booked = stores[store] = dict(reading)
         for identity, now in reading.items():
-            before = booked.get(identity)
-            if before is not None and np.array_equal(before.counts, now.counts):
+            old = before.get(identity)
+            if old is not None and np.array_equal(old.counts, now.counts):
                 continue
-            place = place_of(*identity, now.name)
+            place = place_of(*identity, now.inode, now.name)
+            if place is None:
+                del booked[identity]
+                if old is not None:
+                    booked[identity] = old
+                continue
             tally = totals.get(place)
             if tally is None:
                 tally = totals[place] = Tally()
-            tally.counts += now.counts if before is None else now.counts - before.counts
-        stores[store] = reading
+            tally.counts += now.counts if old is None else now.counts - old.counts
+            self._grown.add(place)
+
+    def grown(self) -> set[Place]:
+        """Places where anything was booked since this was last asked."""
+        found, self._grown = self._grown, set()
+        return found
 
     def start_over(self, program: int) -> None:
         """Says that this program's next reading begins at nought: it has a new tracer."""

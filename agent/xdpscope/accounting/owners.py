@@ -30,8 +30,11 @@ def code(cpu: Any, target: Any, index: Any) -> U64:
     return np.asarray(targets << np.uint64(32) | indices << np.uint64(16) | cpus, np.uint64)
 
 
-PlaceOf = Callable[[int, int, str], Place | None]
-"""As in the ledger; None for what is not to be observed."""
+PlaceOf = Callable[[int, int, int, str], Place | None]
+"""As in the ledger; None also for what is not to be observed."""
+
+Device = tuple[int, int, bytes]
+"""What a record says of its device: identity, inode number of its namespace, name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,8 @@ class Seen:
     target: int
     cpus: NDArray[Any]
     indices: NDArray[Any]
-    identities: U64  # namespace inode << 32 | ifindex
+    identities: U64  # namespace's serial number << 32 | ifindex
+    inodes: NDArray[Any]  # of the namespaces
     names: NDArray[np.bytes_]  # when first seen
 
     @classmethod
@@ -50,14 +54,14 @@ class Seen:
         """From the target's own ``struct device_counts``, shape (CPUs, devices)."""
         cpus, indices = np.nonzero(devices["identity"])
         used = devices[cpus, indices]
-        return cls(program, target, cpus, indices, used["identity"], used["name"])
+        return cls(program, target, cpus, indices, *_device(used))
 
     @classmethod
     def spilled(cls, program: int, target: int, devices: NDArray[Any]) -> Self:
         """From those of the ``spilled`` map, shape (devices, CPUs)."""
         numbers, cpus = np.nonzero(devices["identity"])
         used = devices[numbers, cpus]
-        return cls(program, target, cpus, used["index"], used["identity"], used["name"])
+        return cls(program, target, cpus, used["index"], *_device(used))
 
     def same_as(self, other: "Seen") -> bool:
         """Whether nothing has changed."""
@@ -66,6 +70,10 @@ class Seen:
             and np.array_equal(self.cpus, other.cpus)
             and np.array_equal(self.indices, other.indices)
         )
+
+
+def _device(records: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    return records["identity"], records["netns"], records["name"]
 
 
 class Scopes:
@@ -90,7 +98,7 @@ class Owners:
 
     def __init__(self) -> None:
         self._seen: dict[tuple[int, bool], Seen] = {}
-        self._places: dict[tuple[int, bytes], Place | None] = {}
+        self._places: dict[Device, Place | None] = {}
         self._numbers: dict[Owner, int] = {}
         self._owners: dict[int, Owner] = {}
         self._next = itertools.count()
@@ -118,14 +126,15 @@ class Owners:
         numbers: list[int] = []
         for each in now.values():
             codes.append(code(each.cpus, each.target, each.indices))
-            devices = zip(each.identities.tolist(), each.names.tolist(), strict=True)
+            parts = (each.identities.tolist(), each.inodes.tolist(), each.names.tolist())
+            devices = zip(*parts, strict=True)
             numbers.extend(self._number(each.program, device, place_of) for device in devices)
         self.scopes = Scopes(
             np.concatenate([np.empty(0, np.uint64), *codes]), np.array(numbers, np.int32)
         )
         return True
 
-    def _number(self, program: int, device: tuple[int, bytes], place_of: PlaceOf) -> int:
+    def _number(self, program: int, device: Device, place_of: PlaceOf) -> int:
         if device not in self._places:
             self._places[device] = _place(device, place_of)
         place = self._places[device]
@@ -151,6 +160,6 @@ class Owners:
             del self._owners[self._numbers.pop(key)]
 
 
-def _place(device: tuple[int, bytes], place_of: PlaceOf) -> Place | None:
-    identity, name = device
-    return place_of(identity >> 32, identity & 0xFFFFFFFF, name.decode(errors="replace"))
+def _place(device: Device, place_of: PlaceOf) -> Place | None:
+    identity, inode, name = device
+    return place_of(identity >> 32, identity & 0xFFFFFFFF, inode, name.decode(errors="replace"))

@@ -28,10 +28,12 @@ class DeviceReading:
 
     name: str  # when it was first seen
     counts: Counts
+    inode: int  # of its network namespace
 
 
 Reading = dict[tuple[int, int], DeviceReading]
-"""By (namespace inode, ifindex); (0, 0) for packets that no device's place was left for."""
+"""By (serial number of the namespace, ifindex); (0, 0) for packets of devices that no place
+was left for."""
 
 UNPLACED = (0, 0)
 
@@ -50,10 +52,14 @@ def by_device(records: NDArray[Any]) -> Reading:
     sums = np.zeros((len(identities), *no_counts().shape), np.uint64)
     np.add.at(sums[:, 0], where, _pairs(used["verdicts"]))
     np.add.at(sums[:, 1:], where, _pairs(used["unaccounted"]))
-    names = used["name"][first]
+    names, inodes = used["name"][first].tolist(), used["netns"][first].tolist()
     return {
-        (identity >> 32, identity & 0xFFFFFFFF): DeviceReading(name.decode(errors="replace"), each)
-        for identity, name, each in zip(identities.tolist(), names.tolist(), sums, strict=True)
+        (identity >> 32, identity & 0xFFFFFFFF): DeviceReading(
+            name.decode(errors="replace"), each, inode
+        )
+        for identity, name, inode, each in zip(
+            identities.tolist(), names, inodes, sums, strict=True
+        )
     }
 
 
@@ -65,5 +71,5 @@ def of_target(values: NDArray[Any]) -> Reading:
         counts = no_counts()
         counts[0] = _pairs(unplaced).sum(axis=0)
         counts[1 + REASONS.index("table_full")] = counts[0]
-        reading[UNPLACED] = DeviceReading("", counts)
+        reading[UNPLACED] = DeviceReading("", counts, 0)
     return reading

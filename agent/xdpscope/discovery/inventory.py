@@ -5,23 +5,26 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Self
 
-from xdpscope.discovery.interfaces import InterfaceSource
 from xdpscope.discovery.model import Attachment, Role, Snapshot
+from xdpscope.discovery.namespaces import NamespaceSource
 from xdpscope.discovery.programs import ProgramList, ProgramSource
-from xdpscope.kernel.netns import NamespaceNames, own_inode
+from xdpscope.kernel.netns import HOST
 
 
 class Inventory:
     """Takes snapshots of the host. Not for use by two threads at once."""
 
-    def __init__(self) -> None:
-        self._names = NamespaceNames()
-        self._own = own_inode()
+    def __init__(self, namespaces: NamespaceSource | None = None) -> None:
+        """Opens what it reads from.
+
+        Args:
+            namespaces: Where to look for interfaces; closed with this. Everywhere, if not given.
+        """
         self._programs = ProgramSource()
-        self._interfaces = InterfaceSource()
+        self._namespaces = namespaces or NamespaceSource()
 
     def close(self) -> None:
-        self._interfaces.close()
+        self._namespaces.close()
         self._programs.close()
 
     def __enter__(self) -> Self:
@@ -30,9 +33,14 @@ class Inventory:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def namespace_name(self, inode: int) -> str:
-        """The name of a network namespace as of the last snapshot."""
-        return self._names(inode)
+    @property
+    def everywhere(self) -> bool:
+        """Whether it looks into all network namespaces, or into our own alone."""
+        return self._namespaces.everywhere
+
+    @everywhere.setter
+    def everywhere(self, wanted: bool) -> None:
+        self._namespaces.everywhere = wanted
 
     def take(self) -> Snapshot:
         """What is there now.
@@ -40,15 +48,16 @@ class Inventory:
         Raises:
             NotPermitted: for want of CAP_SYS_ADMIN.
         """
-        self._names.refresh()
         # Interfaces first: a program that they name is then in the list, or gone.
         attachments: dict[int, list[Attachment]] = defaultdict(list)
         interfaces = {}
-        netns = self._names(self._own)
-        for interface in self._interfaces.read():
-            interfaces[self._own, interface.index] = (netns, interface.name)
-            for mode, program_id in interface.programs:
-                attachments[program_id].append(Attachment(netns, interface.name, mode))
+        namespaces = self._namespaces.read()
+        for namespace in namespaces.seen:
+            for interface in namespace.interfaces:
+                place = namespace.name, interface.name
+                interfaces[namespace.serial, interface.index] = place
+                for mode, program_id in interface.programs:
+                    attachments[program_id].append(Attachment(*place, mode))
         listed = self._programs.read()
         for id, targets in self._targets_of_extensions(listed).items():
             places = {at for target in targets for at in attachments.get(target, ())}
@@ -56,10 +65,12 @@ class Inventory:
                 attachments[id] = list(places)
         return Snapshot(
             programs=listed.programs,
-            attachments={id: tuple(sorted(at)) for id, at in attachments.items()},
+            attachments={id: tuple(sorted(at, key=_order)) for id, at in attachments.items()},
             holders=listed.holders,
             replaced=listed.replaced,
             interfaces=interfaces,
+            namespaces={each.serial: (each.inode, each.name) for each in namespaces.seen},
+            names=namespaces.names,
         )
 
     def _targets_of_extensions(self, listed: ProgramList) -> Mapping[int, frozenset[int]]:
@@ -69,3 +80,8 @@ class Inventory:
         programs = listed.programs.values()
         dispatchers = frozenset(p.id for p in programs if p.role is Role.DISPATCHER)
         return {p.id: dispatchers for p in programs if p.extension}
+
+
+def _order(at: Attachment) -> tuple[bool, Attachment]:
+    """Our own namespace's first."""
+    return at.netns != HOST, at

@@ -75,5 +75,9 @@ class Snapshot:
     holders: Mapping[int, int] = field(default_factory=dict)
     # Programs whose entry function an extension stands in for; no tracer can be put there.
     replaced: frozenset[int] = frozenset()
-    # (namespace inode, ifindex) to (namespace name, interface name).
+    # (namespace's serial number, ifindex) to (namespace name, interface name).
     interfaces: Mapping[tuple[int, int], tuple[str, str]] = field(default_factory=dict)
+    # Serial number to (inode number, name), of the namespaces that were looked into.
+    namespaces: Mapping[int, tuple[int, str]] = field(default_factory=dict)
+    # Inode number to name, of all namespaces that have one.
+    names: Mapping[int, str] = field(default_factory=dict)

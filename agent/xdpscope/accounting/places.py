@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the device that a record is bound to, to the names of its place."""
+
+from xdpscope.accounting.ledger import Place
+from xdpscope.accounting.reading import UNPLACED
+from xdpscope.discovery.model import Snapshot
+
+NO_PLACE: Place = ("unknown", "unknown")
+"""Of packets for whose device there was no record left."""
+
+# Namespaces come and go all day where containers do. So many that are gone keep their names,
+# for what their records may still grow by, or be read for the first time.
+_REMEMBERED = 4096
+
+
+class Places:
+    """Names as of the last look; during a look, of the one before first.
+
+    What is booked during a look has been counted since the one before. So the names of then
+    are right for every device that was there; only for one that is new are those of now.
+    """
+
+    def __init__(self) -> None:
+        self._now = Snapshot()
+        self._coming: Snapshot | None = None
+        self._inodes: frozenset[int] = frozenset()
+        self._names: dict[int, str] = {}  # of namespaces, by serial number
+
+    def expect(self, snapshot: Snapshot) -> None:
+        """Begins a look: has what is not known from the last one be known from this."""
+        self._coming = snapshot
+        self._inodes = frozenset(inode for inode, _ in snapshot.namespaces.values())
+
+    def settle(self) -> None:
+        """Has the names of the look that was begun be those of now."""
+        if self._coming is None:
+            return
+        self._now, self._coming = self._coming, None
+        for serial, (_, name) in self._now.namespaces.items():
+            self._names.pop(serial, None)  # to the end: the last that is forgotten
+            self._names[serial] = name
+        while len(self._names) > _REMEMBERED + len(self._now.namespaces):
+            del self._names[next(iter(self._names))]
+
+    def of(self, serial: int, index: int, inode: int, name: str) -> Place | None:
+        """Where a device is.
+
+        Args:
+            serial: The serial number of its namespace.
+            index: Its ifindex.
+            inode: The inode number of its namespace.
+            name: Its own when it was first seen.
+
+        Returns:
+            None if its namespace is newer than the last look, so that the next one will tell.
+        """
+        device = serial, index
+        if device == UNPLACED:
+            return NO_PLACE
+        known = self._now.interfaces.get(device)
+        if known is None and self._coming is not None:
+            known = self._coming.interfaces.get(device)
+        if known is None and serial in self._names:
+            known = self._names[serial], name
+        return known
+
+    def at_once(self, serial: int, index: int, inode: int, name: str) -> Place:
+        """The same, where one cannot wait, or in vain: after a look, or in the midst of it."""
+        known = self.of(serial, index, inode, name)
+        if known is None:
+            netns = self._names[serial] = self._name_of(serial, inode)
+            known = netns, name
+        return known
+
+    def _name_of(self, serial: int, inode: int) -> str:
+        """The name of a namespace that was never looked into before, and maybe cannot be."""
+        snapshot = self._coming or self._now
+        if serial in snapshot.namespaces:
+            return snapshot.namespaces[serial][1]
+        # The number, and with it the name, may by now be another's.
+        return str(inode) if inode in self._inodes else snapshot.names.get(inode, str(inode))
+
+    def in_view(self, serial: int) -> bool:
+        """Whether the last look was into this namespace."""
+        return serial in self._now.namespaces
+
+    def has_gone(self, serial: int, index: int, inode: int) -> bool:
+        """Whether it is certain that a device known before the last look was not there then.
+
+        Of a namespace that was not looked into it is, if another has its inode number.
+        """
+        if self.in_view(serial):
+            return (serial, index) not in self._now.interfaces
+        return inode in self._inodes

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The interfaces of every network namespace of the host.
+
+A socket holds the namespace it was opened in. So but for our own, one is opened for a
+look and closed again; and the thread that goes from one to the next is made for that look
+and ends with it, so that none can be left behind in a namespace that is not ours.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Self, TypeVar
+
+import structlog
+
+from xdpscope.discovery.interfaces import Decoder, Interface, InterfaceSource
+from xdpscope.errors import KernelError
+from xdpscope.kernel import netns
+from xdpscope.kernel.netns import HOST
+
+_log = structlog.get_logger(__name__)
+
+_SERIAL_MASK = 0xFFFFFFFF
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A network namespace that was looked into, and the interfaces in it."""
+
+    # As bpf/counting.h has it: given once and never again, where an inode number is given
+    # to the next namespace as soon as it is free. The inode number itself before Linux 5.14.
+    serial: int
+    inode: int
+    name: str  # the value of the label
+    interfaces: Sequence[Interface]
+
+
+@dataclass(frozen=True, slots=True)
+class Namespaces:
+    """Those of one moment."""
+
+    seen: Sequence[Namespace]
+    names: Mapping[int, str]  # by inode number; also of some that could not be looked into
+
+
+class NamespaceSource:
+    """Looks into our own namespace and, if ``everywhere``, into all the others."""
+
+    def __init__(self, *, everywhere: bool = True) -> None:
+        self.everywhere = everywhere
+        self._decoder = Decoder()
+        self._inode = netns.own_inode()
+        self._own = InterfaceSource(self._decoder)
+        self._last: dict[int, Namespace] = {}
+        self._complaints: set[str] = set()
+
+    def close(self) -> None:
+        self._own.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def read(self) -> Namespaces:
+        """All that can be looked into. What cannot, or is gone, is passed over.
+
+        Raises:
+            KernelError: our own cannot be.
+        """
+        found = self.find()
+        names = {**found.names, self._inode: HOST}
+        seen = [_read(self._own, self._inode, HOST)]
+        others = {inode: ways for inode, ways in found.ways.items() if inode != self._inode}
+        if others:
+            seen += _in_a_thread_of_its_own(lambda: list(self._visit(others, names)))
+        self._last = {each.serial: each for each in seen}
+        self._decoder.forget_unused()
+        return Namespaces(seen, names)
+
+    def find(self) -> netns.Found:
+        """Which namespaces there are to look into; of others than our own, ways that lead there."""
+        if not self.everywhere:
+            return netns.Found()
+        found = netns.find()
+        if found.unreadable:
+            self._complain(
+                "cannot tell the network namespaces of some processes",
+                processes=found.unreadable,
+                hint="CAP_SYS_PTRACE is missing, or a security module forbids it",
+            )
+        return found
+
+    def _visit(
+        self, others: Mapping[int, Sequence[str]], names: Mapping[int, str]
+    ) -> Iterator[Namespace]:
+        for inode, ways in others.items():
+            with suppress(KernelError, OSError):
+                if self._enter(inode, ways):
+                    yield self._look_around(inode, names.get(inode, str(inode)))
+
+    def _enter(self, inode: int, ways: Sequence[str]) -> bool:
+        forbidden: OSError | None = None
+        for way in ways:
+            try:
+                netns.enter(way, inode)
+            except PermissionError as error:
+                forbidden = error
+            except OSError:  # gone meanwhile
+                continue
+            else:
+                return True
+        if forbidden is not None:
+            self._complain(
+                "cannot look into some network namespaces",
+                error=str(forbidden),
+                hint="CAP_SYS_ADMIN is missing, or a security module forbids it",
+            )
+        return False
+
+    def _look_around(self, inode: int, name: str) -> Namespace:
+        with InterfaceSource(self._decoder) as source:
+            try:
+                return _read(source, inode, name)
+            except KernelError:
+                # They never stood still: as they were at the last look, then, if there was one.
+                last = self._last.get(_serial(source, inode))
+                if last is None:
+                    raise
+                return replace(last, name=name)
+
+    def _complain(self, event: str, **facts: object) -> None:
+        """Once, for what is amiss will stay so."""
+        if event not in self._complaints:
+            self._complaints.add(event)
+            _log.warning(event, **facts)
+
+
+def _serial(source: InterfaceSource, inode: int) -> int:
+    cookie = source.namespace_cookie
+    return inode if cookie is None else cookie & _SERIAL_MASK
+
+
+def _read(source: InterfaceSource, inode: int, name: str) -> Namespace:
+    return Namespace(_serial(source, inode), inode, name, source.read())
+
+
+def _in_a_thread_of_its_own(task: Callable[[], T]) -> T:
+    result: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(task())
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            result.set_exception(error)
+
+    thread = threading.Thread(target=run, name="namespaces", daemon=True)
+    thread.start()
+    thread.join()
+    return result.result()

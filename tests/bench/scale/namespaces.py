@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a look takes where programs and interfaces are in many network namespaces.
+
+    python -m tests.vm.run --icount -- python -m tests.bench.scale.namespaces
+
+prints the least of a few looks, by numbers of namespaces, links and programs. Natively it
+takes root, and tells what finding programs takes alone.
+"""
+
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from pyroute2 import IPRoute, netns
+
+from tests.bench.compiled import path_of
+from tests.bench.guest import TARGET
+from tests.bench.table import markdown
+from xdpscope.discovery.inventory import Inventory
+from xdpscope.errors import TracingUnavailable
+from xdpscope.libbpf import Object
+from xdpscope.observer import Observer
+from xdpscope.tracing.engine import Engine
+from xdpscope.tracing.reason import Scope
+
+_NATIVE = 1 << 2  # XDP_FLAGS_DRV_MODE of include/uapi/linux/if_link.h
+_LOOKS = 5
+SIZES = ((0, 0, 0), (10, 100, 100), (50, 500, 0), (50, 500, 100), (50, 500, 500), (200, 500, 500))
+"""Namespaces, links in all of them, programs on as many of these."""
+
+
+@contextmanager
+def spread(namespaces: int, links: int, programs: int) -> Iterator[None]:
+    """Makes pairs of veth in so many namespaces, under the same names in each."""
+    # Nothing is to be sent that nobody asked for.
+    Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
+    names = [f"xsb{number}" for number in range(namespaces)]
+    with ExitStack() as stack:
+        for number, name in enumerate(names):
+            netns.create(name)
+            stack.callback(netns.remove, name)
+            pairs = links // namespaces // 2
+            ends = [f"eth{pair}{end}" for pair in range(pairs) for end in ("", "p")]
+            commands = [f"link add {end} up type veth peer {end}p" for end in ends[::2]]
+            subprocess.run(
+                ["ip", "-n", name, "-batch", "-"], input="\n".join(commands), text=True, check=True
+            )
+            wanted = programs // namespaces + (number < programs % namespaces)
+            _attach(name, wanted)
+        yield
+
+
+def _attach(name: str, count: int) -> None:
+    with IPRoute(netns=name, flags=0) as route:
+        indices = [link["index"] for link in route.get_links() if link.get_attr("IFLA_LINK")]
+        for index in indices[:count]:
+            with Object(path_of("target")) as target:
+                target.load()
+                with target.program(TARGET) as program:
+                    attributes = [("IFLA_XDP_FD", program.fileno()), ("IFLA_XDP_FLAGS", _NATIVE)]
+                    route.link("set", index=index, xdp={"attrs": attributes})
+
+
+def _least(look: Callable[[], object]) -> tuple[float, float]:
+    """Milliseconds of the clock and of this process's CPU; the first look is not counted."""
+    look()
+    found = []
+    for _ in range(_LOOKS):
+        clock, cpu = time.perf_counter(), time.process_time()
+        look()
+        found.append((time.perf_counter() - clock, time.process_time() - cpu))
+    clocks, cpus = zip(*found, strict=True)
+    return min(clocks) * 1e3, min(cpus) * 1e3
+
+
+def measure(namespaces: int, links: int, programs: int) -> list[str]:
+    with spread(namespaces, links, programs):
+        with Inventory() as inventory:
+            finding = _least(inventory.take)
+            attached = sum(map(len, inventory.take().attachments.values()))
+        try:
+            with (
+                Engine() as engine,
+                Inventory() as inventory,
+                Observer(engine, inventory, Scope()) as observer,
+            ):
+                whole = _least(lambda: observer.look(0))
+        except TracingUnavailable:
+            whole = (float("nan"),) * 2
+    figures = [f"{value:.2f}" for value in (*finding, *whole)]
+    return [str(namespaces), str(links), str(programs), str(attached), *figures]
+
+
+def main() -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1 << 16, 1 << 16))
+    head = ["namespaces", "links", "programs", "attachments found"]
+    head += ["finding, ms", "… of CPU", "whole look, ms", "… of CPU"]
+    wanted = [tuple(map(int, size.split(","))) for size in sys.argv[1:]] or SIZES
+    print(markdown([head, *(measure(*size) for size in wanted)]))
+
+
+if __name__ == "__main__":
+    main()
