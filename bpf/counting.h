@@ -53,6 +53,30 @@ struct device_counts blank;
 		__c;                                                 \
 	})
 
+/*
+ * Whose a packet is: the device's that it came by or, in copies of the template for
+ * programs that run where packets leave, the device's that it leaves by.
+ *
+ * Which, is no constant but a branch: it costs neither an instruction. `target` is not NULL,
+ * the verifier knows that (5.8), and takes out the comparison with the side that is never run.
+ * The agent turns == into != in copies for the way out. `goto +0`, which the verifier takes
+ * out as well, and which no compiler writes, is how it finds the place.
+ */
+static __always_inline struct net_device *device_of(struct xdp_buff *xdp,
+						    struct target_counts *target)
+{
+	struct net_device *device;
+
+	asm goto("goto +0; if %0 == 0 goto %l[leaving]" : : "r"(target) : : leaving);
+	device = xdp->rxq->dev;
+	asm volatile("" : "+r"(device)); /* else both sides share what comes after */
+	return device;
+leaving:
+	device = xdp->txq->dev;
+	asm volatile("" : "+r"(device));
+	return device;
+}
+
 static __always_inline struct target_counts *target_counts(void)
 {
 	return bpf_map_lookup_elem(&counts, &only);
@@ -177,7 +201,7 @@ static __always_inline struct device_counts *spill(struct target_counts *target,
 static __always_inline struct device_counts *record_of(struct xdp_buff *xdp,
 						       struct target_counts *target)
 {
-	struct net_device *device = xdp->rxq->dev;
+	struct net_device *device = device_of(xdp, target);
 	__u64 identity = identity_of(device);
 	struct device_counts *known;
 

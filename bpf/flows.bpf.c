@@ -145,7 +145,7 @@ static __always_inline struct device_counts *found_record(struct xdp_buff *xdp,
 
 	if (index < DEVICES_INLINE)
 		return &target->devices[index];
-	return spilled_record(identity_of(xdp->rxq->dev));
+	return spilled_record(identity_of(device_of(xdp, target)));
 }
 
 /* Any packet whatever. */
@@ -200,7 +200,7 @@ static __always_inline int leave(__u64 *ctx, bool by_epoch)
 		return 0;
 	xdp = packet_of(ctx);
 	first = &target->devices[0];
-	if (__builtin_expect(!recognised(first, xdp->rxq->dev, by_epoch), false))
+	if (__builtin_expect(!recognised(first, device_of(xdp, target), by_epoch), false))
 		goto other;
 	if (__builtin_expect(target->entry.ipv4 == (__u64)xdp, true)) {
 		verdict = low_half(ctx[1]);
@@ -249,7 +249,7 @@ static __always_inline int leave_sampled(__u64 *ctx, bool by_epoch)
 		return 0;
 	xdp = packet_of(ctx);
 	first = &target->devices[0];
-	if (__builtin_expect(!recognised(first, xdp->rxq->dev, by_epoch), false) ||
+	if (__builtin_expect(!recognised(first, device_of(xdp, target), by_epoch), false) ||
 	    __builtin_expect(target->entry.other == (__u64)xdp, false))
 		return leave_other(ctx, target, length);
 	if (!entered(&target->entry))
@@ -277,7 +277,7 @@ static __always_inline int leave_unaltered(__u64 *ctx, enum reader reader)
 	xdp = packet_of(ctx);
 	first = &target->devices[0];
 	verdict = low_half(ctx[1]);
-	if (__builtin_expect(!recognised(first, xdp->rxq->dev, true), false) ||
+	if (__builtin_expect(!recognised(first, device_of(xdp, target), true), false) ||
 	    verdict > VERDICT_REDIRECT)
 		goto other;
 	kind = key_of(xdp, &target->entry.key, reader);
@@ -312,7 +312,7 @@ static __always_inline int leave_unaltered_sampled(__u64 *ctx)
 		return leave_other(ctx, target, length);
 	}
 	entry->skip--;
-	if (__builtin_expect(!recognised(first, packet_of(ctx)->rxq->dev, true), false))
+	if (__builtin_expect(!recognised(first, device_of(packet_of(ctx), target), true), false))
 		return leave_other(ctx, target, length);
 	return leave_untaken(ctx, first, length);
 }
@@ -333,7 +333,7 @@ static __always_inline int count_meanwhile(__u64 *ctx, bool by_epoch)
 		return 0;
 	xdp = packet_of(ctx);
 	known = &target->devices[0];
-	if (!recognised(known, xdp->rxq->dev, by_epoch)) {
+	if (!recognised(known, device_of(xdp, target), by_epoch)) {
 		find_record(xdp, target);
 		known = found_record(xdp, target);
 	}

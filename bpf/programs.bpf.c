@@ -16,6 +16,16 @@ static __always_inline bool is_xdp(enum bpf_prog_type type)
 	return type == bpf_core_enum_value(enum bpf_prog_type, BPF_PROG_TYPE_XDP);
 }
 
+/* Of an extension: what it extends, which the kernel holds to the same context. */
+static __always_inline bool is_at_egress(struct bpf_prog *prog, bool extension)
+{
+	enum bpf_attach_type type = prog->expected_attach_type;
+
+	if (extension)
+		type = prog->aux->saved_dst_attach_type;
+	return type == bpf_core_enum_value(enum bpf_attach_type, BPF_XDP_DEVMAP);
+}
+
 static __always_inline bool is_extension_of_xdp(struct bpf_prog *prog)
 {
 	return prog->type == bpf_core_enum_value(enum bpf_prog_type, BPF_PROG_TYPE_EXT) &&
@@ -36,6 +46,7 @@ int programs(struct bpf_iter__bpf_prog *ctx)
 		return 0;
 	record.id = prog->aux->id;
 	record.attach_type = prog->expected_attach_type;
+	record.at_egress = is_at_egress(prog, record.extension);
 	record.references = prog->aux->refcnt.counter;
 	bpf_seq_write(ctx->meta->seq, &record, sizeof(record));
 	return 0;

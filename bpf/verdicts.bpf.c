@@ -31,7 +31,8 @@ static __always_inline int count(__u64 *ctx, bool by_epoch)
 		return 0;
 	xdp = packet_of(ctx);
 	verdict = verdict_of(ctx);
-	if (__builtin_expect(!recognised(&target->devices[0], xdp->rxq->dev, by_epoch), false))
+	if (__builtin_expect(!recognised(&target->devices[0], device_of(xdp, target), by_epoch),
+			     false))
 		return count_other(xdp, target, verdict, length);
 	add(&target->devices[0].verdicts[verdict], length);
 	return 0;

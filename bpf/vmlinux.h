@@ -31,6 +31,7 @@ typedef _Bool bool;
 enum bpf_map_type {
 	BPF_MAP_TYPE_HASH = 1,
 	BPF_MAP_TYPE_ARRAY = 2,
+	BPF_MAP_TYPE_PROG_ARRAY = 3,
 	BPF_MAP_TYPE_PERF_EVENT_ARRAY = 4,
 	BPF_MAP_TYPE_PERCPU_HASH = 5,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
@@ -40,7 +41,7 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_DEVMAP = 14,
 	BPF_MAP_TYPE_CPUMAP = 16,
 	BPF_MAP_TYPE_XSKMAP = 17,
-	BPF_MAP_TYPE_DEVMAP_HASH = 25,
+	BPF_MAP_TYPE_DEVMAP_HASH = 25, /* 5.4 */
 	BPF_MAP_TYPE_RINGBUF = 27,
 };
 
@@ -80,6 +81,7 @@ enum bpf_prog_type {
 };
 
 enum bpf_attach_type {
+	BPF_XDP_DEVMAP = 35,
 	BPF_XDP = 37,
 };
 
@@ -124,10 +126,16 @@ struct xdp_rxq_info {
 	struct net_device *dev;
 };
 
+/* Where a redirected packet is about to leave: in programs of devmap entries only (5.8). */
+struct xdp_txq_info {
+	struct net_device *dev;
+};
+
 struct xdp_buff {
 	void *data;
 	void *data_end;
 	struct xdp_rxq_info *rxq;
+	struct xdp_txq_info *txq;
 };
 
 typedef struct {
@@ -139,12 +147,56 @@ struct bpf_prog_aux {
 	__u32 id;
 	/* Of an extension: what it extends (5.10). */
 	enum bpf_prog_type saved_dst_prog_type;
+	enum bpf_attach_type saved_dst_attach_type;
 };
 
 struct bpf_prog {
 	enum bpf_prog_type type;
 	enum bpf_attach_type expected_attach_type;
 	struct bpf_prog_aux *aux;
+};
+
+struct bpf_map {
+	enum bpf_map_type map_type;
+	__u32 max_entries;
+	__u32 id;
+};
+
+/* A prog array, among others. */
+struct bpf_array {
+	struct bpf_map map;
+	void *ptrs[0];
+};
+
+struct hlist_node {
+	struct hlist_node *next;
+};
+
+struct hlist_head {
+	struct hlist_node *first;
+};
+
+/* DEVMAP has the first of the two tables, DEVMAP_HASH the other. */
+struct bpf_dtab {
+	struct bpf_map map;
+	struct bpf_dtab_netdev **netdev_map;
+	struct hlist_head *dev_index_head;
+	__u32 n_buckets;
+};
+
+struct bpf_dtab_netdev {
+	struct net_device *dev;
+	struct hlist_node index_hlist;
+	struct bpf_prog *xdp_prog; /* 5.8 */
+};
+
+struct bpf_cpu_map {
+	struct bpf_map map;
+	struct bpf_cpu_map_entry **cpu_map;
+};
+
+struct bpf_cpu_map_entry {
+	struct bpf_prog *prog; /* 5.9 */
 };
 
 struct seq_file;
@@ -157,6 +209,12 @@ struct bpf_iter_meta {
 struct bpf_iter__bpf_prog {
 	struct bpf_iter_meta *meta;
 	struct bpf_prog *prog;
+};
+
+/* And of a bpf_map iterator (5.8). */
+struct bpf_iter__bpf_map {
+	struct bpf_iter_meta *meta;
+	struct bpf_map *map;
 };
 
 #pragma clang attribute pop

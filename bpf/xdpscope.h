@@ -185,8 +185,20 @@ struct program_record {
 	__u32 id;
 	__u32 attach_type; /* enum bpf_attach_type; 0 where the loader gave none */
 	__u32 extension; /* a freplace program */
-	__u32 zero;
+	__u32 at_egress; /* sees packets where they leave: it, or what it extends, is for a devmap */
 	__u64 references; /* the iterator's own included */
+};
+
+/* One program behind an entry of a map, as the iterator writes it. */
+struct entry_record {
+	__u32 map_id;
+	__u32 map_type; /* enum bpf_map_type */
+	__u32 program_id;
+	/* Of a devmap's entry, the device that packets leave by; else nought. */
+	__u32 ifindex;
+	__u32 netns; /* inode */
+	char device[DEVICE_NAME_SIZE];
+	__u32 serial; /* of the namespace, as in `identity` of struct device_counts */
 };
 
 #endif

@@ -8,19 +8,28 @@ from xdpscope.observer import FlowShown, Standing
 
 
 def as_json(standing: Standing) -> dict[str, object]:
-    """JSON values only. ``reason`` is empty, and ``traceable`` true, where nothing is amiss."""
+    """JSON values only. ``reason`` is empty, and ``traceable`` true, where nothing is amiss.
+
+    ``chain`` has a component's places in dispatchers, a ``position`` null where it is not known;
+    ``called_by``, for a program that only tail calls reach, those that these begin with.
+    """
     program = standing.program
     return {
         "id": program.id,
         "program": program.function,
         "name": program.name,
         "tag": program.tag,
-        "role": str(program.role),
+        "role": str(standing.part.role),
         "attach_type": program.attach_type,
         "attachments": [
             {"netns": at.netns, "interface": at.interface, "mode": str(at.mode)}
             for at in standing.attachments
         ],
+        "chain": [
+            {"dispatcher_id": place.dispatcher, "position": place.position}
+            for place in standing.part.chain
+        ],
+        "called_by": list(standing.part.callers),
         "traceable": standing.reason is None,
         "reason": str(standing.reason or ""),
     }

@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from xdpscope import libbpf
+from xdpscope.discovery.listing import Listing
 from xdpscope.discovery.programs import Census
 from xdpscope.errors import KernelError, NotPermitted, TracingUnavailable
 from xdpscope.kernel import capabilities
@@ -109,6 +110,16 @@ def _census() -> Finding:
     return Finding(check, Status.OK, "programs can be traced from before they are attached")
 
 
+def _map_entries() -> Finding:
+    check = "iterator over maps"
+    try:
+        Listing("maps", "entry_record").close()
+    except KernelError as error:
+        found = f"{error.summary}; programs of devmaps and cpumaps count as not attached"
+        return Finding(check, Status.WARN, found, "use Linux 5.9 or newer with iterators allowed")
+    return Finding(check, Status.OK, "programs behind maps are found")
+
+
 def _bpffs() -> Finding:
     with Path("/proc/self/mounts").open() as mounts:
         kinds = [fields[2] for fields in map(str.split, mounts) if fields[1] == str(_BPFFS)]
@@ -159,6 +170,7 @@ _CHECKS: tuple[Callable[[], Finding], ...] = (
     _capabilities,
     _tracing,
     _census,
+    _map_entries,
     _lockdown,
     _memlock,
     _bpffs,

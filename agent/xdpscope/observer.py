@@ -22,7 +22,7 @@ from xdpscope.accounting.reading import by_device, of_target
 from xdpscope.accounting.spilled import SpilledRecords
 from xdpscope.config import Flows
 from xdpscope.discovery.inventory import Inventory
-from xdpscope.discovery.model import Attachment, Snapshot, XdpProgram
+from xdpscope.discovery.model import Attachment, Part, Snapshot, XdpProgram
 from xdpscope.kernel.netns import HOST
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.reason import Reason, Scope
@@ -50,9 +50,10 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One program, where it is attached and how it stands with us."""
+    """One program, what part it plays, where it is attached and how it stands with us."""
 
     program: XdpProgram
+    part: Part
     attachments: tuple[Attachment, ...]
     reason: Reason | None  # None: traced
     missed: int  # packets the tracer was not run for
@@ -298,6 +299,7 @@ class Observer:
         expense = target.tracer.expense() if target.tracer is not None else None
         return Standing(
             program=target.program,
+            part=target.part,
             attachments=target.attachments,
             reason=target.reason,
             missed=expense.missed if expense else 0,

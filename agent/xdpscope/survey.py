@@ -28,5 +28,6 @@ def survey() -> tuple[list[Standing], TracingUnavailable | None]:
         reason = scope.reason_against(program, snapshot)
         if reason is None and unavailable is not None:
             reason = Reason.KERNEL_REFUSED
-        standings.append(Standing(program, attachments, reason, missed=0, run_seconds=None))
+        part = snapshot.part_of(program)
+        standings.append(Standing(program, part, attachments, reason, missed=0, run_seconds=None))
     return standings, unavailable

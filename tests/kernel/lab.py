@@ -2,10 +2,11 @@
 """Interfaces, programs and packets for the tests, all of them taken away again."""
 
 import socket
+import struct
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from errno import ENOBUFS
 from pathlib import Path
@@ -25,6 +26,11 @@ _SO_SNDBUFFORCE = 32  # socket(7); Python has no name for it
 
 VERDICT_BYTE = {"aborted": 0, "drop": 1, "pass": 2, "tx": 3, "redirect": 4, "unknown": 77}
 """What ``decide_by_first_payload_byte`` wants to see."""
+
+
+def addressed(frame: bytes, *, where: int = 0, what: int = 0) -> bytes:
+    """The frame with the last two bytes of its source address, where programs look for these."""
+    return frame[:10] + bytes((where, what)) + frame[12:]
 
 
 def frame(size: int, payload: bytes = b"") -> bytes:
@@ -115,6 +121,34 @@ class Traffic(threading.Thread):
         self.join()
 
 
+class Loaded:
+    """Programs of one file, by the names of their functions, and maps of it."""
+
+    def __init__(self, loaded: Object, functions: Iterable[str]) -> None:
+        self._object = loaded
+        self._programs = {function: loaded.program(function) for function in functions}
+
+    def __getitem__(self, function: str) -> Program:
+        return self._programs[function]
+
+    def put(self, name: str, key: int, *values: int | Program) -> None:
+        """Sets an entry of a map: numbers of 32 bits, or the descriptors of programs."""
+        numbers = [v.fileno() if isinstance(v, Program) else v for v in values]
+        with self._object.map(name) as found:
+            found.update(struct.pack("=I", key), struct.pack(f"={len(numbers)}i", *numbers))
+
+    def take_out(self, name: str, key: int) -> None:
+        """Deletes an entry of a map."""
+        with self._object.map(name) as found:
+            found.delete(struct.pack("=I", key))
+
+    def close(self) -> None:
+        """Gives up programs and maps; again is no error."""
+        for program in self._programs.values():
+            program.close()
+        self._object.close()
+
+
 class Lab:
     """Makes things in the current network namespace."""
 
@@ -157,6 +191,15 @@ class Lab:
             loaded.choose(function)
             loaded.load()
             return self._stack.enter_context(loaded.program(function))
+
+    def load_together(self, source: str, *functions: str) -> "Loaded":
+        """Loads several programs of a source file, which share its maps."""
+        with ExitStack() as stack:
+            loaded = stack.enter_context(Object(compiled(source)))
+            loaded.choose(*functions)
+            loaded.load()
+            stack.pop_all()
+        return self._stack.enter_context(closing(Loaded(loaded, functions)))
 
     def attach(self, program: Program | None, veth: Veth, mode: str = "native") -> None:
         """Attaches a program over netlink, in place of any other; None detaches."""

@@ -270,7 +270,7 @@ def test_dispatcher_and_component_both_see_the_flow(lab: Lab, observer: Observer
             for program in ("xdp_dispatcher", "drop_instead"):
                 expected.add(program, "xst0", "drop", udp4(number), 1 + number)
         expect_flows(observer, expected.sums)
-        roles = {s.program.function: s.program.role for s in observer.standings()}
+        roles = {s.program.function: s.part.role for s in observer.standings()}
         assert roles == {"xdp_dispatcher": "dispatcher", "drop_instead": "component"}
 
 

@@ -113,18 +113,18 @@ def test_a_dispatcher_is_left_alone_until_it_is_in_service(lab: Lab, observer: O
     observer.look(0)
     veth.send(frame(60))
     expect(observer, {("xdp_dispatcher", "xst0", "pass"): (1, 60)})
-    assert [s.program.role for s in observer.standings()] == ["dispatcher"]
+    assert [s.part.role for s in observer.standings()] == ["dispatcher"]
 
 
 class Extension:
     """A freplace program, loaded."""
 
     def __init__(self, program: Program) -> None:
-        self._program = program
+        self.program = program
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        with Link.trace(self._program, 0):
+        with Link.trace(self.program, 0):
             yield
 
 

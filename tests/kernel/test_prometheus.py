@@ -16,7 +16,20 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.agent import QUICK, AgentProcess, traced, wait_for
-from tests.kernel.lab import Lab, frame
+from tests.kernel.lab import Lab, addressed, frame
+from tests.kernel.test_chains import (
+    DROP,
+    LINKS,
+    PASS,
+    TX,
+    chain,
+    extend_too,
+    needs_loader,
+    send_some,
+)
+from tests.kernel.test_lifecycle import extension_of, link_targets  # noqa: F401 - a fixture
+from tests.kernel.test_xdp_tools import filtering, udp
+from tests.unit.test_sums import documented_sum
 
 PROMETHEUS = os.environ.get("PROMETHEUS") or shutil.which("prometheus")
 PROMTOOL = os.environ.get("PROMTOOL") or shutil.which("promtool")
@@ -35,11 +48,15 @@ class Prometheus:
 
     def query(self, expression: str) -> dict[str, float]:
         """The value of each series of an instant query, by its verdict."""
+        return {verdict: value for (verdict,), value in self.series(expression, "verdict").items()}
+
+    def series(self, expression: str, *labels: str) -> dict[tuple[str, ...], float]:
+        """The same by these labels."""
         question = urllib.parse.urlencode({"query": expression})
         with urllib.request.urlopen(f"{self._address}/api/v1/query?{question}", timeout=60) as page:
             answer = json.load(page)
         return {
-            series["metric"].get("verdict", ""): float(series["value"][1])
+            tuple(series["metric"].get(label, "") for label in labels): float(series["value"][1])
             for series in answer["data"]["result"]
         }
 
@@ -114,6 +131,67 @@ def test_what_prometheus_reads_is_what_was_sent(lab: Lab, tmp_path: Path) -> Non
             assert ratio == pytest.approx({"": 0.75}, rel=0.01)
             # An emulated machine may be late with a scrape or two.
             assert prometheus.query("avg_over_time(up[1m])")[""] > 0.9
+
+
+@needs_loader
+@pytest.mark.usefixtures("link_targets")
+def test_sums_count_each_packet_once(lab: Lab, tmp_path: Path) -> None:
+    """Alone, in a chain, in the place of a dispatcher, of both, and behind a map."""
+    veths = {name: lab.veth(name) for name in ("xst0", "xst1", "xst2", "xst3", "xst4", "xst5")}
+    lab.attach(lab.load("decide_by_source_mac", "flows"), veths["xst0"])
+    behind = lab.load_together("maps", "to_device", "where_it_leaves")
+    lab.attach(behind["to_device"], veths["xst3"])
+    behind.put("devices", 0, lab.index("xst0p"), behind["where_it_leaves"])
+    replaced, calling = (lab.load("xdp_dispatcher", name) for name in ("dispatcher", "chain"))
+    entry = replaced.entry_function()
+    assert entry is not None
+    with (
+        chain(veths["xst1"], *LINKS),
+        filtering(veths["xst2"], "native", "port", "9999", "--mode", "dst", "--proto", "udp"),
+        extension_of(calling, "first_component") as extension,
+        extension.attached(),
+        extend_too(extension.program, replaced, entry.type_id),
+        AgentProcess(QUICK) as agent,
+    ):
+        lab.attach(replaced, veths["xst4"])
+        lab.attach(calling, veths["xst5"])
+        agent.ready()
+        wait_for(lambda: traced(agent, "drop_instead") and traced(agent, "to_device"))
+        for what in (DROP, PASS, TX):
+            veths["xst0"].send(addressed(frame(60), what=what), times=10 + what)
+        send_some(veths["xst1"])
+        veths["xst2"].send(udp(9999, 60), times=20)
+        veths["xst2"].send(udp(53, 60), times=30)
+        veths["xst3"].send(addressed(frame(60), what=DROP), times=40)
+        veths["xst4"].send(frame(60), times=50)
+        veths["xst5"].send(frame(60), times=60)
+        expected = {
+            ("xst0", "drop"): 11,
+            ("xst0", "pass"): 12,
+            ("xst0", "tx"): 13,
+            ("xst1", "drop"): 5,
+            ("xst1", "pass"): 7,
+            ("xst1", "tx"): 11,
+            ("xst2", "drop"): 20,
+            ("xst2", "pass"): 30,
+            ("xst3", "redirect"): 40,
+            ("xst4", "drop"): 50,
+            ("xst5", "drop"): 60,
+        }
+        expression = documented_sum()
+        assert expression.count("rate(xdp_packets_total[1m])") == 2
+        totals = expression.replace("rate(xdp_packets_total[1m])", "xdp_packets_total")
+        with scraping(agent, tmp_path) as prometheus:
+
+            def sums(expression: str) -> dict[tuple[str, ...], float]:
+                found = prometheus.series(expression, "interface", "verdict")
+                return {key: value for key, value in found.items() if value}
+
+            wait_for(lambda: sums(totals) == expected)
+            time.sleep(3)
+            assert sums(totals) == expected
+            assert sums("sum by (interface, verdict) (xdp_packets_total)") != expected
+            assert sums(expression) == {}, "as it stands: nothing has come for a while"
 
 
 @pytest.mark.skipif(PROMTOOL is None, reason="promtool is missing: make setup fetches it")

@@ -53,7 +53,7 @@ def test_xdp_filter(lab: Lab, observer: Observer, mode: str) -> None:
         veth.send(udp(9999, 60), udp(9999, 1500), times=25)
         veth.send(udp(53, 100), times=40)
 
-        roles = {s.program.role: s.program.function for s in observer.standings()}
+        roles = {s.part.role: s.program.function for s in observer.standings()}
         name = roles["component"]
         assert reasons(observer) == {"xdp_dispatcher": "busy", name: ""}
         expect(

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from xdpscope.accounting.ledger import Tally
 from xdpscope.accounting.reading import REASONS
-from xdpscope.discovery.model import Attachment, Mode, XdpProgram
+from xdpscope.discovery.model import Attachment, ChainPlace, Mode, Part, Role, XdpProgram
 from xdpscope.metrics import (
     AgentCollector,
     FlowCollector,
@@ -25,6 +25,7 @@ from xdpscope.tracing.reason import Reason
 PROGRAM = XdpProgram(
     42, "0123456789abcdef", "xdp_filter_prog", "xdp_filter_program", 3, True, "xdp"
 )
+ROOT = Part(Role.ROOT)
 EXAMPLE = {"program_id": "42", "program": "xdp_filter_program"}
 
 
@@ -84,7 +85,7 @@ def test_without_flows_nothing_is_said_of_them() -> None:
 
 def test_programs() -> None:
     at = (Attachment("host", "eth0", Mode.NATIVE), Attachment("blue", "eth0", Mode.GENERIC))
-    standing = Standing(PROGRAM, at, None, missed=3, run_seconds=0.25)
+    standing = Standing(PROGRAM, ROOT, at, None, missed=3, run_seconds=0.25)
     samples = page(p=ProgramCollector(lambda: [standing]))
     info = {"tag": "0123456789abcdef", "role": "root", "attach_type": "xdp"}
     assert ("xdp_program_info", EXAMPLE | info, 1) in samples
@@ -96,8 +97,21 @@ def test_programs() -> None:
     assert ("xdpscope_tracer_run_seconds_total", EXAMPLE, 0.25) in samples
 
 
+def test_a_component_of_several_dispatchers() -> None:
+    part = Part(Role.COMPONENT, (ChainPlace(23, 0), ChainPlace(31, 2), ChainPlace(40, None)))
+    standing = Standing(PROGRAM, part, (), None, missed=0, run_seconds=None)
+    samples = page(p=ProgramCollector(lambda: [standing]))
+    found = [labels for name, labels, _ in samples if name == "xdp_program_component_info"]
+    assert found == [
+        EXAMPLE | {"dispatcher_id": dispatcher, "position": position}
+        for dispatcher, position in (("23", "0"), ("31", "2"), ("40", ""))
+    ]
+    roles = [labels["role"] for name, labels, _ in samples if name == "xdp_program_info"]
+    assert roles == ["component"]
+
+
 def test_a_program_that_vanished_says_only_that() -> None:
-    standing = Standing(PROGRAM, (), Reason.VANISHED, missed=0, run_seconds=None)
+    standing = Standing(PROGRAM, ROOT, (), Reason.VANISHED, missed=0, run_seconds=None)
     names = [name for name, *_ in page(p=ProgramCollector(lambda: [standing]))]
     assert [name for name in names if name.startswith("xdp_")] == ["xdp_program_traced"]
 

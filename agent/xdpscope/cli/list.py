@@ -9,6 +9,7 @@ from rich.table import Table
 
 from xdpscope.cli.console import console, note
 from xdpscope.describe import as_json
+from xdpscope.discovery.model import Part
 from xdpscope.log import printable
 from xdpscope.observer import Standing
 from xdpscope.survey import survey
@@ -46,8 +47,19 @@ def _table(standings: list[Standing]) -> Table:
         table.add_row(
             str(standing.program.id),
             escape(printable(standing.program.function)),
-            standing.program.role,
+            _role(standing.part),
             escape("\n".join(places)) or "-",
             "[green]yes[/]" if standing.reason is None else f"[yellow]no: {standing.reason}[/]",
         )
     return table
+
+
+def _role(part: Part) -> str:
+    """The role, and to whom a component or a tail-called program belongs."""
+    lines = [
+        f"{'' if place.position is None else f'{place.position} '}of {place.dispatcher}"
+        for place in part.chain
+    ]
+    if part.callers:
+        lines.append(f"of {', '.join(map(str, part.callers))}")
+    return "\n".join([part.role, *lines]) if len(lines) > 1 else " ".join([part.role, *lines])

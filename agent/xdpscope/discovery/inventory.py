@@ -2,10 +2,11 @@
 """Programs and interfaces put together into one snapshot."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Self
 
-from xdpscope.discovery.model import Attachment, Role, Snapshot
+from xdpscope.discovery.maps import MapEntries, MapKind, tail_called
+from xdpscope.discovery.model import Attachment, Mode, Role, Snapshot
 from xdpscope.discovery.namespaces import NamespaceSource
 from xdpscope.discovery.programs import ProgramList, ProgramSource
 from xdpscope.kernel.netns import HOST
@@ -22,8 +23,10 @@ class Inventory:
         """
         self._programs = ProgramSource()
         self._namespaces = namespaces or NamespaceSource()
+        self._maps = MapEntries()
 
     def close(self) -> None:
+        self._maps.close()
         self._namespaces.close()
         self._programs.close()
 
@@ -48,8 +51,8 @@ class Inventory:
         Raises:
             NotPermitted: for want of CAP_SYS_ADMIN.
         """
-        # Interfaces first: a program that they name is then in the list, or gone.
-        attachments: dict[int, list[Attachment]] = defaultdict(list)
+        # Interfaces and maps first: a program that they name is then in the list, or gone.
+        attachments: dict[int, set[Attachment]] = defaultdict(set)
         interfaces = {}
         namespaces = self._namespaces.read()
         for namespace in namespaces.seen:
@@ -57,25 +60,43 @@ class Inventory:
                 place = namespace.name, interface.name
                 interfaces[namespace.serial, interface.index] = place
                 for mode, program_id in interface.programs:
-                    attachments[program_id].append(Attachment(*place, mode))
+                    attachments[program_id].add(Attachment(*place, mode))
+        entries = self._maps.read()
+        running = set()
+        for entry in entries:
+            if entry.kind is MapKind.CPUMAP:
+                running.add(entry.program)
+            elif entry.kind is not MapKind.PROG_ARRAY:
+                elsewhere = namespaces.names.get(entry.inode, str(entry.inode)), entry.name
+                place = interfaces.get(entry.device, elsewhere)
+                attachments[entry.program].add(Attachment(*place, Mode.NATIVE))
         listed = self._programs.read()
-        for id, targets in self._targets_of_extensions(listed).items():
-            places = {at for target in targets for at in attachments.get(target, ())}
-            if places:
-                attachments[id] = list(places)
+        extended = self._targets_of_extensions(listed)
+        leaves = tail_called(
+            entries, listed.programs, attachments.keys() | running | extended.keys()
+        )
+        for id, targets in extended.items():
+            for target in targets:
+                attachments[id] |= attachments.get(target, set())
+                if target in running or target in leaves:
+                    running.add(id)
         return Snapshot(
             programs=listed.programs,
-            attachments={id: tuple(sorted(at, key=_order)) for id, at in attachments.items()},
+            attachments={id: tuple(sorted(at, key=_order)) for id, at in attachments.items() if at},
             holders=listed.holders,
             replaced=listed.replaced,
+            chains=listed.chains,
+            running=frozenset(running),
+            tail_called=leaves,
             interfaces=interfaces,
             namespaces={each.serial: (each.inode, each.name) for each in namespaces.seen},
             names=namespaces.names,
         )
 
-    def _targets_of_extensions(self, listed: ProgramList) -> Mapping[int, frozenset[int]]:
-        if listed.extends:
-            return listed.extends
+    @staticmethod
+    def _targets_of_extensions(listed: ProgramList) -> Mapping[int, Iterable[int]]:
+        if listed.chains:
+            return {id: [at.dispatcher for at in chain] for id, chain in listed.chains.items()}
         # Before Linux 5.13 no link tells what it is on: an extension may be in any dispatcher.
         programs = listed.programs.values()
         dispatchers = frozenset(p.id for p in programs if p.role is Role.DISPATCHER)

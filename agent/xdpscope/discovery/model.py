@@ -20,8 +20,9 @@ class Role(StrEnum):
     ROOT = "root"
     DISPATCHER = "dispatcher"
     COMPONENT = "component"  # a freplace program inside a dispatcher
-    DEVMAP = "devmap"
-    CPUMAP = "cpumap"
+    DEVMAP = "devmap"  # run by a devmap's entry, where a redirected packet leaves
+    CPUMAP = "cpumap"  # run by a cpumap's entry, on the CPU that a packet was redirected to
+    TAILCALL = "tailcall"  # reached through a prog array only
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +37,15 @@ class XdpProgram:
     jited: bool
     attach_type: str  # libbpf's name; empty where this kernel does not tell
     extension: bool = False  # a freplace program, in place of a function of an XDP program
+    at_egress: bool = False  # its packets are those of the device that they leave by
+    map_ids: tuple[int, ...] = ()  # of the maps that it uses
 
     @property
     def role(self) -> Role:
-        """By attach type and, for libxdp's dispatcher, by name."""
+        """What it was loaded for, by attach type and, for libxdp's dispatcher, by name.
+
+        See ``Snapshot.part_of`` for what it is used for.
+        """
         if self.extension:
             return Role.COMPONENT
         if self.attach_type == "xdp_devmap":
@@ -64,6 +70,27 @@ class Attachment:
 
 
 @dataclass(frozen=True, slots=True)
+class ChainPlace:
+    """A component's place in a dispatcher.
+
+    ``position`` is 0 for the first, and for a component that stands in for the dispatcher's
+    entry function; None where the name of the function that it replaces does not tell.
+    """
+
+    dispatcher: int
+    position: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What part a program plays at one moment."""
+
+    role: Role
+    chain: tuple[ChainPlace, ...] = ()  # of a component
+    callers: tuple[int, ...] = ()  # of a tailcall program; see Snapshot.tail_called
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """All that was there at one moment."""
 
@@ -75,9 +102,26 @@ class Snapshot:
     holders: Mapping[int, int] = field(default_factory=dict)
     # Programs whose entry function an extension stands in for; no tracer can be put there.
     replaced: frozenset[int] = frozenset()
+    # By component; empty where this kernel does not tell.
+    chains: Mapping[int, tuple[ChainPlace, ...]] = field(default_factory=dict)
+    # Programs that run without being attached anywhere: a cpumap's entry has them do so.
+    running: frozenset[int] = frozenset()
+    # Programs that only tail calls reach, and those that these calls begin with; none where
+    # nobody uses the prog array.
+    tail_called: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     # (namespace's serial number, ifindex) to (namespace name, interface name).
     interfaces: Mapping[tuple[int, int], tuple[str, str]] = field(default_factory=dict)
     # Serial number to (inode number, name), of the namespaces that were looked into.
     namespaces: Mapping[int, tuple[int, str]] = field(default_factory=dict)
     # Inode number to name, of all namespaces that have one.
     names: Mapping[int, str] = field(default_factory=dict)
+
+    def in_service(self, program_id: int) -> bool:
+        """Whether packets come to this program otherwise than by tail call."""
+        return bool(self.attachments.get(program_id)) or program_id in self.running
+
+    def part_of(self, program: XdpProgram) -> Part:
+        """What part a program plays now."""
+        if program.id in self.tail_called:
+            return Part(Role.TAILCALL, callers=self.tail_called[program.id])
+        return Part(program.role, chain=self.chains.get(program.id, ()))

@@ -1,23 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The loaded XDP programs, and how many references are held on each."""
 
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
-import numpy as np
-
-from xdpscope import bpf
 from xdpscope.discovery.links import TracingLinks
-from xdpscope.discovery.model import XdpProgram
+from xdpscope.discovery.listing import Listing
+from xdpscope.discovery.model import ChainPlace, XdpProgram
 from xdpscope.errors import KernelError, Vanished
-from xdpscope.libbpf import Link, Object, Program, attach_type_name
+from xdpscope.libbpf import Btf, LinkEnds, Program, attach_type_name
 
 _UNSPECIFIED = 0  # no attach type given: what loaders before 5.9 did; it means plain XDP
 _XDP = "xdp"
 _FREPLACE = "freplace"
+
+# The functions of libxdp's dispatcher that components take the place of.
+_COMPONENT = re.compile(r"prog(\d+)")
 
 ANCHOR = "xdpscope_anchor"
 """The entry function of bpf/anchor.bpf.c: the agent's own program, which is nobody's business."""
@@ -29,6 +31,7 @@ class Entry:
 
     attach_type: int = _UNSPECIFIED
     extension: bool = False
+    at_egress: bool = False
     references: int = 0
 
 
@@ -38,7 +41,7 @@ class ProgramList:
 
     programs: dict[int, XdpProgram]
     holders: dict[int, int]  # see Snapshot
-    extends: dict[int, frozenset[int]]  # an extension: the programs it replaces functions of
+    chains: dict[int, tuple[ChainPlace, ...]]  # see Snapshot
     replaced: frozenset[int]  # see Snapshot
 
 
@@ -55,26 +58,16 @@ class Census:
         Raises:
             KernelError: this kernel refuses it.
         """
-        with Object(bpf.path_of("programs")) as loaded:
-            loaded.keep_log("programs")
-            loaded.load()
-            self._record = loaded.btf.struct("program_record")
-            with loaded.program("programs") as program:
-                self._link = Link.iterate(program)
+        self._listing = Listing("programs", "program_record")
 
     def close(self) -> None:
-        self._link.close()
+        self._listing.close()
 
     def read(self) -> dict[int, "Entry"]:
         """By program id; the iterator's own reference is not counted."""
-        records = np.frombuffer(self._link.read_all(), self._record)
         return {
-            int(record["id"]): Entry(
-                int(record["attach_type"]),
-                bool(record["extension"]),
-                int(record["references"]) - 1,
-            )
-            for record in records
+            id: Entry(attach_type, bool(extension), bool(at_egress), references - 1)
+            for id, attach_type, extension, at_egress, references in self._listing.read().tolist()
         }
 
 
@@ -89,6 +82,7 @@ class ProgramSource:
             self._census = None
         self._links = TracingLinks()
         self._known: dict[int, XdpProgram | None] = {}  # None: not an XDP program
+        self._positions: dict[LinkEnds, int | None] = {}
 
     def close(self) -> None:
         if self._census is not None:
@@ -117,18 +111,38 @@ class ProgramSource:
         # After the census, so that a tracer new in between makes the number too small: then
         # a program is let go for a moment, not kept.
         tracers: Counter[int] = Counter()
-        extends: dict[int, frozenset[int]] = {}
+        chains: dict[int, list[ChainPlace]] = defaultdict(list)
+        positions: dict[LinkEnds, int | None] = {}
         replaced = set()
         for link in self._links.read():
             tracers[link.target] += 1
             program = programs.get(link.program)
-            if program is not None and program.extension:
-                extends[program.id] = extends.get(program.id, frozenset()) | {link.target}
-                target = programs.get(link.target)
-                if target is not None and target.entry_type_id == link.function:
-                    replaced.add(link.target)
+            target = programs.get(link.target)
+            if program is None or not program.extension or target is None:
+                continue
+            if target.entry_type_id == link.function:
+                replaced.add(target.id)
+            with suppress(Vanished):
+                positions[link] = self._position(link, target)
+                chains[program.id].append(ChainPlace(target.id, positions[link]))
+        self._positions = positions
         holders = {id: census[id].references - tracers[id] for id in programs}
-        return ProgramList(programs, holders, extends, frozenset(replaced))
+        return ProgramList(
+            programs,
+            holders,
+            {id: tuple(sorted(places, key=_by_dispatcher)) for id, places in chains.items()},
+            frozenset(replaced),
+        )
+
+    def _position(self, link: LinkEnds, target: XdpProgram) -> int | None:
+        """The position that this link gives a component; asked for once."""
+        if target.entry_type_id == link.function:
+            return 0
+        if link in self._positions:
+            return self._positions[link]
+        with Program.open(target.id) as program, Btf.from_kernel(program.info().btf_id) as btf:
+            found = _COMPONENT.fullmatch(btf.name(link.function))
+        return int(found[1]) if found else None
 
     def _describe_all(self, census: Mapping[int, Entry]) -> dict[int, XdpProgram]:
         self._known = {id: program for id, program in self._known.items() if id in census}
@@ -155,6 +169,8 @@ class ProgramSource:
             jited=info.jited,
             attach_type=self._attach_type(entry),
             extension=entry.extension,
+            at_egress=entry.at_egress,
+            map_ids=info.map_ids,
         )
 
     def _attach_type(self, entry: Entry) -> str:
@@ -163,3 +179,7 @@ class ProgramSource:
         if entry.extension:
             return _FREPLACE
         return _XDP if entry.attach_type == _UNSPECIFIED else attach_type_name(entry.attach_type)
+
+
+def _by_dispatcher(place: ChainPlace) -> tuple[int, int]:
+    return place.dispatcher, -1 if place.position is None else place.position

@@ -12,7 +12,8 @@ ALU, ALU64, JMP, JMP32 = lib.BPF_ALU, lib.BPF_ALU64, lib.BPF_JMP, lib.BPF_JMP32
 DW, MEM, IMM = lib.BPF_DW, lib.BPF_MEM, lib.BPF_IMM
 # Operations, and whether on a register.
 ADD, SUB, MOV, RSH = lib.BPF_ADD, lib.BPF_SUB, lib.BPF_MOV, lib.BPF_RSH
-JA, CALL, EXIT = lib.BPF_JA, lib.BPF_CALL, lib.BPF_EXIT
+JA, JEQ, JNE = lib.BPF_JA, lib.BPF_JEQ, lib.BPF_JNE
+CALL, EXIT = lib.BPF_CALL, lib.BPF_EXIT
 K, X = lib.BPF_K, lib.BPF_X
 
 LOAD_64 = LD | DW | IMM

@@ -13,6 +13,8 @@ from xdpscope.libbpf.descriptor import VERIFIER_LOG_SIZE, Descriptor, each_id, f
 from xdpscope.libbpf.instruction import Instruction
 from xdpscope.libbpf.template import Template
 
+_MAPS = 64  # MAX_USED_MAPS of include/linux/bpf_verifier.h
+
 
 @dataclass(frozen=True, slots=True)
 class ProgramInfo:
@@ -28,6 +30,7 @@ class ProgramInfo:
     run_time_ns: int  # counted only while kernel statistics are on
     run_count: int
     recursion_misses: int  # 5.12; always 0 before
+    map_ids: tuple[int, ...]  # of the maps that its instructions refer to
 
     @property
     def is_xdp(self) -> bool:
@@ -116,7 +119,10 @@ class Program(Descriptor):
     def info(self) -> ProgramInfo:
         """What the kernel says of this program now."""
         functions = ffi.new("struct bpf_func_info[1]")
+        maps = ffi.new("__u32[]", _MAPS)
         info = self._info(
+            nr_map_ids=_MAPS,
+            map_ids=int(ffi.cast("uintptr_t", maps)),
             nr_func_info=1,
             func_info_rec_size=ffi.sizeof("struct bpf_func_info"),
             func_info=int(ffi.cast("uintptr_t", functions)),
@@ -132,6 +138,7 @@ class Program(Descriptor):
             run_time_ns=info.run_time_ns,
             run_count=info.run_cnt,
             recursion_misses=info.recursion_misses,
+            map_ids=tuple(maps[0 : min(info.nr_map_ids, _MAPS)]),
         )
 
     def instructions(self) -> list[Instruction]:

@@ -46,6 +46,24 @@ class Template:
         shift = isa.ALU64 | isa.RSH | isa.K
         return self._slots(lambda insn, _: insn.code == shift and insn.imm == bits)
 
+    def switch_slots(self) -> Slots:
+        """Where the program has a branch for ``switched``: a jump if equal to nought, after one to
+        nowhere, which compilers do not write.
+        """
+        nowhere, branch = isa.JMP | isa.JA, isa.JMP | isa.JEQ | isa.K
+
+        def is_switch(insn: Any, following: Any) -> bool:
+            return (insn.code, insn.off, following.code, following.imm) == (nowhere, 0, branch, 0)
+
+        return tuple(at + 1 for at in self._slots(is_switch))
+
+    def switched(self, slots: Slots) -> Self:
+        """The same program, taking the other way at these branches."""
+        other = self.filled()
+        for slot in slots:
+            other.instructions[slot].code = isa.JMP | isa.JNE | isa.K
+        return other
+
     def _slots(self, wanted: Callable[[Any, Any], bool]) -> Slots:
         last = len(self.instructions) - 1
         return tuple(

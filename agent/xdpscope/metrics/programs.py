@@ -32,6 +32,11 @@ class ProgramCollector(Collector):
             "A place where an XDP program is attached.",
             labels=[*_PROGRAM, "netns", "interface", "mode"],
         )
+        component = GaugeMetricFamily(
+            "xdp_program_component_info",
+            "A component's place in the chain of a dispatcher; the first has position 0.",
+            labels=[*_PROGRAM, "dispatcher_id", "position"],
+        )
         traced = GaugeMetricFamily(
             "xdp_program_traced",
             "Whether what a program decides is counted; if not, the reason.",
@@ -53,10 +58,14 @@ class ProgramCollector(Collector):
             traced.add_metric([*labels, standing.reason or ""], int(standing.reason is None))
             if standing.reason is Reason.VANISHED:
                 continue
-            info.add_metric([*labels, program.tag, program.role, program.attach_type], 1)
+            part = standing.part
+            info.add_metric([*labels, program.tag, part.role, program.attach_type], 1)
+            for place in part.chain:
+                position = "" if place.position is None else str(place.position)
+                component.add_metric([*labels, str(place.dispatcher), position], 1)
             for at in standing.attachments:
                 attachment.add_metric([*labels, at.netns, at.interface, at.mode], 1)
             missed.add_metric(labels, standing.missed)
             if standing.run_seconds is not None:
                 cost.add_metric(labels, standing.run_seconds)
-        return [info, attachment, traced, missed, cost]
+        return [info, attachment, component, traced, missed, cost]

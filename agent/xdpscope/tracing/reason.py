@@ -14,6 +14,7 @@ class Reason(StrEnum):
     NO_BTF = "no_btf"  # its entry function cannot be named to the kernel
     NOT_JITED = "not_jited"  # an interpreted program has no entry to hook
     BUSY = "busy"  # an extension, or as many tracers as fit, hold the function
+    TAILCALL_ONLY = "tailcall_only"  # a tail call goes past what is hooked at the entry
     NOT_ATTACHED = "not_attached"
     EXCLUDED = "excluded"  # by the configuration
     KERNEL_REFUSED = "kernel_refused"
@@ -32,13 +33,15 @@ class Scope:
         attachments = snapshot.attachments.get(program.id, ())
         if not self.programs.admits(*program.selectors):
             return Reason.EXCLUDED
+        if program.id in snapshot.tail_called:
+            return Reason.TAILCALL_ONLY
         if not program.entry_type_id:
             return Reason.NO_BTF
         if not program.jited:
             return Reason.NOT_JITED
-        if not attachments:
+        if not snapshot.in_service(program.id):
             return Reason.NOT_ATTACHED
-        if not any(self.interfaces.admits(at.interface) for at in attachments):
+        if attachments and not any(self.interfaces.admits(at.interface) for at in attachments):
             return Reason.EXCLUDED
         if program.id in snapshot.replaced:
             return Reason.BUSY

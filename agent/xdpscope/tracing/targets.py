@@ -9,7 +9,7 @@ from errno import E2BIG, EBUSY
 
 import structlog
 
-from xdpscope.discovery.model import Attachment, Role, Snapshot, XdpProgram
+from xdpscope.discovery.model import Attachment, Part, Role, Snapshot, XdpProgram
 from xdpscope.errors import KernelError, Vanished
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.reason import Reason, Scope
@@ -29,6 +29,7 @@ class Target:
     """One program and how it stands with us."""
 
     program: XdpProgram
+    part: Part
     attachments: tuple[Attachment, ...] = ()
     reason: Reason | None = Reason.NOT_ATTACHED  # why its packets are not seen; None: they are
     tracer: Tracer | None = None
@@ -78,7 +79,9 @@ class Targets:
         for program_id, program in snapshot.programs.items():
             if interrupted():
                 return []
-            target = self._targets.setdefault(program_id, Target(program))
+            part = snapshot.part_of(program)
+            target = self._targets.setdefault(program_id, Target(program, part))
+            target.part = part
             target.attachments = snapshot.attachments.get(program_id, ())
             self._settle(target, snapshot, scope)
         return [id for id in self._targets if id not in snapshot.programs]

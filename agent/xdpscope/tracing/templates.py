@@ -123,6 +123,7 @@ class _Copyable:
     counts: Slots
     number: Slots
     hashes: tuple[Slots, Slots]
+    device: Slots  # the device of a packet is the one it came by, or switched the one it leaves by
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +191,7 @@ class Templates:
             template.map_slots(loaded.map_fd("counts")),
             template.constant_slots(_TARGET),
             (first, second),
+            template.switch_slots(),
         )
 
     def close(self) -> None:
@@ -216,8 +218,18 @@ class Templates:
         counts: Map,
         target: Program,
         entry: EntryFunction,
+        *,
+        at_egress: bool = False,
     ) -> list[Attached]:
         """Loads a copy of each of these programs for one target, then attaches them; or none.
+
+        Args:
+            names: Of the programs.
+            number: The target's.
+            counts: The target's own.
+            target: It.
+            entry: Its entry function.
+            at_egress: Packets are counted at the device that they leave by.
 
         Raises:
             LoadError: the kernel refused a copy.
@@ -234,6 +246,8 @@ class Templates:
                     (each.number, number),
                     *zip(each.hashes, hashes, strict=True),
                 )
+                if at_egress:
+                    template = template.switched(each.device)
                 title = f"xdpscope_{name.partition('_')[0]}"[:15]
                 program = stack.enter_context(Program.load(template, title, target, entry))
                 programs.append((program, template.attach_type))

@@ -44,6 +44,7 @@ class Tracer:
         self._last: Expense | None = None
         self._missed = 0
         self._target = program.id
+        self._at_egress = program.at_egress
         self._entry = EntryFunction(program.function, program.entry_type_id)
         with ExitStack() as stack:
             self._counts = stack.enter_context(engine.templates.new_counts())
@@ -53,7 +54,9 @@ class Tracer:
         self.complete = not engine.templates.variant.rest
 
     def _attach(self, names: Iterable[str], target: Program) -> list[Attached]:
-        return self._engine.templates.attach(names, self.number, self._counts, target, self._entry)
+        return self._engine.templates.attach(
+            names, self.number, self._counts, target, self._entry, at_egress=self._at_egress
+        )
 
     def follow_up(self, alters_packets: Callable[[Program], bool]) -> None:
         """Attaches the rest, which counts flows, in the place of what counts verdicts.

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from tests.bench.scale import PROGRAMS
 from xdpscope.accounting.ledger import Tally
 from xdpscope.describe import as_json
-from xdpscope.discovery.model import Attachment, Mode, XdpProgram
+from xdpscope.discovery.model import Attachment, Mode, Part, XdpProgram
 from xdpscope.metrics import (
     AgentCollector,
     FlowCollector,
@@ -42,7 +42,9 @@ def _standing(number: int) -> Standing:
         attach_type="xdp",
     )
     attachments = (Attachment("host", f"veth{number:04x}c0ffee", Mode.NATIVE),)
-    return Standing(program, attachments, reason=None, missed=0, run_seconds=1.5 * number)
+    return Standing(
+        program, Part(program.role), attachments, reason=None, missed=0, run_seconds=1.5 * number
+    )
 
 
 def _count(standing: Standing) -> Count:

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Chains of programs: put together by xdp-loader of Debian's xdp-tools, and by ourselves."""
+
+import ctypes
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.kernel.conftest import Counts, counted, expect, reasons
+from tests.kernel.lab import Lab, Veth, addressed, frame
+from tests.kernel.programs import compiled
+from tests.kernel.test_lifecycle import extension_of, link_targets  # noqa: F401 - a fixture
+from xdpscope.discovery.model import ChainPlace
+from xdpscope.libbpf import Descriptor, Program
+from xdpscope.observer import Observer, Standing
+from xdpscope.tracing.engine import Engine
+
+LINKS = ("pass_on", "drop_some", "send_back_some")
+DROP, PASS, TX = 1, 2, 3
+
+needs_loader = pytest.mark.skipif(
+    shutil.which("xdp-loader") is None, reason="xdp-loader is missing: install xdp-tools"
+)
+
+
+def xdp_loader(*arguments: str) -> None:
+    subprocess.run(["xdp-loader", *arguments], check=True, capture_output=True, timeout=300)
+
+
+def append(veth: Veth, function: str, mode: str = "native") -> None:
+    """Puts a program of links.bpf.c into the chain of an interface, by its priority."""
+    xdp_loader("load", "--mode", mode, "--prog-name", function, veth.name, str(compiled("links")))
+
+
+@contextmanager
+def chain(veth: Veth, *functions: str, mode: str = "native") -> Iterator[None]:
+    """Has libxdp run these programs on an interface."""
+    try:
+        for function in functions:
+            append(veth, function, mode)
+        yield
+    finally:
+        xdp_loader("unload", veth.name, "--all")
+
+
+def send_some(veth: Veth) -> int:
+    """5 packets to be dropped, 7 to be passed, 11 to be sent back; how many that are."""
+    for what, times in ((DROP, 5), (PASS, 7), (TX, 11)):
+        veth.send(addressed(frame(60 + what), what=what), times=times)
+    return 5 + 7 + 11
+
+
+def in_chain(name: str) -> Counts:
+    """What each program of the chain has to say of them, ``drop_some`` being the second."""
+    drop, passed, tx = (5, 5 * 61), (7, 7 * 62), (11, 11 * 63)
+    rest = passed[0] + tx[0], passed[1] + tx[1]
+    every = drop[0] + rest[0], drop[1] + rest[1]
+    return {
+        ("xdp_dispatcher", name, "drop"): drop,
+        ("xdp_dispatcher", name, "pass"): passed,
+        ("xdp_dispatcher", name, "tx"): tx,
+        ("pass_on", name, "pass"): every,
+        ("drop_some", name, "drop"): drop,
+        ("drop_some", name, "pass"): rest,
+        ("send_back_some", name, "pass"): passed,
+        ("send_back_some", name, "tx"): tx,
+    }
+
+
+def standings(observer: Observer) -> dict[str, Standing]:
+    """By function."""
+    return {standing.program.function: standing for standing in observer.standings()}
+
+
+def positions(observer: Observer) -> dict[str, list[int | None]]:
+    """Of each component, its positions; all are in the one dispatcher there is."""
+    found = standings(observer)
+    dispatcher = found["xdp_dispatcher"].program.id
+    for standing in found.values():
+        assert all(place.dispatcher == dispatcher for place in standing.part.chain)
+    return {
+        function: [place.position for place in standing.part.chain]
+        for function, standing in found.items()
+        if standing.part.role == "component"
+    }
+
+
+@needs_loader
+@pytest.mark.parametrize("mode", ["native", "skb"])
+def test_a_chain_of_three(lab: Lab, engine: Engine, observer: Observer, mode: str) -> None:
+    veth = lab.veth("xst0")
+    with chain(veth, *reversed(LINKS), mode=mode):
+        observer.look(0)
+        sent = send_some(veth)
+        expect(observer, in_chain("xst0"))
+        found = counted(observer)
+        assert sent == sum(n for (name, *_), (n, _) in found.items() if name == "xdp_dispatcher")
+        assert reasons(observer) == dict.fromkeys(("xdp_dispatcher", *LINKS), "")
+        if engine.tells_targets:
+            assert positions(observer) == {"pass_on": [0], "drop_some": [1], "send_back_some": [2]}
+        else:
+            assert positions(observer) == {link: [] for link in LINKS}
+
+
+@needs_loader
+def test_a_chain_that_grows(lab: Lab, engine: Engine, observer: Observer) -> None:
+    """Its first component stands for its dispatcher, until there is a second."""
+    veth = lab.veth("xst0")
+    with chain(veth, "drop_some"):
+        observer.look(0)
+        assert reasons(observer) == {"xdp_dispatcher": "busy", "drop_some": ""}
+        if engine.tells_targets:
+            assert positions(observer) == {"drop_some": [0]}
+        send_some(veth)
+        expected = {
+            ("drop_some", "xst0", "drop"): (5, 305),
+            ("drop_some", "xst0", "pass"): (18, 7 * 62 + 11 * 63),
+        }
+        expect(observer, expected)
+
+        append(veth, "pass_on")
+        observer.look(0)
+        observer.look(0)
+        if engine.tells_targets:
+            assert positions(observer) == {"pass_on": [0], "drop_some": [1]}
+        send_some(veth)
+        every = (23, 305 + 7 * 62 + 11 * 63)
+        once = dict(expected)
+        expected = {key: (2 * packets, 2 * size) for key, (packets, size) in once.items()}
+        expected |= {("xdp_dispatcher", *key[1:]): sums for key, sums in once.items()}
+        expected["pass_on", "xst0", "pass"] = every
+        expect(observer, expected)
+    observer.look(0)
+    assert not any(standing.attachments for standing in observer.standings())
+
+
+class _LinkCreate(ctypes.Structure):
+    """The part of union bpf_attr that BPF_LINK_CREATE takes for an extension (5.10)."""
+
+    _fields_ = (
+        ("prog_fd", ctypes.c_uint32),
+        ("target_fd", ctypes.c_uint32),
+        ("attach_type", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("target_btf_id", ctypes.c_uint32),
+    )
+
+
+def extend_too(extension: Program, target: Program, function: int) -> Descriptor:
+    """Has an extension take the place of a function of one more program."""
+    call, link_create = {"x86_64": 321}[platform.machine()], 28
+    attributes = _LinkCreate(extension.fileno(), target.fileno(), 0, 0, function)
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.syscall(call, link_create, ctypes.byref(attributes), ctypes.sizeof(attributes))
+    assert fd >= 0, os.strerror(ctypes.get_errno())
+    return Descriptor(fd)
+
+
+@pytest.mark.usefixtures("link_targets")
+def test_a_component_of_two_dispatchers(lab: Lab, observer: Observer) -> None:
+    """It stands for one of them; the other has it called, and does not say where it stands."""
+    first, second = lab.load("xdp_dispatcher", "dispatcher"), lab.load("xdp_dispatcher", "chain")
+    with extension_of(second, "first_component") as extension, extension.attached():
+        lab.attach(second, lab.veth("xst1"))
+        entry = first.entry_function()
+        assert entry is not None
+        with extend_too(extension.program, first, entry.type_id):
+            lab.attach(first, lab.veth("xst0"))
+            observer.look(0)
+            found = standings(observer)["drop_instead"]
+            assert found.part.chain == (
+                ChainPlace(first.info().id, 0),
+                ChainPlace(second.info().id, None),
+            )
+            assert [at.interface for at in found.attachments] == ["xst0", "xst1"]
+        observer.look(0)
+        found = standings(observer)["drop_instead"]
+        assert found.part.chain == (ChainPlace(second.info().id, None),)

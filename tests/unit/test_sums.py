@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""README's sum of each packet once, evaluated by Prometheus's own engine on given series."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Beside the interpreter, where make setup puts it, or anywhere.
+_PLACES = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+PROMTOOL = os.environ.get("PROMTOOL") or shutil.which("promtool", path=_PLACES)
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+pytestmark = pytest.mark.skipif(
+    PROMTOOL is None, reason="promtool is missing: make setup fetches it"
+)
+
+Series = dict[str, str]
+
+
+def documented_sum() -> str:
+    """README's expression for each packet once."""
+    return README.read_text().partition("\n### Sums\n")[2].split("```")[1].strip()
+
+
+class Page:
+    """What is on the pages of an agent, counters growing evenly."""
+
+    def __init__(self, instance: str) -> None:
+        self._instance = instance
+        self.series: list[Series] = []
+
+    def _add(self, values: str, name: str, **labels: str) -> None:
+        labels = {"instance": self._instance} | labels
+        inside = ",".join(f'{key}="{value}"' for key, value in labels.items())
+        self.series.append({"series": f"{name}{{{inside}}}", "values": values})
+
+    def program(self, id: str, role: str, *interfaces: str, reason: str = "") -> None:
+        """A program, and where it is attached."""
+        self._add("1x10", "xdp_program_info", program_id=id, role=role)
+        self._add(f"{int(not reason)}x10", "xdp_program_traced", program_id=id, reason=reason)
+        for interface in interfaces:
+            place = {"netns": "host", "interface": interface, "mode": "native"}
+            self._add("1x10", "xdp_program_attachment_info", program_id=id, **place)
+
+    def component(self, id: str, dispatcher: str, position: str) -> None:
+        """A component's place in a dispatcher."""
+        where = {"dispatcher_id": dispatcher, "position": position}
+        self._add("1x10", "xdp_program_component_info", program_id=id, **where)
+
+    def packets(self, id: str, interface: str, verdict: str, rate: int) -> None:
+        """So many packets a second; the pages are read every 15 seconds."""
+        place = {"netns": "host", "interface": interface, "verdict": verdict}
+        self._add(f"0+{15 * rate}x10", "xdp_packets_total", program_id=id, **place)
+
+
+def check(pages: list[Page], expected: dict[tuple[str, str], int]) -> None:
+    """Fails unless the sum is this, by interface and verdict, in packets a second."""
+    samples = [
+        {
+            "labels": f'{{netns="host",interface="{interface}",verdict="{verdict}"}}',
+            "value": rate,
+        }
+        for (interface, verdict), rate in expected.items()
+    ]
+    query = {"expr": documented_sum(), "eval_time": "2m", "exp_samples": samples}
+    test = {
+        "interval": "15s",
+        "input_series": [series for page in pages for series in page.series],
+        "promql_expr_test": [query],
+    }
+    assert PROMTOOL is not None
+    run = subprocess.run(
+        [PROMTOOL, "test", "rules", "/dev/stdin"],
+        input=json.dumps({"rule_files": [], "evaluation_interval": "15s", "tests": [test]}),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_a_root() -> None:
+    page = Page("a")
+    page.program("1", "root", "eth0", "eth1")
+    page.packets("1", "eth0", "pass", 10)
+    page.packets("1", "eth0", "drop", 5)
+    page.packets("1", "eth1", "pass", 3)
+    check([page], {("eth0", "pass"): 10, ("eth0", "drop"): 5, ("eth1", "pass"): 3})
+
+
+def test_a_program_behind_a_map() -> None:
+    page = Page("a")
+    page.program("1", "root", "eth0")
+    page.program("2", "devmap", "eth1")
+    page.program("3", "cpumap")
+    page.program("4", "tailcall", reason="tailcall_only")
+    page.packets("1", "eth0", "redirect", 10)
+    page.packets("2", "eth1", "drop", 10)
+    page.packets("3", "eth0", "pass", 10)
+    check([page], {("eth0", "redirect"): 10})
+
+
+def chain(page: Page, dispatcher: str, interface: str) -> None:
+    page.program(dispatcher, "dispatcher", interface)
+    page.packets(dispatcher, interface, "drop", 4)
+    page.packets(dispatcher, interface, "pass", 6)
+    for position, verdicts in enumerate(({"pass": 10}, {"drop": 4, "pass": 6}, {"pass": 6})):
+        id = f"{dispatcher}{position}"
+        page.program(id, "component", interface)
+        page.component(id, dispatcher, str(position))
+        for verdict, rate in verdicts.items():
+            page.packets(id, interface, verdict, rate)
+
+
+def test_a_chain() -> None:
+    page = Page("a")
+    chain(page, "7", "eth0")
+    check([page], {("eth0", "drop"): 4, ("eth0", "pass"): 6})
+
+
+def alone(page: Page, dispatcher: str, interface: str) -> None:
+    page.program(dispatcher, "dispatcher", interface, reason="busy")
+    page.program(f"{dispatcher}0", "component", interface)
+    page.component(f"{dispatcher}0", dispatcher, "0")
+    page.packets(f"{dispatcher}0", interface, "drop", 8)
+
+
+def test_a_component_in_the_place_of_its_dispatcher() -> None:
+    page = Page("a")
+    alone(page, "8", "eth0")
+    check([page], {("eth0", "drop"): 8})
+
+
+def test_both_on_several_hosts() -> None:
+    """Ids mean something else on each of them."""
+    one, other = Page("a"), Page("b")
+    chain(one, "7", "eth0")
+    alone(one, "8", "eth1")
+    chain(other, "8", "eth0")
+    alone(other, "7", "eth1")
+    check([one, other], {("eth0", "drop"): 8, ("eth0", "pass"): 12, ("eth1", "drop"): 16})
+
+
+def test_a_component_in_the_place_of_one_dispatcher_and_in_the_chain_of_another() -> None:
+    page = Page("a")
+    page.program("1", "dispatcher", "eth0", reason="busy")
+    page.program("2", "dispatcher", "eth1")
+    page.program("3", "component", "eth0", "eth1")
+    page.component("3", "1", "0")
+    page.component("3", "2", "0")
+    page.packets("3", "eth0", "drop", 5)
+    page.packets("3", "eth1", "drop", 7)
+    page.packets("2", "eth1", "drop", 7)
+    check([page], {("eth0", "drop"): 5, ("eth1", "drop"): 7})
