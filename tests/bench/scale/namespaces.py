@@ -15,13 +15,14 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from pyroute2 import IPRoute, netns
+from pyroute2 import IPRoute
 
 from tests.bench.compiled import path_of
 from tests.bench.guest import TARGET
 from tests.bench.table import markdown
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.errors import TracingUnavailable
+from xdpscope.kernel import netns
 from xdpscope.libbpf import Object
 from xdpscope.observer import Observer
 from xdpscope.tracing.engine import Engine
@@ -41,21 +42,31 @@ def spread(namespaces: int, links: int, programs: int) -> Iterator[None]:
     names = [f"xsb{number}" for number in range(namespaces)]
     with ExitStack() as stack:
         for number, name in enumerate(names):
-            netns.create(name)
-            stack.callback(netns.remove, name)
+            _ip("netns", "add", name)
+            stack.callback(_ip, "netns", "del", name)
             pairs = links // namespaces // 2
             ends = [f"eth{pair}{end}" for pair in range(pairs) for end in ("", "p")]
             commands = [f"link add {end} up type veth peer {end}p" for end in ends[::2]]
-            subprocess.run(
-                ["ip", "-n", name, "-batch", "-"], input="\n".join(commands), text=True, check=True
-            )
+            _ip("-n", name, "-batch", "-", input="\n".join(commands))
             wanted = programs // namespaces + (number < programs % namespaces)
             _attach(name, wanted)
         yield
 
 
+def _ip(*arguments: str, input: str | None = None) -> None:
+    subprocess.run(["ip", *arguments], input=input, text=True, check=True)
+
+
 def _attach(name: str, count: int) -> None:
-    with IPRoute(netns=name, flags=0) as route:
+    path = f"/run/netns/{name}"
+    with Path("/proc/thread-self/ns/net").open("rb") as home:
+        netns.enter(path, Path(path).stat().st_ino)
+        try:
+            route = IPRoute()
+        finally:
+            back = f"/proc/self/fd/{home.fileno()}"
+            netns.enter(back, Path(back).stat().st_ino)
+    with route:
         indices = [link["index"] for link in route.get_links() if link.get_attr("IFLA_LINK")]
         for index in indices[:count]:
             with Object(path_of("target")) as target:
@@ -96,7 +107,8 @@ def measure(namespaces: int, links: int, programs: int) -> list[str]:
 
 
 def main() -> None:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (1 << 16, 1 << 16))
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # a tracer takes three descriptors
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     head = ["namespaces", "links", "programs", "attachments found"]
     head += ["finding, ms", "… of CPU", "whole look, ms", "… of CPU"]
     wanted = [tuple(map(int, size.split(","))) for size in sys.argv[1:]] or SIZES
