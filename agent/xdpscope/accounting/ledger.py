@@ -74,10 +74,6 @@ class Ledger:
             tally.counts += now.counts if before is None else now.counts - before.counts
         stores[store] = reading
 
-    def start_over(self, program: int) -> None:
-        """Says that this program's next reading begins at nought: it has a new tracer."""
-        self._booked.pop(program, None)
-
     def of(self, program: int) -> Mapping[Place, Tally]:
         """The totals of one program."""
         return self._totals.get(program, {})

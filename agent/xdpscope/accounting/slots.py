@@ -24,6 +24,9 @@ Indices = NDArray[np.intp]
 HALF_LIFE = 10.0
 """Seconds after which a packet counts half in a flow's rate."""
 
+# What a packet of unknown age counts in a flow's rate: enough to put busy ones first.
+_OF_UNKNOWN_AGE = np.float32(1e-9)
+
 # A set that is being changed whenever it is looked at is left for the next reading.
 _ATTEMPTS = 100
 
@@ -78,9 +81,14 @@ class SlotTable:
         record: np.dtype[Any],
         key: np.dtype[Any],
         in_use: Callable[[], bool],
+        adopted: bool = False,
     ) -> None:
-        """Reads nothing yet, and takes no memory for slots until there is a flow: ``in_use``."""
+        """Reads nothing yet, and takes no memory for slots until there is a flow: ``in_use``.
+
+        Of flows that are in an ``adopted`` table already nobody knows when they came.
+        """
         self.family = family
+        self._adopted = adopted
         self._in_use = in_use
         self._map = table
         self._record = record
@@ -106,6 +114,7 @@ class SlotTable:
         self._score = np.zeros(self._size, np.float32)
         self._seen = np.full(self._size, -np.inf)
         self._held = np.zeros(self._size, bool)
+        self._aged: NDArray[np.bool_] | None = None
         self._order: Indices | None = None
         self._starts = np.empty(0, np.intp)
         self._read_at = 0.0
@@ -129,6 +138,8 @@ class SlotTable:
         unread = self._fetch()
         changed_sets = self._sets["done"] != self._done
         packets = np.ascontiguousarray(self._flows["packets"]).reshape(-1)
+        if self._adopted:
+            self._adopted, self._aged = False, packets != 0
         changed = packets != self._packets
         replaced = np.repeat(changed_sets.reshape(-1), self._shape[2])
         doubtful = (packets != 0) & (replaced | renamed)
@@ -227,7 +238,11 @@ class SlotTable:
         grown_bytes = np.where(again, sizes, sizes - self._bytes[slots])
         self._packets[slots] = count
         self._bytes[slots] = sizes
-        self._score[slots] += grown.astype(np.float32)
+        fresh = grown.astype(np.float32)
+        if self._aged is not None:
+            fresh[self._aged[slots]] *= _OF_UNKNOWN_AGE
+            self._aged[slots] = False
+        self._score[slots] += fresh
         self._seen[slots] = now
         # New, or given up for idle and back.
         back = slots[~self._held[slots]]

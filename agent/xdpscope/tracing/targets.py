@@ -12,6 +12,7 @@ import structlog
 from xdpscope.discovery.model import Attachment, Role, Snapshot, XdpProgram
 from xdpscope.errors import KernelError, Vanished
 from xdpscope.tracing.engine import Engine
+from xdpscope.tracing.pins import TargetPins
 from xdpscope.tracing.reason import Reason, Scope
 from xdpscope.tracing.tracer import Tracer
 
@@ -51,18 +52,22 @@ class Targets:
     because libxdp may still replace its entry function, which a tracer would forbid.
     """
 
-    def __init__(self, engine: Engine, before_closing: Callable[[int, Tracer], None]) -> None:
-        """``before_closing`` is called with a program's id and its tracer to be read last."""
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._before_closing = before_closing
         self._targets: dict[int, Target] = {}
+        self._pinned: dict[int, TargetPins] = {}  # by program id; nobody's yet
+        for pins in engine.pinned():
+            # One target has one place; should there be two, the last is the one in use.
+            if pins.program in self._pinned:
+                self._pinned[pins.program].remove()
+            self._pinned[pins.program] = pins
         self.failures: Counter[Reason] = Counter()
 
     def __iter__(self) -> Iterator[Target]:
         return iter(list(self._targets.values()))
 
     def close(self) -> None:
-        """Detaches every tracer."""
+        """Detaches every tracer that is not pinned."""
         for target in self:
             if target.tracer is not None:
                 target.tracer.close()
@@ -73,14 +78,20 @@ class Targets:
     ) -> list[int]:
         """Brings the tracers in step with ``snapshot``; the ids of programs that are gone.
 
-        Returns early, with the rest undone, once ``interrupted`` says so.
+        What is pinned is taken over first, and what is pinned of programs that are gone is
+        removed. Returns early, with the rest undone, once ``interrupted`` says so.
         """
         for program_id, program in snapshot.programs.items():
             if interrupted():
                 return []
             target = self._targets.setdefault(program_id, Target(program))
+            self._adopt(target)
             target.attachments = snapshot.attachments.get(program_id, ())
             self._settle(target, snapshot, scope)
+        while self._pinned:
+            program_id, pins = self._pinned.popitem()
+            pins.remove()
+            _log.info("gone meanwhile", program_id=program_id)
         return [id for id in self._targets if id not in snapshot.programs]
 
     def incomplete(self) -> Iterator[Target]:
@@ -118,8 +129,24 @@ class Targets:
     def forget(self, program_id: int) -> None:
         """Gives up a program that is gone, and its counts."""
         target = self._targets.pop(program_id, None)
-        if target is not None:
-            self._retire(target)
+        if target is not None and target.tracer is not None:
+            target.tracer.discard()
+
+    def _adopt(self, target: Target) -> None:
+        program = target.program
+        pins = self._pinned.pop(program.id, None)
+        if pins is None:
+            return
+        try:
+            target.tracer = Tracer(self._engine, program, pins)
+        except KernelError as error:
+            pins.remove()
+            _log.warning(
+                "what is pinned cannot be taken over: its counters start again",
+                program=program.function,
+                program_id=program.id,
+                error=str(error),
+            )
 
     def _settle(self, target: Target, snapshot: Snapshot, scope: Scope) -> None:
         program = target.program
@@ -143,9 +170,11 @@ class Targets:
         program, now = target.program, time.monotonic()
         if now < target.again_at:
             return target.refusal
-        self._retire(target)
         try:
-            target.tracer = Tracer(self._engine, program)
+            if target.tracer is None:
+                target.tracer = Tracer(self._engine, program)
+            else:
+                target.tracer.attach()
         except KernelError as error:
             target.refusal = reason = _reason_of(error)
             self.failures[reason] += 1
@@ -164,13 +193,6 @@ class Targets:
             return reason
         target.refusal, target.refusals = None, 0
         return None
-
-    def _retire(self, target: Target) -> None:
-        if target.tracer is not None:
-            target.tracer.detach()
-            self._before_closing(target.program.id, target.tracer)
-            target.tracer.close()
-            target.tracer = None
 
 
 def _reason_of(error: KernelError) -> Reason:
