@@ -74,6 +74,7 @@ class AgentProcess:
     def ready(self) -> Self:
         """Waits until the first discovery is done."""
         self._listening.wait(PATIENCE)
+        assert self.process.poll() is None, self.stderr
         wait_for(lambda: self.status("/readyz") == 200)
         return self
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m tests.kernel.halting STEP run …``: an agent that stops at a chosen step.
+"""``python -m tests.kernel.halting FIRST NUMBER run …``: an agent that stops at a chosen step.
 
-Steps are what changes how a target is traced or what is pinned of it, counted from 1 and from
-the moment its place among the pins is made. After the step the process stops (SIGSTOP), and
-whoever waits for that may kill it there.
+Steps are what changes how a target is traced or what is pinned of it, counted from the FIRST on:
+``new_target``, when its place among the pins is made, or ``_removed``, when something is unpinned.
+After so many of them the process stops (SIGSTOP), and whoever waits for that may kill it there.
 """
 
 import os
@@ -16,9 +16,8 @@ from xdpscope.__main__ import main
 from xdpscope.libbpf import Link, Map
 from xdpscope.tracing import pins
 
-BEGINS = "new_target"
 _STEPS = (
-    (pins.State, BEGINS),
+    (pins.State, "new_target"),
     (Map, "pin"),
     (Link, "trace"),
     (Link, "pin"),
@@ -27,7 +26,7 @@ _STEPS = (
 )
 
 
-def halt_after(wanted: int) -> None:
+def halt_after(first: str, wanted: int) -> None:
     """Has this process stop once so many steps are done."""
     done = 0
     began = False
@@ -36,7 +35,7 @@ def halt_after(wanted: int) -> None:
         def step(*arguments: Any, **keywords: Any) -> Any:
             nonlocal done, began
             result = function(*arguments, **keywords)
-            began = began or name == BEGINS
+            began = began or name == first
             done += began
             if began and done == wanted:
                 os.kill(os.getpid(), signal.SIGSTOP)
@@ -49,5 +48,5 @@ def halt_after(wanted: int) -> None:
 
 
 if __name__ == "__main__":
-    halt_after(int(sys.argv.pop(1)))
+    halt_after(sys.argv.pop(1), int(sys.argv.pop(1)))
     sys.exit(main())

@@ -55,6 +55,7 @@ class Targets:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._targets: dict[int, Target] = {}
+        self._tidied = not engine.templates.adopted
         self._pinned: dict[int, TargetPins] = {}  # by program id; nobody's yet
         for pins in engine.pinned():
             # One target has one place; should there be two, the last is the one in use.
@@ -88,10 +89,8 @@ class Targets:
             self._adopt(target)
             target.attachments = snapshot.attachments.get(program_id, ())
             self._settle(target, snapshot, scope)
-        while self._pinned:
-            program_id, pins = self._pinned.popitem()
-            pins.remove()
-            _log.info("gone meanwhile", program_id=program_id)
+        if not self._tidied:
+            self._tidy()
         return [id for id in self._targets if id not in snapshot.programs]
 
     def incomplete(self) -> Iterator[Target]:
@@ -131,6 +130,16 @@ class Targets:
         target = self._targets.pop(program_id, None)
         if target is not None and target.tracer is not None:
             target.tracer.discard()
+
+    def _tidy(self) -> None:
+        """Removes what is pinned and, as is now known, nobody's."""
+        while self._pinned:
+            program_id, pins = self._pinned.popitem()
+            pins.remove()
+            _log.info("gone meanwhile", program_id=program_id)
+        numbers = {target.tracer.number for target in self if target.tracer is not None}
+        self._engine.forget_spilled(lambda number, _inode, _index: number not in numbers)
+        self._tidied = True
 
     def _adopt(self, target: Target) -> None:
         program = target.program
