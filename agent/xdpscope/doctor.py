@@ -152,14 +152,19 @@ def _pin_path(path: Path) -> Finding:
     made = not path.exists()
     try:
         with PinPath.open(path) as pins:
-            programs = sum(len(state.targets()) for state in pins.states())
+            count = sum(len(state.targets()) for state in pins.states())
             if made:
                 pins.remove()
     except InUse:
         return Finding(check, Status.OK, f"{path} is in use by an agent")
     except XdpscopeError as error:
         return Finding(check, Status.FAIL, str(error), error.hint or "")
-    return Finding(check, Status.OK, f"{path}: usable, with counts of {programs} programs")
+    return Finding(check, Status.OK, f"{path}, with the counts of {programs(count)}")
+
+
+def programs(count: int) -> str:
+    """A number of programs in words."""
+    return f"{count} program{'' if count == 1 else 's'}"
 
 
 def _memlock() -> Finding:

@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 QUICK = "discovery: {interval: 500ms}\n"
 
 # An emulated machine is some twenty times slower than a real one.
-PATIENCE = 60.0
+PATIENCE = 240.0
 
 
 class AgentProcess:

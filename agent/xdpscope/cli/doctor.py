@@ -11,7 +11,7 @@ from rich.table import Table
 
 from xdpscope.cli.console import console, note
 from xdpscope.config import load
-from xdpscope.doctor import Finding, Status, clean, examine
+from xdpscope.doctor import Finding, Status, clean, examine, programs
 from xdpscope.errors import ConfigError
 
 _STYLE = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
@@ -43,7 +43,7 @@ def _clean(pin_path: Path | None, as_json: bool) -> int:
         note(f"Nothing is pinned in {pin_path}.")
     else:
         for each in removed:
-            print(f"removed {each.path}, with counts of {each.programs} programs")
+            print(f"removed {each.path}, with the counts of {programs(each.programs)}")
     return 0
 
 

@@ -264,6 +264,11 @@ class TargetPins:
         self._path = path
         self.number, self.program = map(int, path.name.split("_"))
 
+    @property
+    def has_counts(self) -> bool:
+        """Whether there are counts."""
+        return (self._path / _COUNTS).exists()
+
     def counts(self) -> Map:
         """Its counts.
 

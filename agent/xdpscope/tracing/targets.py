@@ -58,10 +58,11 @@ class Targets:
         self._tidied = not engine.templates.adopted
         self._pinned: dict[int, TargetPins] = {}  # by program id; nobody's yet
         for pins in engine.pinned():
-            # One target has one place; should there be two, the last is the one in use.
-            if pins.program in self._pinned:
-                self._pinned[pins.program].remove()
-            self._pinned[pins.program] = pins
+            # Without counts it was never used, or is being removed.
+            if pins.has_counts and pins.program not in self._pinned:
+                self._pinned[pins.program] = pins
+            else:
+                pins.remove()
         self.failures: Counter[Reason] = Counter()
 
     def __iter__(self) -> Iterator[Target]:
