@@ -7,7 +7,9 @@
  *
  * Everything here is a template, as there. Of a target's programs the small exit,
  * meanwhile_*, is attached first, then leave_*, then enter_*, or unaltered_* alone; then
- * the first is let go.
+ * the first is let go. At any moment in between those that are there count each packet
+ * once, also if the last of them is gone again: the agent may end in the middle, and only
+ * what it has pinned stays.
  *
  * In each packet the flow is counted before the target's own counters: whoever reads these
  * first has no flow ahead of them.
@@ -259,7 +261,8 @@ static __always_inline int leave_sampled(__u64 *ctx, bool by_epoch)
 
 /*
  * Without an entry, for a target that cannot alter its packets: what left it is what came in.
- * As long as there is count_meanwhile(), too, that comes second, and `kind` keeps it from counting.
+ * As long as there is count_meanwhile(), too, that comes second, and `counted` keeps it from
+ * counting.
  */
 static __always_inline int leave_unaltered(__u64 *ctx, enum reader reader)
 {
@@ -273,7 +276,7 @@ static __always_inline int leave_unaltered(__u64 *ctx, enum reader reader)
 
 	if (!target)
 		return 0;
-	target->entry.kind = ENTRY_NONE;
+	target->entry.counted = true;
 	xdp = packet_of(ctx);
 	first = &target->devices[0];
 	verdict = low_half(ctx[1]);
@@ -306,20 +309,24 @@ static __always_inline int leave_unaltered_sampled(__u64 *ctx)
 		return 0;
 	first = &target->devices[0];
 	entry = &target->entry;
-	entry->kind = ENTRY_NONE;
+	entry->counted = true;
 	if (__builtin_expect(!entry->skip, false)) {
 		enter_taken(ctx, entry);
 		return leave_other(ctx, target, length);
 	}
 	entry->skip--;
-	if (__builtin_expect(!recognised(first, device_of(packet_of(ctx), target), true), false))
+	if (__builtin_expect(!recognised(first, device_of(packet_of(ctx), target), true), false)) {
+		entry->kind = ENTRY_NONE;
 		return leave_other(ctx, target, length);
+	}
 	return leave_untaken(ctx, first, length);
 }
 
 /*
- * Takes little to load, and is attached first: counts verdicts until the two others are in
- * place, which is when there has been an entry on this CPU. From then on they count.
+ * Takes little to load, and is attached first: counts verdicts until others do. After leave_*
+ * and enter_* that is when there has been an entry on this CPU, for good: leave_* counts from
+ * then on, with or without further entries. After unaltered_* it is so for the packet at hand
+ * alone, of which nothing is then left behind.
  */
 static __always_inline int count_meanwhile(__u64 *ctx, bool by_epoch)
 {
@@ -328,8 +335,17 @@ static __always_inline int count_meanwhile(__u64 *ctx, bool by_epoch)
 	__u64 verdict = lesser((__u32)ctx[1], VERDICT_UNKNOWN);
 	struct device_counts *known;
 	struct xdp_buff *xdp;
+	struct entry *entry;
 
-	if (!target || verdict >= VERDICTS || entered(&target->entry))
+	if (!target || verdict >= VERDICTS)
+		return 0;
+	entry = &target->entry;
+	if (entry->counted) {
+		entry->counted = entry->kind = 0;
+		entry->key.words[1] = entry->key.words[4] = 0;
+		return 0;
+	}
+	if (entered(entry))
 		return 0;
 	xdp = packet_of(ctx);
 	known = &target->devices[0];

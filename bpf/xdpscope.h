@@ -123,7 +123,8 @@ struct entry {
 	union flow_key key;
 	__u64 ipv6;
 	__u64 other;
-	__u32 kind; /* enum entry_kind, if it is `other`; 0: there never was one */
+	__u16 kind; /* enum entry_kind, if it is `other`; 0: there never was one */
+	__u16 counted; /* by unaltered_*, which found meanwhile_* to be told of it */
 	__u32 skip; /* packets not to be taken before the next one */
 	__u64 sample_at; /* which of the last SAMPLE_RATE packets was taken */
 };

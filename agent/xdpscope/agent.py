@@ -36,6 +36,7 @@ from xdpscope.metrics import (
 )
 from xdpscope.observer import Count, FlowReport, Observer, Standing
 from xdpscope.tracing.engine import Engine
+from xdpscope.tracing.pins import PinPath
 from xdpscope.tracing.reason import Reason, Scope
 from xdpscope.tracing.templates import FlowSizes
 from xdpscope.web.app import create_app
@@ -66,11 +67,14 @@ class Watch(threading.Thread):
         self._stopping = threading.Event()
 
     def run(self) -> None:
-        """Loads, looks until stopped, and takes everything down again."""
+        """Loads, looks until stopped, and takes everything down again but what is pinned."""
         try:
             with ExitStack() as stack:
                 flows = self.config.flows
-                engine = stack.enter_context(Engine(_sizes(flows) if flows.enabled else None))
+                path = self.config.state.pin_path
+                pins = stack.enter_context(PinPath.open(path)) if path else None
+                sizes = _sizes(flows) if flows.enabled else None
+                engine = stack.enter_context(Engine(sizes, pins=pins))
                 namespaces = NamespaceSource(everywhere=_everywhere(self.config))
                 inventory = stack.enter_context(Inventory(namespaces))
                 observer = stack.enter_context(Observer(engine, inventory, self._scope(), flows))
@@ -212,7 +216,7 @@ class Agent:
         """Runs until a signal ends it.
 
         Raises:
-            XdpscopeError: it could not start; nothing is left attached.
+            XdpscopeError: it could not start; nothing new is left attached.
         """
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()

@@ -12,11 +12,10 @@ from pathlib import Path
 from xdpscope import libbpf
 from xdpscope.discovery.listing import Listing
 from xdpscope.discovery.programs import Census
-from xdpscope.errors import KernelError, NotPermitted, TracingUnavailable
-from xdpscope.kernel import capabilities
+from xdpscope.errors import KernelError, NotPermitted, TracingUnavailable, XdpscopeError
+from xdpscope.kernel import bpffs, capabilities
 from xdpscope.tracing.engine import Engine
-
-_BPFFS = Path("/sys/fs/bpf")
+from xdpscope.tracing.pins import InUse, PinPath
 
 
 class Status(StrEnum):
@@ -37,11 +36,42 @@ class Finding:
     cure: str = ""
 
 
-def examine() -> Iterator[Finding]:
-    """Runs every check. What needs trying is tried, on a program of our own."""
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """Pinned state that was taken away."""
+
+    path: str
+    programs: int  # that it had counts of
+
+
+def examine(pin_path: Path | None = None) -> Iterator[Finding]:
+    """Runs every check. What needs trying is tried, on a program of our own.
+
+    Args:
+        pin_path: ``state.pin_path``, if it is set.
+    """
     yield Finding("kernel", Status.OK, f"{platform.system()} {platform.release()}")
     for check in _CHECKS:
         yield check()
+    if pin_path is not None:
+        yield _pin_path(pin_path)
+
+
+def clean(pin_path: Path) -> list[Removed]:
+    """Removes all that agents have pinned below ``state.pin_path``.
+
+    Raises:
+        ConfigError: that is not on a bpffs.
+        InUse: an agent is using it.
+        XdpscopeError: it cannot be used.
+    """
+    with PinPath.open(pin_path) as pins:
+        removed = []
+        for state in pins.states():
+            removed.append(Removed(str(state.path), len(state.targets())))
+            state.remove()
+        pins.remove()
+        return removed
 
 
 def _btf() -> Finding:
@@ -121,12 +151,31 @@ def _map_entries() -> Finding:
 
 
 def _bpffs() -> Finding:
-    with Path("/proc/self/mounts").open() as mounts:
-        kinds = [fields[2] for fields in map(str.split, mounts) if fields[1] == str(_BPFFS)]
-    if "bpf" not in kinds:
-        cure = f"mount -t bpf bpf {_BPFFS} (only `state.pin_path` needs it)"
-        return Finding("bpffs", Status.WARN, f"not mounted at {_BPFFS}", cure)
-    return Finding("bpffs", Status.OK, f"mounted at {_BPFFS}")
+    mount = bpffs.USUAL_MOUNT
+    if not bpffs.is_on_bpffs(mount):
+        cure = f"mount -t bpf bpf {mount} (only `state.pin_path` needs it)"
+        return Finding("bpffs", Status.WARN, f"not mounted at {mount}", cure)
+    return Finding("bpffs", Status.OK, f"mounted at {mount}")
+
+
+def _pin_path(path: Path) -> Finding:
+    check = "state.pin_path"
+    made = not path.exists()
+    try:
+        with PinPath.open(path) as pins:
+            count = sum(len(state.targets()) for state in pins.states())
+            if made:
+                pins.remove()
+    except InUse:
+        return Finding(check, Status.OK, f"{path} is in use by an agent")
+    except XdpscopeError as error:
+        return Finding(check, Status.FAIL, str(error), error.hint or "")
+    return Finding(check, Status.OK, f"{path}, with the counts of {programs(count)}")
+
+
+def programs(count: int) -> str:
+    """A number of programs in words."""
+    return f"{count} program{'' if count == 1 else 's'}"
 
 
 def _memlock() -> Finding:

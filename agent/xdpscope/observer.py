@@ -126,7 +126,7 @@ class Observer:
         self._places = Places()
         self._spilled = SpilledRecords()
         self._ledger = Ledger()
-        self._targets = Targets(engine, self._book_last)
+        self._targets = Targets(engine)
         self._programs_gone: Farewell[int] = Farewell()
         self._places_gone: Farewell[Place] = Farewell()
         self._places_hidden: dict[Place, None] = {}
@@ -137,7 +137,7 @@ class Observer:
         self._flows = FlowLedger(tables, flows or Flows()) if tables else None
 
     def close(self) -> None:
-        """Detaches every tracer; a ``look`` under way ends soon."""
+        """Detaches every tracer that is not pinned; a ``look`` under way ends soon."""
         self._interrupt.set()
         with self._lock:
             self._targets.close()
@@ -197,7 +197,8 @@ class Observer:
             spilled = self._book(self._places.at_once)
             self._places.settle()
             self._snapshot = snapshot
-            self._forget_spilled(spilled)
+            if self._looked:  # else there may be some that were never booked
+                self._forget_spilled(spilled)
             gone = self._targets.reconcile(snapshot, self._scope, self._interrupt.is_set)
             if self._interrupt.is_set():
                 return
@@ -338,10 +339,6 @@ class Observer:
         self._ledger.book(program_id, "spilled", reading, place_of)
         if rest is not None:
             self._seen.append(Seen.spilled(program_id, number, rest))
-
-    def _book_last(self, program_id: int, tracer: Tracer) -> None:
-        self._book_one(program_id, tracer, self._engine.spilled(), self._places.at_once)
-        self._ledger.start_over(program_id)
 
     def _read_flows(self, place_of: PlaceOf) -> None:
         """Books the totals, and only then the flows: see accounting/flows.py."""

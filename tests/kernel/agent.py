@@ -2,6 +2,7 @@
 """The agent as a process of its own, as a host runs it."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -20,18 +21,29 @@ from prometheus_client.parser import text_string_to_metric_families
 QUICK = "discovery: {interval: 500ms}\n"
 
 # An emulated machine is some twenty times slower than a real one.
-PATIENCE = 60.0
+PATIENCE = 240.0
 
 
 class AgentProcess:
     """``xdpscope run``, with what it logs kept."""
 
-    def __init__(self, config: str = "", prefix: Sequence[str] = (), port: int = 0) -> None:
+    def __init__(
+        self,
+        config: str = "",
+        prefix: Sequence[str] = (),
+        port: int = 0,
+        program: Sequence[str] = ("-m", "xdpscope"),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Starts it; ``program`` is what Python runs in its stead, ``environment`` is added."""
         self._config = tempfile.NamedTemporaryFile("w", suffix=".yaml")  # noqa: SIM115 - closed by __exit__
         self.configure(config)
-        command = [*prefix, sys.executable, "-m", "xdpscope", "run", "--config", self._config.name]
+        command = [*prefix, sys.executable, *program, "run", "--config", self._config.name]
         self.process = subprocess.Popen(
-            [*command, "--listen", f"127.0.0.1:{port}"], stderr=subprocess.PIPE, text=True
+            [*command, "--listen", f"127.0.0.1:{port}"],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(environment or {})},
         )
         self.log: list[dict[str, object]] = []
         self.stderr: list[str] = []
@@ -62,6 +74,7 @@ class AgentProcess:
     def ready(self) -> Self:
         """Waits until the first discovery is done."""
         self._listening.wait(PATIENCE)
+        assert self.process.poll() is None, self.stderr
         wait_for(lambda: self.status("/readyz") == 200)
         return self
 

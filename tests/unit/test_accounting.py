@@ -49,34 +49,22 @@ def test_growth_goes_to_the_name_of_now() -> None:
     assert drops(ledger) == {("ns1", "old"): (3, 180), ("ns1", "new"): (2, 120)}
 
 
-def test_a_new_tracer_starts_at_nought_and_the_total_goes_on() -> None:
-    ledger = Ledger()
-    ledger.book(PROGRAM, PLACED, {(1, 2): reading(10)}, by_index)
-    ledger.start_over(PROGRAM)
-    ledger.book(PROGRAM, PLACED, {(1, 2): reading(4)}, by_index)
-    assert drops(ledger) == {("ns1", "eth0"): (14, 840)}
-
-
 @given(
     st.lists(
         st.tuples(
             st.integers(1, 3),  # ifindex
             st.integers(0, 50),  # packets more
             st.sampled_from(["eth0", "eth1"]),  # its name now
-            st.booleans(),  # a new tracer from here on
         ),
         max_size=60,
     )
 )
 def test_every_packet_is_booked_and_nothing_shrinks(
-    history: list[tuple[int, int, str, bool]],
+    history: list[tuple[int, int, str]],
 ) -> None:
     ledger, kernel, sent = Ledger(), {}, 0
     before: dict[Place, tuple[int, int]] = {}
-    for index, more, name, renewed in history:
-        if renewed:
-            ledger.start_over(PROGRAM)
-            kernel = {}
+    for index, more, name in history:
         kernel[1, index] = kernel.get((1, index), 0) + more
         sent += more
         ledger.book(

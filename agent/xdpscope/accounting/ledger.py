@@ -88,10 +88,6 @@ class Ledger:
         found, self._grown = self._grown, set()
         return found
 
-    def start_over(self, program: int) -> None:
-        """Says that this program's next reading begins at nought: it has a new tracer."""
-        self._booked.pop(program, None)
-
     def of(self, program: int) -> Mapping[Place, Tally]:
         """The totals of one program."""
         return self._totals.get(program, {})

@@ -24,6 +24,9 @@ Indices = NDArray[np.intp]
 HALF_LIFE = 10.0
 """Seconds after which a packet counts half in a flow's rate."""
 
+# What a packet of unknown age counts in a flow's rate: enough to put busy ones first.
+_OF_UNKNOWN_AGE = np.float32(1e-9)
+
 # A set that is being changed whenever it is looked at is left for the next reading.
 _ATTEMPTS = 100
 
@@ -107,9 +110,14 @@ class SlotTable:
         record: np.dtype[Any],
         key: np.dtype[Any],
         in_use: Callable[[], bool],
+        adopted: bool = False,
     ) -> None:
-        """Reads nothing yet, and takes no memory for slots until there is a flow: ``in_use``."""
+        """Reads nothing yet, and takes no memory for slots until there is a flow: ``in_use``.
+
+        Of flows that are in an ``adopted`` table already nobody knows when they came.
+        """
         self.family = family
+        self._adopted = adopted
         self._in_use = in_use
         self._map = table
         self._record = record
@@ -136,6 +144,7 @@ class SlotTable:
         self._seen = np.full(self._size, -np.inf)
         self._held = np.zeros(self._size, bool)
         self._grouping: _Grouping | None = None
+        self._aged: NDArray[np.bool_] | None = None
         self._read_at = 0.0
         self._ready = True
 
@@ -160,6 +169,8 @@ class SlotTable:
         unread = self._fetch()
         changed_sets = self._sets["done"] != self._done
         packets = np.ascontiguousarray(self._flows["packets"]).reshape(-1)
+        if self._adopted:
+            self._adopted, self._aged = False, packets != 0
         changed = packets != self._packets
         replaced = np.repeat(changed_sets.reshape(-1), self._shape[2])
         doubtful = (packets != 0) & (replaced | renamed)
@@ -257,7 +268,11 @@ class SlotTable:
         grown_bytes = np.where(changed, sizes - self._bytes * same, np.uint64(0))
         np.copyto(self._packets, packets, where=changed)
         np.copyto(self._bytes, sizes, where=changed)
-        self._score += grown
+        fresh = grown.astype(np.float32)
+        if self._aged is not None:
+            fresh[self._aged & changed] *= _OF_UNKNOWN_AGE
+            self._aged &= ~changed
+        self._score += fresh
         self._seen[changed] = now
         # New, or given up for idle and back.
         if (changed & ~self._held).any():

@@ -4,24 +4,47 @@
 import argparse
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 from rich.markup import escape
 from rich.table import Table
 
-from xdpscope.cli.console import console
-from xdpscope.doctor import Finding, Status, examine
+from xdpscope.cli.console import console, note
+from xdpscope.config import load
+from xdpscope.doctor import Finding, Status, clean, examine, programs
+from xdpscope.errors import ConfigError
 
 _STYLE = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints each finding; exit code 1 if one keeps the agent from working."""
-    findings = list(examine())
+    pin_path = load(arguments.config).state.pin_path
+    if arguments.clean:
+        return _clean(pin_path, arguments.json)
+    findings = list(examine(pin_path))
     if arguments.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
         console().print(_table(findings))
     return int(any(finding.status is Status.FAIL for finding in findings))
+
+
+def _clean(pin_path: Path | None, as_json: bool) -> int:
+    if pin_path is None:
+        raise ConfigError(
+            "state.pin_path is not set: there is nothing to remove",
+            hint="name the agent's configuration: xdpscope doctor --clean --config FILE",
+        )
+    removed = clean(pin_path)
+    if as_json:
+        print(json.dumps([asdict(each) for each in removed], indent=2))
+    elif not removed:
+        note(f"Nothing is pinned in {pin_path}.")
+    else:
+        for each in removed:
+            print(f"removed {each.path}, with the counts of {programs(each.programs)}")
+    return 0
 
 
 def _table(findings: list[Finding]) -> Table:

@@ -68,10 +68,23 @@ def build() -> argparse.ArgumentParser:
 
     for name, summary, example in (
         ("list", "list every XDP program and whether it can be traced", "xdpscope list --json"),
-        ("doctor", "check whether XDP programs can be traced on this host", "xdpscope doctor"),
+        (
+            "doctor",
+            "check whether XDP programs can be traced on this host",
+            "xdpscope doctor --config /etc/xdpscope/xdpscope.yaml",
+        ),
     ):
         command = _command(commands, name, summary, example)
         command.add_argument("--json", action="store_true", help="print JSON for machines")
+    # `command` is the doctor's.
+    command.add_argument(
+        "--config", type=Path, metavar="FILE", help="the agent's configuration, to be checked too"
+    )
+    command.add_argument(
+        "--clean",
+        action="store_true",
+        help="check nothing; remove what an agent with that configuration has left pinned",
+    )
 
     check = _command(
         commands,

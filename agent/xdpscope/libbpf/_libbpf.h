@@ -110,6 +110,8 @@ int bpf_map_get_fd_by_id(__u32 id);
 int bpf_link_get_fd_by_id(__u32 id);
 int bpf_btf_get_fd_by_id(__u32 id);
 int bpf_enable_stats(enum bpf_stats_type type);
+int bpf_obj_pin(int fd, const char *pathname);
+int bpf_obj_get(const char *pathname);
 
 struct bpf_map_create_opts {
     size_t sz; __u32 btf_fd; __u32 btf_key_type_id; __u32 btf_value_type_id; __u32 map_flags; ...;
@@ -196,6 +198,8 @@ struct bpf_program *bpf_object__find_program_by_name(const struct bpf_object *ob
 struct bpf_map *bpf_object__find_map_by_name(const struct bpf_object *obj, const char *name);
 int bpf_map__fd(const struct bpf_map *map);
 const char *bpf_map__name(const struct bpf_map *map);
+int bpf_map__reuse_fd(struct bpf_map *map, int fd);
+struct bpf_map *bpf_object__next_map(const struct bpf_object *obj, const struct bpf_map *map);
 int bpf_map__set_max_entries(struct bpf_map *map, __u32 max_entries);
 struct bpf_program *bpf_object__next_program(const struct bpf_object *obj,
                                              struct bpf_program *prog);

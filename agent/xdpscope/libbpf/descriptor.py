@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An owned file descriptor, and how a failed call becomes an exception."""
+"""Owned file descriptors, pinned ones too, and how a failed call becomes an exception."""
 
 import os
 import warnings
 from collections.abc import Callable, Iterator
 from errno import EACCES, ENOENT, EPERM
+from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from xdpscope.errors import KernelError, NotPermitted, Vanished
-from xdpscope.libbpf._raw import ffi
+from xdpscope.libbpf._raw import ffi, lib
 
 # Room for what the verifier says of one program; it starts at the end if there is more.
 VERIFIER_LOG_SIZE = 1 << 20
@@ -78,3 +79,32 @@ class Descriptor:
             message = f"unclosed {type(self).__name__}"
             warnings.warn(message, ResourceWarning, stacklevel=2, source=self)
             self.close()
+
+
+class Pinnable(Descriptor):
+    """Something that a path on a bpffs can keep alive, as this descriptor does."""
+
+    __slots__ = ()
+
+    def pin(self, path: Path) -> None:
+        """Gives it a path; it lives until that is unlinked and every descriptor closed.
+
+        Raises:
+            KernelError: EINVAL where that is not on a bpffs, EPERM for a dot in the name,
+                EEXIST, ENOSPC, …
+        """
+        result = lib.bpf_obj_pin(self.fileno(), os.fsencode(path))
+        if result < 0:
+            fail(result, f"pinning {path}")
+
+    @classmethod
+    def pinned(cls, path: Path) -> Self:
+        """What is pinned there. Of which kind it is must be known: nothing checks it.
+
+        Raises:
+            Vanished: there is nothing.
+        """
+        fd = lib.bpf_obj_get(os.fsencode(path))
+        if fd < 0:
+            fail(fd, f"opening {path}")
+        return cls(fd)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from xdpscope.libbpf._raw import ffi, lib
-from xdpscope.libbpf.descriptor import Descriptor, each_id, fail
+from xdpscope.libbpf.descriptor import Pinnable, each_id, fail
 from xdpscope.libbpf.program import Program
 
 _READ_SIZE = 1 << 16
@@ -27,8 +27,8 @@ class LinkEnds:
     function: int
 
 
-class Link(Descriptor):
-    """An attachment of one of our programs; closing it detaches."""
+class Link(Pinnable):
+    """An attachment of one of our programs; closing it detaches, unless it is pinned."""
 
     __slots__ = ()
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from xdpscope.errors import KernelError, Vanished
 from xdpscope.libbpf._raw import ffi, lib
-from xdpscope.libbpf.descriptor import Descriptor, each_id, fail
+from xdpscope.libbpf.descriptor import Pinnable, each_id, fail
 
 # The kernel's own, of include/linux/errno.h: it leaks out of bpf(2).
 _ENOTSUPP = 524
@@ -62,7 +62,7 @@ class MapInfo:
         return -(-self.value_size // 8) * 8 if self.type in _PER_CPU else self.value_size
 
 
-class Map(Descriptor):
+class Map(Pinnable):
     """A map. Values come as arrays of bytes with one row a CPU; ``view`` gives them a type."""
 
     __slots__ = ("info",)

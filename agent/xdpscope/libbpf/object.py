@@ -79,6 +79,19 @@ class Object:
         if result < 0:
             raise LoadError(f"the map {name!r} cannot be resized to {entries}", -result)
 
+    def maps(self) -> list[str]:
+        """The names of its maps, those of its global variables too."""
+        names, found = [], ffi.NULL
+        while found := lib.bpf_object__next_map(self._handle, found):
+            names.append(ffi.string(lib.bpf_map__name(found)).decode())
+        return names
+
+    def reuse(self, name: str, existing: Map) -> None:
+        """Has a map that is there already taken, as it is, in the place of a new one."""
+        result = lib.bpf_map__reuse_fd(self._map(name), existing.fileno())
+        if result < 0:
+            raise LoadError(f"the map {name!r} cannot be taken over", -result)
+
     def keep_log(self, name: str) -> None:
         """Has the verifier's log of this program put into the error, should it be refused."""
         log = ffi.new("char[]", VERIFIER_LOG_SIZE)

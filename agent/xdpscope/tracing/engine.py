@@ -19,6 +19,7 @@ from xdpscope.errors import KernelError, LoadError, NotPermitted, TracingUnavail
 from xdpscope.kernel import capabilities
 from xdpscope.libbpf import Map, Object, Program, typed
 from xdpscope.tracing import alteration, templates
+from xdpscope.tracing.pins import PinPath, TargetPins
 from xdpscope.tracing.templates import FlowSizes
 
 _log = structlog.get_logger(__name__)
@@ -29,16 +30,25 @@ _ONLY_KEY = b"\0\0\0\0"
 class Engine:
     """Holds what tracers share: the templates of their programs, and their common maps."""
 
-    def __init__(self, flows: FlowSizes | None = None, *, watch_devices: bool = True) -> None:
+    def __init__(
+        self,
+        flows: FlowSizes | None = None,
+        *,
+        watch_devices: bool = True,
+        pins: PinPath | None = None,
+    ) -> None:
         """Loads everything, and attaches a first tracer to a program of our own as a trial.
 
         Args:
             flows: With it packets are counted by flow as well, in tables of this size.
             watch_devices: Without it, or where the kernel does not let us, a device's identity
                 is read for each packet.
+            pins: Where what is counted outlives the agent. What such an engine left there
+                is taken over, what another left is removed.
 
         Raises:
             TracingUnavailable: this kernel does not trace BPF programs for us; it says why.
+            KernelError: nothing can be pinned.
         """
         self._numbers = itertools.count(1)
         self.sample_rate = flows.sample_rate if flows else 1
@@ -47,7 +57,9 @@ class Engine:
                 anchor = stack.enter_context(Object(bpf.path_of("anchor")))
                 anchor.load()
                 self._anchor = stack.enter_context(anchor.program(ANCHOR))
-                self.templates = templates.load(flows, watch_devices, self._anchor)
+                self.templates, self._state = templates.load(
+                    flows, watch_devices, self._anchor, pins
+                )
                 stack.callback(self.templates.close)
                 self._spilled = stack.enter_context(self.templates.map("spilled"))
                 self._taken = (
@@ -58,6 +70,9 @@ class Engine:
                 self._spill_key = self.templates.btf.struct("spill_key")
             except KernelError as error:
                 raise unavailable(error) from error
+            if pins is not None and self._state is not None:
+                self.templates.pin(self._state)
+                pins.retain(self._state)
             self._resources = stack.pop_all()
 
     def close(self) -> None:
@@ -100,8 +115,24 @@ class Engine:
             return frozenset()
 
     def next_number(self) -> int:
-        """A number for a target: none is ever used again with the maps that they share."""
-        return next(self._numbers)
+        """A number for a target: none is ever used again with the maps that they share.
+
+        Raises:
+            KernelError: with pins, that this one is used could not be noted.
+        """
+        return next(self._numbers) if self._state is None else self._state.next_number()
+
+    def new_pins(self, number: int, program_id: int) -> TargetPins | None:
+        """Where to pin what belongs to one target; None without pins.
+
+        Raises:
+            KernelError: there can be no such place.
+        """
+        return None if self._state is None else self._state.new_target(number, program_id)
+
+    def pinned(self) -> list[TargetPins]:
+        """What is pinned of each target, by ascending number."""
+        return [] if self._state is None else self._state.targets()
 
     def spilled(self) -> dict[int, NDArray[Any]]:
         """Records that found no place in their target's own map, by the target's number.
@@ -127,6 +158,7 @@ class Engine:
                 btf.struct(family.record),
                 btf.struct(family.key),
                 partial(_is_set, self._taken, at),
+                adopted=self.templates.adopted,
             )
             for at, family in enumerate(FAMILIES)
         ]

@@ -12,6 +12,7 @@ import structlog
 from xdpscope.discovery.model import Attachment, Part, Role, Snapshot, XdpProgram
 from xdpscope.errors import KernelError, Vanished
 from xdpscope.tracing.engine import Engine
+from xdpscope.tracing.pins import TargetPins
 from xdpscope.tracing.reason import Reason, Scope
 from xdpscope.tracing.tracer import Tracer
 
@@ -52,18 +53,24 @@ class Targets:
     because libxdp may still replace its entry function, which a tracer would forbid.
     """
 
-    def __init__(self, engine: Engine, before_closing: Callable[[int, Tracer], None]) -> None:
-        """``before_closing`` is called with a program's id and its tracer to be read last."""
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._before_closing = before_closing
         self._targets: dict[int, Target] = {}
+        self._tidied = not engine.templates.adopted
+        self._pinned: dict[int, TargetPins] = {}  # by program id; nobody's yet
+        for pins in engine.pinned():
+            # Without counts it was never used, or is being removed.
+            if pins.has_counts and pins.program not in self._pinned:
+                self._pinned[pins.program] = pins
+            else:
+                pins.remove()
         self.failures: Counter[Reason] = Counter()
 
     def __iter__(self) -> Iterator[Target]:
         return iter(list(self._targets.values()))
 
     def close(self) -> None:
-        """Detaches every tracer."""
+        """Detaches every tracer that is not pinned."""
         for target in self:
             if target.tracer is not None:
                 target.tracer.close()
@@ -74,7 +81,8 @@ class Targets:
     ) -> list[int]:
         """Brings the tracers in step with ``snapshot``; the ids of programs that are gone.
 
-        Returns early, with the rest undone, once ``interrupted`` says so.
+        What is pinned is taken over first, and what is pinned of programs that are gone is
+        removed. Returns early, with the rest undone, once ``interrupted`` says so.
         """
         for program_id, program in snapshot.programs.items():
             if interrupted():
@@ -82,8 +90,11 @@ class Targets:
             part = snapshot.part_of(program)
             target = self._targets.setdefault(program_id, Target(program, part))
             target.part = part
+            self._adopt(target)
             target.attachments = snapshot.attachments.get(program_id, ())
             self._settle(target, snapshot, scope)
+        if not self._tidied:
+            self._tidy()
         return [id for id in self._targets if id not in snapshot.programs]
 
     def incomplete(self) -> Iterator[Target]:
@@ -121,8 +132,34 @@ class Targets:
     def forget(self, program_id: int) -> None:
         """Gives up a program that is gone, and its counts."""
         target = self._targets.pop(program_id, None)
-        if target is not None:
-            self._retire(target)
+        if target is not None and target.tracer is not None:
+            target.tracer.discard()
+
+    def _tidy(self) -> None:
+        """Removes what is pinned and, as is now known, nobody's."""
+        while self._pinned:
+            program_id, pins = self._pinned.popitem()
+            pins.remove()
+            _log.info("gone meanwhile", program_id=program_id)
+        numbers = {target.tracer.number for target in self if target.tracer is not None}
+        self._engine.forget_spilled(lambda number, _inode, _index: number not in numbers)
+        self._tidied = True
+
+    def _adopt(self, target: Target) -> None:
+        program = target.program
+        pins = self._pinned.pop(program.id, None)
+        if pins is None:
+            return
+        try:
+            target.tracer = Tracer(self._engine, program, pins)
+        except KernelError as error:
+            pins.remove()
+            _log.warning(
+                "what is pinned cannot be taken over: its counters start again",
+                program=program.function,
+                program_id=program.id,
+                error=str(error),
+            )
 
     def _settle(self, target: Target, snapshot: Snapshot, scope: Scope) -> None:
         program = target.program
@@ -146,9 +183,11 @@ class Targets:
         program, now = target.program, time.monotonic()
         if now < target.again_at:
             return target.refusal
-        self._retire(target)
         try:
-            target.tracer = Tracer(self._engine, program)
+            if target.tracer is None:
+                target.tracer = Tracer(self._engine, program)
+            else:
+                target.tracer.attach()
         except KernelError as error:
             target.refusal = reason = _reason_of(error)
             self.failures[reason] += 1
@@ -167,13 +206,6 @@ class Targets:
             return reason
         target.refusal, target.refusals = None, 0
         return None
-
-    def _retire(self, target: Target) -> None:
-        if target.tracer is not None:
-            target.tracer.detach()
-            self._before_closing(target.program.id, target.tracer)
-            target.tracer.close()
-            target.tracer = None
 
 
 def _reason_of(error: KernelError) -> Reason:

@@ -7,10 +7,12 @@ one this kernel takes is found by loading.
 """
 
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from errno import EPROTO
+from hashlib import sha256
+from itertools import chain
 from math import ceil, log2
 from typing import Self
 
@@ -18,6 +20,7 @@ from xdpscope import bpf
 from xdpscope.accounting.reading import of_target
 from xdpscope.errors import KernelError, TracingUnavailable
 from xdpscope.libbpf import Btf, EntryFunction, Link, Map, Object, Program, Slots, Template, typed
+from xdpscope.tracing.pins import PinPath, Shared, State
 
 _ONLY_KEY = b"\0\0\0\0"
 
@@ -73,6 +76,11 @@ class Variant:
     @property
     def programs(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((self.first, *self.rest, *self.rest_unaltered)))
+
+    def id(self, sizes: FlowSizes | None) -> str:
+        """Equal for what can be pinned by one agent and taken over by the next."""
+        parts = bpf.path_of(self.object).read_bytes(), repr((self, sizes)).encode()
+        return sha256(b"".join(sha256(part).digest() for part in parts)).hexdigest()[:16]
 
 
 def variants(flows: FlowSizes | None, watch_devices: bool) -> Iterator[Variant]:
@@ -148,8 +156,11 @@ class Templates:
         sizes: FlowSizes | None,
         anchor: Program,
         entry: EntryFunction,
+        state: State | None = None,
     ) -> None:
         """Loads it, aimed at the anchor's entry function.
+
+        With ``state``, with the maps that are pinned there, if any are.
 
         Raises:
             LoadError: the kernel refused one of its programs.
@@ -159,17 +170,30 @@ class Templates:
         self._factors = [_factor() for _ in range(_FACTORS)]
         with ExitStack() as stack:
             loaded = stack.enter_context(Object(bpf.path_of(variant.object)))
-            loaded.choose(*variant.programs, *([_HOOK] if variant.watches_devices else []))
+            hooks = [_HOOK] if variant.watches_devices else []
+            self._shared = [name for name in loaded.maps() if name != "counts"]
+            pinned = state.open(self._shared, hooks) if state is not None else None
+            if pinned is not None:
+                for each in (*pinned.maps.values(), *pinned.links.values()):
+                    stack.enter_context(each)
+            loaded.choose(*variant.programs, *(hooks if pinned is None else []))
             for name in variant.programs:
                 loaded.aim(name, anchor, entry.name)
                 loaded.keep_log(name)
-            if sizes is not None:
+            if pinned is not None:
+                for name, each in pinned.maps.items():
+                    loaded.reuse(name, each)
+            elif sizes is not None:
                 for family in ("flows4", "flows6"):
                     loaded.resize(family, sizes.sets)
+            self._hooks = dict(pinned.links) if pinned is not None else {}
             loaded.load()
-            if variant.watches_devices:
-                with loaded.program(_HOOK) as hook:
-                    stack.enter_context(Link.trace(hook, loaded.attach_type(_HOOK)))
+            if pinned is None:
+                for name in hooks:
+                    with loaded.program(name) as hook:
+                        link = stack.enter_context(Link.trace(hook, loaded.attach_type(name)))
+                        self._hooks[name] = link
+            self.adopted = pinned is not None
             self._copyables = {
                 name: self._copyable(loaded, name, sizes) for name in variant.programs
             }
@@ -207,6 +231,17 @@ class Templates:
         """One of the maps that all targets share."""
         return self._object.map(name)
 
+    def pin(self, state: State) -> None:
+        """Pins what targets share, unless it was taken over from there.
+
+        Raises:
+            KernelError: it cannot be.
+        """
+        if not self.adopted:
+            with ExitStack() as stack:
+                maps = {name: stack.enter_context(self.map(name)) for name in self._shared}
+                state.create(Shared(maps, self._hooks))
+
     def new_counts(self) -> Map:
         """An empty map for the counts of one target."""
         return self._counts.sibling("xdpscope_counts")
@@ -220,8 +255,10 @@ class Templates:
         entry: EntryFunction,
         *,
         at_egress: bool = False,
-    ) -> list[Attached]:
-        """Loads a copy of each of these programs for one target, then attaches them; or none.
+    ) -> Generator[tuple[str, Attached], None, None]:
+        """Loads a copy of each of these programs for one target, or none; then attaches them.
+
+        One after the other: each is the caller's, with its name, before the next is attached.
 
         Args:
             names: Of the programs.
@@ -237,8 +274,8 @@ class Templates:
         """
         # Which flows share a set is nobody's to know, and differs from target to target.
         hashes = self._factors[number % _FACTORS], self._factors[(3 * number + 1) % _FACTORS]
-        with ExitStack() as stack:
-            programs = []
+        waiting: list[tuple[str, Program, int]] = []
+        try:
             for name in names:
                 each = self._copyables[name]
                 template = each.template.filled(
@@ -249,14 +286,16 @@ class Templates:
                 if at_egress:
                     template = template.switched(each.device)
                 title = f"xdpscope_{name.partition('_')[0]}"[:15]
-                program = stack.enter_context(Program.load(template, title, target, entry))
-                programs.append((program, template.attach_type))
-            found = [
-                Attached(program, stack.enter_context(Link.trace(program, kind)))
-                for program, kind in programs
-            ]
-            stack.pop_all()
-            return found
+                program = Program.load(template, title, target, entry)
+                waiting.append((name, program, template.attach_type))
+            while waiting:
+                name, program, kind = waiting[0]
+                attached = Attached(program, Link.trace(program, kind))
+                del waiting[0]
+                yield name, attached
+        finally:
+            for _, program, _ in waiting:
+                program.close()
 
     def try_on(self, anchor: Program, entry: EntryFunction) -> None:
         """Traces a program of our own, for a moment, in each of the ways there are.
@@ -271,13 +310,13 @@ class Templates:
         for rest in {self.variant.rest, self.variant.rest_unaltered}:
             with ExitStack() as stack:
                 counts = stack.enter_context(self.new_counts())
-                for names in ((self.variant.first,), rest):
-                    attached = self.attach(names, 0, counts, anchor, entry)
-                    for each in attached:
-                        stack.callback(each.close)
+                for _, each in chain.from_iterable(
+                    self.attach(names, 0, counts, anchor, entry)
+                    for names in ((self.variant.first,), rest)
+                ):
+                    stack.callback(each.close)
                     # Whether a tracer's reference can be told from a user's (Linux 5.13).
-                    if attached:
-                        self.tells_targets = attached[0].link.ends().target == anchor.info().id
+                    self.tells_targets = each.link.ends().target == anchor.info().id
                 anchor.test_run(bytes(64))
                 self._check_one(counts)
 
@@ -288,8 +327,10 @@ class Templates:
             raise KernelError(f"one packet was counted {packets} times", EPROTO)
 
 
-def load(flows: FlowSizes | None, watch_devices: bool, anchor: Program) -> Templates:
-    """The best variant that this kernel takes.
+def load(
+    flows: FlowSizes | None, watch_devices: bool, anchor: Program, pins: PinPath | None = None
+) -> tuple[Templates, State | None]:
+    """The best variant that this kernel takes; and where, with pins, its state is.
 
     Raises:
         TracingUnavailable: programs have no BTF here, so that none can be traced.
@@ -304,15 +345,20 @@ def load(flows: FlowSizes | None, watch_devices: bool, anchor: Program) -> Templ
     *others, last = variants(flows, watch_devices)
     for variant in others:
         with suppress(KernelError):
-            return _tried(variant, flows, anchor, entry)
-    return _tried(last, flows, anchor, entry)
+            return _tried(variant, flows, anchor, entry, pins)
+    return _tried(last, flows, anchor, entry, pins)
 
 
 def _tried(
-    variant: Variant, flows: FlowSizes | None, anchor: Program, entry: EntryFunction
-) -> Templates:
+    variant: Variant,
+    flows: FlowSizes | None,
+    anchor: Program,
+    entry: EntryFunction,
+    pins: PinPath | None,
+) -> tuple[Templates, State | None]:
+    state = pins.state(variant.id(flows)) if pins is not None else None
     with ExitStack() as stack:
-        templates = stack.enter_context(closing(Templates(variant, flows, anchor, entry)))
+        templates = stack.enter_context(closing(Templates(variant, flows, anchor, entry, state)))
         templates.try_on(anchor, entry)
         stack.pop_all()
-        return templates
+        return templates, state

@@ -1,19 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """One target's tracer: attached, detached, and readable until it is closed."""
 
+import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from errno import EAGAIN
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from xdpscope.discovery.model import XdpProgram
+from xdpscope.errors import KernelError, Vanished
 from xdpscope.libbpf import EntryFunction, Program, typed
 from xdpscope.tracing.engine import Engine
+from xdpscope.tracing.pins import TargetPins
 from xdpscope.tracing.templates import Attached
 
 _ONLY_KEY = b"\0\0\0\0"
+
+# Seconds that the kernel may take for detaching what was unpinned.
+_PATIENCE = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,35 +36,104 @@ class Tracer:
     """Counts what one program decides, from its construction until ``detach``.
 
     Attached, it holds a reference on its target, as everything that traces does. Its
-    counts stay readable after ``detach``, until ``close``.
+    counts stay readable after ``detach``, and go on growing if it is attached again.
+
+    With pins it outlives the agent. Of the tracing programs these may then be found: the first,
+    alone or with some of those that follow it; or all of one way of following it. Each of
+    these sets counts every packet once (see bpf/flows.bpf.c), and both ``follow_up`` and
+    ``detach`` go through such sets only, until with what is left nothing counts any more:
+    that is for ``attach`` to begin anew.
     """
 
-    def __init__(self, engine: Engine, program: XdpProgram) -> None:
-        """Attaches to the program's entry function what counts verdicts; all or nothing.
+    def __init__(
+        self, engine: Engine, program: XdpProgram, pinned: TargetPins | None = None
+    ) -> None:
+        """Takes over what is pinned of the program; without that, attaches; all or nothing.
 
         Raises:
             Vanished: the program is gone.
             LoadError: the kernel refused the tracing program.
-            KernelError: it could not be attached: EBUSY, E2BIG, …
+            KernelError: it could not be attached: EBUSY, E2BIG, … Or what is pinned is not
+                what it should be.
         """
         self._engine = engine
-        self.number = engine.next_number()
-        self._last: Expense | None = None
-        self._missed = 0
         self._target = program.id
         self._at_egress = program.at_egress
         self._entry = EntryFunction(program.function, program.entry_type_id)
+        self._attached: dict[str, Attached] = {}  # in the order of attaching
+        self._last: Expense | None = None
+        self._missed = 0
+        self._let_go: list[int] = []  # programs
+        self.complete = False
         with ExitStack() as stack:
-            self._counts = stack.enter_context(engine.templates.new_counts())
-            with Program.open(self._target) as target:
-                self._attached = self._attach((engine.templates.variant.first,), target)
+            if pinned is not None:
+                self._pins: TargetPins | None = pinned
+                self.number = pinned.number
+                self._counts = stack.enter_context(pinned.counts())
+                self._adopt(pinned, stack)
+            else:
+                self.number = engine.next_number()
+                self._counts = stack.enter_context(engine.templates.new_counts())
+                self._pins = engine.new_pins(self.number, program.id)
+                if self._pins is not None:
+                    stack.callback(self._pins.remove)
+                    self._pins.put_counts(self._counts)
+                self._attach_first()
             stack.pop_all()
-        self.complete = not engine.templates.variant.rest
 
-    def _attach(self, names: Iterable[str], target: Program) -> list[Attached]:
-        return self._engine.templates.attach(
+    def _adopt(self, pinned: TargetPins, stack: ExitStack) -> None:
+        variant, names = self._engine.templates.variant, pinned.links()
+        for name in variant.programs:
+            if name in names:
+                link = stack.enter_context(pinned.link(name))
+                ends = link.ends()
+                if ends.target not in (0, self._target):  # 0: a kernel that does not tell
+                    raise Vanished(f"what is pinned traces program {ends.target}")
+                tracing = stack.enter_context(Program.open(ends.program))
+                self._attached[name] = Attached(tracing, link)
+        ways = [set(way) for way in (variant.rest, variant.rest_unaltered)]
+        if variant.first not in self._attached and set(self._attached) not in ways:
+            self._detach_all()
+        if not self._attached:
+            self._last = Expense(0, None)
+        self.complete = bool(self._attached) and not (
+            variant.rest and variant.first in self._attached
+        )
+
+    def attach(self) -> None:
+        """Attaches it again, after ``detach``, as the constructor does; its counts go on.
+
+        Raises:
+            KernelError: as of the constructor.
+        """
+        self._wait_until_let_go()
+        # What is in there now is not of the packets to come.
+        records = self._counts.lookup(_ONLY_KEY)
+        entry = typed(records, self._engine.target_counts)["entry"]
+        entry[...] = np.zeros((), entry.dtype)
+        self._counts.update(_ONLY_KEY, records.tobytes())
+        self._attach_first()
+        self._last = None
+
+    def _attach_first(self) -> None:
+        variant = self._engine.templates.variant
+        with Program.open(self._target) as target:
+            self._attach((variant.first,), target)
+        self.complete = not variant.rest
+
+    def _attach(self, names: Iterable[str], target: Program) -> None:
+        """Attaches one after the other; each is pinned before the next is there."""
+        attaching = self._engine.templates.attach(
             names, self.number, self._counts, target, self._entry, at_egress=self._at_egress
         )
+        with closing(attaching):
+            for name, each in attaching:
+                with ExitStack() as stack:
+                    stack.callback(each.close)
+                    if self._pins is not None:
+                        self._pins.put(name, each.link)
+                    stack.pop_all()
+                self._attached[name] = each
 
     def follow_up(self, alters_packets: Callable[[Program], bool]) -> None:
         """Attaches the rest, which counts flows, in the place of what counts verdicts.
@@ -73,13 +150,41 @@ class Tracer:
         self.complete = True
         variant = self._engine.templates.variant
         with Program.open(self._target) as target:
-            rest = variant.rest if alters_packets(target) else variant.rest_unaltered
-            attached = self._attach(rest, target)
-        before, self._attached = self._attached, attached
-        for each in before:
-            each.link.close()
-            self._missed += each.program.info().recursion_misses
-            each.program.close()
+            rest = self._begun()
+            if rest is None:
+                rest = variant.rest if alters_packets(target) else variant.rest_unaltered
+            self._attach([name for name in rest if name not in self._attached], target)
+        self._missed += self._drop(variant.first)
+
+    def _begun(self) -> tuple[str, ...] | None:
+        """What another agent had begun to attach."""
+        variant = self._engine.templates.variant
+        ways = variant.rest, variant.rest_unaltered
+        return next((way for way in ways if not self._attached.keys().isdisjoint(way)), None)
+
+    def _drop(self, name: str) -> int:
+        """Detaches one; how many packets it missed."""
+        each = self._attached.pop(name)
+        if self._pins is not None:
+            self._pins.drop(name)
+        each.link.close()
+        info = each.program.info()
+        self._let_go.append(info.id)
+        each.program.close()
+        return info.recursion_misses
+
+    def _detach_all(self) -> None:
+        for name in list(self._attached):
+            self._drop(name)
+
+    def _wait_until_let_go(self) -> None:
+        """What was unpinned is detached a moment later, and its program is gone only then."""
+        end = time.monotonic() + _PATIENCE
+        while any(_is_loaded(id) for id in self._let_go):
+            if time.monotonic() > end:
+                raise KernelError("what traced it before is not detached yet", EAGAIN)
+            time.sleep(0.005)
+        self._let_go.clear()
 
     @property
     def attached(self) -> bool:
@@ -89,12 +194,23 @@ class Tracer:
         """Lets the target go. A packet still inside it may be counted a moment later."""
         if self._last is None:
             self._last = self._expense()
-            for each in self._attached:
-                each.close()
+            self._missed = self._last.missed
+            self._detach_all()
 
     def close(self) -> None:
-        """Detaches, and gives up the counts."""
+        """Ends it, and gives up the counts; but what is pinned counts on."""
+        if self._pins is None:
+            self.discard()
+            return
+        for each in self._attached.values():
+            each.close()
+        self._counts.close()
+
+    def discard(self) -> None:
+        """Detaches, and gives up the counts, pinned or not."""
         self.detach()
+        if self._pins is not None:
+            self._pins.remove()
         self._counts.close()
         self._engine.forget_spilled(lambda number, _inode, _index: number == self.number)
 
@@ -107,8 +223,16 @@ class Tracer:
         return self._expense() if self._last is None else self._last
 
     def _expense(self) -> Expense:
-        infos = [each.program.info() for each in self._attached]
+        infos = [each.program.info() for each in self._attached.values()]
         ran = any(info.run_count for info in infos)
         seconds = sum(info.run_time_ns for info in infos) / 1e9
-        # The first is the exit, whichever they are.
+        # The first is an exit, whichever they are.
         return Expense(self._missed + infos[0].recursion_misses, seconds if ran else None)
+
+
+def _is_loaded(program_id: int) -> bool:
+    try:
+        Program.open(program_id).close()
+    except Vanished:
+        return False
+    return True

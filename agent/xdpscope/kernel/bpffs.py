@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a bpffs is mounted."""
+
+import os
+from pathlib import Path
+
+USUAL_MOUNT = Path("/sys/fs/bpf")
+
+
+def is_on_bpffs(path: Path) -> bool:
+    """Whether this is on a bpffs, or would be if it were made; links are followed.
+
+    Raises:
+        OSError: that cannot be told: permission is denied on the way, say.
+    """
+    path = path.resolve()
+    existing = next(each for each in (path, *path.parents) if each.exists())
+    device = existing.stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    # proc(5): the device, and after a hyphen the type of the file system. Every path of one
+    # file system has its device, wherever and however often it is mounted.
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split()
+        if fields[2] == wanted:
+            return fields[fields.index("-", 6) + 1] == "bpf"
+    return False

@@ -1,0 +1,328 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What outlives the agent: counts and tracers, pinned in a directory on a bpffs.
+
+    PIN_PATH/                          locked by the agent that uses it
+      state_ID/                        what belongs together; ID says of which build and how set
+        maps/NAME                      the maps that all targets share
+        links/NAME                     what else is attached for all of them
+        targets/NUMBER_PROGRAM/        of one target: its number, and the program's id
+          counts                       its counts
+          NAME                         the link of each of its tracing programs
+        next_NUMBER/                   the number for the next target; the last that is made,
+                                       the first that is removed: without it nothing counts
+
+The agent may end between any two steps. So a name is there or it is not, and what each set of
+names means is said once: here for a state, in ``tracer.py`` for a target.
+"""
+
+import fcntl
+import os
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import structlog
+
+from xdpscope.errors import ConfigError, KernelError, Vanished, XdpscopeError
+from xdpscope.kernel import bpffs
+from xdpscope.libbpf import Link, Map
+
+_log = structlog.get_logger(__name__)
+
+
+class InUse(XdpscopeError):
+    """Somebody else has the directory."""
+
+
+_STATE = "state_"
+_NEXT = "next_"
+_TARGET = re.compile("[0-9]+_[0-9]+")
+_COUNTS = "counts"
+
+_EXAMPLE = bpffs.USUAL_MOUNT / "xdpscope"
+
+
+class PinPath:
+    """The directory ``state.pin_path``, ours alone until it is closed."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self.path = path
+        self._fd = fd
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Makes the directory if need be, and locks it.
+
+        Raises:
+            ConfigError: it is not on a bpffs.
+            InUse: an agent has it.
+            XdpscopeError: it cannot be used; the hint says what to do.
+        """
+        try:
+            if not bpffs.is_on_bpffs(path):
+                raise ConfigError(
+                    f"state.pin_path: {path} is not on a bpffs",
+                    hint=f"use a directory on one, such as {_EXAMPLE}"
+                    f" (to mount one: mount -t bpf bpf {bpffs.USUAL_MOUNT})",
+                )
+            while True:
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                with ExitStack() as stack:
+                    stack.callback(os.close, fd)
+                    cls._lock(fd, path)
+                    # Whoever had it may have removed it, and somebody made it anew.
+                    if os.path.exists(path) and os.path.samestat(os.fstat(fd), path.stat()):  # noqa: PTH110
+                        cls._check(fd, path)
+                        stack.pop_all()
+                        return cls(path, fd)
+        except OSError as error:
+            raise XdpscopeError(
+                f"state.pin_path: {path} cannot be used: {error.strerror}",
+                hint="run as root, with the bpffs writable; names on it have no dots",
+            ) from error
+
+    @staticmethod
+    def _lock(fd: int, path: Path) -> None:
+        # The kernel gives it back whichever way the process ends.
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InUse(
+                f"state.pin_path: {path} is in use by another xdpscope",
+                hint="stop that one first, or give each agent a directory of its own",
+            ) from None
+
+    @staticmethod
+    def _check(fd: int, path: Path) -> None:
+        # What is pinned there is trusted.
+        status = os.fstat(fd)
+        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            raise XdpscopeError(
+                f"state.pin_path: others may write to {path}",
+                hint=f"use a directory that is the agent's alone, such as {_EXAMPLE}",
+            )
+
+    def close(self) -> None:
+        """Unlocks the directory; what is pinned stays."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def state(self, id: str) -> "State":
+        """The state of this id, which may not be there yet."""
+        return State(self.path / f"{_STATE}{id}")
+
+    def states(self) -> list["State"]:
+        """All there are, of whichever build."""
+        return [State(each) for each in sorted(self.path.glob(f"{_STATE}*"))]
+
+    def retain(self, wanted: "State") -> None:
+        """Removes every other state."""
+        for state in self.states():
+            if state.path != wanted.path:
+                _log.warning(
+                    "pinned by another build or configuration: removed, counters start again",
+                    path=str(state.path),
+                    programs=len(state.targets()),
+                )
+                state.remove()
+
+    def remove(self) -> None:
+        """Removes the directory itself, unless something is in there."""
+        if not any(self.path.iterdir()):
+            _removed(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What all targets share, by name."""
+
+    maps: Mapping[str, Map]
+    links: Mapping[str, Link]
+
+
+class State:
+    """All that is pinned for one build, set one way."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._next = 1
+
+    def targets(self) -> list["TargetPins"]:
+        """What is pinned of each target, by ascending number."""
+        paths = (self.path / "targets").glob("*")
+        found = [TargetPins(each) for each in paths if _TARGET.fullmatch(each.name)]
+        return sorted(found, key=lambda pins: pins.number)
+
+    def open(self, maps: Iterable[str], links: Iterable[str]) -> Shared | None:
+        """Opens what is shared, to be taken over.
+
+        Returns:
+            None if that is not whole; nothing is left of it then.
+        """
+        marks = self._marks()
+        try:
+            if not marks:
+                raise Vanished(f"{self.path} was not completed")
+            with ExitStack() as stack:
+                shared = Shared(
+                    {n: stack.enter_context(Map.pinned(self._map(n))) for n in maps},
+                    {n: stack.enter_context(Link.pinned(self._link(n))) for n in links},
+                )
+                stack.pop_all()
+        except KernelError as error:
+            if self.path.exists():
+                _log.warning("pinned, but not whole: removed", error=str(error))
+                self.remove()
+            return None
+        self._next = max(marks)
+        return shared
+
+    def create(self, shared: Shared) -> None:
+        """Pins what is shared.
+
+        Raises:
+            KernelError: it cannot be; nothing is left.
+        """
+        try:
+            for part in ("maps", "links", "targets"):
+                (self.path / part).mkdir(mode=0o700, parents=True)
+            for name, each in shared.maps.items():
+                each.pin(self._map(name))
+            for name, link in shared.links.items():
+                link.pin(self._link(name))
+            self._mark.mkdir(mode=0o700)
+        except OSError as error:
+            self.remove()
+            raise KernelError(f"making {self.path} failed", error.errno or 0) from error
+        except KernelError:
+            self.remove()
+            raise
+
+    def next_number(self) -> int:
+        """A number that no target of this state ever had, nor will have.
+
+        Raises:
+            KernelError: that could not be noted.
+        """
+        number, before = self._next, self._mark
+        self._next += 1
+        try:
+            before.rename(self._mark)
+        except OSError as error:
+            raise KernelError(f"renaming {before} failed", error.errno or 0) from error
+        return number
+
+    def new_target(self, number: int, program: int) -> "TargetPins":
+        """A place for one target's.
+
+        Raises:
+            KernelError: there can be none.
+        """
+        path = self.path / "targets" / f"{number}_{program}"
+        try:
+            path.mkdir(mode=0o700)
+        except OSError as error:
+            raise KernelError(f"making {path} failed", error.errno or 0) from error
+        return TargetPins(path)
+
+    def remove(self) -> None:
+        """Unpins all of it: what is attached is detached a moment later."""
+        for number in self._marks():
+            _removed(self.path / f"{_NEXT}{number}")
+        _removed(self.path)
+
+    def _marks(self) -> list[int]:
+        names = (each.name.removeprefix(_NEXT) for each in self.path.glob(f"{_NEXT}*"))
+        return [int(name) for name in names if name.isdecimal()]
+
+    @property
+    def _mark(self) -> Path:
+        return self.path / f"{_NEXT}{self._next}"
+
+    def _map(self, name: str) -> Path:
+        return self.path / "maps" / name.strip(".").replace(".", "_")  # names have no dots here
+
+    def _link(self, name: str) -> Path:
+        return self.path / "links" / name
+
+
+class TargetPins:
+    """What is pinned of one target; without ``counts`` it is nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.number, self.program = map(int, path.name.split("_"))
+
+    @property
+    def has_counts(self) -> bool:
+        """Whether there are counts."""
+        return (self._path / _COUNTS).exists()
+
+    def counts(self) -> Map:
+        """Its counts.
+
+        Raises:
+            Vanished: there are none.
+        """
+        return Map.pinned(self._path / _COUNTS)
+
+    def links(self) -> list[str]:
+        """The names of the tracing programs whose links are pinned."""
+        return [each.name for each in self._path.iterdir() if each.name != _COUNTS]
+
+    def link(self, name: str) -> Link:
+        """The link of one of its tracing programs.
+
+        Raises:
+            Vanished: there is none.
+        """
+        return Link.pinned(self._path / name)
+
+    def put_counts(self, counts: Map) -> None:
+        """Pins its counts; to be done before anything is attached.
+
+        Raises:
+            KernelError: they cannot be.
+        """
+        counts.pin(self._path / _COUNTS)
+
+    def put(self, name: str, link: Link) -> None:
+        """Pins the link of a tracing program.
+
+        Raises:
+            KernelError: it cannot be.
+        """
+        link.pin(self._path / name)
+
+    def drop(self, name: str) -> None:
+        """Unpins the link of a tracing program, which is detached a moment later."""
+        _removed(self._path / name)
+
+    def remove(self) -> None:
+        """Unpins everything: first what all the rest is nothing without."""
+        _removed(self._path / _COUNTS)
+        _removed(self._path)
+
+
+def _removed(path: Path) -> None:
+    """Removes a pin, or a directory with all that is in it, as far as that is possible."""
+    try:
+        if path.is_dir() and not path.is_symlink():
+            for each in path.iterdir():
+                _removed(each)
+            path.rmdir()
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        _log.warning("cannot be unpinned", path=str(path), error=error.strerror)

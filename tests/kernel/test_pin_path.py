@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``state.pin_path`` as users meet it: agents and ``xdpscope doctor`` as processes of their own."""
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.agent import QUICK, AgentProcess, traced, wait_for
+from tests.kernel.lab import Lab, kernel_objects
+from tests.kernel.pinned import BPFFS, UNALTERED, links, settled, tree, udp, wipe
+from tests.kernel.programs import other_build
+
+PATH = BPFFS / "xst"
+PINNING = QUICK + f"state: {{pin_path: {PATH}}}\n"
+
+
+@pytest.fixture(autouse=True)
+def pin_path() -> Iterator[None]:
+    """Which is not there yet, and neither is afterwards."""
+    wipe(PATH)
+    yield
+    wipe(PATH)
+    assert tree(BPFFS) == []
+
+
+def doctor(configuration: str, *options: str) -> subprocess.CompletedProcess[str]:
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        Path(file.name).write_text(configuration)
+        command = [sys.executable, "-m", "xdpscope", "doctor", "--config", file.name, *options]
+        return subprocess.run(command, capture_output=True, text=True)
+
+
+def total(agent: AgentProcess) -> float | None:
+    return agent.value("xdp_packets_total", program=UNALTERED)
+
+
+def in_flows(agent: AgentProcess) -> float:
+    """Packets in flows, ``other`` too, and in none."""
+    names = "xdp_flow_packets_total", "xdp_flow_unaccounted_packets_total"
+    return sum(agent.value(name, program=UNALTERED) or 0 for name in names)
+
+
+def expect(agent: AgentProcess, expected: int) -> None:
+    wait_for(lambda: total(agent) == expected)
+    time.sleep(0.1)
+    assert (total(agent), in_flows(agent)) == (expected, expected)
+
+
+def test_agents_come_and_go_and_the_account_goes_on(lab: Lab) -> None:
+    """Killed, stopped, of a newer version; then of a build with other records."""
+    veth, program = lab.veth("xst0"), lab.load(UNALTERED, "flows")
+    program_id = program.info().id
+    lab.attach(program, veth)
+    with AgentProcess(PINNING) as agent:
+        agent.ready()
+        wait_for(lambda: traced(agent, UNALTERED) and settled(PATH, program_id))
+        with veth.sending(udp(4000)) as traffic:
+            wait_for(lambda: traffic.sent > 100)
+            agent.send(signal.SIGKILL)
+            assert agent.wait() == -signal.SIGKILL
+            at_the_end = traffic.sent
+            wait_for(lambda: traffic.sent > at_the_end + 100)
+    sent = traffic.sent - veth.lost
+    (state,) = PATH.iterdir()
+
+    newer = "import sys, xdpscope; xdpscope.__version__ = '99.0'\n"
+    newer += "from xdpscope.__main__ import main; sys.exit(main())"
+    with AgentProcess(PINNING, program=("-c", newer)) as agent:
+        agent.ready()
+        assert agent.value("xdpscope_build_info", version="99.0") == 1
+        expect(agent, sent)
+        began = time.monotonic()
+        assert agent.stop() == 0
+        print(f"ended in {time.monotonic() - began:.2f} s of the guest's time")
+    assert [*PATH.iterdir()] == [state]
+    veth.send(udp(4000), times=8)
+
+    other = {"PYTHONPATH": str(other_build())}
+    with AgentProcess(PINNING, environment=other) as agent:
+        agent.ready()
+        wait_for(lambda: traced(agent, UNALTERED) and settled(PATH, program_id))
+        said = [entry for entry in agent.log if "counters start again" in str(entry["event"])]
+        assert [(entry["path"], entry["programs"]) for entry in said] == [(str(state), 1)]
+        assert not state.exists()
+        wait_for(lambda: links() == 3)  # the iterator, the hook, the target's: no others are left
+        veth.send(udp(4000), times=9)
+        expect(agent, 9)
+        assert agent.stop() == 0
+
+
+def test_a_directory_is_one_agents_until_it_is_cleaned(lab: Lab) -> None:
+    veth, program = lab.veth("xst0"), lab.load(UNALTERED, "flows")
+    program_id = program.info().id
+    lab.attach(program, veth)
+    before = kernel_objects()
+    with AgentProcess(PINNING) as agent:
+        agent.ready()
+        wait_for(lambda: traced(agent, UNALTERED) and settled(PATH, program_id))
+        running = tree(PATH), kernel_objects()
+        with AgentProcess(PINNING) as second:
+            assert second.wait() == 1
+            said = [line for line in second.stderr if not line.startswith("{")]
+        assert f"{PATH} is in use" in said[0] and "directory of its own" in said[1]
+        refused = doctor(PINNING, "--clean")
+        assert refused.returncode == 1
+        assert f"{PATH} is in use" in refused.stderr
+        assert len(refused.stderr.splitlines()) == 2
+        findings = json.loads(doctor(PINNING, "--json").stdout)
+        assert findings[-1]["check"] == "state.pin_path" and findings[-1]["status"] == "ok"
+        assert "in use" in findings[-1]["found"]
+        assert running == (tree(PATH), kernel_objects())
+        veth.send(udp(4000), times=5)
+        expect(agent, 5)
+        assert agent.stop() == 0
+    assert kernel_objects() != before
+    (state,) = PATH.iterdir()
+    done = doctor(PINNING, "--clean")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"removed {state}, with the counts of 1 program\n"
+    wait_for(lambda: kernel_objects() == before)
+    assert not PATH.exists()
+    again = doctor(PINNING, "--clean")
+    assert (again.returncode, again.stdout) == (0, "")
+    unset = doctor(QUICK, "--clean")
+    assert unset.returncode == 2 and "state.pin_path" in unset.stderr
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "words"),
+    [
+        ("/tmp/xst", 2, ("not on a bpffs", "mount -t bpf")),
+        ("/sys/fs/bpf/xst.d", 1, ("cannot be used", "no dots")),
+        ("/sys/fs/bpf", 1, ("others may write", "/sys/fs/bpf/xdpscope")),
+    ],
+)
+def test_a_path_that_cannot_be_used(path: str, status: int, words: tuple[str, ...]) -> None:
+    before = kernel_objects()
+    with AgentProcess(f"state: {{pin_path: {path}}}\n") as agent:
+        assert agent.wait() == status
+        said = [line for line in agent.stderr if not line.startswith("{")]
+    assert len(said) == 2, said
+    for word in words:
+        assert word in "\n".join(said)
+    assert kernel_objects() == before
+    assert tree(BPFFS) == []
+
+
+def test_without_a_path_nothing_is_pinned(lab: Lab) -> None:
+    lab.attach(lab.load(UNALTERED, "flows"), lab.veth("xst0"))
+    before = kernel_objects()
+    with AgentProcess(QUICK) as agent:
+        agent.ready()
+        wait_for(lambda: traced(agent, UNALTERED))
+        assert tree(BPFFS) == []
+        agent.send(signal.SIGKILL)
+        agent.wait()
+    wait_for(lambda: kernel_objects() == before)

@@ -1,0 +1,375 @@
+# SPDX-License-Identifier: Apache-2.0
+"""However an agent that pins may end, the next goes on: no packet is lost or counted twice."""
+
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.conftest import counted, expect, reasons
+from tests.kernel.flows import check_sums
+from tests.kernel.forked import PLACED, UNPINNED, Forked, observing
+from tests.kernel.lab import Lab, Veth, attempt, loaded_programs
+from tests.kernel.pinned import (
+    ALTERED,
+    BPFFS,
+    UNALTERED,
+    links,
+    pinned_links,
+    settled,
+    tree,
+    udp,
+    wipe,
+)
+from xdpscope.config import Selection
+from xdpscope.observer import Observer
+from xdpscope.tracing.reason import Scope
+from xdpscope.tracing.templates import FlowSizes
+
+SIZE = 60
+FLOWS, SAMPLED = FlowSizes(sets=64, sample_rate=1), FlowSizes(sets=64, sample_rate=10)
+SIZES = [pytest.param(None, id="verdicts"), pytest.param(FLOWS, id="flows")]
+
+
+@pytest.fixture
+def pin_path() -> Iterator[Path]:
+    """A directory that is not there yet, and neither is afterwards."""
+    path = BPFFS / "xst"
+    wipe(path)
+    yield path
+    wipe(path)
+    assert tree(BPFFS) == []
+
+
+def wait_for(condition: Callable[[], bool], patience: float = 240) -> None:
+    end = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < end, "not in time"
+        time.sleep(0.01)
+
+
+def look_until_settled(observer: Observer, path: Path, *program_ids: int) -> None:
+    for _ in range(5):
+        observer.look(1000)
+        if settled(path, *program_ids):
+            return
+    raise AssertionError(tree(path))
+
+
+def expect_drops(observer: Observer, expected: dict[tuple[str, str], int]) -> None:
+    """Fails unless exactly this is counted of programs at interfaces, in flows too."""
+    drops = {(*key, "drop"): (n, n * SIZE) for key, n in expected.items() if n}
+    expect(observer, drops)
+    if observer.flow_counts() is not None:
+        check_sums(observer)
+
+
+def send_on_each_cpu(veth: Veth, data: bytes, times: int) -> int:
+    """Packets are counted by CPU, and each has to learn what is attached; how many were sent."""
+    allowed = os.sched_getaffinity(0)
+    try:
+        for cpu in allowed:
+            os.sched_setaffinity(0, {cpu})
+            veth.send(data, times=times)
+    finally:
+        os.sched_setaffinity(0, allowed)
+    return times * len(allowed)
+
+
+class Drizzle(threading.Thread):
+    """A packet to each of some interfaces, again and again, so slowly that an agent can start."""
+
+    def __init__(self, veths: list[Veth]) -> None:
+        super().__init__(daemon=True)
+        self._veths = veths
+        self._end = threading.Event()
+        self.sent = 0
+
+    def run(self) -> None:
+        with ExitStack() as stack:
+            senders = [stack.enter_context(veth.sender()) for veth in self._veths]
+            while not self._end.wait(0.005):
+                self.sent += 1
+                for sender in senders:
+                    attempt(sender, udp(4000))  # one that fails is among what the pair lost
+
+    def stop(self) -> None:
+        """Ends it; ``sent`` is final."""
+        self._end.set()
+        self.join()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("sizes", SIZES)
+def test_killed_at_any_moment_it_loses_no_packet(
+    lab: Lab, pin_path: Path, sizes: FlowSizes | None
+) -> None:
+    """While it starts, takes over, has flows follow, and counts; under traffic all the time."""
+    places = {"decide_drop": "verdicts", UNALTERED: "flows", ALTERED: "flows"}
+    veths, ids = {}, []
+    for number, (name, source) in enumerate(places.items()):
+        veths[name], program = lab.veth(f"xst{number}"), lab.load(name, source)
+        lab.attach(program, veths[name])
+        ids.append(program.info().id)
+    chance = random.Random(1)
+    traffic = Drizzle(list(veths.values()))
+    seen = set()
+    try:
+        for number in range(12):
+            with Forked(pin_path, sizes) as agent:
+                if number == 0:
+                    # From here on each packet has to be counted; flows are yet to follow.
+                    wait_for(lambda: all(pinned_links(pin_path, id) for id in ids))
+                    traffic.start()
+                elif number % 3:
+                    wait_for(lambda agent=agent: agent.looks > 0)
+                    time.sleep(chance.uniform(0, 1))
+                else:
+                    time.sleep(chance.uniform(0, 2))
+                agent.kill()
+            seen.add(tuple(len(pinned_links(pin_path, id)) for id in ids))
+        with observing(pin_path, sizes) as observer:
+            look_until_settled(observer, pin_path, *ids)
+            traffic.stop()
+            assert traffic.sent > 100
+            expect_drops(
+                observer,
+                {(name, veth.name): traffic.sent - veth.lost for name, veth in veths.items()},
+            )
+    finally:
+        traffic.stop()
+    print(f"{traffic.sent} packets; links found after a kill: {seen}")
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("sizes", "program", "least"),
+    [
+        pytest.param(None, UNALTERED, 4, id="verdicts"),
+        pytest.param(FLOWS, UNALTERED, 8, id="unaltered"),
+        pytest.param(FLOWS, ALTERED, 10, id="altered"),
+        pytest.param(SAMPLED, UNALTERED, 8, id="sampled"),
+    ],
+)
+def test_ended_at_each_step_of_attaching(
+    lab: Lab, pin_path: Path, sizes: FlowSizes | None, program: str, least: int
+) -> None:
+    veth, loaded = lab.veth("xst0"), lab.load(program, "flows")
+    program_id = loaded.info().id
+    lab.attach(loaded, veth)
+    steps = 0
+    while True:
+        steps += 1
+        with Forked(pin_path, sizes, halt=(PLACED, steps)) as agent:
+            wait_for(lambda agent=agent: agent.halted or agent.looks > 2)
+            last = not agent.halted
+            # The agent itself has an iterator and a hook.
+            found, attached = pinned_links(pin_path, program_id), links() > 2
+            expected = 0
+            # On one CPU at first, so that they differ in what they have seen.
+            for sent in (send_on_each_cpu(veth, udp(4000), 1), 0):
+                expected += sent if attached else 0
+            veth.send(udp(4001), times=3)
+            expected += 3 if attached else 0
+            agent.kill()
+        left = len(found) + 1
+        wait_for(lambda left=left: links() == left)
+        sent = send_on_each_cpu(veth, udp(4000), 7)
+        expected += sent if found else 0
+        with observing(pin_path, sizes) as observer:
+            look_until_settled(observer, pin_path, program_id)
+            expected += send_on_each_cpu(veth, udp(4001), 11)
+            print(f"step {steps}: pinned {sorted(found)}, attached {attached}")
+            expect_drops(observer, {(program, veth.name): expected})
+        wipe(pin_path)
+        if last:
+            break
+    assert steps > least
+
+
+@pytest.mark.timeout(600)
+def test_ended_at_each_step_of_letting_go(lab: Lab, pin_path: Path) -> None:
+    """What that leaves is traced anew by the next, with the totals of before."""
+    veth, loaded = lab.veth("xst0"), lab.load(ALTERED, "flows")
+    program_id = loaded.info().id
+    lab.attach(loaded, veth)
+    without = Scope(programs=Selection(exclude=(ALTERED,)))
+    with observing(pin_path, FLOWS) as observer:
+        look_until_settled(observer, pin_path, program_id)
+    expected, found = 0, []
+    for step in range(1, 5):
+        with Forked(pin_path, FLOWS, without, halt=(UNPINNED, step)) as agent:
+            wait_for(lambda agent=agent: agent.halted)
+            found.append(pinned_links(pin_path, program_id))
+        with observing(pin_path, FLOWS) as observer:
+            look_until_settled(observer, pin_path, program_id)
+            expect_drops(observer, {(ALTERED, veth.name): expected})
+            expected += send_on_each_cpu(veth, udp(4000), 7)
+            expect_drops(observer, {(ALTERED, veth.name): expected})
+    assert found == [{"enter"}, {"enter"}, set(), set()]
+
+
+def test_what_is_traced_again_keeps_its_total(lab: Lab, pin_path: Path) -> None:
+    veth, program = lab.veth("xst0"), lab.load(ALTERED, "flows")
+    lab.attach(program, veth)
+    total = 0
+    with observing(pin_path, FLOWS) as observer:
+        for _ in range(3):
+            observer.narrow(Scope())
+            look_until_settled(observer, pin_path, program.info().id)
+            total += send_on_each_cpu(veth, udp(4000), 3)
+            expect_drops(observer, {(ALTERED, veth.name): total})
+            observer.narrow(Scope(programs=Selection(exclude=(ALTERED,))))
+            observer.look(1000)
+            assert pinned_links(pin_path, program.info().id) == set()
+    with observing(pin_path, FLOWS) as observer:
+        look_until_settled(observer, pin_path, program.info().id)
+        expect_drops(observer, {(ALTERED, veth.name): total})
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_more_devices_than_a_record_has_room_for(
+    lab: Lab, pin_path: Path, sizes: FlowSizes | None
+) -> None:
+    """Some are in the hash that all share; one of these goes while no agent runs."""
+    program, expected = lab.load(UNALTERED, "flows"), {}
+    veths = [lab.veth(f"xst{number}") for number in range(7)]
+    for veth in veths:
+        lab.attach(program, veth)
+    for _ in range(3):
+        with observing(pin_path, sizes) as observer:
+            look_until_settled(observer, pin_path, program.info().id)
+            expect_drops(observer, expected)
+            for number, veth in enumerate(veths, 1):
+                veth.send(udp(4000), times=number)
+                key = UNALTERED, veth.name
+                expected[key] = expected.get(key, 0) + number
+            expect_drops(observer, expected)
+        lab.delete(veths.pop())
+
+
+def test_held_flows_come_back(lab: Lab, pin_path: Path) -> None:
+    sent = {4000: 5, 4001: 11}
+    veths = {UNALTERED: lab.veth("xst0"), ALTERED: lab.veth("xst1")}
+    ids = []
+    for name, veth in veths.items():
+        program = lab.load(name, "flows")
+        lab.attach(program, veth)
+        ids.append(program.info().id)
+    rounds = 0
+
+    def send() -> None:
+        for veth in veths.values():
+            for port, times in sent.items():
+                veth.send(udp(port), times=times)
+
+    for _ in range(3):
+        with observing(pin_path, FLOWS) as observer:
+            look_until_settled(observer, pin_path, *ids)
+            observer.flow_counts()
+            send()
+            rounds += 1
+            expect_drops(observer, {(name, veth.name): 16 * rounds for name, veth in veths.items()})
+            held = observer.held_flows()
+            assert {(flow.program.function, flow.source_port): flow.packets for flow in held} == {
+                (name, port): times * rounds for name in veths for port, times in sent.items()
+            }
+            # As many a second as came just now, not as there ever were.
+            assert all(0 < flow.rate < 0.1 * sent[flow.source_port] for flow in held)
+            # Each has had its series from the beginning, and has it again with all its packets.
+            report = observer.flow_counts()
+            assert report is not None
+            assert sorted(flow.packets for flow in report.exported) == sorted(
+                flow.packets for flow in held
+            )
+        send()
+        rounds += 1
+
+
+def test_a_number_is_never_anothers(lab: Lab, pin_path: Path) -> None:
+    """The flows of a program that is gone are still in the table; they are nobody's."""
+    veth, first, second = lab.veth("xst0"), lab.load(UNALTERED, "flows"), lab.load(ALTERED, "flows")
+    lab.attach(first, veth)
+    with observing(pin_path, FLOWS) as observer:
+        look_until_settled(observer, pin_path, first.info().id)
+        veth.send(udp(4000), times=5)
+        expect_drops(observer, {(UNALTERED, veth.name): 5})
+    lab.attach(second, veth)
+    first_id = first.info().id
+    first.close()
+    for _ in range(2):
+        with observing(pin_path, FLOWS) as observer:
+            for _ in range(4):
+                observer.look(0)
+                observer.counts()
+                time.sleep(0.1)
+            assert not list(pin_path.glob(f"state_*/targets/*_{first_id}"))
+    with observing(pin_path, FLOWS) as observer:
+        look_until_settled(observer, pin_path, second.info().id)
+        before = sum(packets for packets, _ in counted(observer).values())
+        veth.send(udp(4000), times=3)
+        expect_drops(observer, {(ALTERED, veth.name): before + 3})
+        (flow,) = observer.held_flows()
+        assert (flow.program.function, flow.packets) == (ALTERED, before + 3)
+
+
+def test_a_program_replaced_meanwhile_is_let_go_at_once(lab: Lab, pin_path: Path) -> None:
+    veth, before, after = lab.veth("xst0"), lab.load("decide_drop"), lab.load("decide_pass")
+    lab.attach(before, veth)
+    with observing(pin_path, FLOWS) as observer:
+        look_until_settled(observer, pin_path, before.info().id)
+    veth.send(udp(4000), times=5)
+    lab.attach(after, veth)
+    before.close()
+    assert "decide_drop" in loaded_programs(), "the price"
+    with observing(pin_path, FLOWS) as observer:
+        observer.look(1000)
+        wait_for(lambda: "decide_drop" not in loaded_programs(), patience=5)
+        observer.look(1000)
+        assert reasons(observer) == {"decide_drop": "vanished", "decide_pass": ""}
+        veth.send(udp(4000), times=6)
+        expect(
+            observer,
+            {
+                ("decide_drop", "xst0", "drop"): (5, 5 * SIZE),
+                ("decide_pass", "xst0", "pass"): (6, 6 * SIZE),
+            },
+        )
+
+
+@pytest.mark.parametrize("missing", ["links/device_appears", "maps/*bss", "next_*"])
+def test_a_state_that_is_not_whole_is_made_anew(lab: Lab, pin_path: Path, missing: str) -> None:
+    veth, program = lab.veth("xst0"), lab.load(UNALTERED, "flows")
+    lab.attach(program, veth)
+    with observing(pin_path, FLOWS) as observer:
+        look_until_settled(observer, pin_path, program.info().id)
+        veth.send(udp(4000), times=5)
+    (found,) = pin_path.glob(f"state_*/{missing}")
+    found.rmdir() if found.is_dir() else found.unlink()
+    with observing(pin_path, FLOWS) as observer:
+        look_until_settled(observer, pin_path, program.info().id)
+        wait_for(lambda: links() == 3)  # the iterator, the hook, the target's: no others are left
+        veth.send(udp(4000), times=6)
+        expect_drops(observer, {(UNALTERED, veth.name): 6})
+
+
+@pytest.mark.timeout(600)
+def test_taking_over_is_no_slower_than_attaching(lab: Lab, pin_path: Path) -> None:
+    ids = []
+    for number in range(40):
+        program = lab.load("come_and_go", "single")
+        ids.append(program.info().id)
+        lab.attach(program, lab.veth(f"xst{number}"))
+    took = []
+    for _ in range(2):
+        began = time.monotonic()
+        with observing(pin_path, FLOWS) as observer:
+            look_until_settled(observer, pin_path, *ids)
+            took.append(time.monotonic() - began)
+    print(f"{len(ids)} programs: attached in {took[0]:.1f} s, taken over in {took[1]:.1f} s")
+    assert took[1] < took[0]
