@@ -63,11 +63,7 @@ class Veth:
 
     def sender(self) -> socket.socket:
         """A socket that sends frames out of the peer."""
-        sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-        sender.bind((self.peer, 0))
-        # Larger than all that a pair can hold: else ENOBUFS is a matter of timing.
-        sender.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 1 << 24)
-        return sender
+        return sender_on(self.peer)
 
     @contextmanager
     def sending(self, data: bytes) -> Iterator["Traffic"]:
@@ -84,6 +80,15 @@ class Veth:
         """Packets that the pair could not hand over: its queue of 256 was full."""
         counter = Path(f"/sys/class/net/{self.peer}/statistics/tx_dropped")
         return int(counter.read_text())
+
+
+def sender_on(interface: str) -> socket.socket:
+    """A socket that sends frames out of an interface of the current namespace."""
+    sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+    sender.bind((interface, 0))
+    # Larger than all that a pair can hold: else ENOBUFS is a matter of timing.
+    sender.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 1 << 24)
+    return sender
 
 
 def attempt(sender: socket.socket, data: bytes) -> bool:
@@ -119,6 +124,34 @@ class Traffic(threading.Thread):
         """Ends the traffic; ``sent`` is final."""
         self._end.set()
         self.join()
+
+
+class Drizzle(threading.Thread):
+    """A frame by each of some sockets, again and again, so slowly that all else goes on.
+
+    The sockets are closed in the end.
+    """
+
+    def __init__(self, senders: Iterable[tuple[socket.socket, bytes]]) -> None:
+        super().__init__(daemon=True)
+        self._senders = list(senders)
+        self._end = threading.Event()
+        self.sent = 0
+        """By each."""
+
+    def run(self) -> None:
+        while not self._end.wait(0.005):
+            self.sent += 1
+            for sender, data in self._senders:
+                attempt(sender, data)  # one that fails is among what the pair lost
+
+    def stop(self) -> None:
+        """Ends it; ``sent`` is final."""
+        self._end.set()
+        if self.is_alive():
+            self.join()
+        for sender, _ in self._senders:
+            sender.close()
 
 
 class Loaded:

@@ -3,10 +3,8 @@
 
 import os
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ import pytest
 from tests.kernel.conftest import counted, expect, reasons
 from tests.kernel.flows import check_sums
 from tests.kernel.forked import PLACED, UNPINNED, Forked, observing
-from tests.kernel.lab import Lab, Veth, attempt, loaded_programs
+from tests.kernel.lab import Drizzle, Lab, Veth, loaded_programs
 from tests.kernel.pinned import (
     ALTERED,
     BPFFS,
@@ -81,29 +79,6 @@ def send_on_each_cpu(veth: Veth, data: bytes, times: int) -> int:
     return times * len(allowed)
 
 
-class Drizzle(threading.Thread):
-    """A packet to each of some interfaces, again and again, so slowly that an agent can start."""
-
-    def __init__(self, veths: list[Veth]) -> None:
-        super().__init__(daemon=True)
-        self._veths = veths
-        self._end = threading.Event()
-        self.sent = 0
-
-    def run(self) -> None:
-        with ExitStack() as stack:
-            senders = [stack.enter_context(veth.sender()) for veth in self._veths]
-            while not self._end.wait(0.005):
-                self.sent += 1
-                for sender in senders:
-                    attempt(sender, udp(4000))  # one that fails is among what the pair lost
-
-    def stop(self) -> None:
-        """Ends it; ``sent`` is final."""
-        self._end.set()
-        self.join()
-
-
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("sizes", SIZES)
 def test_killed_at_any_moment_it_loses_no_packet(
@@ -117,7 +92,7 @@ def test_killed_at_any_moment_it_loses_no_packet(
         lab.attach(program, veths[name])
         ids.append(program.info().id)
     chance = random.Random(1)
-    traffic = Drizzle(list(veths.values()))
+    traffic = Drizzle((veth.sender(), udp(4000)) for veth in veths.values())
     seen = set()
     try:
         for number in range(12):

@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What hosts do to their XDP programs all day, at full speed: with an agent there, and without.
 
-``python -m tests.kernel.torture --seconds 300`` in a virtual machine. First it does all
-kinds of things at random for so many seconds; then the very same again with the agent
-running. Nothing may fail, nor take longer by more than a tenth; traffic through a program
-that stays must be counted to the packet; and in the end nothing may be left.
+    python -m tests.vm.run --icount 5 --timeout 3000 -- python -m tests.kernel.torture --seconds 300
+
+First it does all kinds of things at random for so many seconds; then the very same again with
+the agent running. Nothing may fail, nor take longer by more than a tenth; what goes through
+programs that stay where they are must be counted to the packet; and in the end nothing is left.
+
+Both rounds have the same clock, that of the machine's instructions, whatever else the computer
+does. The agent runs at idle priority: such a machine has one CPU, and what is asked is whom the
+agent keeps waiting by what it does in the kernel, and not what it takes from a CPU that hosts have
+to spare. ``--busy`` leaves it at the usual priority.
 """
 
 import argparse
@@ -13,29 +19,40 @@ import random
 import subprocess
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.kernel.agent import AgentProcess, traced, wait_for
-from tests.kernel.lab import Lab, frame, kernel_objects
-from tests.kernel.programs import compiled
+from pyroute2.netns import popns, pushns
 
-PINNED = Path("/sys/fs/bpf/torture")
+from tests.kernel.agent import QUICK, AgentProcess, traced, wait_for
+from tests.kernel.lab import Drizzle, Lab, Veth, addressed, frame, kernel_objects, sender_on
+from tests.kernel.programs import compiled
+from tests.kernel.test_chains import DROP, LINKS, PASS, chain
+
 SLOWER = 1.1
 """An operation may take so much longer with the agent."""
 
-_LONGEST_CHAIN = 10
-_SCRAPES = 5.0  # seconds between two
+UNHURRIED = ("chrt", "--idle", "0")
 
-Command = list[str]
+_PINNED = Path("/sys/fs/bpf/torture")
+_LONGEST_CHAIN = 10
+_NAMESPACES = [f"torture{number}" for number in range(4)]
+_SCRAPES = 5.0  # seconds between two
+_BPFTOOL = "bpftool", "net"
+_INNER = "steady"
+_USUAL = "info", "debug"
+
+Counts = dict[tuple[str, str, str], int]
+"""(program, interface, verdict) to packets."""
+_PROGRAM = str(compiled("single"))
 
 
 @dataclass
 class Report:
-    """How one run went: seconds, by kind of operation; what failed."""
+    """How one round went: seconds, by kind of operation; what failed."""
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     failures: list[str] = field(default_factory=list)
@@ -52,57 +69,55 @@ class Report:
         return sum(map(sum, self.seconds.values()))
 
 
-def operations(seed: int) -> Iterator[tuple[str, list[Command]]]:
-    """Endless: a kind of operation, and the commands that it takes.
+Operation = tuple[str, list[Sequence[str]]]
+"""Of which kind it is, and the commands that it takes."""
 
-    Each can be done whatever came before, but by its own predecessors of the same kind.
-    """
+
+def operations(seed: int) -> Iterator[Operation]:
+    """Endless. Each can be done whatever came before, but for others of its kind."""
     choose = random.Random(seed)
-    program = str(compiled("single"))
+    program = _PROGRAM
     chained = attached = False
     namespaces: set[str] = set()
     while True:
         kind = choose.choice(["chain", "replace", "attach", "namespace"])
         if kind == "chain":
             if chained:
-                yield "xdp-loader unload", [["xdp-loader", "unload", "chain0", "--all"]]
+                yield "xdp-loader unload", [("xdp-loader", "unload", "chain0", "--all")]
             else:
                 components = [program] * choose.randint(1, _LONGEST_CHAIN)
-                yield "xdp-loader load", [["xdp-loader", "load", "chain0", *components]]
+                yield "xdp-loader load", [("xdp-loader", "load", "chain0", *components)]
             chained = not chained
         elif kind == "replace":
             mode = choose.choice(["xdpdrv", "xdpgeneric"])
-            link = ["ip", "-force", "link", "set", "dev", "replace0"]
-            other = "xdpgeneric" if mode == "xdpdrv" else "xdpdrv"
-            yield (
-                "ip link replace",
-                [[*link, other, "off"], [*link, mode, "obj", program, "sec", "xdp"]],
-            )
+            link = "ip", "-force", "link", "set", "dev", f"{mode}0", mode
+            yield "ip link replace", [(*link, "obj", program, "sec", "xdp")]
         elif kind == "attach":
             if attached:
-                yield "bpftool net detach", [["bpftool", "net", "detach", "xdp", "dev", "attach0"]]
+                yield "bpftool net detach", [(*_BPFTOOL, "detach", "xdp", "dev", "attach0")]
             else:
-                path = str(PINNED / "single")
-                bpftool = ["bpftool", "net", "attach", "xdp", "pinned", path, "dev", "attach0"]
-                yield "bpftool net attach", [[*bpftool, "overwrite"]]
+                what = "pinned", str(_PINNED / "single"), "dev", "attach0"
+                yield "bpftool net attach", [(*_BPFTOOL, "attach", "xdp", *what)]
             attached = not attached
         else:
-            name = f"torture{choose.randrange(4)}"
+            name = choose.choice(_NAMESPACES)
             if name in namespaces:
                 namespaces.remove(name)
-                yield "namespace deleted", [["ip", "netns", "delete", name]]
+                yield "namespace deleted", [("ip", "netns", "delete", name)]
             else:
                 namespaces.add(name)
-                inside = ["ip", "-netns", name, "link"]
-                yield (
-                    "namespace made",
-                    [
-                        ["ip", "netns", "add", name],
-                        [*inside, "add", "eth0", "type", "veth", "peer", "name", "eth1"],
-                        [*inside, "set", "dev", "eth0", "up"],
-                        [*inside, "set", "dev", "eth0", "xdpdrv", "obj", program, "sec", "xdp"],
-                    ],
-                )
+                yield "namespace made", _namespace(name)
+
+
+def _namespace(name: str, interface: str = "eth0") -> list[Sequence[str]]:
+    peer, link = f"{interface}p", ("ip", "-netns", name, "link")
+    return [
+        ("ip", "netns", "add", name),
+        (*link, "add", interface, "type", "veth", "peer", "name", peer),
+        (*link, "set", "dev", interface, "up"),
+        (*link, "set", "dev", peer, "up"),
+        (*link, "set", "dev", interface, "xdpdrv", "obj", _PROGRAM, "sec", "xdp"),
+    ]
 
 
 def torment(seed: int, go_on: Callable[[Report], bool]) -> Report:
@@ -110,64 +125,113 @@ def torment(seed: int, go_on: Callable[[Report], bool]) -> Report:
     report = Report()
     for kind, commands in operations(seed):
         if not go_on(report):
-            return report
+            break
         began = time.monotonic()
         for command in commands:
             ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
             if ended.returncode:
-                report.failures.append(f"{' '.join(command)}: {ended.stderr.strip()}")
+                said = (ended.stderr or ended.stdout).strip()
+                report.failures.append(f"{' '.join(command)}: {said}")
         report.seconds[kind].append(time.monotonic() - began)
-    raise AssertionError("operations are endless")
+    return report
+
+
+@dataclass
+class Ground:
+    """Interfaces that are tormented, and three with traffic, whose programs stay."""
+
+    lab: Lab
+    traffic: Drizzle
+
+    def expected(self) -> Counts:
+        """What has been counted where, once the traffic has ended."""
+        sent = self.traffic.sent
+        return {
+            ("decide_drop", "root0", "drop"): sent,
+            ("come_and_go", "inner0", "drop"): sent,
+            ("xdp_dispatcher", "steady0", "drop"): sent,
+            ("xdp_dispatcher", "steady0", "pass"): sent,
+            ("pass_on", "steady0", "pass"): 2 * sent,
+            ("drop_some", "steady0", "drop"): sent,
+            ("drop_some", "steady0", "pass"): sent,
+            ("send_back_some", "steady0", "pass"): sent,
+        }
 
 
 @contextmanager
-def ground() -> Iterator[Lab]:
-    """The interfaces that are tormented, and one that is left alone."""
-    lab = Lab()
+def ground() -> Iterator[Ground]:
+    """Makes it, and takes it away again."""
     with ExitStack() as stack:
+        lab = Lab()
         stack.callback(lab.close)
-        for name in ("chain0", "replace0", "attach0"):
+        stack.callback(_clear)
+        for name in ("chain0", "xdpdrv0", "xdpgeneric0", "attach0"):
             lab.veth(name)
-        PINNED.mkdir(exist_ok=True)
-        pinned = PINNED / "single"
-        load = ["bpftool", "prog", "load", str(compiled("single")), str(pinned), "type", "xdp"]
-        subprocess.run(load, check=True)
-        stack.callback(PINNED.rmdir)
+        _PINNED.mkdir()
+        stack.callback(_PINNED.rmdir)
+        pinned = _PINNED / "single"
+        _do("bpftool", "prog", "load", _PROGRAM, str(pinned), "type", "xdp")
         stack.callback(pinned.unlink)
-        try:
-            yield lab
-        finally:
-            subprocess.run(["xdp-loader", "unload", "chain0", "--all"], capture_output=True)
-            for name in [f"torture{number}" for number in range(4)]:
-                subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+
+        root, steady = lab.veth("root0"), lab.veth("steady0")
+        lab.attach(lab.load("decide_drop"), root)
+        stack.enter_context(chain(steady, *LINKS))
+        add, *rest = _namespace(_INNER, "inner0")
+        _do(*add)
+        with _within(_INNER):
+            # Else the kernel itself would send something.
+            Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
+            for command in rest:
+                _do(*command)
+            inner = sender_on("inner0p")
+        traffic = Drizzle(
+            [
+                (root.sender(), frame(60)),
+                (inner, frame(60)),
+                (steady.sender(), addressed(frame(60), what=DROP)),
+                (steady.sender(), addressed(frame(60), what=PASS)),
+            ]
+        )
+        stack.callback(traffic.stop)
+        yield Ground(lab, traffic)
+        assert root.lost == steady.lost == 0, "packets were lost on their way"
 
 
 @contextmanager
-def traffic(lab: Lab, ready: Callable[[], bool] = lambda: True) -> Iterator[Callable[[], int]]:
-    """Packets through a program that stays where it is; yields what tells how many in the end."""
-    steady = lab.veth("steady0")
-    lab.attach(lab.load("decide_drop"), steady)
-    wait_for(ready)
-    with steady.sending(frame(60)) as sending:
-        yield lambda: sending.sent - steady.lost
+def _within(namespace: str) -> Iterator[None]:
+    pushns(namespace)
+    try:
+        yield
+    finally:
+        popns()
 
 
-def without(seed: int, seconds: float) -> Report:
+def _do(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)
+
+
+def _clear() -> None:
+    subprocess.run(["xdp-loader", "unload", "chain0", "--all"], capture_output=True)
+    for name in (*_NAMESPACES, _INNER):
+        subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+
+
+def without(seed: int, go_on: Callable[[Report], bool]) -> Report:
     """How it goes with nobody looking."""
-    with ground() as lab, traffic(lab):
-        end = time.monotonic() + seconds
-        return torment(seed, lambda _: time.monotonic() < end)
+    with ground() as place:
+        place.traffic.start()
+        return torment(seed, go_on)
 
 
-def observed(seed: int, count: int) -> Report:
+def observed(seed: int, count: int, prefix: Sequence[str], config: str = QUICK) -> Report:
     """The same so many operations under the agent's eyes.
 
     Raises:
-        AssertionError: the agent did not survive, or did not count exactly.
+        AssertionError: the agent did not survive, did not count exactly, or says of a
+            program that stayed that it lost sight of it.
     """
-    # At the lowest priority: an emulated machine has no CPU to spare, as hosts have.
-    unhurried = ["chrt", "--idle", "0"]
-    with ground() as lab, AgentProcess(prefix=unhurried).ready() as agent:
+    with ground() as place, AgentProcess(config, prefix).ready() as agent:
+        wait_for(lambda: all(traced(agent, program) for program, _, _ in place.expected()))
         asked = time.monotonic()
 
         def go_on(report: Report) -> bool:
@@ -177,58 +241,108 @@ def observed(seed: int, count: int) -> Report:
                 asked = time.monotonic()
             return report.operations < count
 
-        with traffic(lab, lambda: traced(agent, "decide_drop")) as sent:
-            report = torment(seed, go_on)
-
-        def counted() -> float | None:
-            return agent.value("xdp_packets_total", program="decide_drop", verdict="drop")
-
-        wait_for(lambda: counted() == sent())
-        print(f"counted exactly: {sent():,} packets", flush=True)
-        complaints = [entry for entry in agent.log if entry.get("level") not in ("info", "debug")]
-        print(f"the agent's warnings: {len(complaints)} {complaints[:5]}", flush=True)
+        place.traffic.start()
+        descriptors = agent.descriptors()
+        report = torment(seed, go_on)
+        place.traffic.stop()
+        expect(agent, place.expected())
+        print(f"counted exactly: {place.traffic.sent:,} packets of each kind", flush=True)
+        expect_of_the_last(agent, place.lab)
+        warnings = Counter(each["event"] for each in agent.log if each["level"] not in _USUAL)
+        print(f"the agent's warnings: {dict(warnings)}", flush=True)
+        print(f"its memory: {agent.memory() >> 20} MiB, descriptors: {descriptors} before,"
+              f" {agent.descriptors()} now", flush=True)  # fmt: skip
         assert agent.process.poll() is None, "the agent has ended"
         assert agent.stop() == 0
         return report
 
 
-def compare(before: Report, after: Report) -> list[str]:
-    """Prints both; what is wrong."""
-    print(f"{'':22}{'times':>6}{'without':>11}{'with':>11}{'ratio':>8}")
+def expect(agent: AgentProcess, counts: Counts) -> None:
+    """Fails unless the page has these numbers, soon, and no others of them later."""
+
+    def found() -> dict[tuple[str, str, str], float | None]:
+        return {
+            key: agent.value("xdp_packets_total", program=key[0], interface=key[1], verdict=key[2])
+            for key in counts
+        }
+
+    end = time.monotonic() + 60
+    while found() != counts and time.monotonic() < end:
+        time.sleep(0.5)
+    assert found() == counts
+
+
+def expect_of_the_last(agent: AgentProcess, lab: Lab) -> None:
+    """Fails unless what the torment has left behind is counted, to the packet."""
+    places = {}
+    for name in ("xdpdrv0", "xdpgeneric0", "attach0"):
+        veth = Veth(name, f"{name}p", lab.index(name))
+        program = lab.attached_program(veth)
+        if program is not None:
+            places[program, name] = veth
+
+    def attached() -> set[tuple[int, str]]:
+        return {
+            (program["id"], at["interface"])
+            for program in json.loads(agent.get("/api/v1/programs"))
+            if program["traceable"]
+            for at in program["attachments"]
+        }
+
+    def totals() -> dict[tuple[int, str], float | None]:
+        return {
+            (id, name): agent.value("xdp_packets_total", program_id=str(id), interface=name)
+            for id, name in places
+        }
+
+    wait_for(lambda: places.keys() <= attached())
+    before = totals()
+    for veth in places.values():
+        veth.send(frame(60), times=50)
+    wait_for(lambda: totals() == {key: (count or 0) + 50 for key, count in before.items()})
+    print(f"counted exactly: 50 more by each of {len(places)} programs that stayed", flush=True)
+
+
+def compare(before: Report, after: Report) -> float:
+    """Prints both; how many times as long it took."""
+    print(f"{'':20}{'times':>6}{'without':>12}{'with':>12}{'ratio':>7}")
     for kind, seconds in sorted(before.seconds.items()):
         one, other = before.mean(kind), after.mean(kind)
-        print(
-            f"{kind:22}{len(seconds):6}{one * 1e3:8.1f} ms{other * 1e3:8.1f} ms{other / one:8.2f}"
-        )
+        times = f"{one * 1e3:9.1f} ms{other * 1e3:9.1f} ms{other / one:7.2f}"
+        print(f"{kind:20}{len(seconds):6}{times}")
     ratio = after.total / before.total
-    print(f"{'all':22}{before.operations:6}{'':22}{ratio:8.2f}")
-    wrong = [f"failed without the agent: {failure}" for failure in before.failures[:5]]
-    wrong += [f"failed with the agent: {failure}" for failure in after.failures[:5]]
-    if ratio > SLOWER:
-        wrong.append(f"operations take {ratio:.2f} times as long with the agent")
-    return wrong
+    print(f"{'all':20}{before.operations:6}{'':24}{ratio:7.2f}")
+    return ratio
+
+
+def leftovers() -> dict[str, int]:
+    """What the kernel holds that could have been forgotten."""
+    slabs = Path("/proc/slabinfo").read_text().splitlines()
+    spaces = [int(line.split()[1]) for line in slabs if line.startswith("net_namespace ")]
+    return {**kernel_objects(), **({"namespaces": spaces[0]} if spaces else {})}
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.kernel.torture", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.kernel.torture")
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--busy", action="store_true", help="the agent at the usual priority")
     options = parser.parse_args()
-    subprocess.run(["modprobe", "-a", "veth"], check=False)
-    before_all = kernel_objects()
-    alone = without(options.seed, options.seconds)
-    left = kernel_objects()
-    watched = observed(options.seed, alone.operations)
-    wrong = compare(alone, watched)
-    wait = time.monotonic() + 30
-    while (now := kernel_objects()) != left and time.monotonic() < wait:
+    end = time.monotonic() + options.seconds
+    alone = without(options.seed, lambda _: time.monotonic() < end)
+    left = leftovers()
+    watched = observed(options.seed, alone.operations, () if options.busy else UNHURRIED)
+    ratio = compare(alone, watched)
+    wait_until = time.monotonic() + 30
+    while (now := leftovers()) != left and time.monotonic() < wait_until:
         time.sleep(0.5)
-    print("kernel objects before, without, with:", before_all, left, now)
+    print(f"held by the kernel, without: {left}; with: {now}")
+    wrong = [f"failed without the agent: {failure}" for failure in alone.failures]
+    wrong += [f"failed with the agent: {failure}" for failure in watched.failures]
+    if ratio > SLOWER:
+        wrong.append(f"operations take {ratio:.2f} times as long with the agent")
     if now != left:
-        wrong.append(f"left behind: {now} instead of {left}")
-    if options.json:
-        options.json.write_text(json.dumps({"wrong": wrong, "operations": alone.operations}))
+        wrong.append("something is left behind")
     for each in wrong:
         print(f"torture: {each}", file=sys.stderr)
     return int(bool(wrong))

@@ -64,8 +64,8 @@ class Machine:
     memory: str = "2G"
     timeout: float = 600.0
     """Seconds for everything, the start included."""
-    icount: bool = False
-    """One CPU whose clock advances a nanosecond an instruction: times are instruction counts."""
+    icount: int | None = None
+    """One CPU whose clock advances 2ⁿ ns an instruction: times are instruction counts, at n = 0."""
     parallel: bool = False
     """A host thread for each CPU, not one that takes turns, which newer kernels need to survive."""
     forward: Sequence[tuple[int, int]] = ()
@@ -75,7 +75,9 @@ class Machine:
     def accelerator(self) -> list[str]:
         """QEMU's options for how instructions are emulated."""
         options = ["-accel", f"tcg,thread={'multi' if self.parallel else 'single'}"]
-        return [*options, "-icount", "shift=0,sleep=off"] if self.icount else options
+        if self.icount is None:
+            return options
+        return [*options, "-icount", f"shift={self.icount},sleep=off"]
 
 
 def run(command: Sequence[str], *, kernel: str = "default", machine: Machine | None = None) -> int:
@@ -92,7 +94,7 @@ def run(command: Sequence[str], *, kernel: str = "default", machine: Machine | N
             "emulator runs stale translations of instructions that the kernel has patched. "
             "Leave out --parallel, or take kernel 6.1 or 5.10"
         )
-    if machine.parallel and machine.icount:
+    if machine.parallel and machine.icount is not None:
         raise VmError("--icount counts the instructions of one CPU: leave out --parallel")
     with tempfile.TemporaryDirectory(prefix="xdpscope-vm-") as name:
         orders = Path(name)
@@ -193,7 +195,12 @@ def _virtual_machine(chosen: InstalledKernel, machine: Machine, orders: Path) ->
         *("--run", shlex.quote(str(chosen.image))),
         *("--name", "xdpscope", "--disable-kvm"),
         "--force-9p",  # else it waits six seconds for a virtiofsd too old to be used
-        *("--cpus", "1" if machine.icount else str(machine.cpus), "--memory", machine.memory),
+        *(
+            "--cpus",
+            "1" if machine.icount is not None else str(machine.cpus),
+            "--memory",
+            machine.memory,
+        ),
         *(part for option in kernel_options for part in ("--append", option)),
         f"--qemu-opts={shlex.join(qemu)}",
         "--",
@@ -286,7 +293,15 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="for everything, the start included; %(default)g without it",
     )
-    add("--icount", action="store_true", help="one CPU, and an instruction is a nanosecond")
+    add(
+        "--icount",
+        type=int,
+        nargs="?",
+        const=0,
+        choices=range(11),
+        metavar="N",
+        help="one CPU, and an instruction takes 2^N nanoseconds: one without N",
+    )
     add("--parallel", action="store_true", help="a thread for each CPU; kernels up to 6.1")
     add(
         "--forward",

@@ -42,7 +42,9 @@ def in_guest(kernel: str, *, icount: bool) -> dict[str, Any]:
         result = Path(directory) / "result.json"
         idle = _IDLE_SECONDS if icount else 0
         command = ["python", "-m", "tests.bench.scale.guest", str(result), str(idle)]
-        if status := run(command, kernel=kernel, machine=Machine(icount=icount, timeout=600)):
+        if status := run(
+            command, kernel=kernel, machine=Machine(icount=0 if icount else None, timeout=600)
+        ):
             raise VmError(f"measuring on kernel {kernel} failed with status {status}")
         found: dict[str, Any] = json.loads(result.read_text())
     return found
