@@ -13,6 +13,9 @@ BPFFS = Path("/sys/fs/bpf")
 UNALTERED, ALTERED = "decide_by_source_mac", "write_and_decide"
 """Of the first packets are read where they leave, of the other where they come in."""
 
+OWN_LINKS = 3
+"""That an agent has whatever it traces: two iterators, and the hook that is pinned."""
+
 _DROP = 1
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.kernel.agent import QUICK, AgentProcess, traced, wait_for
 from tests.kernel.lab import Lab, kernel_objects
-from tests.kernel.pinned import BPFFS, UNALTERED, links, settled, tree, udp, wipe
+from tests.kernel.pinned import BPFFS, OWN_LINKS, UNALTERED, links, settled, tree, udp, wipe
 from tests.kernel.programs import other_build
 
 PATH = BPFFS / "xst"
@@ -89,7 +89,7 @@ def test_agents_come_and_go_and_the_account_goes_on(lab: Lab) -> None:
         said = [entry for entry in agent.log if "counters start again" in str(entry["event"])]
         assert [(entry["path"], entry["programs"]) for entry in said] == [(str(state), 1)]
         assert not state.exists()
-        wait_for(lambda: links() == 3)  # the iterator, the hook, the target's: no others are left
+        wait_for(lambda: links() == OWN_LINKS + 1)  # and the target's: no others are left
         veth.send(udp(4000), times=9)
         expect(agent, 9)
         assert agent.stop() == 0

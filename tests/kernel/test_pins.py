@@ -16,6 +16,7 @@ from tests.kernel.lab import Drizzle, Lab, Veth, loaded_programs
 from tests.kernel.pinned import (
     ALTERED,
     BPFFS,
+    OWN_LINKS,
     UNALTERED,
     links,
     pinned_links,
@@ -143,8 +144,7 @@ def test_ended_at_each_step_of_attaching(
         with Forked(pin_path, sizes, halt=(PLACED, steps)) as agent:
             wait_for(lambda agent=agent: agent.halted or agent.looks > 2)
             last = not agent.halted
-            # The agent itself has an iterator and a hook.
-            found, attached = pinned_links(pin_path, program_id), links() > 2
+            found, attached = pinned_links(pin_path, program_id), links() > OWN_LINKS
             expected = 0
             # On one CPU at first, so that they differ in what they have seen.
             for sent in (send_on_each_cpu(veth, udp(4000), 1), 0):
@@ -328,7 +328,7 @@ def test_a_state_that_is_not_whole_is_made_anew(lab: Lab, pin_path: Path, missin
     found.rmdir() if found.is_dir() else found.unlink()
     with observing(pin_path, FLOWS) as observer:
         look_until_settled(observer, pin_path, program.info().id)
-        wait_for(lambda: links() == 3)  # the iterator, the hook, the target's: no others are left
+        wait_for(lambda: links() == OWN_LINKS + 1)  # and the target's: no others are left
         veth.send(udp(4000), times=6)
         expect_drops(observer, {(UNALTERED, veth.name): 6})
 

@@ -216,11 +216,12 @@ def _clear() -> None:
         subprocess.run(["ip", "netns", "delete", name], capture_output=True)
 
 
-def without(seed: int, go_on: Callable[[Report], bool]) -> Report:
+def without(seed: int, seconds: float) -> Report:
     """How it goes with nobody looking."""
     with ground() as place:
         place.traffic.start()
-        return torment(seed, go_on)
+        end = time.monotonic() + seconds
+        return torment(seed, lambda _: time.monotonic() < end)
 
 
 def observed(seed: int, count: int, prefix: Sequence[str], config: str = QUICK) -> Report:
@@ -328,8 +329,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--busy", action="store_true", help="the agent at the usual priority")
     options = parser.parse_args()
-    end = time.monotonic() + options.seconds
-    alone = without(options.seed, lambda _: time.monotonic() < end)
+    alone = without(options.seed, options.seconds)
     left = leftovers()
     watched = observed(options.seed, alone.operations, () if options.busy else UNHURRIED)
     ratio = compare(alone, watched)
