@@ -224,7 +224,7 @@ def without(seed: int, seconds: float) -> Report:
         return torment(seed, lambda _: time.monotonic() < end)
 
 
-def observed(seed: int, count: int, prefix: Sequence[str], config: str = QUICK) -> Report:
+def observed(seed: int, count: int, prefix: Sequence[str] = (), config: str = QUICK) -> Report:
     """The same so many operations under the agent's eyes.
 
     Raises:

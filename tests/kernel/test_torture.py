@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A short torture; ``torture.py`` says how to have the whole of it, with times."""
+
+import pytest
+
+from tests.kernel.agent import QUICK, wait_for
+from tests.kernel.pinned import BPFFS, tree, wipe
+from tests.kernel.test_chains import needs_loader
+from tests.kernel.torture import leftovers, observed
+
+PIN_PATH = BPFFS / "xst"
+
+
+@needs_loader
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("state", ["", f"state: {{pin_path: {PIN_PATH}}}\n"], ids=["", "pinned"])
+def test_nothing_fails_and_all_is_counted_while_everything_changes(state: str) -> None:
+    before = leftovers()
+    report = observed(seed=len(state), count=16, config=QUICK + state)
+    assert report.failures == []
+    assert (tree(BPFFS) != []) == bool(state)
+    wipe(PIN_PATH)
+    wait_for(lambda: leftovers() == before, patience=60)
