@@ -195,12 +195,8 @@ def _virtual_machine(chosen: InstalledKernel, machine: Machine, orders: Path) ->
         *("--run", shlex.quote(str(chosen.image))),
         *("--name", "xdpscope", "--disable-kvm"),
         "--force-9p",  # else it waits six seconds for a virtiofsd too old to be used
-        *(
-            "--cpus",
-            "1" if machine.icount is not None else str(machine.cpus),
-            "--memory",
-            machine.memory,
-        ),
+        *("--cpus", str(machine.cpus if machine.icount is None else 1)),
+        *("--memory", machine.memory),
         *(part for option in kernel_options for part in ("--append", option)),
         f"--qemu-opts={shlex.join(qemu)}",
         "--",
