@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.agent import QUICK, AgentProcess, traced, wait_for
-from tests.kernel.lab import Lab, kernel_objects
+from tests.kernel.lab import Drizzle, Lab, kernel_objects
 from tests.kernel.pinned import BPFFS, OWN_LINKS, UNALTERED, links, settled, tree, udp, wipe
-from tests.kernel.programs import other_build
+from tests.kernel.programs import newer_build, other_build
 
 PATH = BPFFS / "xst"
 PINNING = QUICK + f"state: {{pin_path: {PATH}}}\n"
@@ -53,37 +53,48 @@ def expect(agent: AgentProcess, expected: int) -> None:
     assert (total(agent), in_flows(agent)) == (expected, expected)
 
 
+def build(path: Path) -> dict[str, str]:
+    """The environment in which this build is the one that runs."""
+    return {"PYTHONPATH": str(path)}
+
+
+@pytest.mark.timeout(600)
 def test_agents_come_and_go_and_the_account_goes_on(lab: Lab) -> None:
-    """Killed, stopped, of a newer version; then of a build with other records."""
+    """Killed, restarted, upgraded, with traffic all the time; then by one that cannot go on."""
     veth, program = lab.veth("xst0"), lab.load(UNALTERED, "flows")
     program_id = program.info().id
     lab.attach(program, veth)
-    with AgentProcess(PINNING) as agent:
-        agent.ready()
-        wait_for(lambda: traced(agent, UNALTERED) and settled(PATH, program_id))
-        with veth.sending(udp(4000)) as traffic:
+    traffic = Drizzle([(veth.sender(), udp(4000))])
+    try:
+        with AgentProcess(PINNING) as agent:
+            agent.ready()
+            wait_for(lambda: traced(agent, UNALTERED) and settled(PATH, program_id))
+            traffic.start()
             wait_for(lambda: traffic.sent > 100)
             agent.send(signal.SIGKILL)
             assert agent.wait() == -signal.SIGKILL
-            at_the_end = traffic.sent
-            wait_for(lambda: traffic.sent > at_the_end + 100)
-    sent = traffic.sent - veth.lost
-    (state,) = PATH.iterdir()
-
-    newer = "import sys, xdpscope; xdpscope.__version__ = '99.0'\n"
-    newer += "from xdpscope.__main__ import main; sys.exit(main())"
-    with AgentProcess(PINNING, program=("-c", newer)) as agent:
-        agent.ready()
-        assert agent.value("xdpscope_build_info", version="99.0") == 1
-        expect(agent, sent)
-        began = time.monotonic()
-        assert agent.stop() == 0
-        print(f"ended in {time.monotonic() - began:.2f} s of the guest's time")
+        (state,) = PATH.iterdir()
+        at_the_end = traffic.sent
+        wait_for(lambda: traffic.sent > at_the_end + 100)
+        with AgentProcess(PINNING) as agent:
+            agent.ready()
+            wait_for(lambda: (total(agent) or 0) > at_the_end + 100)
+            began = time.monotonic()
+            assert agent.stop() == 0
+            print(f"ended in {time.monotonic() - began:.2f} s of the guest's time")
+        with AgentProcess(PINNING, environment=build(newer_build())) as agent:
+            agent.ready()
+            assert agent.value("xdpscope_build_info", version="99.0") == 1
+            traffic.stop()
+            expect(agent, traffic.sent - veth.lost)
+            assert agent.stop() == 0
+        print(f"{traffic.sent} packets over three agents and the time between them")
+    finally:
+        traffic.stop()
     assert [*PATH.iterdir()] == [state]
     veth.send(udp(4000), times=8)
 
-    other = {"PYTHONPATH": str(other_build())}
-    with AgentProcess(PINNING, environment=other) as agent:
+    with AgentProcess(PINNING, environment=build(other_build())) as agent:
         agent.ready()
         wait_for(lambda: traced(agent, UNALTERED) and settled(PATH, program_id))
         said = [entry for entry in agent.log if "counters start again" in str(entry["event"])]

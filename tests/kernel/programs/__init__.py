@@ -10,6 +10,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from xdpscope import __version__
+
 SOURCES = Path(__file__).parent
 REPOSITORY = SOURCES.parents[2]
 OUTPUT = REPOSITORY / "build" / "test-programs"
@@ -30,30 +32,51 @@ def compiled(name: str, *flags: str) -> Path:
     return output
 
 
-def other_build() -> Path:
-    """A directory with another build of the package, as good, whose records have another layout."""
+def another_build(version: str, devices: int = 4) -> Path:
+    """A directory with the package, built once more from its sources and under another version.
+
+    With the number of ``devices`` that a record has room for it has the same BPF programs and
+    records as this one; with another number others, as good.
+    """
     sources, package = REPOSITORY / "bpf", REPOSITORY / "agent" / "xdpscope"
-    output = OUTPUT / "other-build"
+    output = OUTPUT / f"xdpscope-{version}"
     changed = max(each.stat().st_mtime for each in (*sources.iterdir(), *package.rglob("*.py")))
     if output.exists() and output.stat().st_mtime >= changed:
         return output
     OUTPUT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=OUTPUT) as directory:
         made = Path(directory) / "made"
-        shutil.copytree(package, made / "xdpscope", ignore=shutil.ignore_patterns("__pycache__"))
+        built = made / "xdpscope"
+        shutil.copytree(package, built, ignore=shutil.ignore_patterns("__pycache__", "*.bpf.o"))
         shutil.copytree(sources, Path(directory) / "bpf")
+        _replace(built / "__init__.py", f'"{__version__}"', f'"{version}"')
         header = Path(directory) / "bpf" / "xdpscope.h"
-        text = header.read_text()
-        assert text.count("DEVICES_INLINE = 4,") == 1
-        header.write_text(text.replace("DEVICES_INLINE = 4,", "DEVICES_INLINE = 5,"))
-        for name in ("flows", "verdicts"):
-            source = Path(directory) / "bpf" / f"{name}.bpf.c"
+        _replace(header, "DEVICES_INLINE = 4,", f"DEVICES_INLINE = {devices},")
+        for source in Path(directory).glob("bpf/*.bpf.c"):
             command = ["clang", "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Werror"]
-            command += ["-c", str(source), "-o", str(made / "xdpscope" / "bpf" / f"{name}.bpf.o")]
-            subprocess.run(command, check=True)
+            target = built / "bpf" / f"{source.stem}.o"
+            command += [f"-fdebug-prefix-map={directory}=.", "-c", f"bpf/{source.name}"]
+            command += ["-o", str(target)]
+            subprocess.run(command, check=True, cwd=directory)
         shutil.rmtree(output, ignore_errors=True)
         made.replace(output)
     return output
+
+
+def newer_build() -> Path:
+    """One that can go on with what this one has counted."""
+    return another_build("99.0")
+
+
+def other_build() -> Path:
+    """One that cannot."""
+    return another_build("100.0", devices=5)
+
+
+def _replace(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert text.count(old) == 1
+    file.write_text(text.replace(old, new))
 
 
 def compile_all() -> None:
@@ -61,4 +84,5 @@ def compile_all() -> None:
     for source in sorted(SOURCES.glob("*.bpf.c")):
         compiled(source.name.removesuffix(".bpf.c"))
     compiled("verdicts", "-g0")
+    newer_build()
     other_build()
