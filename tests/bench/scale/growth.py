@@ -124,11 +124,10 @@ def attach(targets: Targets, inventory: Inventory, programs: int) -> tuple[Spent
 
 def send_one_each(name: str) -> None:
     """Sends a packet to each interface of a namespace."""
-    with within(name):
-        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
-            for _, interface in socket.if_nameindex():
-                if interface != "lo":
-                    sender.sendto(packet4(), (interface, 0))
+    with within(name), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+        for _, interface in socket.if_nameindex():
+            if interface != "lo":
+                sender.sendto(packet4(), (interface, 0))
 
 
 def expect_packets(observer: Observer, programs: int) -> None:

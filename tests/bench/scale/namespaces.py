@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pyroute2 import IPRoute
+from xdpscope.libbpf._raw import ffi, lib
 
 from tests.bench.compiled import path_of
 from tests.bench.guest import TARGET
@@ -24,7 +25,6 @@ from xdpscope.discovery.inventory import Inventory
 from xdpscope.errors import TracingUnavailable
 from xdpscope.kernel import netns
 from xdpscope.libbpf import Descriptor, Object, Program
-from xdpscope.libbpf._raw import ffi, lib
 from xdpscope.observer import Observer
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.reason import Scope
