@@ -33,7 +33,7 @@ from xdpscope.tracing.templates import FlowSizes
 SIZES = (100, 250, 500)
 PER_NAMESPACE = 10
 _LOOKS = 5
-_PATIENCE = 30.0
+_PATIENCE = 300.0  # of an emulated guest beside others
 
 
 @dataclass(frozen=True)
