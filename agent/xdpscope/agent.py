@@ -7,6 +7,7 @@ into the kernel block, for seconds when hundreds of programs appear at once.
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 import threading
@@ -276,4 +277,14 @@ def run(config: Config, path: Path | None, listen: Listen | None) -> None:
     Raises:
         XdpscopeError: it could not start, or cannot go on.
     """
+    _allow_descriptors()
     asyncio.run(Agent(config, path, listen).run())
+
+
+def _allow_descriptors() -> None:
+    """Takes as many descriptors as we may have: a target needs up to five.
+
+    Hosts give 1,024 to begin with, for the sake of select(2), which nothing here uses.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -159,10 +160,13 @@ class Selection:
     def admits(self, *names: str) -> bool:
         """Whether a thing known by all these names (entry function, id, tag) is observed."""
 
-        def among(globs: tuple[str, ...]) -> bool:
-            return any(fnmatchcase(name, glob) for glob in globs for name in names)
+        return _any_matches(self.include, names) and not _any_matches(self.exclude, names)
 
-        return among(self.include) and not among(self.exclude)
+
+# Of every interface and program, at each look and each scrape.
+@lru_cache(maxsize=8192)
+def _any_matches(globs: tuple[str, ...], names: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, glob) for glob in globs for name in names)
 
 
 @dataclass(frozen=True)

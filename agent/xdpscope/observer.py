@@ -13,12 +13,12 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
+from xdpscope.accounting.books import Books
 from xdpscope.accounting.farewell import Farewell
 from xdpscope.accounting.flows import FlowCount, FlowLedger
 from xdpscope.accounting.ledger import Ledger, Place, PlaceOf, Tally
-from xdpscope.accounting.owners import Owners, Seen
+from xdpscope.accounting.owners import Owners
 from xdpscope.accounting.places import NO_PLACE, Places
-from xdpscope.accounting.reading import by_device, of_target
 from xdpscope.accounting.spilled import SpilledRecords
 from xdpscope.config import Flows
 from xdpscope.discovery.inventory import Inventory
@@ -27,7 +27,7 @@ from xdpscope.kernel.netns import HOST
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.reason import Reason, Scope
 from xdpscope.tracing.targets import Target, Targets
-from xdpscope.tracing.tracer import Tracer
+from xdpscope.tracing.tracer import read_counts
 
 # Interfaces come and go all day where containers do, under ever new names. So many that
 # are gone keep their totals, to go on from should the name come back.
@@ -131,8 +131,8 @@ class Observer:
         self._places_gone: Farewell[Place] = Farewell()
         self._places_hidden: dict[Place, None] = {}
         self._looked = False
+        self._books = Books(self._ledger)
         self._owners = Owners()
-        self._seen: list[Seen] = []
         tables = engine.flow_tables()
         self._flows = FlowLedger(tables, flows or Flows()) if tables else None
 
@@ -315,30 +315,10 @@ class Observer:
 
     def _book(self, place_of: PlaceOf) -> Mapping[int, NDArray[Any]]:
         """Books all there is; what the engine's ``spilled`` had."""
-        self._seen = []
         spilled = self._engine.spilled()
-        for target in self._targets:
-            if target.tracer is not None:
-                self._book_one(target.program.id, target.tracer, spilled, place_of)
+        tracers = [target.tracer for target in self._targets if target.tracer is not None]
+        self._books.book(read_counts(tracers), spilled, place_of)
         return spilled
-
-    def _book_one(
-        self,
-        program_id: int,
-        tracer: Tracer,
-        spilled: Mapping[int, NDArray[Any]],
-        place_of: PlaceOf,
-    ) -> None:
-        # Apart: each CPU gives its places to the devices that it meets first, so a device
-        # that has one here may have spilled there.
-        placed, number = tracer.records(), tracer.number
-        self._ledger.book(program_id, "placed", of_target(placed), place_of)
-        self._seen.append(Seen.inline(program_id, number, placed["devices"]))
-        rest = spilled.get(number)
-        reading = {} if rest is None else by_device(rest)
-        self._ledger.book(program_id, "spilled", reading, place_of)
-        if rest is not None:
-            self._seen.append(Seen.spilled(program_id, number, rest))
 
     def _read_flows(self, place_of: PlaceOf) -> None:
         """Books the totals, and only then the flows: see accounting/flows.py."""
@@ -350,7 +330,7 @@ class Observer:
             place = place_of(*device)
             return place if place is not None and self._admits(place) else None
 
-        moved = self._owners.update(self._seen, admitted)
+        moved = self._owners.update(self._books.seen, admitted)
         totals = {
             (target.program.id, place): tally
             for target in self._targets

@@ -116,6 +116,14 @@ def test_a_wrong_configuration() -> None:
     assert kernel_objects() == before
 
 
+def test_many_targets_need_many_descriptors(lab: Lab) -> None:
+    """The limit that it is started with, 1,024 as a rule, is not one of programs."""
+    lab.attach(lab.load("decide_pass"), lab.veth("xst0"))
+    with AgentProcess(prefix=["prlimit", "--nofile=24:4096"]) as agent:
+        agent.ready()
+        assert "tracing" in agent.events()
+
+
 def test_no_privileges() -> None:
     status, said = failure(prefix=("setpriv", "--bounding-set=-all", "--inh-caps=-all"))
     assert status == 1

@@ -31,6 +31,8 @@ from xdpscope.config import Flows
 # the same rate would else lose and win it by turns, each time as a new series.
 _STICKINESS = 1.5
 
+_NOTHING = np.zeros((len(VERDICTS), 2), np.int64)
+
 _PROTOCOLS = {(4, 1): "icmp", (6, 58): "icmpv6"} | {
     (version, number): name
     for version in (4, 6)
@@ -157,19 +159,18 @@ class FlowLedger:
         return found
 
     def _sum_up(self, totals: Mapping[Owner, Tally]) -> None:
-        packets: Counter[tuple[Owner, str]] = Counter()
-        sizes: Counter[tuple[Owner, str]] = Counter()
+        if not totals:
+            self._others = {}
+            return
+        counts = np.stack([tally.counts for tally in totals.values()]).astype(np.int64)
+        rest = counts[:, 0] - counts[:, 1:].sum(axis=1)
+        rows = {owner: row for row, owner in enumerate(totals)}
         for count in self._exported.values():
-            packets[count.owner, count.verdict] += count.packets
-            sizes[count.owner, count.verdict] += count.bytes
-        others = {}
-        for owner, tally in totals.items():
-            counts = tally.counts.astype(np.int64)
-            rest = counts[0] - counts[1:].sum(axis=0)
-            rest -= [(packets[owner, verdict], sizes[owner, verdict]) for verdict in VERDICTS]
-            before = self._others.get(owner)
-            others[owner] = np.maximum(rest, 0 if before is None else before)
-        self._others = others
+            row = rows.get(count.owner)
+            if row is not None:
+                rest[row, VERDICTS.index(count.verdict)] -= count.packets, count.bytes
+        before = [self._others.get(owner, _NOTHING) for owner in totals]
+        self._others = dict(zip(totals, np.maximum(rest, np.stack(before)), strict=True))
 
     @property
     def exported(self) -> list[FlowCount]:

@@ -57,22 +57,27 @@ class Ledger:
         self._booked: dict[int, dict[str, Reading]] = {}
         self._grown: set[Place] = set()
 
-    def book(self, program: int, store: str, reading: Reading, place_of: PlaceOf) -> None:
+    def book(self, program: int, store: str, reading: Reading, place_of: PlaceOf) -> bool:
         """Books what ``reading`` has more than the one before it from the same store.
 
         A device may have records in several of a program's stores, and lose one of them. What
         is in a place not known yet is booked once that is known.
+
+        Returns:
+            Whether all of it is booked.
         """
         totals = self._totals.setdefault(program, {})
         stores = self._booked.setdefault(program, {})
         before = stores.get(store, {})
         booked = stores[store] = dict(reading)
+        complete = True
         for identity, now in reading.items():
             old = before.get(identity)
             if old is not None and np.array_equal(old.counts, now.counts):
                 continue
             place = place_of(*identity, now.inode, now.name)
             if place is None:
+                complete = False
                 del booked[identity]
                 if old is not None:
                     booked[identity] = old
@@ -82,6 +87,7 @@ class Ledger:
                 tally = totals[place] = Tally()
             tally.counts += now.counts if old is None else now.counts - old.counts
             self._grown.add(place)
+        return complete
 
     def grown(self) -> set[Place]:
         """Places where anything was booked since this was last asked."""

@@ -114,7 +114,7 @@ class Owners:
         for each in seen:
             now[each.target, (each.target, False) in now] = each
         same = now.keys() == self._seen.keys() and all(
-            each.same_as(self._seen[key]) for key, each in now.items()
+            each is self._seen[key] or each.same_as(self._seen[key]) for key, each in now.items()
         )
         if same and all(
             _place(device, place_of) == place for device, place in self._places.items()

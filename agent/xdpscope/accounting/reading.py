@@ -43,6 +43,20 @@ def _pairs(tallies: NDArray[Any]) -> NDArray[np.uint64]:
     return np.stack([tallies["packets"], tallies["bytes"]], axis=-1)
 
 
+def sums(values: NDArray[Any]) -> NDArray[np.uint64]:
+    """Of each target, all of its counters added up; ``struct target_counts``, (targets, CPUs).
+
+    They only grow, and by less than 2⁶⁴: so as long as the sum is the same, each of them is.
+    """
+    found = np.zeros(len(values), np.uint64)
+    devices = values["devices"]
+    for tallies in (devices["verdicts"], devices["unaccounted"], values["unplaced"]):
+        for name in ("packets", "bytes"):
+            column = tallies[name]
+            found += column.sum(axis=tuple(range(1, column.ndim)), dtype=np.uint64)
+    return found
+
+
 def by_device(records: NDArray[Any]) -> Reading:
     """Sums ``struct device_counts`` records, of any shape, into one reading."""
     used = records[records["identity"] != 0]

@@ -5,9 +5,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Self
 
-from xdpscope.discovery.maps import MapEntries, MapKind, tail_called
+from xdpscope.discovery.maps import MapEntries, MapEntry, MapKind, tail_called
 from xdpscope.discovery.model import Attachment, Mode, Role, Snapshot
-from xdpscope.discovery.namespaces import NamespaceSource
+from xdpscope.discovery.namespaces import Namespaces, NamespaceSource
 from xdpscope.discovery.programs import ProgramList, ProgramSource
 from xdpscope.kernel.netns import HOST
 
@@ -24,6 +24,8 @@ class Inventory:
         self._programs = ProgramSource()
         self._namespaces = namespaces or NamespaceSource()
         self._maps = MapEntries()
+        self._found: object = None
+        self._snapshot = Snapshot()
 
     def close(self) -> None:
         self._maps.close()
@@ -46,22 +48,28 @@ class Inventory:
         self._namespaces.everywhere = wanted
 
     def take(self) -> Snapshot:
-        """What is there now.
+        """What is there now; the same object as the last time, if nothing has changed since.
 
         Raises:
             NotPermitted: for want of CAP_SYS_ADMIN.
         """
         # Interfaces and maps first: a program that they name is then in the list, or gone.
+        found = self._namespaces.read(), self._maps.read(), self._programs.read()
+        if found != self._found:
+            self._found, self._snapshot = found, self._put_together(*found)
+        return self._snapshot
+
+    def _put_together(
+        self, namespaces: Namespaces, entries: list[MapEntry], listed: ProgramList
+    ) -> Snapshot:
         attachments: dict[int, set[Attachment]] = defaultdict(set)
         interfaces = {}
-        namespaces = self._namespaces.read()
         for namespace in namespaces.seen:
             for interface in namespace.interfaces:
                 place = namespace.name, interface.name
                 interfaces[namespace.serial, interface.index] = place
                 for mode, program_id in interface.programs:
                     attachments[program_id].add(Attachment(*place, mode))
-        entries = self._maps.read()
         running = set()
         for entry in entries:
             if entry.kind is MapKind.CPUMAP:
@@ -70,7 +78,6 @@ class Inventory:
                 elsewhere = namespaces.names.get(entry.inode, str(entry.inode)), entry.name
                 place = interfaces.get(entry.device, elsewhere)
                 attachments[entry.program].add(Attachment(*place, Mode.NATIVE))
-        listed = self._programs.read()
         extended = self._targets_of_extensions(listed)
         leaves = tail_called(
             entries, listed.programs, attachments.keys() | running | extended.keys()

@@ -12,17 +12,23 @@ class TracingLinks:
 
     def __init__(self) -> None:
         self._known: dict[int, LinkEnds] = {}
+        self._found: Collection[LinkEnds] = []
 
     def read(self) -> Collection[LinkEnds]:
         """Every link whose target the kernel names; none before Linux 5.13.
+
+        The same collection as the last time, if there are the same links.
 
         Each holds a reference on its target.
 
         Raises:
             NotPermitted: for want of CAP_SYS_ADMIN.
         """
+        ids = list(Link.ids())
+        if ids == list(self._known):
+            return self._found
         known: dict[int, LinkEnds] = {}
-        for id in Link.ids():
+        for id in ids:
             ends = self._known.get(id)
             if ends is None:
                 try:
@@ -32,4 +38,5 @@ class TracingLinks:
                     continue
             known[id] = ends
         self._known = known
-        return [ends for ends in known.values() if ends.target]
+        self._found = [ends for ends in known.values() if ends.target]
+        return self._found

@@ -29,6 +29,8 @@ class Listing:
             self._record = loaded.btf.struct(record)
             with loaded.program(name) as program:
                 self._link = Link.iterate(program)
+        self._raw = b""
+        self._records = np.frombuffer(self._raw, self._record)
 
     def close(self) -> None:
         """Unloads it."""
@@ -41,5 +43,8 @@ class Listing:
         self.close()
 
     def read(self) -> NDArray[Any]:
-        """The records of this moment."""
-        return np.frombuffer(self._link.read_all(), self._record)
+        """The records of this moment; the same array as the last time, if they are the same."""
+        raw = self._link.read_all()
+        if raw != self._raw:
+            self._raw, self._records = raw, np.frombuffer(raw, self._record)
+        return self._records

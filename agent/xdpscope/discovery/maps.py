@@ -46,6 +46,8 @@ class MapEntries:
             self._listing = Listing("maps", "entry_record")
         except KernelError:
             self._listing = None
+        self._records: object = None
+        self._entries: list[MapEntry] = []
 
     def close(self) -> None:
         """Unloads the iterator."""
@@ -61,21 +63,27 @@ class MapEntries:
     def read(self) -> list[MapEntry]:
         """Entries with programs; none where the kernel refuses the iterator.
 
+        The same list as the last time, if they are the same.
+
         Of a map, 65,536 places are looked at, and 800 programs told.
         """
         if self._listing is None:
             return []
-        return [
-            MapEntry(
-                map_id,
-                MapKind(kind),
-                program,
-                (serial, index),
-                inode,
-                name.decode(errors="replace"),
-            )
-            for map_id, kind, program, index, inode, name, serial in self._listing.read().tolist()
-        ]
+        records = self._listing.read()
+        if records is not self._records:
+            self._records = records
+            self._entries = [
+                MapEntry(
+                    map_id,
+                    MapKind(kind),
+                    program,
+                    (serial, index),
+                    inode,
+                    name.decode(errors="replace"),
+                )
+                for map_id, kind, program, index, inode, name, serial in records.tolist()
+            ]
+        return self._entries
 
 
 def tail_called(

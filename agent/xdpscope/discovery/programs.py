@@ -59,16 +59,25 @@ class Census:
             KernelError: this kernel refuses it.
         """
         self._listing = Listing("programs", "program_record")
+        self._records: object = None
+        self._entries: dict[int, Entry] = {}
 
     def close(self) -> None:
         self._listing.close()
 
     def read(self) -> dict[int, "Entry"]:
-        """By program id; the iterator's own reference is not counted."""
-        return {
-            id: Entry(attach_type, bool(extension), bool(at_egress), references - 1)
-            for id, attach_type, extension, at_egress, references in self._listing.read().tolist()
-        }
+        """By program id, the same as the last time if nothing changed.
+
+        The iterator's own reference is not counted.
+        """
+        records = self._listing.read()
+        if records is not self._records:
+            self._records = records
+            self._entries = {
+                id: Entry(attach_type, bool(extension), bool(at_egress), references - 1)
+                for id, attach_type, extension, at_egress, references in records.tolist()
+            }
+        return self._entries
 
 
 class ProgramSource:
@@ -83,6 +92,8 @@ class ProgramSource:
         self._links = TracingLinks()
         self._known: dict[int, XdpProgram | None] = {}  # None: not an XDP program
         self._positions: dict[LinkEnds, int | None] = {}
+        self._told: tuple[object, object] = None, None  # by the kernel: what was found is of that
+        self._found = ProgramList({}, {}, {}, frozenset())
 
     def close(self) -> None:
         if self._census is not None:
@@ -95,7 +106,7 @@ class ProgramSource:
         self.close()
 
     def read(self) -> ProgramList:
-        """All XDP programs and extensions of them.
+        """All XDP programs and extensions of them; the same list, if nothing changed.
 
         A tracer of somebody else is not counted among a program's holders: two that waited
         for each other to let go would keep a program for ever.
@@ -107,14 +118,17 @@ class ProgramSource:
             found = self._describe_all(dict.fromkeys(Program.ids(), Entry()))
             return ProgramList(found, {}, {}, frozenset())
         census = self._census.read()
-        programs = self._describe_all(census)
         # After the census, so that a tracer new in between makes the number too small: then
         # a program is let go for a moment, not kept.
+        links = self._links.read()
+        if census is self._told[0] and links is self._told[1]:
+            return self._found
+        programs = self._describe_all(census)
         tracers: Counter[int] = Counter()
         chains: dict[int, list[ChainPlace]] = defaultdict(list)
         positions: dict[LinkEnds, int | None] = {}
         replaced = set()
-        for link in self._links.read():
+        for link in links:
             tracers[link.target] += 1
             program = programs.get(link.program)
             target = programs.get(link.target)
@@ -127,12 +141,15 @@ class ProgramSource:
                 chains[program.id].append(ChainPlace(target.id, positions[link]))
         self._positions = positions
         holders = {id: census[id].references - tracers[id] for id in programs}
-        return ProgramList(
+        self._found = ProgramList(
             programs,
             holders,
             {id: tuple(sorted(places, key=_by_dispatcher)) for id, places in chains.items()},
             frozenset(replaced),
         )
+        # If one could not be described, it is tried again.
+        self._told = (census, links) if len(self._known) == len(census) else (None, None)
+        return self._found
 
     def _position(self, link: LinkEnds, target: XdpProgram) -> int | None:
         """The position that this link gives a component; asked for once."""

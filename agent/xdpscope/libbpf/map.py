@@ -131,10 +131,18 @@ class Map(Pinnable):
             Vanished: there is no such key.
         """
         values = np.empty((self.info.cpus, self.info.stride), np.uint8)
+        self.lookup_into(key, values)
+        return values
+
+    def lookup_into(self, key: bytes, values: Bytes) -> None:
+        """The same, into an array of that shape and no other layout.
+
+        Raises:
+            Vanished: there is no such key.
+        """
         result = lib.bpf_map_lookup_elem(self.fileno(), key, ffi.from_buffer(values))
         if result < 0:
             fail(result, f"looking up an element of {self.info.name!r}")
-        return values
 
     def update(self, key: bytes, values: bytes, flags: int = 0) -> None:
         """Sets one element; ``values`` holds every CPU's."""

@@ -64,6 +64,7 @@ class Targets:
                 self._pinned[pins.program] = pins
             else:
                 pins.remove()
+        self._settled: tuple[Snapshot, Scope] | None = None  # with which all are in step
         self.failures: Counter[Reason] = Counter()
 
     def __iter__(self) -> Iterator[Target]:
@@ -84,6 +85,12 @@ class Targets:
         What is pinned is taken over first, and what is pinned of programs that are gone is
         removed. Returns early, with the rest undone, once ``interrupted`` says so.
         """
+        if self._settled is not None and snapshot is self._settled[0] and scope == self._settled[1]:
+            for target in self:
+                if target.refusal is not None and not interrupted():
+                    self._settle(target, snapshot, scope)
+            return [id for id in self._targets if id not in snapshot.programs]
+        self._settled = None
         for program_id, program in snapshot.programs.items():
             if interrupted():
                 return []
@@ -95,6 +102,7 @@ class Targets:
             self._settle(target, snapshot, scope)
         if not self._tidied:
             self._tidy()
+        self._settled = snapshot, scope
         return [id for id in self._targets if id not in snapshot.programs]
 
     def incomplete(self) -> Iterator[Target]:

@@ -2,7 +2,7 @@
 """One target's tracer: attached, detached, and readable until it is closed."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from errno import EAGAIN
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xdpscope.accounting.books import Counted
 from xdpscope.discovery.model import XdpProgram
 from xdpscope.errors import KernelError, Vanished
 from xdpscope.libbpf import EntryFunction, Program, typed
@@ -22,6 +23,9 @@ _ONLY_KEY = b"\0\0\0\0"
 
 # Seconds that the kernel may take for detaching what was unpinned.
 _PATIENCE = 1.0
+
+# Bytes of records that are read, and then seen to, together.
+_READ_SIZE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +232,24 @@ class Tracer:
         seconds = sum(info.run_time_ns for info in infos) / 1e9
         # The first is an exit, whichever they are.
         return Expense(self._missed + infos[0].recursion_misses, seconds if ran else None)
+
+
+def read_counts(tracers: Sequence[Tracer]) -> Iterator[Counted]:
+    """The records of many, by parts."""
+    if not tracers:
+        return
+    info, layout = tracers[0]._counts.info, tracers[0]._engine.target_counts
+    step = max(1, _READ_SIZE // (info.cpus * info.stride))
+    for begin in range(0, len(tracers), step):
+        part = tracers[begin : begin + step]
+        values = np.empty((len(part), info.cpus, info.stride), np.uint8)
+        for tracer, row in zip(part, values, strict=True):
+            tracer._counts.lookup_into(_ONLY_KEY, row)
+        yield Counted(
+            [tracer._target for tracer in part],
+            [tracer.number for tracer in part],
+            typed(values, layout),
+        )
 
 
 def _is_loaded(program_id: int) -> bool:

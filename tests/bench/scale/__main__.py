@@ -8,6 +8,7 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from tests.vm.run import Machine, run, supervised
 _MIB = 1 << 20
 _INTERVAL = 5.0  # discovery.interval of the default configuration
 _IDLE_SECONDS = 60.0
+_TIMEOUT = 3600.0  # of a guest, on a machine that has other work
+# Of what grows with the number of programs: how much more than that number, for what is noise.
+_TOLERANCE = 1.1
 
 
 @dataclass(frozen=True)
@@ -36,15 +40,15 @@ class Finding:
         return self.limit is None or self.value < self.limit
 
 
-def in_guest(kernel: str, *, icount: bool) -> dict[str, Any]:
+def in_guest(module: str, kernel: str, *, icount: bool) -> dict[str, Any]:
     """Measures in a guest, idling only where an instruction is a nanosecond: it costs no time."""
     with tempfile.TemporaryDirectory(dir=BUILT) as directory:
         result = Path(directory) / "result.json"
-        idle = _IDLE_SECONDS if icount else 0
-        command = ["python", "-m", "tests.bench.scale.guest", str(result), str(idle)]
-        if status := run(
-            command, kernel=kernel, machine=Machine(icount=0 if icount else None, timeout=600)
-        ):
+        command = ["python", "-m", f"tests.bench.scale.{module}", str(result)]
+        if module == "guest":
+            command.append(str(_IDLE_SECONDS if icount else 0))
+        machine = Machine(icount=0 if icount else None, timeout=_TIMEOUT)
+        if status := run(command, kernel=kernel, machine=machine):
             raise VmError(f"measuring on kernel {kernel} failed with status {status}")
         found: dict[str, Any] = json.loads(result.read_text())
     return found
@@ -91,6 +95,34 @@ def of_agent(clock: dict[str, Any], counted: dict[str, Any], native: float) -> l
     ]
 
 
+def of_growth(clock: dict[str, Any], counted: dict[str, Any]) -> list[Finding]:
+    """What attaching and looking take of ever more programs, on one kernel."""
+    found = []
+    for what, key, scale, unit, limit in (
+        ("attaching", "attaching", 1, "s", 5),
+        ("having flows counted as well", "flows", 1, "s", None),
+        ("a look when nothing has changed", "look", 1e3, "ms", 250),
+        ("of it finding programs", "finding", 1e3, "ms", None),
+    ):
+        of_guest = f"{unit} of the guest"
+        for each in clock["sizes"]:
+            last = each is clock["sizes"][-1]
+            name, cost = f"{what}, {each['programs']}", each[key]["clock"] * scale
+            found.append(Finding(name, cost, of_guest, limit if last else None))
+        cost = clock["sizes"][-1][key]["cpu"] * scale
+        found.append(Finding(f"{name}, CPU", cost, of_guest))
+        cost = counted["sizes"][-1][key]["clock"] * scale
+        found.append(
+            Finding(f"{name}, by instructions", cost, f"{unit} at 1 GHz and 1 a cycle", limit)
+        )
+        for less, more in pairwise(counted["sizes"]):
+            times = more["programs"] / less["programs"]
+            name = f"… of {more['programs']} : of {less['programs']}, by instructions"
+            ratio = more[key]["clock"] / less[key]["clock"]
+            found.append(Finding(name, ratio, "", times * _TOLERANCE))
+    return found
+
+
 def table(findings: list[Finding]) -> str:
     rows = [["", "measured", "limit", "unit"]]
     for each in findings:
@@ -109,13 +141,18 @@ def bench(options: argparse.Namespace) -> int:
     date = f"{datetime.now(UTC):%Y-%m-%d}"
     parts = [f"Measured on {date}: {PROGRAMS} programs, the page.\n\n{table(findings)}"]
     for kernel in options.kernel or ["6.12"]:
-        clock = in_guest(kernel, icount=False)
-        counted = in_guest(kernel, icount=True)
-        results[kernel] = {"clock": clock, "counted": counted}
+        clock = in_guest("guest", kernel, icount=False)
+        counted = in_guest("guest", kernel, icount=True)
+        growth = [in_guest("growth", kernel, icount=icount) for icount in (False, True)]
+        results[kernel] = {"clock": clock, "counted": counted, "growth": growth}
         of_kernel = of_agent(clock, counted, native)
         findings += of_kernel
         title = f"{PROGRAMS} programs on kernel {counted['release']}"
         parts.append(f"Measured on {date}: {title}.\n\n{table(of_kernel)}")
+        of_sizes = of_growth(*growth)
+        findings += of_sizes
+        title = f"ever more programs on kernel {counted['release']}, ten to a namespace"
+        parts.append(f"Measured on {date}: {title}.\n\n{table(of_sizes)}")
     text = "\n\n".join(parts)
     print(text)
     if options.json:

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pyroute2 import IPRoute
+from xdpscope.libbpf._raw import ffi, lib
 
 from tests.bench.compiled import path_of
 from tests.bench.guest import TARGET
@@ -23,7 +24,7 @@ from tests.bench.table import markdown
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.errors import TracingUnavailable
 from xdpscope.kernel import netns
-from xdpscope.libbpf import Object
+from xdpscope.libbpf import Descriptor, Object, Program
 from xdpscope.observer import Observer
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.reason import Scope
@@ -35,45 +36,69 @@ SIZES = ((0, 0, 0), (10, 100, 100), (50, 500, 0), (50, 500, 100), (50, 500, 500)
 
 
 @contextmanager
-def spread(namespaces: int, links: int, programs: int) -> Iterator[None]:
-    """Makes pairs of veth in so many namespaces, under the same names in each."""
-    # Nothing is to be sent that nobody asked for.
-    Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
+def spread(
+    namespaces: int, links: int, programs: int, *, by_link: bool = False
+) -> Iterator[list[str]]:
+    """Makes pairs of veth in so many namespaces, under the same names in each; their names.
+
+    Programs are attached over netlink or, ``by_link``, each by a bpf_link.
+    """
     names = [f"xsb{number}" for number in range(namespaces)]
     with ExitStack() as stack:
         for number, name in enumerate(names):
             _ip("netns", "add", name)
             stack.callback(_ip, "netns", "del", name)
             pairs = links // namespaces // 2
-            ends = [f"eth{pair}{end}" for pair in range(pairs) for end in ("", "p")]
-            commands = [f"link add {end} up type veth peer {end}p" for end in ends[::2]]
+            with within(name):
+                # Nothing is to be sent that nobody asked for.
+                Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")
+            commands = [f"link add eth{pair} up type veth peer eth{pair}p" for pair in range(pairs)]
+            commands += [f"link set eth{pair}p up" for pair in range(pairs)]
             _ip("-n", name, "-batch", "-", input="\n".join(commands))
             wanted = programs // namespaces + (number < programs % namespaces)
-            _attach(name, wanted)
-        yield
+            for attached in _attach(name, wanted, by_link=by_link):
+                stack.push(attached)
+        yield names
 
 
 def _ip(*arguments: str, input: str | None = None) -> None:
     subprocess.run(["ip", *arguments], input=input, text=True, check=True)
 
 
-def _attach(name: str, count: int) -> None:
+@contextmanager
+def within(name: str) -> Iterator[None]:
+    """This thread is in the named namespace meanwhile."""
     path = f"/run/netns/{name}"
     with Path("/proc/thread-self/ns/net").open("rb") as home:
         netns.enter(path, Path(path).stat().st_ino)
         try:
-            route = IPRoute()
+            yield
         finally:
             back = f"/proc/self/fd/{home.fileno()}"
             netns.enter(back, Path(back).stat().st_ino)
-    with route:
+
+
+def _attach(name: str, count: int, *, by_link: bool) -> Iterator[Descriptor]:
+    """Attaches a program each to so many interfaces; what must be held for it."""
+    with within(name), IPRoute() as route:
         indices = [link["index"] for link in route.get_links() if link.get_attr("IFLA_LINK")]
         for index in indices[:count]:
             with Object(path_of("target")) as target:
+                target.choose(TARGET)
                 target.load()
                 with target.program(TARGET) as program:
+                    if by_link:
+                        yield _linked(program, index)
+                        continue
                     attributes = [("IFLA_XDP_FD", program.fileno()), ("IFLA_XDP_FLAGS", _NATIVE)]
                     route.link("set", index=index, xdp={"attrs": attributes})
+
+
+def _linked(program: Program, index: int) -> Descriptor:
+    fd = lib.bpf_link_create(program.fileno(), index, lib.BPF_XDP, ffi.NULL)
+    if fd < 0:
+        raise OSError(-fd, f"cannot attach a program to interface {index}")
+    return Descriptor(fd)
 
 
 def _least(look: Callable[[], object]) -> tuple[float, float]:

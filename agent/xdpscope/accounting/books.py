@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What targets have counted, booked; of one that has counted nothing since, nothing is read anew.
+
+On a host of hundreds of programs most are quiet between one reading and the next, and making
+sense of a record takes a hundred times what telling that it is the same one does.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from xdpscope.accounting.ledger import Ledger, PlaceOf
+from xdpscope.accounting.owners import Seen
+from xdpscope.accounting.reading import by_device, of_target, sums
+
+# The sum of a record that must be seen to again, whatever it has.
+_UNBOOKED = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Targets and their own records, read together."""
+
+    programs: list[int]  # their ids
+    numbers: list[int]  # of the targets
+    records: NDArray[Any]  # struct target_counts, shape (targets, CPUs)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What is known of one target."""
+
+    sum: int  # of all counters that are booked
+    inline: Seen
+    spilled: Seen | None = None  # records in the map that all targets share
+
+
+class Books:
+    """Enters into a ledger what targets count."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._entries: dict[int, _Entry] = {}  # by the target's number
+
+    @property
+    def seen(self) -> Iterable[Seen]:
+        """The devices that there are records of; of a target those in its own map first."""
+        for entry in self._entries.values():
+            yield entry.inline
+            if entry.spilled is not None:
+                yield entry.spilled
+
+    def book(
+        self, counted: Iterable[Counted], spilled: Mapping[int, NDArray[Any]], place_of: PlaceOf
+    ) -> None:
+        """Books all there is.
+
+        Args:
+            counted: Every target.
+            spilled: ``struct device_counts``, shape (devices, CPUs), by the target's number.
+            place_of: See the ledger.
+        """
+        before, self._entries = self._entries, {}
+        for part in counted:
+            each = zip(
+                part.programs, part.numbers, part.records, sums(part.records).tolist(), strict=True
+            )
+            for program, number, records, total in each:
+                old, rest = before.get(number), spilled.get(number)
+                if old is None or old.sum != total or old.spilled is not None or rest is not None:
+                    old = self._book(program, number, records, total, rest, place_of)
+                self._entries[number] = old
+
+    def _book(
+        self,
+        program: int,
+        number: int,
+        records: NDArray[Any],
+        total: int,
+        rest: NDArray[Any] | None,
+        place_of: PlaceOf,
+    ) -> _Entry:
+        # Apart: each CPU gives its places to the devices that it meets first, so a device
+        # that has one here may have spilled there.
+        complete = self._ledger.book(program, "placed", of_target(records), place_of)
+        self._ledger.book(program, "spilled", {} if rest is None else by_device(rest), place_of)
+        return _Entry(
+            total if complete else _UNBOOKED,
+            Seen.inline(program, number, records["devices"]),
+            None if rest is None else Seen.spilled(program, number, rest),
+        )

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What attaching and looking take as programs, links and namespaces become more: in a guest.
+
+    python -m tests.vm.run -- python -m tests.bench.scale.growth RESULT
+
+A program each on so many veth interfaces, both ends of a pair, ten to a namespace, attached
+natively and each by a bpf_link of its own; through each has gone a packet.
+"""
+
+import json
+import os
+import resource
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.bench.rig import packet4
+from tests.bench.scale.namespaces import spread, within
+from xdpscope.config import Flows
+from xdpscope.discovery.inventory import Inventory
+from xdpscope.libbpf import possible_cpus
+from xdpscope.observer import Observer
+from xdpscope.tracing.engine import Engine
+from xdpscope.tracing.reason import Scope
+from xdpscope.tracing.targets import Targets
+from xdpscope.tracing.templates import FlowSizes
+
+SIZES = (100, 250, 500)
+PER_NAMESPACE = 10
+_LOOKS = 5
+_PATIENCE = 300.0  # of an emulated guest beside others
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds of the guest's clock, and of its CPU for this process."""
+
+    clock: float
+    cpu: float
+
+
+class Watch:
+    """Tells what passes from its making until it is asked."""
+
+    def __init__(self) -> None:
+        self._clock, self._cpu = time.perf_counter(), time.process_time()
+
+    def spent(self) -> Spent:
+        return Spent(time.perf_counter() - self._clock, time.process_time() - self._cpu)
+
+
+def least(action: Callable[[], object], times: int = _LOOKS) -> Spent:
+    """What it takes when it takes least."""
+    found = []
+    for _ in range(times):
+        watch = Watch()
+        action()
+        found.append(watch.spent())
+    return Spent(min(each.clock for each in found), min(each.cpu for each in found))
+
+
+@dataclass(frozen=True)
+class Growth:
+    """What one size takes."""
+
+    programs: int
+    attaching: Spent  # until each is traced
+    flows: Spent  # and then until flows are counted of each as well
+    finding: Spent  # Inventory.take
+    look: Spent  # Observer.look, which finds them and reads what they have counted
+
+
+@contextmanager
+def observed(flows: Flows) -> Iterator[tuple[Engine, Inventory]]:
+    sizes = FlowSizes.for_entries(flows.max_entries, flows.sample_rate, possible_cpus())
+    with Engine(sizes) as engine, Inventory() as inventory:
+        yield engine, inventory
+
+
+def measure(programs: int) -> Growth:
+    """One size.
+
+    Raises:
+        AssertionError: not every program was found and traced, or not every packet counted.
+    """
+    flows = Flows()
+    size = programs // PER_NAMESPACE, programs, programs
+    with spread(*size, by_link=True) as names, observed(flows) as (engine, inventory):
+        with closing(Targets(engine)) as targets:
+            attaching, following = attach(targets, inventory, programs)
+        finding = least(inventory.take)
+        with Observer(engine, inventory, Scope(), flows) as observer:
+            observer.look(0)
+            for name in names:
+                send_one_each(name)
+            expect_packets(observer, programs)
+            observer.look(0)
+            look = least(lambda: observer.look(0))
+            expect_packets(observer, programs)
+    return Growth(programs, attaching, following, finding, look)
+
+
+def attach(targets: Targets, inventory: Inventory, programs: int) -> tuple[Spent, Spent]:
+    """Attaches as the first look does."""
+    snapshot = inventory.take()
+    if len(snapshot.attachments) != programs:
+        raise AssertionError(f"{len(snapshot.attachments)} programs are attached")
+    watch = Watch()
+    targets.reconcile(snapshot, Scope(), lambda: False)
+    attaching = watch.spent()
+    traced = sum(target.reason is None for target in targets)
+    if traced != programs:
+        raise AssertionError(f"{traced} programs are traced")
+    watch = Watch()
+    for target in list(targets.incomplete()):
+        targets.follow_up(target)
+    return attaching, watch.spent()
+
+
+def send_one_each(name: str) -> None:
+    """Sends a packet to each interface of a namespace."""
+    with within(name), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+        for _, interface in socket.if_nameindex():
+            if interface != "lo":
+                sender.sendto(packet4(), (interface, 0))
+
+
+def expect_packets(observer: Observer, programs: int) -> None:
+    """Waits until each program has counted its packet."""
+    end = time.monotonic() + _PATIENCE
+    while True:
+        packets = [sum(count.tally.packets) for count in observer.counts()]
+        if packets == [1] * programs:
+            return
+        if time.monotonic() > end:
+            raise AssertionError(f"{sum(packets)} packets counted of {programs} programs")
+
+
+def main() -> None:
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    found: list[dict[str, Any]] = []
+    for programs in map(int, sys.argv[2:]) if sys.argv[2:] else SIZES:
+        found.append(asdict(measure(programs)))
+        print(found[-1], file=sys.stderr, flush=True)
+    result = {"release": os.uname().release, "sizes": found}
+    Path(sys.argv[1]).write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
