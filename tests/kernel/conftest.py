@@ -23,8 +23,9 @@ def lab() -> Iterator[Lab]:
     lab.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
+    """No longer than that: other modules look for what is left behind."""
     with Engine() as engine:
         yield engine
 
