@@ -100,7 +100,9 @@ def test_a_chain_of_three(lab: Lab, engine: Engine, observer: Observer, mode: st
         expect(observer, in_chain("xst0"))
         found = counted(observer)
         assert sent == sum(n for (name, *_), (n, _) in found.items() if name == "xdp_dispatcher")
-        assert reasons(observer) == dict.fromkeys(("xdp_dispatcher", *LINKS), "")
+        # libxdp tries what the kernel can do, with programs that are gone by now.
+        there = {name: why for name, why in reasons(observer).items() if why != "vanished"}
+        assert there == dict.fromkeys(("xdp_dispatcher", *LINKS), "")
         if engine.tells_targets:
             assert positions(observer) == {"pass_on": [0], "drop_some": [1], "send_back_some": [2]}
         else:

@@ -261,11 +261,11 @@ def observed(seed: int, count: int, prefix: Sequence[str] = (), config: str = QU
 def expect(agent: AgentProcess, counts: Counts) -> None:
     """Fails unless the page has these numbers, soon, and no others of them later."""
 
-    def found() -> dict[tuple[str, str, str], float | None]:
-        return {
-            key: agent.value("xdp_packets_total", program=key[0], interface=key[1], verdict=key[2])
-            for key in counts
-        }
+    def found() -> Counts:
+        sums: Counter[tuple[str, str, str]] = Counter()
+        for labels, value in agent.samples("xdp_packets_total"):
+            sums[labels["program"], labels["interface"], labels["verdict"]] += int(value)
+        return {key: sums[key] for key in counts}
 
     end = time.monotonic() + 60
     while found() != counts and time.monotonic() < end:
@@ -290,17 +290,18 @@ def expect_of_the_last(agent: AgentProcess, lab: Lab) -> None:
             for at in program["attachments"]
         }
 
-    def totals() -> dict[tuple[int, str], float | None]:
-        return {
-            (id, name): agent.value("xdp_packets_total", program_id=str(id), interface=name)
-            for id, name in places
-        }
+    def totals() -> Counter[tuple[int, str]]:
+        found: Counter[tuple[int, str]] = Counter()
+        for labels, value in agent.samples("xdp_packets_total"):
+            key = int(labels["program_id"]), labels["interface"]
+            found[key] += int(value) if key in places else 0
+        return +found
 
     wait_for(lambda: places.keys() <= attached())
     before = totals()
     for veth in places.values():
         veth.send(frame(60), times=50)
-    wait_for(lambda: totals() == {key: (count or 0) + 50 for key, count in before.items()})
+    wait_for(lambda: totals() == before + Counter(dict.fromkeys(places, 50)))
     print(f"counted exactly: 50 more by each of {len(places)} programs that stayed", flush=True)
 
 
