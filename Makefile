@@ -19,10 +19,10 @@ PYTEST ?=
 
 BINDINGS := agent/xdpscope/libbpf/_raw.abi3.so
 OBJECTS := $(patsubst bpf/%.c,agent/xdpscope/bpf/%.o,$(wildcard bpf/*.bpf.c))
-PYTHON_SOURCES := agent tests setup.py $(wildcard dashboards)
+PYTHON_SOURCES := agent tests setup.py docs/generate.py $(wildcard dashboards)
 C_SOURCES = $(shell find bpf tests -name '*.[ch]')
 
-.PHONY: help setup build lint format test unit kernel-test matrix bench demo clean
+.PHONY: help setup build lint format test unit kernel-test matrix bench demo docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -78,6 +78,11 @@ bench: build ## what observing costs: instructions a packet, reading flows
 
 demo: build ## XDP programs, traffic, agent and Prometheus, live; DEMO_SECONDS=N ends it by itself
 	@$(PYTHON) -m tests.demo $(if $(DEMO_SECONDS),--seconds $(DEMO_SECONDS))
+
+docs: build ## the documentation as a site in build/site, its generated parts renewed
+	@$(PYTHON) docs/generate.py --write
+	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
+	@echo "docs: build/site/index.html"
 
 clean: ## remove what was built; kernels and Prometheus stay in ~/.cache/xdpscope
 	rm -rf build dist .venv .mypy_cache .pytest_cache .ruff_cache agent/*.egg-info

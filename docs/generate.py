@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import yaml
+
 from xdpscope.agent import Page, Watch
 from xdpscope.config import Config
 from xdpscope.observer import FlowReport
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
 PAGES = Path(__file__).parent
+ALERTS = PAGES.parent / "config" / "prometheus" / "alerts.yml"
 
 
 class _EmptyHost:
@@ -114,7 +117,19 @@ def _section(section: type, path: str) -> Iterator[str]:
         yield from _section(below, f"{path}{name}.")
 
 
-PARTS = {"metrics.md": metrics, "configuration.md": configuration}
+def alerts() -> str:
+    """A table of all alerts, each with its section of the runbook."""
+    groups = yaml.safe_load(ALERTS.read_text())["groups"]
+    rows = [
+        f"| [{rule['alert']}](runbook.md#{rule['alert'].lower()}) | {rule['labels']['severity']} "
+        f"| {rule['for']} | {rule['annotations']['summary']} |"
+        for group in groups
+        for rule in group["rules"]
+    ]
+    return "\n".join(["| alert | severity | after | |", "|---|---|---|---|", *rows, ""])
+
+
+PARTS = {"metrics.md": metrics, "configuration.md": configuration, "prometheus.md": alerts}
 
 
 def renewed(page: str) -> str:
