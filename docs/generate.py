@@ -126,7 +126,7 @@ def alerts() -> str:
         for group in groups
         for rule in group["rules"]
     ]
-    return "\n".join(["| alert | severity | after | |", "|---|---|---|---|", *rows, ""])
+    return "\n".join(["| alert | severity | after | summary |", "|---|---|---|---|", *rows, ""])
 
 
 PARTS = {"metrics.md": metrics, "configuration.md": configuration, "prometheus.md": alerts}

@@ -10,6 +10,10 @@ from pathlib import Path
 import yaml
 from docs.generate import outdated
 
+from xdpscope.accounting.reading import REASONS
+from xdpscope.discovery.model import Mode, Role
+from xdpscope.tracing.reason import Reason
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -37,6 +41,28 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
         )
         assert fetched
         assert not [url for url in fetched if "//" in url]
+
+
+def table(page: str, heading: str) -> list[str]:
+    """The first column of the table below a heading."""
+    section = (ROOT / "docs" / page).read_text().partition(f"\n## {heading}\n")[2]
+    return re.findall(r"^\| `([^`]*)` \|", section.partition("\n## ")[0], re.MULTILINE)
+
+
+def test_every_value_of_a_label_is_explained() -> None:
+    assert table("metrics.md", "Why a program is not traced") == list(Reason)
+    assert set(table("metrics.md", "Why a packet is in no flow")) == set(REASONS)
+    labels = (ROOT / "docs" / "metrics.md").read_text().partition("## Labels")[2]
+    for value in (*Role, *Mode):
+        assert f"`{value}`" in labels
+
+
+def test_what_is_said_of_the_log_is_what_the_agent_logs() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "agent").rglob("*.py"))
+    events = table("troubleshooting.md", "Warnings in the log")
+    assert len(events) > 5
+    for event in events:
+        assert f'"{event}"' in source, event
 
 
 def test_links_of_readme_lead_to_files() -> None:
