@@ -19,10 +19,11 @@ PYTEST ?=
 
 BINDINGS := agent/xdpscope/libbpf/_raw.abi3.so
 OBJECTS := $(patsubst bpf/%.c,agent/xdpscope/bpf/%.o,$(wildcard bpf/*.bpf.c))
-PYTHON_SOURCES := agent tests setup.py $(wildcard dashboards)
+PYTHON_SOURCES := agent tests setup.py docs/generate.py $(wildcard dashboards)
 C_SOURCES = $(shell find bpf tests -name '*.[ch]')
 
-.PHONY: help setup build lint format test unit kernel-test matrix bench torture demo clean suite-at-once
+.PHONY: help setup build lint format test unit kernel-test matrix bench torture demo docs clean \
+	suite-at-once
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -81,6 +82,11 @@ torture: build ## five minutes of what hosts do to XDP programs, without the age
 
 demo: build ## XDP programs, traffic, agent and Prometheus, live; DEMO_SECONDS=N ends it by itself
 	@$(PYTHON) -m tests.demo $(if $(DEMO_SECONDS),--seconds $(DEMO_SECONDS))
+
+docs: build ## the documentation as a site in build/site, its generated parts renewed
+	@$(PYTHON) docs/generate.py --write
+	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
+	@echo "docs: build/site/index.html"
 
 clean: ## remove what was built; kernels and Prometheus stay in ~/.cache/xdpscope
 	rm -rf build dist .venv .mypy_cache .pytest_cache .ruff_cache agent/*.egg-info

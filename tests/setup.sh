@@ -181,7 +181,7 @@ with open("pyproject.toml", "rb") as file:
     print("\n".join(tomllib.load(file)["build-system"]["requires"]))
 ' | "${pip[@]}" -r /dev/stdin || status=$?
 	# Without isolation: the build is then the one that `make build` repeats.
-	[ $status != 0 ] || "${pip[@]}" --no-build-isolation -e '.[dev]' || status=$?
+	[ $status != 0 ] || "${pip[@]}" --no-build-isolation -e '.[dev,docs]' || status=$?
 	[ $status = 0 ] || die "pip failed; see above. Without a way to a package index, see pip's own settings"
 	cp pyproject.toml "$venv/.installed"
 }

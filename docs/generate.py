@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the parts of the documentation that the code knows better.
+
+    python docs/generate.py            # says which pages are not current
+    python docs/generate.py --write    # makes them so
+
+Each page has such a part between two comments; all else on it is written by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import yaml
+
+from xdpscope.agent import Page, Watch
+from xdpscope.config import Config
+from xdpscope.observer import FlowReport
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from prometheus_client.core import Metric
+
+PAGES = Path(__file__).parent
+ALERTS = PAGES.parent / "config" / "prometheus" / "alerts.yml"
+
+
+class _EmptyHost:
+    """Stands for the observer: no programs, no failures, flows that nobody has."""
+
+    def counts(self) -> list[object]:
+        return []
+
+    def standings(self) -> list[object]:
+        return []
+
+    def flow_counts(self) -> FlowReport:
+        return FlowReport(0, {}, 1)
+
+    def attach_failures(self) -> dict[object, int]:
+        return {}
+
+
+def families() -> list[Metric]:
+    """Every metric that an agent may serve, in the page's order."""
+    watch = Watch(Config())
+    watch.observer = cast("Any", _EmptyHost())
+    found = list(Page(watch).registry.collect())
+    failed = [
+        sample.labels
+        for family in found
+        if family.name == "xdpscope_collector_success"
+        for sample in family.samples
+        if not sample.value
+    ]
+    if failed:
+        raise SystemExit(f"cannot collect from an empty host: {failed}; teach {_EmptyHost} more")
+    return found
+
+
+def exposed_name(family: Metric) -> str:
+    """The name that queries use."""
+    return f"{family.name}_total" if family.type == "counter" else family.name
+
+
+def metrics() -> str:
+    """A section for each metric."""
+    return "\n".join(
+        f"### `{exposed_name(family)}`\n\n"
+        f"{family.type.capitalize()}. {_sentence(family.documentation)}\n\n"
+        f"{_labels(family)}\n"
+        for family in families()
+    )
+
+
+def _labels(family: Metric) -> str:
+    # The library has no public name for it; it is the same in every family.
+    names: Iterable[str] = getattr(family, "_labelnames", ())
+    return f"Labels: {', '.join(f'`{name}`' for name in names)}." if names else "No labels."
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith(".") else f"{text}."
+
+
+def configuration() -> str:
+    """A table for each section, the topmost keys first."""
+    return "\n".join(_section(Config, ""))
+
+
+def _section(section: type, path: str) -> Iterator[str]:
+    inner: list[tuple[str, type, str]] = []
+    rows = []
+    for each in dataclasses.fields(section):
+        kind, doc = each.metadata["kind"], each.metadata["doc"]
+        if (below := getattr(kind, "type", None)) is not None:
+            inner.append((each.name, below, doc))
+        else:
+            allowed = kind.allowed.replace("|", "\\|")
+            rows.append(f"| `{each.name}` | `{each.metadata['default']}` | {allowed} | {doc} |")
+    if rows:
+        yield "| key | default | may be | what for |"
+        yield "|---|---|---|---|"
+        yield from rows
+        yield ""
+    for name, below, doc in inner:
+        yield f"{'#' * (3 + path.count('.'))} `{path}{name}`"
+        yield ""
+        yield doc
+        yield ""
+        yield from _section(below, f"{path}{name}.")
+
+
+def alerts() -> str:
+    """A table of all alerts, each with its section of the runbook."""
+    groups = yaml.safe_load(ALERTS.read_text())["groups"]
+    rows = [
+        f"| [{rule['alert']}](runbook.md#{rule['alert'].lower()}) | {rule['labels']['severity']} "
+        f"| {rule['for']} | {rule['annotations']['summary']} |"
+        for group in groups
+        for rule in group["rules"]
+    ]
+    return "\n".join(["| alert | severity | after | summary |", "|---|---|---|---|", *rows, ""])
+
+
+PARTS = {"metrics.md": metrics, "configuration.md": configuration, "prometheus.md": alerts}
+
+
+def renewed(page: str) -> str:
+    """What a page should be."""
+    text = (PAGES / page).read_text()
+    begin, end = "<!-- begin, written by docs/generate.py -->\n", "<!-- end -->"
+    part = re.compile(f"(?<={re.escape(begin)}).*(?={re.escape(end)})", re.DOTALL)
+    written, count = part.subn(lambda _: f"\n{PARTS[page]()}\n", text)
+    assert count == 1, f"{page} has no place for what is generated"  # noqa: S101
+    return written
+
+
+def outdated() -> list[str]:
+    """Pages that are not what the code says."""
+    return [page for page in PARTS if renewed(page) != (PAGES / page).read_text()]
+
+
+def main() -> int:
+    """Exit code 1 if a page is, or was, not current and is not written."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="write the pages")
+    write = parser.parse_args().write
+    for page in (pages := outdated()):
+        if write:
+            (PAGES / page).write_text(renewed(page))
+        print(f"{page}: {'written' if write else 'not current'}")
+    return int(bool(pages) and not write)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""promtool, Prometheus's own judge of rules and expressions."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+# Beside the interpreter, where make setup puts it, or anywhere.
+_PLACES = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+PROMTOOL = os.environ.get("PROMTOOL") or shutil.which("promtool", path=_PLACES)
+
+
+def promtool(*arguments: str | Path, text: str = "") -> str:
+    """Runs it, fails unless it is content, and gives what it said; ``text`` is /dev/stdin."""
+    assert PROMTOOL is not None
+    run = subprocess.run(
+        [PROMTOOL, *map(str, arguments)], input=text, capture_output=True, text=True, timeout=110
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    return run.stdout

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""config/prometheus: rules and alerts as Prometheus itself judges them, and what they refer to."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from docs.generate import exposed_name, families
+from tests.promtool import PROMTOOL, promtool
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "config" / "prometheus"
+CASES = sorted((ROOT / "tests" / "prometheus").glob("*.yml"))
+RUNBOOK = ROOT / "docs" / "runbook.md"
+
+# Metrics that are promised, and that an alert waits for until agents serve them.
+PROMISED = {"xdp_redirect_errors_total"}
+
+needs_promtool = pytest.mark.skipif(
+    PROMTOOL is None, reason="promtool is missing: make setup fetches it"
+)
+
+
+def rules(*files: str) -> list[dict[str, Any]]:
+    """The rules of these files, of all if none is named."""
+    paths = [CONFIG / file for file in files or ("recording.yml", "alerts.yml")]
+    return [
+        rule
+        for path in paths
+        for group in yaml.safe_load(path.read_text())["groups"]
+        for rule in group["rules"]
+    ]
+
+
+ALERTS = {rule["alert"]: rule for rule in rules("alerts.yml")}
+
+
+def queries(page: Path) -> list[str]:
+    """The expressions on a page, which are marked as such."""
+    return re.findall(r"^ *```promql\n(.*?)^ *```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def metrics_in(expression: str) -> set[str]:
+    """The metrics, recorded ones too, that an expression names."""
+    bare = re.sub(r'"[^"]*"|\[[^]]*\]', "", expression)
+    return {
+        name
+        for name in re.findall(r"[a-zA-Z_:][\w:]*", bare)
+        if name == "up" or name.startswith("xdp") or ":" in name
+    }
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, which have no two alike."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {
+        re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings
+    }
+
+
+@needs_promtool
+def test_promtool_accepts_the_configuration() -> None:
+    """And with it the rules, which it names."""
+    said = promtool("check", "config", CONFIG / "prometheus.yml")
+    assert "2 rule files found" in said
+    promtool("check", "rules", "--lint=all", "--lint-fatal", *CONFIG.glob("[ra]*.yml"))
+
+
+@needs_promtool
+@pytest.mark.parametrize("cases", CASES, ids=lambda path: path.stem)
+def test_alerts_fire_and_stay_quiet(cases: Path) -> None:
+    promtool("test", "rules", cases)
+
+
+def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_stays_quiet() -> None:
+    """In different cases: quiet at first and firing later proves only that it waits."""
+    fires, quiet = defaultdict(set), defaultdict(set)
+    for path in CASES:
+        for number, case in enumerate(yaml.safe_load(path.read_text())["tests"]):
+            for expected in case["alert_rule_test"]:
+                kind = fires if expected.get("exp_alerts") else quiet
+                kind[expected["alertname"]].add((path, number))
+    assert fires.keys() == ALERTS.keys()
+    for alert in ALERTS:
+        assert quiet[alert] - fires[alert], f"{alert} is nowhere tried in vain"
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_says_what_there_is_to_say(alert: str) -> None:
+    rule = ALERTS[alert]
+    assert re.fullmatch(r"Xdp(?:scope)?(?:[A-Z][a-z]+)+", alert)
+    assert rule["labels"] in [{"severity": word} for word in ("critical", "warning", "info")]
+    assert rule["for"]
+    notes = rule["annotations"]
+    assert notes.keys() == {"summary", "description", "runbook_url"}
+    assert "{{" not in notes["summary"], "one summary for all, so that they can be grouped"
+    if not rule["expr"].startswith("absent("):
+        assert "$labels.instance" in notes["description"]
+    for number in re.findall(r"{{ \$value[^}]*}}", notes["description"]):
+        assert "| humanize" in number
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_the_runbook_has_a_section(alert: str) -> None:
+    url = ALERTS[alert]["annotations"]["runbook_url"]
+    address, _, anchor = url.partition("#")
+    assert address.endswith("/runbook/")
+    assert anchor == alert.lower()
+    assert anchor in anchors(RUNBOOK)
+    section = RUNBOOK.read_text().partition(f"\n## {alert}\n")[2].partition("\n## ")[0]
+    for part in ("What it means.", "What to look at.", "What to do."):
+        assert section.count(f"**{part}**") == 1
+
+
+def test_the_runbook_has_no_other_section() -> None:
+    assert set(re.findall(r"^## (.*)$", RUNBOOK.read_text(), re.MULTILINE)) == ALERTS.keys()
+
+
+def test_every_metric_exists() -> None:
+    served = {exposed_name(family) for family in families()}
+    recorded = {rule["record"] for rule in rules("recording.yml")}
+    known = served | recorded | PROMISED | {"up"}
+    expressions = [rule["expr"] for rule in rules()]
+    expressions += [query for page in (ROOT / "docs").glob("*.md") for query in queries(page)]
+    assert len(expressions) > len(rules())
+    for expression in expressions:
+        assert metrics_in(expression) <= known, expression
+
+
+def test_recording_rules_are_named_by_the_convention() -> None:
+    for rule in rules("recording.yml"):
+        level, metric, operations = rule["record"].split(":")
+        assert set(level.split("_")) <= {"program", "interface", "verdict", "component"}
+        assert metric.startswith("xdp_") and operations
+
+
+@needs_promtool
+def test_queries_in_the_documentation_are_queries() -> None:
+    found = [query for page in (ROOT / "docs").glob("*.md") for query in queries(page)]
+    group = {"name": "docs", "rules": [{"record": f"q{i}", "expr": q} for i, q in enumerate(found)]}
+    # JSON is YAML.
+    promtool("check", "rules", "/dev/stdin", text=json.dumps({"groups": [group]}))
