@@ -11,9 +11,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 
 import structlog
@@ -40,6 +41,7 @@ from xdpscope.tracing.pins import PinPath
 from xdpscope.tracing.reason import Reason, Scope
 from xdpscope.tracing.templates import FlowSizes
 from xdpscope.web.app import create_app
+from xdpscope.web.policy import Policy, PolicyFile
 from xdpscope.web.server import WebServer
 
 _log = structlog.get_logger(__name__)
@@ -224,14 +226,27 @@ class Agent:
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
 
+        policy = _policy(self._config.web_config)
         listener = WebServer.bind(self._config.listen.host, self._config.listen.port)
         with listener, LinkEvents() as events:
             loop.add_reader(events, self._changed, events)
-            server = WebServer(create_app(Page(self._watch)), listener)
+            app = create_app(Page(self._watch), policy=policy)
+            server = WebServer(app, listener, policy=policy)
             serving = asyncio.create_task(server.serve())
             self._watch.start()
             host, port = listener.getsockname()[:2]
-            _log.info("started", version=__version__, listen=str(Listen(host, port)))
+            _log.info(
+                "started",
+                version=__version__,
+                listen=str(Listen(host, port)),
+                scheme="https" if policy().context else "http",
+            )
+            if policy().open and not ip_address(host.partition("%")[0]).is_loopback:
+                _log.warning(
+                    "everyone in reach of the address can read what is served: "
+                    "there is neither TLS nor basic authentication, see web_config",
+                    listen=str(Listen(host, port)),
+                )
             ended = asyncio.create_task(asyncio.to_thread(self._watch.join))
             waiting = asyncio.create_task(stop.wait())
             await asyncio.wait({ended, waiting, serving}, return_when=asyncio.FIRST_COMPLETED)
@@ -268,6 +283,18 @@ class Agent:
         log.set_level(config.log.level)
         self._watch.reconfigure(config)
         _log.info("configuration reloaded")
+
+
+def _policy(path: Path | None) -> Callable[[], Policy]:
+    """Who is served now.
+
+    Raises:
+        ConfigError: the web configuration cannot be used.
+    """
+    if path is None:
+        everyone = Policy()
+        return lambda: everyone
+    return PolicyFile(path).current
 
 
 def run(config: Config, path: Path | None, listen: Listen | None) -> None:

@@ -13,31 +13,26 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from xdpscope.accounting.reading import VERDICTS
+from xdpscope.web.auth import BasicAuth
 from xdpscope.web.encoding import Answer, expose
 from xdpscope.web.guard import Guard
+from xdpscope.web.headers import with_security
 from xdpscope.web.limits import Limits
-from xdpscope.web.page import STYLE_HASH, render
+from xdpscope.web.page import render
+from xdpscope.web.policy import Policy
 from xdpscope.web.workers import Workers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from prometheus_client import CollectorRegistry
     from starlette.requests import Request
 
 __all__ = ["Source", "create_app"]
 
+_EVERYONE = Policy()
 # Flows in an answer to one who does not say how many.
 _FLOWS = 100
-
-_HEADERS = {
-    "content-security-policy": (
-        f"default-src 'none'; style-src {STYLE_HASH}; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
-    "cache-control": "no-store",
-}
 
 
 class Source(Protocol):
@@ -142,9 +137,14 @@ async def _refused(_request: Request, error: Exception) -> Response:
     return PlainTextResponse(f"{error.detail}\n".lower(), error.status_code, headers)
 
 
-def create_app(source: Source, limits: Limits | None = None) -> Starlette:
+def create_app(
+    source: Source,
+    limits: Limits | None = None,
+    policy: Callable[[], Policy] = lambda: _EVERYONE,
+) -> Starlette:
     """The application. A known path with another method than GET and HEAD is a 405, an unknown
-    one a 404 whatever the method; a source that raises is a 500 and a log entry.
+    one a 404 whatever the method; a source that raises is a 500 and a log entry. ``policy`` is
+    asked at each request.
     """
     limits = limits or Limits()
     endpoints = _Endpoints(source, limits)
@@ -162,8 +162,9 @@ def create_app(source: Source, limits: Limits | None = None) -> Starlette:
                 Guard,
                 in_flight=limits.in_flight,
                 exempt=frozenset({"/healthz", "/readyz"}),
-                headers=_HEADERS,
-            )
+                headers=lambda: with_security(policy().headers),
+            ),
+            Middleware(BasicAuth, policy=policy),
         ],
         exception_handlers={HTTPException: _refused},
     )

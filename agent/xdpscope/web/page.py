@@ -10,7 +10,7 @@ from html import escape
 
 from xdpscope.log import printable
 
-__all__ = ["STYLE_HASH", "render"]
+__all__ = ["CONTENT_SECURITY_POLICY", "render"]
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --paper: #fff; --line: #d0d7de;
@@ -35,8 +35,17 @@ th, td { padding: .375rem .75rem .375rem 0; border-bottom: 1px solid var(--line)
 th { color: var(--soft); font-weight: 600; white-space: nowrap; }
 """
 
-STYLE_HASH = f"'sha256-{b64encode(sha256(_STYLE.encode()).digest()).decode()}'"
-"""The style's hash, as a source in a Content-Security-Policy."""
+
+def _hash(text: str) -> str:
+    """The source that a Content-Security-Policy names something inline by."""
+    return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
+
+
+CONTENT_SECURITY_POLICY = (
+    f"default-src 'none'; style-src {_hash(_STYLE)}; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""What the page may do; for all else that is served, more than it can."""
 
 _PAGE = """\
 <!doctype html>
