@@ -7,6 +7,7 @@ into the kernel block, for seconds when hundreds of programs appear at once.
 
 import asyncio
 import os
+import platform
 import signal
 import sys
 import threading
@@ -22,7 +23,7 @@ from prometheus_client import CollectorRegistry
 
 from xdpscope import __version__, log
 from xdpscope.config import Config, Flows, Listen, Selection, load
-from xdpscope.describe import as_json, flow_as_json
+from xdpscope.describe import as_json, count_as_json, flow_as_json
 from xdpscope.discovery.events import LinkEvents
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.namespaces import NamespaceSource
@@ -157,8 +158,17 @@ class Page:
         return observer is not None and observer.looked
 
     def programs(self) -> list[dict[str, object]]:
-        """Every program, as ``xdpscope list --json`` prints it."""
-        return [as_json(standing) for standing in self._standings()]
+        """Every program, as ``xdpscope list --json`` prints it, and what it did at each place."""
+        observer = self._watch.observer
+        if observer is None:
+            return []
+        counts: dict[int, list[dict[str, object]]] = {}
+        for count in observer.counts(farewell=False):
+            counts.setdefault(count.program.id, []).append(count_as_json(count))
+        return [
+            as_json(standing) | {"counts": counts.get(standing.program.id, [])}
+            for standing in observer.standings()
+        ]
 
     def flows(
         self, limit: int, program: str | None, verdict: str | None
@@ -178,11 +188,17 @@ class Page:
     def status(self) -> dict[str, object]:
         """The facts at the top of the page."""
         standings = self._standings()
+        observer = self._watch.observer
+        held = observer.flows_held if observer is not None else None
         return {
-            "version": __version__,
-            "programs": len(standings),
-            "traced": sum(standing.reason is None for standing in standings),
-            "ready": self.ready(),
+            "Ready": self.ready(),
+            "Programs traced": f"{sum(s.reason is None for s in standings)} of {len(standings)}",
+            "Packets missed": f"{sum(standing.missed for standing in standings):,}",
+            "Failed attachments": f"{sum(self._attach_failures().values()):,}",
+            "Flows held": "off" if held is None else f"{held:,}",
+            "Host": platform.node(),
+            "Kernel": platform.release(),
+            "Agent": __version__,
         }
 
     def _counts(self) -> Sequence[Count]:

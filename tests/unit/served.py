@@ -88,7 +88,8 @@ class FakeSource:
     def flows(
         self, limit: int, program: str | None, verdict: str | None
     ) -> list[dict[str, object]]:
-        return [{"limit": limit, "program": program, "verdict": verdict}]
+        self.asked = {"limit": limit, "program": program, "verdict": verdict}
+        return []
 
     def status(self) -> dict[str, object]:
         return {"kernel": "6.12", "host_name": HOSTILE}

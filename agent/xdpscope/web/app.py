@@ -33,6 +33,7 @@ __all__ = ["Source", "create_app"]
 _EVERYONE = Policy()
 # Flows in an answer to one who does not say how many.
 _FLOWS = 100
+_FLOWS_ON_PAGE = 25
 
 
 class Source(Protocol):
@@ -48,7 +49,9 @@ class Source(Protocol):
         ...
 
     def programs(self) -> list[dict[str, object]]:
-        """Every XDP program, as ``xdpscope list --json`` shows it; JSON values only."""
+        """Every XDP program, as ``xdpscope list --json`` shows it, with its ``counts``: JSON values
+        only.
+        """
         ...
 
     def flows(
@@ -72,8 +75,12 @@ class _Endpoints:
         self._views = Workers(1)
 
     async def index(self, request: Request) -> Response:
+        verdict = _verdict(request)
+
         def work() -> Response:
-            body = render(self._source.programs(), self._source.status())
+            source = self._source
+            flows = source.flows(_FLOWS_ON_PAGE, None, verdict)
+            body = render(source.programs(), flows, source.status(), verdict)
             return Answer(request, body, "text/html; charset=utf-8")
 
         return await self._views.run(request, work)
@@ -98,9 +105,7 @@ class _Endpoints:
     async def flows(self, request: Request) -> Response:
         limit = _limit(request.query_params.get("limit"))
         program = request.query_params.get("program")
-        verdict = request.query_params.get("verdict")
-        if verdict is not None and verdict not in VERDICTS:
-            raise HTTPException(400, f"verdict must be one of {', '.join(VERDICTS)}")
+        verdict = _verdict(request)
 
         def work() -> Response:
             body = json.dumps(self._source.flows(limit, program, verdict)).encode() + b"\n"
@@ -115,6 +120,18 @@ class _Endpoints:
         if self._source.ready():
             return PlainTextResponse("ready\n")
         return PlainTextResponse("the first discovery has not finished\n", 503)
+
+
+def _verdict(request: Request) -> str | None:
+    """The verdict that is asked for, if any.
+
+    Raises:
+        HTTPException: there is no such verdict.
+    """
+    verdict = request.query_params.get("verdict")
+    if verdict is not None and verdict not in VERDICTS:
+        raise HTTPException(400, f"verdict must be one of {', '.join(VERDICTS)}")
+    return verdict
 
 
 def _limit(text: str | None) -> int:
