@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ssl
+from base64 import b64encode
 from pathlib import Path
 
 import bcrypt
@@ -12,6 +13,8 @@ import trustme
 PASSWORD = "correct horse"
 # Of the least cost there is: what a comparison costs is a matter of its own tests.
 HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+OTHER_PASSWORD = "battery staple"
+OTHER_HASH = bcrypt.hashpw(OTHER_PASSWORD.encode(), bcrypt.gensalt(4)).decode()
 
 
 class Authority:
@@ -56,3 +59,8 @@ class Authority:
 
 MUTUAL = ("client_auth_type: RequireAndVerifyClientCert", "client_ca_file: clients.crt")
 USERS = f"basic_auth_users: {{prometheus: {HASH}}}"
+
+
+def basic(user: str, password: str) -> dict[str, str]:
+    """The header of a request by this user."""
+    return {"Authorization": f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"}
