@@ -19,7 +19,7 @@ packages=(
 	iproute2 iputils-ping xdp-tools                                                   # traffic and XDP programs
 	ca-certificates curl git
 )
-useful=(bpftool debian-archive-keyring) # taken where the distribution has them
+useful=(bpftool debian-archive-keyring chromium) # taken where the distribution has them
 
 say() { printf 'setup: %s\n' "$*"; }
 

@@ -11,18 +11,25 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, NoReturn, Protocol, TypeVar, cast
 
 import yaml
 
+from xdpscope.errors import ConfigError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+S = TypeVar("S", bound=str)
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 # Far above any configuration one writes by hand, far below what makes the composer recurse deeply.
 _DEPTH = 16
+# A generous bound, so that a path such as /dev/zero ends in an error and not in all of memory.
+_MAX_BYTES = 256 * 1024
+_MAX_SHOWN = 50
 
 # YAML 1.2's core schema, less octal and hexadecimal: what a plain scalar looks like to a reader.
 _LOOKS = {
@@ -64,6 +71,32 @@ class Kind(Protocol[T_co]):
     def read(self, node: yaml.Node) -> T_co:
         """The value of a node. Raises `Invalid`."""
         ...
+
+
+def read_text(path: Path) -> str:
+    """A file's text. Raises `ConfigError`: unreadable, larger than 256 KiB or not UTF-8."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(data) > _MAX_BYTES:
+        raise ConfigError(f"{path}: larger than {_MAX_BYTES // 1024} KiB")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        problem = Problem(line, "", f"not UTF-8: {error.reason}")
+        raise config_error(str(path), Invalid(problem)) from None
+
+
+def config_error(name: str, invalid: Invalid, hint: str | None = None) -> ConfigError:
+    """One line ``NAME:LINE: KEY: …`` for each problem."""
+    problems = sorted(invalid.problems, key=lambda problem: problem.line)
+    lines = [": ".join(filter(None, (f"{name}:{p.line}", p.path, p.message))) for p in problems]
+    if len(lines) > _MAX_SHOWN:
+        lines[_MAX_SHOWN:] = [f"{name}: … and {len(lines) - _MAX_SHOWN} more problems"]
+    return ConfigError("\n".join(lines), hint=hint)
 
 
 class _Composer(yaml.BaseLoader):
@@ -135,6 +168,20 @@ def line_of(node: yaml.Node) -> int:
     return cast("int", node.start_mark.line) + 1
 
 
+def line_at(root: yaml.Node | None, *keys: str) -> int:
+    """The line of the key that this path leads to, or of the nearest above it that there is."""
+    line = 1 if root is None else line_of(root)
+    for wanted in keys:
+        pairs = root.value if isinstance(root, yaml.MappingNode) else []
+        for key, value in pairs:
+            if isinstance(key, yaml.ScalarNode) and key.value == wanted:
+                line, root = line_of(key), value
+                break
+        else:
+            break
+    return line
+
+
 def _shown(node: yaml.Node) -> str:
     looks = looks_like(node)
     if looks in ("mapping", "list"):
@@ -172,6 +219,28 @@ class Scalar(Generic[T]):
             return self.convert(node.value)
         except ValueError as error:
             raise refuse(node, self.allowed, str(error)) from None
+
+
+def choice(*names: S) -> Kind[S]:
+    """One of these words."""
+
+    def convert(text: str) -> S:
+        for name in names:
+            if text == name:
+                return name
+        raise ValueError(closest(text, list(names)))
+
+    return Scalar(f"one of {', '.join(names)}", convert)
+
+
+def printable_text(text: str) -> str:
+    """The text itself. Raises ValueError: it is empty, or not all of it would show."""
+    if not text or not text.isprintable():
+        raise ValueError("empty, or with unprintable characters")
+    return text
+
+
+SWITCH: Kind[bool] = Scalar("true or false", lambda text: text.lower() == "true", ("boolean",))
 
 
 @dataclass(frozen=True)
@@ -239,8 +308,7 @@ class Section(Generic[T]):
         problems: list[Problem] = []
         seen: dict[str, int] = {}
         for key, value in node.value:
-            name = key.value if isinstance(key, yaml.ScalarNode) else f"({looks_like(key)} as key)"
-            shown = name if re.fullmatch(r"[\w-]{1,60}", name) else f"{name!r:.60}"
+            name, shown = _named(key)
             try:
                 if name in seen:
                     twice = f"is given twice, first on line {seen[name]}"
@@ -258,6 +326,44 @@ class Section(Generic[T]):
     def _unknown(self, name: str) -> str:
         parts = ("unknown key", closest(name, list(self.kinds)))
         return f"{', '.join(filter(None, parts))} (allowed: {', '.join(self.kinds)})"
+
+
+@dataclass(frozen=True)
+class MappingOf(Generic[T]):
+    """A mapping with keys of the user's choice, read as pairs.
+
+    ``kind_of`` has the kind of a key's value, and raises ValueError, which says what a key may be.
+    """
+
+    allowed: str
+    kind_of: Callable[[str], Kind[T]]
+
+    def read(self, node: yaml.Node) -> tuple[tuple[str, T], ...]:
+        if looks_like(node) == "null":
+            return ()
+        if not isinstance(node, yaml.MappingNode):
+            raise refuse(node, self.allowed)
+        values: dict[str, T] = {}
+        problems: list[Problem] = []
+        for key, value in node.value:
+            name, shown = _named(key)
+            try:
+                if name in values:
+                    raise Invalid(Problem(line_of(key), "", "is given twice"))
+                values[name] = self.kind_of(name).read(value)
+            except Invalid as invalid:
+                problems += invalid.under(shown)
+            except ValueError as error:
+                problems.append(Problem(line_of(key), shown, str(error)))
+        if problems:
+            raise Invalid(*problems)
+        return tuple(values.items())
+
+
+def _named(key: yaml.Node) -> tuple[str, str]:
+    """A key's name, and how a message shows it."""
+    name = key.value if isinstance(key, yaml.ScalarNode) else f"({looks_like(key)} as key)"
+    return name, name if re.fullmatch(r"[\w-]{1,60}", name) else f"{name!r:.60}"
 
 
 def setting(kind: Kind[T], default: str, doc: str) -> T:

@@ -7,14 +7,16 @@ into the kernel block, for seconds when hundreds of programs appear at once.
 
 import asyncio
 import os
+import platform
 import resource
 import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 
 import structlog
@@ -22,7 +24,7 @@ from prometheus_client import CollectorRegistry
 
 from xdpscope import __version__, log
 from xdpscope.config import Config, Flows, Listen, Selection, load
-from xdpscope.describe import as_json, flow_as_json
+from xdpscope.describe import as_json, count_as_json, flow_as_json
 from xdpscope.discovery.events import LinkEvents
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.namespaces import NamespaceSource
@@ -41,6 +43,7 @@ from xdpscope.tracing.pins import PinPath
 from xdpscope.tracing.reason import Reason, Scope
 from xdpscope.tracing.templates import FlowSizes
 from xdpscope.web.app import create_app
+from xdpscope.web.policy import Policy, PolicyFile
 from xdpscope.web.server import WebServer
 
 _log = structlog.get_logger(__name__)
@@ -156,8 +159,17 @@ class Page:
         return observer is not None and observer.looked
 
     def programs(self) -> list[dict[str, object]]:
-        """Every program, as ``xdpscope list --json`` prints it."""
-        return [as_json(standing) for standing in self._standings()]
+        """Every program, as ``xdpscope list --json`` prints it, and what it did at each place."""
+        observer = self._watch.observer
+        if observer is None:
+            return []
+        counts: dict[int, list[dict[str, object]]] = {}
+        for count in observer.counts(farewell=False):
+            counts.setdefault(count.program.id, []).append(count_as_json(count))
+        return [
+            as_json(standing) | {"counts": counts.get(standing.program.id, [])}
+            for standing in observer.standings()
+        ]
 
     def flows(
         self, limit: int, program: str | None, verdict: str | None
@@ -177,11 +189,17 @@ class Page:
     def status(self) -> dict[str, object]:
         """The facts at the top of the page."""
         standings = self._standings()
+        observer = self._watch.observer
+        held = observer.flows_held if observer is not None else None
         return {
-            "version": __version__,
-            "programs": len(standings),
-            "traced": sum(standing.reason is None for standing in standings),
-            "ready": self.ready(),
+            "Ready": self.ready(),
+            "Programs traced": f"{sum(s.reason is None for s in standings)} of {len(standings)}",
+            "Packets missed": f"{sum(standing.missed for standing in standings):,}",
+            "Failed attachments": f"{sum(self._attach_failures().values()):,}",
+            "Flows held": "off" if held is None else f"{held:,}",
+            "Host": platform.node(),
+            "Kernel": platform.release(),
+            "Agent": __version__,
         }
 
     def _counts(self) -> Sequence[Count]:
@@ -225,14 +243,27 @@ class Agent:
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
 
+        policy = _policy(self._config.web_config)
         listener = WebServer.bind(self._config.listen.host, self._config.listen.port)
         with listener, LinkEvents() as events:
             loop.add_reader(events, self._changed, events)
-            server = WebServer(create_app(Page(self._watch)), listener)
+            app = create_app(Page(self._watch), policy=policy)
+            server = WebServer(app, listener, policy=policy)
             serving = asyncio.create_task(server.serve())
             self._watch.start()
             host, port = listener.getsockname()[:2]
-            _log.info("started", version=__version__, listen=str(Listen(host, port)))
+            _log.info(
+                "started",
+                version=__version__,
+                listen=str(Listen(host, port)),
+                scheme="https" if policy().context else "http",
+            )
+            if policy().open and not ip_address(host.partition("%")[0]).is_loopback:
+                _log.warning(
+                    "everyone in reach of the address can read what is served: "
+                    "there is neither TLS nor basic authentication, see web_config",
+                    listen=str(Listen(host, port)),
+                )
             ended = asyncio.create_task(asyncio.to_thread(self._watch.join))
             waiting = asyncio.create_task(stop.wait())
             await asyncio.wait({ended, waiting, serving}, return_when=asyncio.FIRST_COMPLETED)
@@ -269,6 +300,18 @@ class Agent:
         log.set_level(config.log.level)
         self._watch.reconfigure(config)
         _log.info("configuration reloaded")
+
+
+def _policy(path: Path | None) -> Callable[[], Policy]:
+    """Who is served now.
+
+    Raises:
+        ConfigError: the web configuration cannot be used.
+    """
+    if path is None:
+        everyone = Policy()
+        return lambda: everyone
+    return PolicyFile(path).current
 
 
 def run(config: Config, path: Path | None, listen: Listen | None) -> None:

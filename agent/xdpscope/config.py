@@ -9,26 +9,28 @@ Durations are held as float seconds. They are written as a number and a unit (``
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 from xdpscope._settings import (
+    SWITCH,
     Invalid,
     Kind,
     ListOf,
     OrNull,
-    Problem,
     Scalar,
     Section,
-    closest,
+    choice,
     compose,
+    config_error,
+    printable_text,
+    read_text,
     setting,
 )
-from xdpscope.errors import ConfigError
 
 __all__ = [
     "Config",
@@ -44,15 +46,10 @@ __all__ = [
     "parse",
 ]
 
-# A generous bound, so that a path such as /dev/zero ends in an error and not in all of memory.
-_MAX_BYTES = 256 * 1024
-_MAX_SHOWN = 50
 _QUOTING = 'quote a value that begins with one of * [ { & ! % @ `, as in "*" or "[::1]:10091"'
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _LABEL = r"\w(?:[\w-]{0,61}\w)?"
 _HOSTNAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*\.?", re.ASCII)
-
-S = TypeVar("S", bound=str)
 
 
 def _seconds(text: str) -> float:
@@ -86,32 +83,15 @@ def _whole(least: int, most: int) -> Kind[int]:
     return Scalar(f"a whole number from {least} to {most}", convert, looks=("integer",))
 
 
-def _choice(*names: S) -> Kind[S]:
-    def convert(text: str) -> S:
-        for name in names:
-            if text == name:
-                return name
-        raise ValueError(closest(text, list(names)))
-
-    return Scalar(f"one of {', '.join(names)}", convert)
-
-
-def _printable(text: str) -> str:
-    if not text or not text.isprintable():
-        raise ValueError("empty, or with unprintable characters")
-    return text
-
-
 def _absolute(text: str) -> Path:
-    if not _printable(text).startswith("/"):
+    if not printable_text(text).startswith("/"):
         raise ValueError
     return Path(text)
 
 
-_SWITCH: Kind[bool] = Scalar("true or false", lambda text: text.lower() == "true", ("boolean",))
-_GLOB = Scalar("a shell glob, a number or a tag", _printable, ("text", "integer", "number"))
+_GLOB = Scalar("a shell glob, a number or a tag", printable_text, ("text", "integer", "number"))
 _GLOBS = ListOf('a list of shell globs, such as ["xdp_*"]', _GLOB)
-_FILE = OrNull(Scalar("a path", lambda text: Path(_printable(text))))
+_FILE = OrNull(Scalar("a path", lambda text: Path(printable_text(text))))
 _DIRECTORY = OrNull(Scalar("an absolute path", _absolute))
 
 
@@ -177,7 +157,7 @@ class Discovery:
         _duration("100ms", "1h"), "5s", "Time between two full looks at the host, beside events."
     )
     netns: Literal["all", "host"] = setting(
-        _choice("all", "host"), "all", "Every network namespace, or only the agent's own."
+        choice("all", "host"), "all", "Every network namespace, or only the agent's own."
     )
 
 
@@ -185,7 +165,7 @@ class Discovery:
 class Flows:
     """Counts by flow."""
 
-    enabled: bool = setting(_SWITCH, "true", "Count packets and bytes by flow.")
+    enabled: bool = setting(SWITCH, "true", "Count packets and bytes by flow.")
     max_entries: int = setting(
         _whole(1, 2**24), "65536", "Flows held at once; beyond it the idlest join `other`."
     )
@@ -204,14 +184,14 @@ class Flows:
 class Latency:
     """Time spent inside programs."""
 
-    enabled: bool = setting(_SWITCH, "false", "Measure each run; costs two clock reads a packet.")
+    enabled: bool = setting(SWITCH, "false", "Measure each run; costs two clock reads a packet.")
 
 
 @dataclass(frozen=True)
 class Outcomes:
     """What became of a packet after its verdict."""
 
-    enabled: bool = setting(_SWITCH, "true", "Follow the kernel's xdp:* tracepoints.")
+    enabled: bool = setting(SWITCH, "true", "Follow the kernel's xdp:* tracepoints.")
 
 
 @dataclass(frozen=True)
@@ -228,10 +208,10 @@ class Log:
     """The agent's own log, on standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = setting(
-        _choice("debug", "info", "warning", "error"), "info", "The least severe level to write."
+        choice("debug", "info", "warning", "error"), "info", "The least severe level to write."
     )
     format: Literal["auto", "console", "json"] = setting(
-        _choice("auto", "console", "json"), "auto", "auto is console on a terminal, else json."
+        choice("auto", "console", "json"), "auto", "auto is console on a terminal, else json."
     )
 
 
@@ -265,40 +245,22 @@ def parse(text: str, name: str) -> Config:
     try:
         node = compose(text)
     except Invalid as invalid:
-        raise _error(name, invalid, hint=_QUOTING) from None
+        raise config_error(name, invalid, hint=_QUOTING) from None
     try:
         return Config() if node is None else Section(Config).read(node)
     except Invalid as invalid:
-        raise _error(name, invalid) from None
+        raise config_error(name, invalid) from None
 
 
 def load(path: Path | None) -> Config:
-    """Read a configuration file; None gives the defaults.
+    """Read a configuration file; None gives the defaults. ``web_config`` is seen from the file.
 
     Raises `ConfigError` as `parse` does, and for a file that cannot be read, is larger than
     256 KiB or is not UTF-8.
     """
     if path is None:
         return Config()
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(data) > _MAX_BYTES:
-        raise ConfigError(f"{path}: larger than {_MAX_BYTES // 1024} KiB")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        problem = Problem(line, "", f"not UTF-8: {error.reason}")
-        raise _error(str(path), Invalid(problem)) from None
-    return parse(text, str(path))
-
-
-def _error(name: str, invalid: Invalid, hint: str | None = None) -> ConfigError:
-    problems = sorted(invalid.problems, key=lambda problem: problem.line)
-    lines = [": ".join(filter(None, (f"{name}:{p.line}", p.path, p.message))) for p in problems]
-    if len(lines) > _MAX_SHOWN:
-        lines[_MAX_SHOWN:] = [f"{name}: … and {len(lines) - _MAX_SHOWN} more problems"]
-    return ConfigError("\n".join(lines), hint=hint)
+    config = parse(read_text(path), str(path))
+    if config.web_config is None:
+        return config
+    return replace(config, web_config=path.parent / config.web_config)

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs and flows as machines read them.
 
-``list --json`` and ``/api/v1/programs`` are one format.
+``list --json`` and ``/api/v1/programs`` are one format; the latter adds ``counts``.
 """
 
-from xdpscope.observer import FlowShown, Standing
+from xdpscope.accounting.reading import VERDICTS
+from xdpscope.observer import Count, FlowShown, Standing
 
 
 def as_json(standing: Standing) -> dict[str, object]:
@@ -32,6 +33,17 @@ def as_json(standing: Standing) -> dict[str, object]:
         "called_by": list(standing.part.callers),
         "traceable": standing.reason is None,
         "reason": str(standing.reason or ""),
+    }
+
+
+def count_as_json(count: Count) -> dict[str, object]:
+    """JSON values only: packets and bytes by verdict at one place."""
+    netns, interface = count.place
+    return {
+        "netns": netns,
+        "interface": interface,
+        "packets": dict(zip(VERDICTS, count.tally.packets, strict=True)),
+        "bytes": dict(zip(VERDICTS, count.tally.bytes, strict=True)),
     }
 
 

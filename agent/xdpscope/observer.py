@@ -213,12 +213,22 @@ class Observer:
             with self._lock:
                 self._targets.follow_up(target)
 
-    def counts(self) -> list[Count]:
-        """The totals of this moment of every program and place to be shown."""
+    @property
+    def flows_held(self) -> int | None:
+        """How many flows there were at the last reading; None if none are kept."""
+        return self._flows.entries if self._flows is not None else None
+
+    def counts(self, *, farewell: bool = True) -> list[Count]:
+        """The totals of this moment of every program and place to be shown.
+
+        Args:
+            farewell: Whether who reads them is the one for whom what is gone stays to be seen.
+        """
         with self._lock:
             self._book(self._places.of)
-            self._programs_gone.shown()
-            self._places_gone.shown()
+            if farewell:
+                self._programs_gone.shown()
+                self._places_gone.shown()
             return [
                 Count(target.program, place, tally)
                 for target in self._targets

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -45,6 +46,9 @@ class AgentProcess:
             text=True,
             env={**os.environ, **(environment or {})},
         )
+        # What requests need where it serves not everyone.
+        self.trust: ssl.SSLContext | None = None
+        self.headers: dict[str, str] = {}
         self.log: list[dict[str, object]] = []
         self.stderr: list[str] = []
         self._listening = threading.Event()
@@ -64,7 +68,7 @@ class AgentProcess:
             except ValueError:
                 continue
             if self.log[-1].get("event") == "started":
-                self.address = f"http://{self.log[-1]['listen']}"
+                self.address = f"{self.log[-1]['scheme']}://{self.log[-1]['listen']}"
                 self._listening.set()
         self._listening.set()
 
@@ -79,8 +83,8 @@ class AgentProcess:
         return self
 
     def get(self, path: str, **headers: str) -> bytes:
-        request = urllib.request.Request(self.address + path, headers=headers)
-        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+        request = urllib.request.Request(self.address + path, headers=self.headers | headers)
+        with urllib.request.urlopen(request, timeout=PATIENCE, context=self.trust) as answer:
             body: bytes = answer.read()
             return body
 

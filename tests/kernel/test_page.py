@@ -60,6 +60,8 @@ def test_the_api_lists_what_list_prints(lab: Lab, agent: AgentProcess) -> None:
     served = json.loads(agent.get("/api/v1/programs"))
     printed = subprocess.check_output([sys.executable, "-m", "xdpscope", "list", "--json"])
     ours = [program for program in served if program["program"] == "decide_drop"]
+    (counts,) = ours[0].pop("counts")
+    assert (counts["interface"], counts["packets"]["drop"]) == ("xst0", 0)
     assert ours[0]["attachments"] == [{"netns": "host", "interface": "xst0", "mode": "native"}]
     assert ours == [p for p in json.loads(printed) if p["program"] == "decide_drop"]
 

@@ -29,6 +29,16 @@ from tests.kernel.test_chains import (
 )
 from tests.kernel.test_lifecycle import extension_of, link_targets  # noqa: F401 - a fixture
 from tests.kernel.test_xdp_tools import filtering, udp
+from tests.unit.authority import (
+    HASH,
+    MUTUAL,
+    OTHER_HASH,
+    OTHER_PASSWORD,
+    PASSWORD,
+    USERS,
+    Authority,
+    basic,
+)
 from tests.unit.test_sums import documented_sum
 
 PROMETHEUS = os.environ.get("PROMETHEUS") or shutil.which("prometheus")
@@ -68,13 +78,15 @@ class Prometheus:
 
 
 @contextmanager
-def scraping(agent: AgentProcess, directory: Path) -> Iterator[Prometheus]:
+def scraping(agent: AgentProcess, directory: Path, access: str = "") -> Iterator[Prometheus]:
+    """``access`` is what the job needs more than a target."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    target = agent.address.removeprefix("http://")
+    target = agent.address.partition("://")[2]
     (directory / "prometheus.yml").write_text(
         "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
-        f"scrape_configs: [{{job_name: xdpscope, static_configs: [{{targets: ['{target}']}}]}}]\n"
+        "scrape_configs:\n"
+        f"- {{job_name: xdpscope, static_configs: [{{targets: ['{target}']}}]{access}}}\n"
     )
     assert PROMETHEUS is not None
     process = subprocess.Popen(
@@ -131,6 +143,39 @@ def test_what_prometheus_reads_is_what_was_sent(lab: Lab, tmp_path: Path) -> Non
             assert ratio == pytest.approx({"": 0.75}, rel=0.01)
             # An emulated machine may be late with some.
             assert prometheus.query("avg_over_time(up[1m])")[""] > 0.5
+
+
+def test_prometheus_with_certificate_and_password(lab: Lab, tmp_path: Path) -> None:
+    """And nobody without; after a new password nobody with the old one."""
+    authority = Authority(tmp_path)
+    client = authority.ca.issue_cert("scraper.example")
+    client.private_key_pem.write_to_path(tmp_path / "client.key")
+    client.cert_chain_pems[0].write_to_path(tmp_path / "client.crt")
+    path = authority.write(*MUTUAL, "client_allowed_sans: [scraper.example]", rest=USERS)
+    access = (
+        f", scheme: https, basic_auth: {{username: prometheus, password: {PASSWORD}}}"
+        ", tls_config: {ca_file: clients.crt, cert_file: client.crt, key_file: client.key}"
+    )
+    veth = lab.veth("xst0")
+    lab.attach(lab.load("decide_drop"), veth)
+    with AgentProcess(f"{QUICK}web_config: {path}\n") as agent:
+        agent.trust = authority.trust(client)
+        agent.headers = basic("prometheus", PASSWORD)
+        agent.ready()
+        wait_for(lambda: traced(agent, "decide_drop"))
+        veth.send(frame(60), times=7)
+        with scraping(agent, tmp_path, access) as prometheus:
+            dropped = 'xdp_packets_total{interface="xst0",verdict="drop"}'
+            wait_for(lambda: prometheus.query(dropped) == {"drop": 7})
+            agent.headers = {}
+            assert agent.status("/metrics") == 401
+            path.write_text(path.read_text().replace(HASH, OTHER_HASH))
+            wait_for(lambda: not prometheus.up())
+        agent.headers = basic("prometheus", OTHER_PASSWORD)
+        assert agent.status("/metrics") == 200
+        agent.trust = authority.trust()
+        assert agent.status("/metrics") == 0
+        assert agent.stop() == 0
 
 
 @needs_loader

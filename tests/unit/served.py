@@ -5,24 +5,40 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import os
+import shutil
 import socket
+import sys
 import threading
 import time
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily
 
 from xdpscope.web.app import create_app
 from xdpscope.web.limits import Limits
+from xdpscope.web.policy import Policy
 from xdpscope.web.server import WebServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    import ssl
+    from collections.abc import Callable, Iterator
 
 PATHS = ("/", "/metrics", "/healthz", "/readyz", "/api/v1/programs", "/api/v1/flows")
 HOSTILE = '<script>alert("x")</script>\x1b[2J\u202e\udc80'
+
+
+def command(name: str) -> str:
+    """A command that setup fetches for us, or skips the test."""
+    places = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+    found = os.environ.get(name.upper()) or shutil.which(name, path=places)
+    if found is None:
+        pytest.skip(f"{name} is missing: make setup fetches it")
+    return found
 
 
 class FakeSource:
@@ -72,7 +88,8 @@ class FakeSource:
     def flows(
         self, limit: int, program: str | None, verdict: str | None
     ) -> list[dict[str, object]]:
-        return [{"limit": limit, "program": program, "verdict": verdict}]
+        self.asked = {"limit": limit, "program": program, "verdict": verdict}
+        return []
 
     def status(self) -> dict[str, object]:
         return {"kernel": "6.12", "host_name": HOSTILE}
@@ -81,10 +98,20 @@ class FakeSource:
 class Served:
     """A server in a thread; what a test wants of its port."""
 
-    def __init__(self, source: FakeSource, limits: Limits, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        source: FakeSource,
+        limits: Limits,
+        host: str = "127.0.0.1",
+        policy: Callable[[], Policy] = Policy,
+        trust: ssl.SSLContext | None = None,
+    ) -> None:
+        """``trust`` is what clients speak TLS by, by default."""
         self.source = source
         self.host = host
-        self.web = WebServer(create_app(source, limits), WebServer.bind(host, 0), limits)
+        self.trust = trust
+        app = create_app(source, limits, policy)
+        self.web = WebServer(app, WebServer.bind(host, 0), limits, policy)
         self.port = self.web.port
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run)
@@ -107,11 +134,16 @@ class Served:
     def get(
         self, path: str, method: str = "GET", **headers: str
     ) -> tuple[int, http.client.HTTPMessage, bytes]:
-        with closing(http.client.HTTPConnection(self.host, self.port, timeout=10)) as connection:
+        with closing(self.client()) as connection:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method, path, headers=named)
             response = connection.getresponse()
             return response.status, response.headers, response.read()
+
+    def client(self) -> http.client.HTTPConnection:
+        if self.trust is None:
+            return http.client.HTTPConnection(self.host, self.port, timeout=10)
+        return http.client.HTTPSConnection(self.host, self.port, timeout=10, context=self.trust)
 
     def connect(self, sent: bytes = b"", receive_buffer: int = 0) -> socket.socket:
         client = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
@@ -149,9 +181,13 @@ def until(condition: object, seconds: float = 5) -> None:
 
 @contextmanager
 def serving(
-    source: FakeSource | None = None, limits: Limits | None = None, host: str = "127.0.0.1"
+    source: FakeSource | None = None,
+    limits: Limits | None = None,
+    host: str = "127.0.0.1",
+    policy: Callable[[], Policy] = Policy,
+    trust: ssl.SSLContext | None = None,
 ) -> Iterator[Served]:
-    served = Served(source or FakeSource(), limits or Limits(), host)
+    served = Served(source or FakeSource(), limits or Limits(), host, policy, trust)
     try:
         yield served
     finally:
@@ -162,5 +198,9 @@ def serving(
 def assert_secure(headers: http.client.HTTPMessage) -> None:
     assert headers["content-security-policy"].startswith("default-src 'none'; ")
     assert headers["x-content-type-options"] == "nosniff"
+    assert headers["x-frame-options"] == "deny"
     assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cross-origin-opener-policy"] == "same-origin"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+    assert headers["strict-transport-security"] is None
     assert headers["server"] is None

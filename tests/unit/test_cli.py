@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.unit.authority import HASH
 
 COMMANDS = ["run", "list", "doctor", "check-config"]
 
@@ -69,6 +70,31 @@ def test_check_config_names_file_and_key(tmp_path: Path) -> None:
     assert f"{bad}:2: discovery.interval" in result.stderr
     assert f"{bad}:3: flow" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("host", "web", "warned"),
+    [
+        ("127.0.0.1", "", False),
+        ("0.0.0.0", "", True),
+        ("0.0.0.0", f"basic_auth_users: {{a: {HASH}}}", False),
+    ],
+)
+def test_run_warns_when_everyone_can_read(
+    host: str, web: str, warned: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "web.yml").write_text(web)
+    (tmp_path / "xdpscope.yaml").write_text(f"listen: {host}:0\nweb_config: web.yml\n")
+    arguments = ["--log-format", "json", "run", "--config", str(tmp_path / "xdpscope.yaml")]
+    with subprocess.Popen(
+        [sys.executable, "-m", "xdpscope", *arguments], stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        logged = [json.loads(process.stderr.readline())]
+        process.terminate()
+        logged += [json.loads(line) for line in process.stderr if line.startswith("{")]
+    assert (logged[0]["event"], logged[0]["scheme"]) == ("started", "http")
+    assert any("everyone in reach" in record["event"] for record in logged) is warned
 
 
 @pytest.mark.parametrize("command", ["check-config", "run"])

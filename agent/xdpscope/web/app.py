@@ -13,31 +13,27 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from xdpscope.accounting.reading import VERDICTS
+from xdpscope.web.auth import BasicAuth
 from xdpscope.web.encoding import Answer, expose
 from xdpscope.web.guard import Guard
+from xdpscope.web.headers import with_security
 from xdpscope.web.limits import Limits
-from xdpscope.web.page import STYLE_HASH, render
+from xdpscope.web.page import render
+from xdpscope.web.policy import Policy
 from xdpscope.web.workers import Workers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from prometheus_client import CollectorRegistry
     from starlette.requests import Request
 
 __all__ = ["Source", "create_app"]
 
+_EVERYONE = Policy()
 # Flows in an answer to one who does not say how many.
 _FLOWS = 100
-
-_HEADERS = {
-    "content-security-policy": (
-        f"default-src 'none'; style-src {STYLE_HASH}; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
-    "cache-control": "no-store",
-}
+_FLOWS_ON_PAGE = 25
 
 
 class Source(Protocol):
@@ -53,7 +49,9 @@ class Source(Protocol):
         ...
 
     def programs(self) -> list[dict[str, object]]:
-        """Every XDP program, as ``xdpscope list --json`` shows it; JSON values only."""
+        """Every XDP program, as ``xdpscope list --json`` shows it, with its ``counts``: JSON values
+        only.
+        """
         ...
 
     def flows(
@@ -77,8 +75,12 @@ class _Endpoints:
         self._views = Workers(1)
 
     async def index(self, request: Request) -> Response:
+        verdict = _verdict(request)
+
         def work() -> Response:
-            body = render(self._source.programs(), self._source.status())
+            source = self._source
+            flows = source.flows(_FLOWS_ON_PAGE, None, verdict)
+            body = render(source.programs(), flows, source.status(), verdict)
             return Answer(request, body, "text/html; charset=utf-8")
 
         return await self._views.run(request, work)
@@ -103,9 +105,7 @@ class _Endpoints:
     async def flows(self, request: Request) -> Response:
         limit = _limit(request.query_params.get("limit"))
         program = request.query_params.get("program")
-        verdict = request.query_params.get("verdict")
-        if verdict is not None and verdict not in VERDICTS:
-            raise HTTPException(400, f"verdict must be one of {', '.join(VERDICTS)}")
+        verdict = _verdict(request)
 
         def work() -> Response:
             body = json.dumps(self._source.flows(limit, program, verdict)).encode() + b"\n"
@@ -120,6 +120,18 @@ class _Endpoints:
         if self._source.ready():
             return PlainTextResponse("ready\n")
         return PlainTextResponse("the first discovery has not finished\n", 503)
+
+
+def _verdict(request: Request) -> str | None:
+    """The verdict that is asked for, if any.
+
+    Raises:
+        HTTPException: there is no such verdict.
+    """
+    verdict = request.query_params.get("verdict")
+    if verdict is not None and verdict not in VERDICTS:
+        raise HTTPException(400, f"verdict must be one of {', '.join(VERDICTS)}")
+    return verdict
 
 
 def _limit(text: str | None) -> int:
@@ -142,9 +154,14 @@ async def _refused(_request: Request, error: Exception) -> Response:
     return PlainTextResponse(f"{error.detail}\n".lower(), error.status_code, headers)
 
 
-def create_app(source: Source, limits: Limits | None = None) -> Starlette:
+def create_app(
+    source: Source,
+    limits: Limits | None = None,
+    policy: Callable[[], Policy] = lambda: _EVERYONE,
+) -> Starlette:
     """The application. A known path with another method than GET and HEAD is a 405, an unknown
-    one a 404 whatever the method; a source that raises is a 500 and a log entry.
+    one a 404 whatever the method; a source that raises is a 500 and a log entry. ``policy`` is
+    asked at each request.
     """
     limits = limits or Limits()
     endpoints = _Endpoints(source, limits)
@@ -162,8 +179,9 @@ def create_app(source: Source, limits: Limits | None = None) -> Starlette:
                 Guard,
                 in_flight=limits.in_flight,
                 exempt=frozenset({"/healthz", "/readyz"}),
-                headers=_HEADERS,
-            )
+                headers=lambda: with_security(policy().headers),
+            ),
+            Middleware(BasicAuth, policy=policy),
         ],
         exception_handlers={HTTPException: _refused},
     )

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,16 +24,22 @@ class Guard:
     """ASGI middleware around an application that serves HTTP alone.
 
     Paths in ``exempt`` are never refused: were a liveness probe to fail because of a crowd of
-    clients, the crowd could have the agent killed.
+    clients, the crowd could have the agent killed. A request is in flight until its answer begins:
+    who is slow to take it is up to the connection, and must not keep others out.
     """
 
     def __init__(
-        self, app: ASGIApp, *, in_flight: int, exempt: frozenset[str], headers: Mapping[str, str]
+        self,
+        app: ASGIApp,
+        *,
+        in_flight: int,
+        exempt: frozenset[str],
+        headers: Callable[[], Iterable[tuple[bytes, bytes]]],
     ) -> None:
         self._app = app
         self._limit = in_flight
         self._exempt = exempt
-        self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
+        self._headers = headers
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,8 +48,10 @@ class Guard:
         async def send_with_headers(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
+                if not started:
+                    self._in_flight -= 1
                 started = True
-                message["headers"] = [*message["headers"], *self._headers]
+                message["headers"] = [*message["headers"], *self._headers()]
             await send(message)
 
         app = self._app
@@ -65,4 +73,5 @@ class Guard:
             response = PlainTextResponse("internal error, see the agent's log\n", 500)
             await response(scope, receive, send_with_headers)
         finally:
-            self._in_flight -= 1
+            if not started:
+                self._in_flight -= 1

@@ -1,42 +1,68 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page for humans at ``/``: hand-written HTML, no script, readable without its style."""
+"""The page for humans at ``/``: complete as it comes; its script only keeps it up to date.
+
+There are no other files and no other hosts: style and script are within, and allowed by their
+hashes. Whatever has a name is escaped here, and copied as text by the script.
+"""
 
 from __future__ import annotations
 
+import json
+import time
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from html import escape
+from pathlib import Path
+from typing import Any, TypeAlias
 
 from xdpscope.log import printable
 
-__all__ = ["STYLE_HASH", "render"]
+__all__ = ["CONTENT_SECURITY_POLICY", "render"]
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1b1f24; --soft: #57606a; --paper: #fff; --line: #d0d7de;
-  --link: #0550ae; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6edf3; --soft: #9198a1; --paper: #0d1117; --line: #30363d; --link: #79c0ff; }
+Shown: TypeAlias = Mapping[str, Any]
+"""A program or a flow, as the API has it."""
+
+_STYLE, _SCRIPT = (
+    f"\n{Path(__file__).with_name(name).read_text(encoding='utf-8')}"
+    for name in ("page.css", "page.js")
+)
+
+
+def _hash(text: str) -> str:
+    """The source that a Content-Security-Policy names something inline by."""
+    return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
+
+
+CONTENT_SECURITY_POLICY = (
+    f"default-src 'none'; script-src {_hash(_SCRIPT)}; style-src {_hash(_STYLE)}; "
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+"""What the page may do; for all else that is served, more than it can."""
+
+# In the order in which one looks for them; aborted and unknown are rare.
+_VERDICTS = ("pass", "drop", "redirect", "tx", "aborted", "unknown")
+# So many places of a program are shown at once.
+_PLACES = 3
+
+_ELSEWHERE = {"devmap": "in a devmap", "cpumap": "in a cpumap", "tailcall": "in a prog array"}
+
+_REASONS = {
+    "no_btf": "It was loaded without BTF, so its entry function cannot be named to the kernel. "
+    "Compile it with -g.",
+    "not_jited": "The kernel interprets it, which leaves nothing to hook. Set "
+    "net.core.bpf_jit_enable to 1 and load it again.",
+    "busy": "An extension, or as many tracers as fit, hold its entry function. Where libxdp has "
+    "put a component in the place of a dispatcher, the component is counted.",
+    "tailcall_only": "Only tail calls reach it, and they go past its entry. Its verdicts count at "
+    "the program that calls.",
+    "not_attached": "Nothing runs it: no interface, and no entry of a map.",
+    "excluded": "The configuration leaves it out.",
+    "kernel_refused": "The kernel refused the tracer; the agent's log has its words.",
+    "vanished": "It went away while it was looked at.",
 }
-body { margin: 0 auto; padding: 1.5rem; max-width: 72rem; background: var(--paper);
-  color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; }
-a { color: var(--link); }
-:focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
-h1 { margin: 0; font-size: 1.5rem; }
-nav ul { display: flex; flex-wrap: wrap; gap: .25rem 1.5rem; padding: 0; list-style: none; }
-dl div { display: grid; grid-template-columns: minmax(8rem, 14rem) 1fr; gap: 1rem; }
-dt { color: var(--soft); }
-dd { margin: 0; overflow-wrap: anywhere; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; }
-caption { padding: .5rem 0; text-align: start; font-weight: 600; }
-th, td { padding: .375rem .75rem .375rem 0; border-bottom: 1px solid var(--line);
-  text-align: start; vertical-align: top; font-variant-numeric: tabular-nums; }
-th { color: var(--soft); font-weight: 600; white-space: nowrap; }
-"""
-
-STYLE_HASH = f"'sha256-{b64encode(sha256(_STYLE.encode()).digest()).decode()}'"
-"""The style's hash, as a source in a Content-Security-Policy."""
 
 _PAGE = """\
 <!doctype html>
@@ -45,6 +71,7 @@ _PAGE = """\
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>xdpscope</title>
+<link rel="icon" href="data:,">
 <style>{style}</style>
 </head>
 <body>
@@ -54,67 +81,263 @@ _PAGE = """\
 <ul>
 <li><a href="/metrics">Metrics</a></li>
 <li><a href="/api/v1/programs">Programs as JSON</a></li>
+<li><a href="/api/v1/flows">Flows as JSON</a></li>
 <li><a href="/healthz">Health</a></li>
 <li><a href="/readyz">Readiness</a></li>
 </ul>
 </nav>
+<div class="live"><p id="state" role="status">as of loading</p>
+<button type="button" id="live" hidden>Pause</button></div>
 </header>
-<main>
-{status}
-{programs}
+<main data-at="{at:.3f}">
+{content}
 </main>
+<footer>Packets by the verdict that they left a program with, since counting began; above them,
+while the page is live, packets a second.</footer>
+<script>{script}</script>
 </body>
 </html>
 """
 
 
-def render(programs: Sequence[Mapping[str, object]], status: Mapping[str, object]) -> bytes:
-    """The page, in UTF-8: whatever facts and programs hold, escaped, in the order given."""
-    page = _PAGE.format(style=_STYLE, status=_facts(status), programs=_table(programs))
-    return page.encode()
+def render(
+    programs: Sequence[Shown],
+    flows: Sequence[Shown],
+    status: Mapping[str, object],
+    verdict: str | None = None,
+) -> bytes:
+    """The page, in UTF-8. ``flows`` are those of ``verdict``, or of any."""
+    traced = [program for program in programs if program["traceable"]]
+    rest = [program for program in programs if not program["traceable"]]
+    content = [
+        _facts(status),
+        _programs(traced, any_at_all=bool(programs)),
+        _chains(programs),
+        _untraced(rest),
+        _flows(flows, verdict),
+    ]
+    return _PAGE.format(
+        style=_STYLE,
+        script=_SCRIPT,
+        at=time.monotonic(),
+        content="\n".join(filter(None, content)),
+    ).encode()
 
 
 def _facts(status: Mapping[str, object]) -> str:
     rows = "\n".join(
-        f"<div><dt>{_name(name)}</dt><dd>{_value(value)}</dd></div>"
+        f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>"
         for name, value in status.items()
     )
-    return f"<dl>\n{rows}\n</dl>" if rows else ""
+    return f'<dl class="facts">\n{rows}\n</dl>'
 
 
-def _table(programs: Sequence[Mapping[str, object]]) -> str:
+def _programs(programs: Sequence[Shown], *, any_at_all: bool) -> str:
     if not programs:
-        return "<p>No XDP program is loaded on this host.</p>"
-    # Each key any program has, in the order of first appearance.
-    columns = dict.fromkeys(key for program in programs for key in program)
-    head = "".join(f'<th scope="col">{_name(column)}</th>' for column in columns)
-    rows = "\n".join(
-        f"<tr>{''.join(f'<td>{_value(program.get(column))}</td>' for column in columns)}</tr>"
-        for program in programs
+        what = "No program is traced." if any_at_all else "No XDP program is loaded on this host."
+        return f'<h2 id="programs">Programs</h2>\n<p>{what}</p>'
+    heads = [
+        *(_head(name) for name in ("Program", "Role", "Attached")),
+        _head("Packets a second", "chart"),
+        *(_head(_key(verdict), "number") for verdict in _VERDICTS),
+    ]
+    rows = []
+    for program in programs:
+        totals = _totals(program)
+        cells = [
+            _program(program),
+            _cell(_role(program), "", "Role"),
+            _cell(_places(program), "where most", "Attached"),
+            '<td role="cell" class="chart" data-own></td>',
+            *(_number(totals[verdict], verdict) for verdict in _VERDICTS),
+        ]
+        packets = escape(json.dumps({verdict: totals[verdict] for verdict in _VERDICTS}))
+        rows.append(
+            f'<tr role="row" id="p{_text(program["id"])}" data-packets="{packets}">'
+            f"{''.join(cells)}</tr>"
+        )
+    return _table("programs", "Programs", heads, rows, cards=True)
+
+
+def _untraced(programs: Sequence[Shown]) -> str:
+    if not programs:
+        return ""
+    rows = []
+    for program in programs:
+        reason = str(program["reason"])
+        why = _REASONS.get(reason, "")
+        if program["called_by"]:
+            callers = ", ".join(
+                f'<a href="#p{_text(caller)}">{_text(caller)}</a>'
+                for caller in program["called_by"]
+            )
+            why = f"{why} Called from {callers}."
+        rows.append(
+            f'<tr role="row" id="p{_text(program["id"])}">'
+            + _program(program)
+            + _cell(_role(program), "", "Role")
+            + _cell(_places(program), "where most", "Attached")
+            + _cell(f"<code>{_text(reason)}</code>", "wide", "Reason")
+            + _cell(why, "wide")
+            + "</tr>"
+        )
+    heads = [_head(name) for name in ("Program", "Role", "Attached", "Reason", "What that means")]
+    return _table("untraced", "Not traced", heads, rows, cards=True)
+
+
+def _chains(programs: Sequence[Shown]) -> str:
+    links = sorted(
+        (place["dispatcher_id"], place["position"] is None, place["position"] or 0, n)
+        for n, program in enumerate(programs)
+        for place in program["chain"]
     )
-    # A region that scrolls must be reachable by keyboard, and then needs a name.
+    if not links:
+        return ""
+    chains: dict[int, list[str]] = {}
+    for dispatcher, unknown, position, n in links:
+        program, totals = programs[n], _totals(programs[n])
+        counted = ", ".join(f"{v} {totals[v]:,}" for v in _VERDICTS if totals[v]) or "no packets"
+        chains.setdefault(dispatcher, []).append(
+            f'<li><a class="name" href="#p{_text(program["id"])}">{_text(program["program"])}</a>'
+            f'<span class="soft">{"" if unknown else f"{position}: "}{counted}</span></li>'
+        )
+    at = {program["id"]: program for program in programs}
+    items = []
+    for dispatcher, components in chains.items():
+        found = at.get(dispatcher)
+        name = _text(found["program"]) if found else "dispatcher"
+        where = ", ".join(map(_place, found["attachments"])) if found else ""
+        items.append(
+            f'<li id="c{_text(dispatcher)}"><span class="name">{name}</span> '
+            f'<span class="soft">{_text(dispatcher)} {where}</span>\n'
+            f'<ol class="chain">{"".join(components)}</ol></li>'
+        )
     return (
-        '<div class="scroll" role="region" aria-labelledby="programs" tabindex="0">\n'
-        f'<table>\n<caption id="programs">XDP programs ({len(programs)})</caption>\n'
-        f"<thead>\n<tr>{head}</tr>\n</thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n</div>"
+        '<section aria-labelledby="chains">\n<h2 id="chains">Chains <small>of dispatchers, in the '
+        f'order of calling</small></h2>\n<ul class="chains">\n{"".join(items)}\n</ul>\n</section>'
     )
 
 
-def _name(key: str) -> str:
-    return escape(printable(key.replace("_", " ")))
+def _flows(flows: Sequence[Shown], verdict: str | None) -> str:
+    links = "\n".join(
+        f'<li><a href="/{"?verdict=" * bool(each)}{each or ""}#flows"'
+        f"{' aria-current=true' * (each == verdict)}>{each or 'all'}</a></li>"
+        for each in (None, *_VERDICTS)
+    )
+    choice = f'<nav aria-label="Verdict of flows">\n<ul>\n{links}\n</ul>\n</nav>'
+    rows = [
+        '<tr role="row">'
+        + _cell(f"{flow['rate']:,.1f}", "number", "Packets a second")
+        + _cell(f"{flow['packets']:,}", "number", "Packets")
+        + _cell(f"{flow['bytes']:,}", "number", "Bytes")
+        + _cell(_key(flow["verdict"]), "", "Verdict")
+        + _cell(_text(flow["protocol"]), "most", "Protocol")
+        + _cell(_peer(flow, "source"), "wide", "Source")
+        + _cell(_peer(flow, "destination"), "wide", "Destination")
+        + _cell(f'<span class="name">{_text(flow["program"])}</span>', "most", "Program")
+        + _cell(_place(flow), "", "Interface")
+        + "</tr>"
+        for flow in flows
+    ]
+    heads = [
+        *(_head(name, "number") for name in ("Packets a second", "Packets", "Bytes")),
+        *map(_head, ("Verdict", "Protocol", "Source", "Destination", "Program", "Interface")),
+    ]
+    if not rows:
+        return f'<h2 id="flows">Flows</h2>\n{choice}\n<p>None is held.</p>'
+    return _table(
+        "flows", "Flows <small>the busiest of late</small>", heads, rows, before=choice, cards=True
+    )
 
 
-def _value(value: object) -> str:
-    match value:
-        case None:
-            return ""
-        case bool():
-            return "yes" if value else "no"
-        case str():
-            return escape(printable(value))
-        case Mapping():
-            return " ".join(filter(None, map(_value, value.values())))
-        case Sequence():
-            return "<br>".join(map(_value, value))
-        case _:
-            return escape(printable(str(value)))
+def _table(
+    id: str,
+    title: str,
+    heads: Iterable[str],
+    rows: Iterable[str],
+    *,
+    before: str = "",
+    cards: bool = False,
+) -> str:
+    # A region that scrolls must be reachable by keyboard, and then needs a name. The roles are
+    # those of the elements, which lose them where the style shows rows as cards.
+    return (
+        f'<h2 id="{id}">{title}</h2>\n{before}'
+        f'<div class="scroll" role="region" aria-labelledby="{id}" tabindex="0">\n'
+        f'<table role="table" aria-labelledby="{id}"{" class=cards" if cards else ""}>\n'
+        f'<thead role="rowgroup"><tr role="row">{"".join(heads)}</tr></thead>\n'
+        f'<tbody role="rowgroup">\n{chr(10).join(rows)}\n</tbody>\n</table>\n</div>'
+    )
+
+
+def _head(content: str, kind: str = "") -> str:
+    return f'<th role="columnheader" scope="col" class="{kind}">{content}</th>'
+
+
+def _cell(content: str, kind: str = "", label: str = "") -> str:
+    labelled = f' data-label="{label}"' if label else ""
+    return f'<td role="cell" class="{kind}"{labelled}>{content}</td>'
+
+
+def _number(total: int, verdict: str) -> str:
+    nought = "" if total else " nought"
+    content = f'<b data-own></b><data value="{total}">{total:,}</data>'
+    return _cell(content, f"number {verdict}{nought}", verdict)
+
+
+def _key(verdict: str) -> str:
+    return f'<span class="key {_text(verdict)}"><span>{_text(verdict)}</span></span>'
+
+
+def _program(program: Shown) -> str:
+    return (
+        f'<th role="rowheader" scope="row"><span class="name">{_text(program["program"])}</span> '
+        f'<span class="soft">{_text(program["id"])}</span></th>'
+    )
+
+
+def _role(program: Shown) -> str:
+    places = [
+        f"{'' if at['position'] is None else at['position']} of "
+        f'<a href="#c{_text(at["dispatcher_id"])}">{_text(at["dispatcher_id"])}</a>'
+        for at in program["chain"]
+    ]
+    return " ".join([_text(program["role"]), f'<span class="soft">{", ".join(places)}</span>'])
+
+
+def _places(program: Shown) -> str:
+    places = [f"<li>{_place(at)}</li>" for at in program["attachments"]]
+    listed = f"<ul>{''.join(places)}</ul>"
+    if not places:
+        return f'<span class="soft">{_ELSEWHERE.get(program["role"], "nowhere")}</span>'
+    if len(places) <= _PLACES:
+        return listed
+    return f"<details><summary>{len(places)} interfaces</summary>{listed}</details>"
+
+
+def _place(at: Shown) -> str:
+    netns = "" if at["netns"] == "host" else f"{at['netns']}/"
+    mode = f' <span class="soft">{_text(at["mode"])}</span>' if "mode" in at else ""
+    return f"{_text(netns)}{_text(at['interface'])}{mode}"
+
+
+def _peer(flow: Shown, which: str) -> str:
+    address, port = flow[which], flow[f"{which}_port"]
+    shown = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    return f'<span class="name">{_text(shown)}</span>'
+
+
+def _totals(program: Shown) -> Counter[str]:
+    totals: Counter[str] = Counter()
+    for count in program.get("counts", ()):
+        totals.update(count["packets"])
+    return totals
+
+
+def _text(value: object) -> str:
+    """Of anything, as text that is shown as it is."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return str(value)
+    return escape(printable(str(value)))

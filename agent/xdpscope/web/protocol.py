@@ -6,19 +6,29 @@ from __future__ import annotations
 import logging
 import sys
 from fcntl import ioctl
+from socket import SO_LINGER, SOL_SOCKET
+from struct import pack
 from termios import TIOCOUTQ
 from typing import TYPE_CHECKING, Any
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from xdpscope.web.headers import with_security
+
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from xdpscope.web.limits import Limits
+    from xdpscope.web.policy import Policy
 
 __all__ = ["Connection"]
 
+# Bytes that a transport takes before it asks for a pause.
+_UNSENT = 64 * 1024
+# Linger, for no time at all: socket(7).
+_RESET = pack("ii", 1, 0)
 # uvicorn warns of every malformed request, so that any client could fill the disk with our log.
 _log = logging.getLogger(__name__)
 _log.setLevel(logging.ERROR)
@@ -31,19 +41,40 @@ class Connection(H11Protocol):
     ``connections``, ``conn``, ``timeout_keep_alive_task`` and the order of their changes.
     """
 
-    def __init__(self, *args: Any, limits: Limits, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        limits: Limits,
+        policy: Callable[[], Policy],
+        behind: dict[Connection, None],
+        **kwargs: Any,
+    ) -> None:
+        """``behind`` has the connections that are behind in taking answers, of all."""
         super().__init__(*args, **kwargs)
         self.logger = _log
         self._limits = limits
+        self._policy = policy
+        self._behind = behind
         self._head_due: float | None = None
         self._unsent = 0
         self._progress = 0.0
+        self._taking: float | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self._limits.connections:
+        # Kept, for a transport of TLS forgets it before it tells that the connection is lost.
+        self._socket = transport.get_extra_info("socket")
+        # TLS would take eight times as much before it asks for a pause.
+        transport.set_write_buffer_limits(high=_UNSENT)
+        if len(self.connections) > self._limits.connections or not self._policy().admits(
+            transport.get_extra_info("peercert")
+        ):
             transport.abort()
         self._head_due = self.loop.time() + self._limits.head_timeout
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._behind.pop(self, None)
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         # h11 compares what it holds with its limit only when it wants more, so a head that comes in
@@ -57,15 +88,41 @@ class Connection(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self._taking = None
         self._await_head()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._behind[self] = None
+        if len(self._behind) > self._limits.slow_readers:
+            next(iter(self._behind)).drop()
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._behind.pop(self, None)
         self._progress = self.loop.time()
+
+    def drop(self) -> None:
+        """Ends the connection at once, and has the kernel forget what it holds for the client."""
+        self._behind.pop(self, None)
+        if self._socket.fileno() >= 0:
+            self._socket.setsockopt(SOL_SOCKET, SO_LINGER, _RESET)
+        self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         if self.conn.our_state is h11.IDLE:
-            super().send_400_response(msg)
+            headers = [
+                *with_security(self._policy().headers),
+                (b"content-type", b"text/plain; charset=utf-8"),
+                (b"connection", b"close"),
+            ]
+            for event in (
+                h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+                h11.Data(data=msg.encode("ascii")),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+            self.transport.close()
             return
         # The body of a request under way is malformed: its answer may have begun, so a second one
         # cannot be sent.
@@ -82,13 +139,22 @@ class Connection(H11Protocol):
     def sweep(self, now: float) -> None:
         """Drop the connection if its client is too slow; ``now`` is the loop's time."""
         if self._head_due is not None and now >= self._head_due:
-            self.transport.abort()
+            self.drop()
             return
+        self._sweep_answer(now)
         unsent = self.transport.get_write_buffer_size() + self._unacknowledged()
         if unsent == 0 or unsent != self._unsent:
             self._unsent, self._progress = unsent, now
         elif now - self._progress >= self._limits.stall_timeout:
-            self.transport.abort()
+            self.drop()
+
+    def _sweep_answer(self, now: float) -> None:
+        if not self._busy() or not self.cycle.response_started:
+            self._taking = None
+        elif self._taking is None:
+            self._taking = now
+        elif now - self._taking >= self._limits.answer_timeout:
+            self.drop()
 
     def _unacknowledged(self) -> int:
         """Bytes the kernel still holds for the client; SIOCOUTQ in tcp(7).
@@ -96,7 +162,7 @@ class Connection(H11Protocol):
         The transport alone is no measure: the kernel asks for more only when a third of its buffer
         is free, and that is over a megabyte, minutes for a slow link.
         """
-        descriptor = self.transport.get_extra_info("socket").fileno()
+        descriptor = self._socket.fileno()
         if descriptor < 0:
             return 0
         return int.from_bytes(ioctl(descriptor, TIOCOUTQ, bytes(4)), sys.byteorder)

@@ -16,10 +16,12 @@ import uvicorn
 
 from xdpscope.errors import XdpscopeError
 from xdpscope.web.limits import Limits
+from xdpscope.web.policy import Policy
 from xdpscope.web.protocol import Connection
+from xdpscope.web.tls import Tunnel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from starlette.types import ASGIApp
 
@@ -38,14 +40,29 @@ _HINTS = {
 class WebServer:
     """Serves an application on a listening socket, from `serve` until `stop`."""
 
-    def __init__(self, app: ASGIApp, listener: socket.socket, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        listener: socket.socket,
+        limits: Limits | None = None,
+        policy: Callable[[], Policy] = Policy,
+    ) -> None:
+        """``policy`` is asked at each connection."""
         limits = limits or Limits()
         self._listener = listener
+        tunnels: set[Tunnel] = set()
+        connection = partial(Connection, limits=limits, policy=policy, behind={})
+
+        def protocol(*args: Any, **kwargs: Any) -> asyncio.Protocol | asyncio.BufferedProtocol:
+            made = connection(*args, **kwargs)
+            context = policy().context
+            return made if context is None else Tunnel(made, context, limits, tunnels)
+
         self._server = _Server(
             uvicorn.Config(
                 cast("Any", app),
                 # Called like the class it stands for.
-                http=cast("Any", partial(Connection, limits=limits)),
+                http=cast("Any", protocol),
                 ws="none",
                 interface="asgi3",
                 lifespan="off",
@@ -60,6 +77,7 @@ class WebServer:
                 h11_max_incomplete_event_size=limits.head_bytes,
             ),
             limits,
+            tunnels,
         )
         self._ended = asyncio.Event()
         self._ended.set()
@@ -123,12 +141,15 @@ class WebServer:
 class _Server(uvicorn.Server):
     """uvicorn's server, but it stops at once, in bounded time, and leaves signals alone."""
 
-    def __init__(self, config: uvicorn.Config, limits: Limits) -> None:
+    def __init__(self, config: uvicorn.Config, limits: Limits, tunnels: set[Tunnel]) -> None:
         super().__init__(config)
         self._limits = limits
+        self._tunnels = tunnels
         self._stop_requested = asyncio.Event()
         # Fine enough for a time-out to be late by a tenth of it.
-        self._period = min(1.0, limits.head_timeout / 10, limits.stall_timeout / 10)
+        self._period = min(
+            1.0, limits.head_timeout / 10, limits.stall_timeout / 10, limits.answer_timeout / 10
+        )
 
     def request_stop(self) -> None:
         self.should_exit = True
@@ -160,6 +181,8 @@ class _Server(uvicorn.Server):
                     await asyncio.sleep(0.005)
         for connection in self._connections():
             connection.transport.abort()
+        for tunnel in list(self._tunnels):
+            tunnel.abort()
         tasks = list(self.server_state.tasks)
         for task in tasks:
             task.cancel()

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TLS: the context that a web-config.yml describes, and the handshake, which nobody waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from asyncio.sslproto import SSLProtocol
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from xdpscope.web.webconfig import CIPHERS, CURVES, Unusable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+    from pathlib import Path
+
+    from xdpscope.web.limits import Limits
+    from xdpscope.web.webconfig import Tls
+
+__all__ = ["Tunnel", "make_context", "names_of"]
+
+_VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
+_VERIFICATION = {
+    "NoClientCert": ssl.CERT_NONE,
+    # Go asks for a certificate, and makes no use of it.
+    "RequestClientCert": ssl.CERT_NONE,
+    "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
+    "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
+}
+# Forward secrecy and authenticated encryption, as Go's defaults are.
+_DEFAULT_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+
+
+def make_context(tls: Tls, directory: Path) -> ssl.SSLContext | None:
+    """The context, its files read; None without TLS. Relative paths begin at ``directory``.
+
+    Raises `Unusable`.
+    """
+    if tls.cert_file is None or tls.key_file is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = _VERSIONS[tls.min_version]
+    context.maximum_version = _VERSIONS[tls.max_version]
+    # Without resumption every connection proves anew who it is; scrapers keep theirs open.
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
+    context.num_tickets = 0
+    if tls.prefer_server_cipher_suites:
+        context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
+    else:
+        context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
+    suites = ":".join(filter(None, (CIPHERS[name] for name in tls.cipher_suites)))
+    context.set_ciphers(suites or _DEFAULT_CIPHERS)
+    context.set_alpn_protocols(["http/1.1"])
+    if tls.curve_preferences:
+        _set_curves(context, tls.curve_preferences)
+    _load_certificate(context, directory / tls.cert_file, directory / tls.key_file)
+    context.verify_mode = _VERIFICATION[tls.client_auth_type]
+    if tls.client_ca_file is not None:
+        # Whatever is in the file is believed, be it a root or not: so it is in Go.
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        _load_authorities(context, directory / tls.client_ca_file, "client_ca_file")
+    return context
+
+
+def _set_curves(context: ssl.SSLContext, names: Collection[str]) -> None:
+    curves = [CURVES[name] for name in names]
+    set_groups: Callable[[str], None] | None = getattr(context, "set_groups", None)  # Python 3.15
+    if set_groups is not None:
+        set_groups(":".join(curves))
+    elif len(curves) == 1:
+        context.set_ecdh_curve(curves[0])
+    else:
+        raise _unusable(
+            "curve_preferences",
+            "must be a single curve, or none for all: before 3.15 Python's TLS takes no list",
+        )
+
+
+def _load_certificate(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
+    # OpenSSL does not say which of the two files it fails on.
+    _load_authorities(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, "cert_file")
+    _text(key, "key_file")
+
+    def password() -> NoReturn:
+        # Else OpenSSL would ask on the terminal.
+        raise _unusable("key_file", f"must not be encrypted: {key}")
+
+    try:
+        context.load_cert_chain(certificate, key, password)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            raise _unusable(
+                "key_file", f"must be the key of cert_file, and is not: {key}"
+            ) from None
+        if error.reason == "EE_KEY_TOO_SMALL":
+            raise _unusable("cert_file", f"must have a longer key: {certificate}") from None
+        raise _unusable("key_file", f"must be a PEM private key: {key}") from None
+
+
+def _load_authorities(context: ssl.SSLContext, path: Path, key: str) -> None:
+    try:
+        context.load_verify_locations(cadata=_text(path, key))
+    except ssl.SSLError:
+        raise _unusable(key, f"must be a file of PEM certificates: {path}") from None
+
+
+def _text(path: Path, key: str) -> str:
+    try:
+        return path.read_bytes().decode("ascii", "replace").replace("\ufffd", "?")
+    except OSError as error:
+        raise _unusable(key, f"must be a readable PEM file: {path}: {error.strerror}") from None
+
+
+def _unusable(key: str, message: str) -> Unusable:
+    return Unusable(message, "tls_server_config", key)
+
+
+def names_of(certificate: Mapping[str, Any] | None) -> frozenset[str]:
+    """The alternative names of a client's certificate, as `ssl.SSLSocket.getpeercert` tells it."""
+    if not certificate:
+        return frozenset()
+    return frozenset(
+        str(ip_address(name.strip())) if kind == "IP Address" else name
+        for kind, name in certificate.get("subjectAltName", ())
+        if kind in ("DNS", "email", "URI", "IP Address")
+    )
+
+
+class Tunnel(SSLProtocol):
+    """One connection's TLS, over asyncio's. The HTTP protocol hears of it after the handshake.
+
+    asyncio would do the same if the listener were given a context; but that one would be the same
+    for good, and handshakes unbounded in number.
+    """
+
+    # asyncio takes a quarter of a megabyte for each, before the client has sent a byte.
+    max_size = 16 * 1024
+
+    def __init__(
+        self,
+        protocol: asyncio.Protocol,
+        context: ssl.SSLContext,
+        limits: Limits,
+        tunnels: set[Tunnel],
+    ) -> None:
+        """``tunnels`` has those that are open."""
+        super().__init__(
+            asyncio.get_running_loop(),
+            protocol,
+            context,
+            None,  # type: ignore[arg-type]  # nobody waits for the handshake
+            server_side=True,
+            ssl_handshake_timeout=limits.head_timeout,  # type: ignore[arg-type]  # a float is as good
+            # From the last byte given to us until the client's farewell.
+            ssl_shutdown_timeout=limits.stall_timeout,
+        )
+        self._limit = limits.connections
+        self._tunnels = tunnels
+        self._below: asyncio.WriteTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a TCP socket
+        self._below = transport
+        if len(self._tunnels) >= self._limit:
+            transport.abort()
+            return
+        self._tunnels.add(self)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._tunnels.discard(self)
+        super().connection_lost(exc)
+
+    def abort(self) -> None:
+        """Drops the connection, whatever its state."""
+        if self._below is not None:
+            self._below.abort()

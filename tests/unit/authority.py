@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Certificates, and a web-config.yml that uses them, in a directory of a test."""
+
+from __future__ import annotations
+
+import ssl
+from base64 import b64encode
+from pathlib import Path
+
+import bcrypt
+import trustme
+
+PASSWORD = "correct horse"
+# Of the least cost there is: what a comparison costs is a matter of its own tests.
+HASH = bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+OTHER_PASSWORD = "battery staple"
+OTHER_HASH = bcrypt.hashpw(OTHER_PASSWORD.encode(), bcrypt.gensalt(4)).decode()
+
+
+class Authority:
+    """A CA, a server's certificate by it, and as many clients as asked for."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.ca = trustme.CA()
+        self.ca.cert_pem.write_to_path(directory / "clients.crt")
+        self.renew()
+
+    @property
+    def path(self) -> Path:
+        return self.directory / "web-config.yml"
+
+    def renew(self) -> None:
+        """Another certificate for the server, put into place as a careful tool does."""
+        certificate = self.ca.issue_cert("127.0.0.1", "localhost")
+        chain = b"".join(blob.bytes() for blob in certificate.cert_chain_pems)
+        for name, content in {
+            "server.key": certificate.private_key_pem.bytes(),
+            "server.crt": chain,
+        }.items():
+            (self.directory / "next").write_bytes(content)
+            (self.directory / "next").rename(self.directory / name)
+
+    def write(self, *tls: str, rest: str = "") -> Path:
+        """The file, with TLS and these keys of it."""
+        keys = ("cert_file: server.crt", "key_file: server.key", *tls)
+        lines = ["tls_server_config:", *(f"  {key}" for key in keys), rest]
+        self.path.write_text("\n".join(lines) + "\n")
+        return self.path
+
+    def trust(self, client: trustme.LeafCert | None = None) -> ssl.SSLContext:
+        """What a client believes the server by, and shows of itself."""
+        context = ssl.create_default_context()
+        self.ca.configure_trust(context)
+        if client is not None:
+            client.configure_cert(context)
+        return context
+
+
+MUTUAL = ("client_auth_type: RequireAndVerifyClientCert", "client_ca_file: clients.crt")
+USERS = f"basic_auth_users: {{prometheus: {HASH}}}"
+
+
+def basic(user: str, password: str) -> dict[str, str]:
+    """The header of a request by this user."""
+    return {"Authorization": f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"}
