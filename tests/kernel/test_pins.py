@@ -40,9 +40,10 @@ def pin_path() -> Iterator[Path]:
     """A directory that is not there yet, and neither is afterwards."""
     path = BPFFS / "xst"
     wipe(path)
+    others = tree(BPFFS)
     yield path
     wipe(path)
-    assert tree(BPFFS) == []
+    assert tree(BPFFS) == others
 
 
 def wait_for(condition: Callable[[], bool], patience: float = 240) -> None:

@@ -18,6 +18,6 @@ def test_nothing_fails_and_all_is_counted_while_everything_changes() -> None:
     before = leftovers()
     report = observed(seed=1, count=16, config=PINNING)
     assert report.failures == []
-    assert tree(BPFFS) != []
+    assert tree(PIN_PATH) != []
     wipe(PIN_PATH)
     wait_for(lambda: leftovers() == before, patience=60)

@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What targets count is booked to the last packet, though quiet ones are not read anew."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from xdpscope import bpf
+from xdpscope.accounting import books
+from xdpscope.accounting.books import Books, Counted
+from xdpscope.accounting.ledger import Ledger, Place
+from xdpscope.accounting.reading import sums
+from xdpscope.libbpf import Object
+
+PROGRAMS = [70, 71, 72]
+NUMBERS = [1, 2, 3]
+DEVICE = 5 << 32 | 2
+CPUS = 2
+
+
+@pytest.fixture(scope="module")
+def layout() -> np.dtype[Any]:
+    with Object(bpf.path_of("verdicts")) as verdicts:
+        return verdicts.btf.struct("target_counts")
+
+
+@pytest.fixture
+def records(layout: np.dtype[Any]) -> NDArray[Any]:
+    """Of three targets on two CPUs; each has had a packet of 60 bytes from one device."""
+    found = np.zeros((len(NUMBERS), CPUS), layout)
+    found["devices"]["identity"][:, 0, 0] = DEVICE
+    found["devices"]["name"][:, 0, 0] = b"eth0"
+    found["devices"]["verdicts"][:, 0, 0, 1] = (1, 60)
+    return found
+
+
+def somewhere(serial: int, index: int, inode: int, name: str) -> Place:
+    return "host", name
+
+
+def drops(ledger: Ledger) -> list[tuple[int, int]]:
+    tallies = [ledger.of(program).get(("host", "eth0")) for program in PROGRAMS]
+    return [(t.packets[1], t.bytes[1]) if t else (0, 0) for t in tallies]
+
+
+def test_the_sum_grows_with_any_counter(records: NDArray[Any]) -> None:
+    """And with nothing else."""
+    for array in ("verdicts", "unaccounted"):
+        for at in np.ndindex(records["devices"][array].shape):
+            for name in ("packets", "bytes"):
+                before = sums(records)
+                records["devices"][array][name][at] += 1
+                assert (sums(records) - before).tolist() == [n == at[0] for n in range(3)]
+    for at in np.ndindex(records["unplaced"].shape):
+        before = sums(records)
+        records["unplaced"]["bytes"][at] += 1
+        assert (sums(records) - before).tolist() == [n == at[0] for n in range(3)]
+    before = sums(records)
+    records["entry"]["ipv4"] += 1
+    records["devices"]["epoch"] += 1
+    records["devices"]["device"] += 1
+    assert sums(records).tolist() == before.tolist()
+
+
+def test_only_what_has_grown_is_read(
+    records: NDArray[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    def of_target(values: NDArray[Any]) -> Any:
+        read.append(values)
+        return original(values)
+
+    original = books.of_target
+    monkeypatch.setattr(books, "of_target", of_target)
+    ledger = Ledger()
+    kept = Books(ledger)
+    kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere)
+    assert (drops(ledger), len(read)) == ([(1, 60)] * 3, 3)
+    seen = list(kept.seen)
+    kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere)
+    assert len(read) == 3
+    assert list(kept.seen) == seen
+    # Read in the middle of a count: packets first, bytes later.
+    records["devices"]["verdicts"]["packets"][1, 1, 0, 1] += 1
+    records["devices"]["identity"][1, 1, 0] = DEVICE
+    kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere)
+    records["devices"]["verdicts"]["bytes"][1, 1, 0, 1] += 100
+    kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere)
+    assert (drops(ledger), len(read)) == ([(1, 60), (2, 160), (1, 60)], 5)
+
+
+def test_what_has_no_place_yet_is_booked_when_it_has(records: NDArray[Any]) -> None:
+    ledger = Ledger()
+    kept = Books(ledger)
+    for _ in range(2):
+        kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, lambda *_: None)
+        assert drops(ledger) == [(0, 0)] * 3
+    kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere)
+    assert drops(ledger) == [(1, 60)] * 3
+
+
+def test_a_quiet_target_may_have_records_elsewhere(records: NDArray[Any]) -> None:
+    ledger = Ledger()
+    kept = Books(ledger)
+    kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere)
+    spilled = records["devices"][1, :, :1].T.copy()
+    spilled["verdicts"]["packets"][0, 0, 1] = 4
+    for _ in range(2):
+        kept.book([Counted(PROGRAMS, NUMBERS, records)], {2: spilled}, somewhere)
+        assert drops(ledger) == [(1, 60), (5, 120), (1, 60)]
+        assert len(list(kept.seen)) == 4
+    # Taken out of the shared map, and then there again: it counts from nought.
+    kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere)
+    assert len(list(kept.seen)) == 3
+    kept.book([Counted(PROGRAMS, NUMBERS, records)], {2: spilled}, somewhere)
+    assert drops(ledger) == [(1, 60), (9, 180), (1, 60)]
