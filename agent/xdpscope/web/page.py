@@ -146,7 +146,7 @@ def _programs(programs: Sequence[Shown], *, any_at_all: bool) -> str:
         totals = _totals(program)
         cells = [
             _program(program),
-            _cell(_role(program), "", "Role"),
+            _cell(_role(program), "role", "Role"),
             _cell(_places(program), "where most", "Attached"),
             '<td role="cell" class="chart" data-own></td>',
             *(_number(totals[verdict], verdict) for verdict in _VERDICTS),
@@ -175,7 +175,7 @@ def _untraced(programs: Sequence[Shown]) -> str:
         rows.append(
             f'<tr role="row" id="p{_text(program["id"])}">'
             + _program(program)
-            + _cell(_role(program), "", "Role")
+            + _cell(_role(program), "role", "Role")
             + _cell(_places(program), "where most", "Attached")
             + _cell(f"<code>{_text(reason)}</code>", "wide", "Reason")
             + _cell(why, "wide")
