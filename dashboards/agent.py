@@ -122,7 +122,7 @@ def _cost() -> list[Line]:
         },
         "s",
     )
-    return [Line(8, [(12, share_of_cpu), (12, each)])]
+    return [Line(10, [(12, share_of_cpu), (12, each)])]
 
 
 def _coverage() -> list[Line]:
@@ -193,7 +193,7 @@ def _coverage() -> list[Line]:
         },
         sort="program",
     )
-    return [Line(8, [(12, missed), (12, standing)]), Line(8, [(12, failures), (12, untraced)])]
+    return [Line(10, [(12, missed), (12, standing)]), Line(8, [(12, failures), (12, untraced)])]
 
 
 def _flows() -> list[Line]:
@@ -201,6 +201,7 @@ def _flows() -> list[Line]:
         Words("Flows held", "Flows that an agent holds now (flows.max_entries at most).", NO_FLOWS),
         {"{{instance}}": total(series("xdp_flow_table_entries"), "instance")},
         "none",
+        narrow=True,
     )
     evicted = lines(
         Words(
@@ -212,6 +213,7 @@ def _flows() -> list[Line]:
         ),
         {"{{instance}} {{reason}}": total(rate("xdp_flow_evictions_total"), "instance", "reason")},
         "cps",
+        narrow=True,
     )
     unaccounted = lines(
         Words(
@@ -222,6 +224,7 @@ def _flows() -> list[Line]:
         ),
         {"{{reason}}": total(once("xdp_flow_unaccounted_packets_total"), "reason")},
         "pps",
+        narrow=True,
     )
     return [Line(8, [(8, held), (8, evicted), (8, unaccounted)])]
 
@@ -234,11 +237,13 @@ def _scrapes() -> list[Line]:
             f" and on (job, instance) {series(AGENT_UP)}"
         },
         "s",
+        narrow=True,
     )
     collectors = lines(
         Words("Time of a collector", "The longest that each part of a page took.", SILENT),
         {"{{collector}}": f"max by (collector) ({series('xdpscope_collector_duration_seconds')})"},
         "s",
+        narrow=True,
     )
     samples = lines(
         Words(
@@ -249,6 +254,7 @@ def _scrapes() -> list[Line]:
             f" and on (job, instance) {series(AGENT_UP)}"
         },
         "none",
+        narrow=True,
     )
     builds = rows(
         Words("Versions", "What the agents are and what they run on.", SILENT),
@@ -274,7 +280,7 @@ def agent() -> model.Dashboard:
         [datasource(), *agents()],
         [link(OVERVIEW, *shared), link(PROGRAM, *shared)],
         [
-            Section("Now", [Line(4, _numbers())]),
+            Section("Now", [Line(5, _numbers())]),
             Section("Cost", _cost()),
             Section("Programs", _coverage()),
             Section("Flow table", _flows()),

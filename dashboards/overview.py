@@ -182,7 +182,6 @@ def _traffic() -> list[Line]:
         ),
         {"{{instance}}": share(DROPPED, _packets(), "instance")},
         "percentunit",
-        most=1,
     )
     return [Line(8, [(12, verdicts), (12, bits)]), Line(8, [(12, nodes), (12, ratio)])]
 
@@ -312,7 +311,7 @@ def overview() -> model.Dashboard:
         ],
         [link(PROGRAM, *SHARED), link(AGENT, "datasource", "job", "instance")],
         [
-            Section("Now", [Line(4, _numbers())]),
+            Section("Now", [Line(5, _numbers())]),
             Section("Traffic", _traffic()),
             Section("Flows", _talkers()),
             Section("Programs", _programs()),

@@ -62,7 +62,9 @@ def number(
         _said(stat.Panel(), words, unit)
         .targets([_target("A", query)])
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
-        .graph_mode(models.BigValueGraphMode.AREA)
+        .graph_mode(
+            models.BigValueGraphMode.NONE if unit == "none" else models.BigValueGraphMode.AREA
+        )
         .color_mode(models.BigValueColorMode.VALUE)
         .min(0)
     )
@@ -80,10 +82,15 @@ def lines(
     unit: str,
     *,
     stacked: bool = False,
-    most: float | None = None,
+    narrow: bool = False,
 ) -> timeseries.Panel:
-    """Lines over time, of queries by their legends; ``most`` is the largest value possible."""
-    calcs = ["lastNotNull", "max"]
+    """Lines over time, of queries by their legends; a narrow panel has its legend below."""
+    legend = common.VizLegendOptions().show_legend(True)
+    if narrow:
+        legend.display_mode(models.LegendDisplayMode.LIST).placement(models.LegendPlacement.BOTTOM)
+    else:
+        legend.display_mode(models.LegendDisplayMode.TABLE).placement(models.LegendPlacement.RIGHT)
+        legend.calcs(["lastNotNull", "max"]).sort_by("Last *").sort_desc(True)
     panel = (
         _said(timeseries.Panel(), words, unit)
         .targets(
@@ -95,26 +102,19 @@ def lines(
         .min(0)
         .color_scheme(build.FieldColor().mode(model.FieldColorModeId.PALETTE_CLASSIC))
         .draw_style(models.GraphDrawStyle.LINE)
-        .line_width(1)
-        .fill_opacity(40 if stacked else 10)
+        # Stacked, the line of what is nought would lie on top of all others.
+        .line_width(0 if stacked else 1)
+        .fill_opacity(70 if stacked else 0)
         .show_points(models.VisibilityMode.NEVER)
-        .legend(
-            common.VizLegendOptions()
-            .show_legend(True)
-            .display_mode(models.LegendDisplayMode.TABLE)
-            .placement(models.LegendPlacement.RIGHT)
-            .calcs(calcs)
-        )
+        .legend(legend)
         .tooltip(
             common.VizTooltipOptions()
             .mode(models.TooltipDisplayMode.MULTI)
             .sort(models.SortOrder.DESCENDING)
         )
     )
-    if most is not None:
-        panel.max(most)
     if stacked:
-        panel.stacking(common.StackingConfig().mode(models.StackingMode.NORMAL))
+        panel.stacking(common.StackingConfig().mode(models.StackingMode.NORMAL).group("A"))
     return panel
 
 
@@ -137,6 +137,9 @@ def bars(words: Words, query: str, legend: str, unit: str, colour: str) -> barga
         .orientation(models.VizOrientation.HORIZONTAL)
         .display_mode(models.BarGaugeDisplayMode.BASIC)
         .value_mode(models.BarGaugeValueMode.TEXT)
+        .sizing(models.BarGaugeSizing.MANUAL)
+        .max_viz_height(26)
+        .text(common.VizTextDisplayOptions().title_size(14).value_size(14))
         .show_unfilled(False)
         .min(0)
         .color_scheme(_fixed(colour))

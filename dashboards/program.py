@@ -145,7 +145,6 @@ def _decisions() -> list[Line]:
             )
         },
         "percentunit",
-        most=1,
     )
     return [Line(8, [(12, packets), (12, bits)]), Line(8, [(12, interfaces), (12, dropped)])]
 
@@ -308,7 +307,7 @@ def program() -> model.Dashboard:
         ],
         [link(OVERVIEW, *shared), link(AGENT, "datasource", "job", "instance")],
         [
-            Section("Now", [Line(4, _numbers())]),
+            Section("Now", [Line(5, _numbers())]),
             Section("Decisions", _decisions()),
             Section(
                 "Places",

@@ -39,8 +39,31 @@ def parse(query: str) -> syntax.Expr:
     return syntax.parse(query.replace(f"[{RATE_INTERVAL}]", f"[{_STAND_IN}]"))
 
 
-def complaints(query: str, metrics: Mapping[str, Metric], *, instant: bool) -> Iterator[str]:
-    """What is wrong with a query, whatever panel it is in."""
+@dataclass(frozen=True)
+class Examined:
+    """What can be said of a query, whatever panel it is in."""
+
+    complaints: tuple[str, ...]
+    labels: frozenset[str]
+    """Of its result."""
+
+
+def examine(query: str, metrics: Mapping[str, Metric], *, instant: bool) -> Examined:
+    """Says it of a query; ``instant`` if it is asked of one moment only."""
+    return _examine(query, frozenset(metrics.items()), instant)
+
+
+@cache
+def _examine(query: str, items: frozenset[tuple[str, Metric]], instant: bool) -> Examined:
+    metrics = dict(items)
+    found = tuple(_complaints(query, metrics, instant=instant))
+    try:
+        return Examined(found, frozenset(labels(parse(query), metrics)))
+    except ValueError:
+        return Examined(found, frozenset())
+
+
+def _complaints(query: str, metrics: Mapping[str, Metric], *, instant: bool) -> Iterator[str]:
     try:
         tree = parse(query)
     except ValueError as error:
@@ -68,7 +91,10 @@ def complaints(query: str, metrics: Mapping[str, Metric], *, instant: bool) -> I
 
 def is_ratio(query: str) -> bool:
     """Whether it is one thing divided by another."""
-    tree = parse(query)
+    try:
+        tree = parse(query)
+    except ValueError:
+        return False
     return isinstance(tree, syntax.BinaryExpr) and str(tree.op) == "/"
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules that the dashboards keep, checked on their JSON, whatever made it."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -171,11 +172,7 @@ def _about_variables_in(panel: Panel, board: Board) -> Iterator[str]:
 
 
 def _mentioned(thing: object) -> set[str]:
-    if isinstance(thing, str):
-        return {one or other for one, other in _VARIABLE.findall(thing)}
-    if isinstance(thing, dict):
-        thing = list(thing.values())
-    return set().union(*map(_mentioned, thing)) if isinstance(thing, list) else set()
+    return {one or other for one, other in _VARIABLE.findall(json.dumps(thing))}
 
 
 def _about_panel(panel: Panel, metrics: Mapping[str, Metric]) -> Iterator[str]:
@@ -204,15 +201,12 @@ def _about_panel(panel: Panel, metrics: Mapping[str, Metric]) -> Iterator[str]:
             yield "has a query that does not use the data source that is chosen"
         instant = target.get("instant") is True and not target.get("range")
         query = target.get("expr", "")
-        for complaint in promql.complaints(query, metrics, instant=instant):
+        examined = promql.examine(query, metrics, instant=instant)
+        for complaint in examined.complaints:
             yield f"query {target.get('refId')} {complaint}"
-        try:
-            found = promql.labels(promql.parse(query), metrics)
-        except ValueError:
-            continue
         yield from _about_unit(defaults.get("unit"), query, panel)
         if panel.get("type") in ("timeseries", "bargauge"):
-            yield from _about_legend(target, found)
+            yield from _about_legend(target, examined.labels)
     if panel.get("type") == "table":
         yield from _about_table(panel, metrics)
 
@@ -249,7 +243,7 @@ def _about_unit(unit: object, query: str, panel: Panel) -> Iterator[str]:
             yield "makes an average or a sum of ratios"
 
 
-def _about_legend(target: dict[str, Any], found: set[str]) -> Iterator[str]:
+def _about_legend(target: dict[str, Any], found: frozenset[str]) -> Iterator[str]:
     legend = target.get("legendFormat") or ""
     if not legend or legend == "__auto":
         yield f"query {target.get('refId')} has no legend"
@@ -266,10 +260,7 @@ def _about_table(panel: Panel, metrics: Mapping[str, Metric]) -> Iterator[str]:
     for target in targets:
         if target.get("format") != "table" or target.get("instant") is not True:
             yield f"query {target.get('refId')} is not for a table of what is now"
-        try:
-            fields |= promql.labels(promql.parse(target.get("expr", "")), metrics)
-        except ValueError:
-            return
+        fields |= promql.examine(target.get("expr", ""), metrics, instant=True).labels
         fields.add("Value" if len(targets) == 1 else f"Value #{target.get('refId')}")
     steps = {step.get("id"): step.get("options") for step in panel.get("transformations", ())}
     if len(targets) > 1 and "merge" not in steps:
