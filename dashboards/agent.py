@@ -115,14 +115,10 @@ def _cost() -> list[Line]:
             "Time spent in a program's tracers, divided by the packets they counted.",
             NO_STATISTICS,
         ),
-        {
-            "{{instance}} {{program}}": share(
-                spent, rate("xdp_packets_total"), "instance", "program"
-            )
-        },
+        {"{{program}}": share(spent, rate("xdp_packets_total"), "program")},
         "s",
     )
-    return [Line(10, [(12, share_of_cpu), (12, each)])]
+    return [Line(8, [(12, share_of_cpu), (12, each)])]
 
 
 def _coverage() -> list[Line]:
@@ -133,11 +129,7 @@ def _coverage() -> list[Line]:
             " already.",
             "Nothing is traced.",
         ),
-        {
-            "{{instance}} {{program}}": total(
-                rate("xdpscope_tracer_missed_total"), "instance", "program"
-            )
-        },
+        {"{{program}}": total(rate("xdpscope_tracer_missed_total"), "program")},
         "pps",
     )
     standing = lines(
@@ -162,11 +154,7 @@ def _coverage() -> list[Line]:
             " program is there.",
             SILENT,
         ),
-        {
-            "{{instance}} {{reason}}": total(
-                rate("xdpscope_attach_failures_total"), "instance", "reason"
-            )
-        },
+        {"{{reason}}": total(rate("xdpscope_attach_failures_total"), "reason")},
         "cps",
     )
     untraced = rows(
@@ -193,7 +181,7 @@ def _coverage() -> list[Line]:
         },
         sort="program",
     )
-    return [Line(10, [(12, missed), (12, standing)]), Line(8, [(12, failures), (12, untraced)])]
+    return [Line(8, [(12, missed), (12, standing)]), Line(8, [(12, failures), (12, untraced)])]
 
 
 def _flows() -> list[Line]:
@@ -206,12 +194,12 @@ def _flows() -> list[Line]:
     evicted = lines(
         Words(
             "Flows let go",
-            "Flows that an agent holds no longer: because they were idle, or, under pressure,"
+            "Flows that the agents hold no longer: because they were idle, or, under pressure,"
             " because there was no room (flows.max_entries). Their packets are in 'other', never"
             " lost.",
             NO_FLOWS,
         ),
-        {"{{instance}} {{reason}}": total(rate("xdp_flow_evictions_total"), "instance", "reason")},
+        {"{{reason}}": total(rate("xdp_flow_evictions_total"), "reason")},
         "cps",
         narrow=True,
     )

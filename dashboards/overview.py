@@ -253,7 +253,7 @@ def _programs() -> list[Line]:
         },
         sort="interface",
     )
-    return [Line(9, [(24, programs)]), Line(9, [(24, attached)])]
+    return [Line(12, [(24, programs)]), Line(12, [(24, attached)])]
 
 
 def _talkers() -> list[Line]:

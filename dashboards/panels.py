@@ -26,6 +26,7 @@ GOOD: Final = VERDICT_COLOURS["pass"]
 BAD: Final = VERDICT_COLOURS["drop"]
 PLAIN: Final = "text"
 """Grafana's colour of text, for numbers that are neither."""
+PALE: Final = "#808080"
 
 _AnyPanel = TypeVar("_AnyPanel", bargauge.Panel, stat.Panel, table.Panel, timeseries.Panel)
 Panel = bargauge.Panel | stat.Panel | table.Panel | timeseries.Panel
@@ -52,6 +53,7 @@ class Column:
     texts: Mapping[str, str] = field(default_factory=dict)
     """What is shown instead of a value."""
     colour: str | None = None
+    """Of its text; nought is paler."""
 
 
 def number(
@@ -214,12 +216,13 @@ def _properties(column: Column) -> list[model.DynamicConfigValue]:
         found |= {"unit": column.unit, "noValue": "-"}
     if column.link:
         found["links"] = [column.link]
-    if column.texts:
-        texts = {value: {"text": text} for value, text in column.texts.items()}
-        found["mappings"] = [{"type": "value", "options": texts}]
+    texts = {value: {"text": text} for value, text in column.texts.items()}
     if column.colour:
+        texts["0"] = {"text": "0", "color": PALE}
         found["color"] = {"mode": "fixed", "fixedColor": column.colour}
         found["custom.cellOptions"] = {"type": "color-text"}
+    if texts:
+        found["mappings"] = [{"type": "value", "options": texts}]
     return [model.DynamicConfigValue(key, value) for key, value in found.items()]
 
 

@@ -288,6 +288,7 @@ def _flows() -> list[Line]:
         },
         "pps",
         stacked=True,
+        narrow=True,
     )
     return [Line(10, [(14, flows), (10, parts)])]
 
@@ -312,9 +313,9 @@ def program() -> model.Dashboard:
             Section(
                 "Places",
                 [
-                    Line(7, [(24, _matrix())]),
-                    Line(7, [(24, _chain())]),
-                    Line(7, [(24, _attachments())]),
+                    Line(6, [(24, _matrix())]),
+                    Line(8, [(24, _chain())]),
+                    Line(6, [(24, _attachments())]),
                 ],
             ),
             Section("Flows", _flows()),

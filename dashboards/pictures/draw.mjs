@@ -106,12 +106,25 @@ try {
     const named = board.templating.list
       .filter((variable) => variable.type === 'query')
       .map(({ name, label }) => ({ label, value: chosen[name] ?? 'All' }));
+    const answers = await answersFor(board);
     await page.evaluate((given) => window.draw(given), {
-      ...{ board, from, to, step, version, answers: await answersFor(board), chosen: named },
+      ...{ board, from, to, step, version, answers, chosen: named },
       ...{ width: WIDTH, mode: options.mode },
     });
     await page.evaluate(() => document.fonts.ready);
-    await new Promise((resolve) => setTimeout(resolve, 3000)); // what is laid out late
+    // Tables are laid out late.
+    await page.waitForFunction(
+      (tables) =>
+        [...document.querySelectorAll('[role=grid]')].filter(
+          (grid) => grid.querySelectorAll('[role=row]').length > 1
+        ).length >= tables,
+      {},
+      board.panels.filter(
+        ({ id, type, targets }) =>
+          type === 'table' && targets.some(({ refId }) => answers[id][refId].length > 0)
+      ).length
+    );
+    await new Promise((resolve) => setTimeout(resolve, 1000));
     const output = path.join(options.output, `${path.basename(file, '.json')}.png`);
     await (await page.$('#board')).screenshot({ path: output });
     await page.close();

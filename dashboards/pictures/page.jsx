@@ -129,7 +129,8 @@ const empty = (data) => data.every((frame) => frame.length === 0);
 function Stat({ width, height, timeRange, ...rest }) {
   const { panel, theme } = rest;
   const [value] = displays(rest, true);
-  const sparkline = value.sparkline && { ...value.sparkline, timeRange };
+  const course = panel.options.graphMode !== 'none' && value.sparkline;
+  const sparkline = course ? { ...course, timeRange } : undefined;
   return (
     <BigValue
       {...{ width, height, theme, sparkline, value: value.display, count: 1 }}
