@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,13 +63,16 @@ class Prometheus:
 
     def series(self, expression: str, *labels: str) -> dict[tuple[str, ...], float]:
         """The same by these labels."""
-        question = urllib.parse.urlencode({"query": expression})
-        with urllib.request.urlopen(f"{self._address}/api/v1/query?{question}", timeout=60) as page:
-            answer = json.load(page)
         return {
             tuple(series["metric"].get(label, "") for label in labels): float(series["value"][1])
-            for series in answer["data"]["result"]
+            for series in self.ask("query", query=expression)["result"]
         }
+
+    def ask(self, what: str, **parameters: str) -> Any:
+        """The data that an address of its HTTP API answers with."""
+        address = f"{self._address}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
+        with urllib.request.urlopen(address, timeout=60) as page:
+            return json.load(page)["data"]
 
     def up(self) -> bool:
         try:

@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the dashboards' JSON."""
+
+from dashboards.files import FOLDER, generated
+
+for name, text in generated().items():
+    (FOLDER / name).write_text(text)
+    print(name)

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Panels in the house's style; what they have in common is said here once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from grafana_foundation_sdk.builders import bargauge, common, prometheus, stat, table, timeseries
+from grafana_foundation_sdk.builders import dashboard as build
+from grafana_foundation_sdk.models import common as models
+from grafana_foundation_sdk.models import dashboard as model
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+
+DATASOURCE: Final = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
+
+# Of the palette of Okabe and Ito, which is told apart with any kind of colour vision.
+VERDICT_COLOURS: Final[Mapping[str, str]] = {
+    "pass": "#009E73",
+    "drop": "#D55E00",
+    "tx": "#56B4E9",
+    "redirect": "#0072B2",
+    "aborted": "#CC79A7",
+    "unknown": "#F0E442",
+}
+GOOD: Final = VERDICT_COLOURS["pass"]
+BAD: Final = VERDICT_COLOURS["drop"]
+PLAIN: Final = "text"
+"""Grafana's colour of text, for numbers that are neither."""
+PALE: Final = "#808080"
+
+_AnyPanel = TypeVar("_AnyPanel", bargauge.Panel, stat.Panel, table.Panel, timeseries.Panel)
+Panel = bargauge.Panel | stat.Panel | table.Panel | timeseries.Panel
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a panel says in words."""
+
+    title: str
+    about: str
+    empty: str
+    """Instead of "No data": why there may be none."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """How a table shows a field; without a name it does not."""
+
+    name: str = ""
+    width: int | None = None
+    unit: str | None = None
+    link: model.DashboardLink | None = None
+    texts: Mapping[str, str] = field(default_factory=dict)
+    """What is shown instead of a value."""
+    colour: str | None = None
+    """Of its text; nought is paler."""
+
+
+def number(
+    words: Words, query: str, unit: str, *, bad_from: float | None = None, colour: str = PLAIN
+) -> stat.Panel:
+    """One number and its course. ``bad_from`` is for what ought to be nought."""
+    panel = (
+        _said(stat.Panel(), words, unit)
+        .targets([_target("A", query)])
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+        .graph_mode(
+            models.BigValueGraphMode.NONE if unit == "none" else models.BigValueGraphMode.AREA
+        )
+        .color_mode(models.BigValueColorMode.VALUE)
+        .min(0)
+    )
+    if bad_from is None:
+        return panel.color_scheme(_fixed(colour))
+    steps = [model.Threshold(color=GOOD), model.Threshold(value=bad_from, color=BAD)]
+    return panel.color_scheme(
+        build.FieldColor().mode(model.FieldColorModeId.THRESHOLDS)
+    ).thresholds(build.ThresholdsConfig().mode(model.ThresholdsMode.ABSOLUTE).steps(steps))
+
+
+def lines(
+    words: Words,
+    queries: Mapping[str, str],
+    unit: str,
+    *,
+    stacked: bool = False,
+    narrow: bool = False,
+) -> timeseries.Panel:
+    """Lines over time, of queries by their legends; a narrow panel has its legend below."""
+    legend = common.VizLegendOptions().show_legend(True)
+    if narrow:
+        legend.display_mode(models.LegendDisplayMode.LIST).placement(models.LegendPlacement.BOTTOM)
+    else:
+        legend.display_mode(models.LegendDisplayMode.TABLE).placement(models.LegendPlacement.RIGHT)
+        legend.calcs(["lastNotNull", "max"]).sort_by("Last *").sort_desc(True)
+    panel = (
+        _said(timeseries.Panel(), words, unit)
+        .targets(
+            [
+                _target(reference, query).legend_format(legend)
+                for reference, (legend, query) in zip("ABCDEF", queries.items(), strict=False)
+            ]
+        )
+        .min(0)
+        .color_scheme(build.FieldColor().mode(model.FieldColorModeId.PALETTE_CLASSIC))
+        .draw_style(models.GraphDrawStyle.LINE)
+        # Stacked, the line of what is nought would lie on top of all others.
+        .line_width(0 if stacked else 1)
+        .fill_opacity(70 if stacked else 0)
+        .show_points(models.VisibilityMode.NEVER)
+        .legend(legend)
+        .tooltip(
+            common.VizTooltipOptions()
+            .mode(models.TooltipDisplayMode.MULTI)
+            .sort(models.SortOrder.DESCENDING)
+        )
+    )
+    if stacked:
+        panel.stacking(common.StackingConfig().mode(models.StackingMode.NORMAL).group("A"))
+    return panel
+
+
+def by_verdict(panel: timeseries.Panel) -> timeseries.Panel:
+    """The same with the colours of verdicts, which legends end with."""
+    for verdict, colour in VERDICT_COLOURS.items():
+        panel.override_by_regexp(
+            f"/(^| ){verdict}$/",
+            [model.DynamicConfigValue("color", {"mode": "fixed", "fixedColor": colour})],
+        )
+    return panel
+
+
+def bars(words: Words, query: str, legend: str, unit: str, colour: str) -> bargauge.Panel:
+    """A bar for each series, now."""
+    return (
+        _said(bargauge.Panel(), words, unit)
+        .targets([_target("A", query).legend_format(legend).instant()])
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+        .orientation(models.VizOrientation.HORIZONTAL)
+        .display_mode(models.BarGaugeDisplayMode.BASIC)
+        .value_mode(models.BarGaugeValueMode.TEXT)
+        .sizing(models.BarGaugeSizing.MANUAL)
+        .max_viz_height(26)
+        .text(common.VizTextDisplayOptions().title_size(14).value_size(14))
+        .show_unfilled(False)
+        .min(0)
+        .color_scheme(_fixed(colour))
+    )
+
+
+def rows(
+    words: Words,
+    queries: Mapping[str, str],
+    columns: Mapping[str, Column],
+    *,
+    unit: str = "none",
+    sort: str,
+    descending: bool = False,
+) -> table.Panel:
+    """A table of what is now: rows of several queries are one if their labels are the same.
+
+    A query's labels are fields by their names; its value is "Value", or "Value #" and the
+    query's name if there are several.
+    """
+    shown = {name: column for name, column in columns.items() if column.name}
+    order = {name: place for place, name in enumerate(shown)}
+    panel = (
+        _said(table.Panel(), words, unit)
+        .targets(
+            [
+                _target(reference, query).format(PromQueryFormat.TABLE).instant()
+                for reference, query in queries.items()
+            ]
+        )
+        .color_scheme(_fixed(PLAIN))
+        .cell_height(models.TableCellHeight.SM)
+        .sort_by([common.TableSortByFieldState().display_name(sort).desc(descending)])
+    )
+    if len(queries) > 1:
+        panel.with_transformation(model.DataTransformerConfig(id_val="merge", options={}))
+    # Only what is named is shown: labels that somebody's Prometheus adds are not.
+    panel.with_transformation(
+        model.DataTransformerConfig(
+            id_val="filterFieldsByName", options={"include": {"names": list(shown)}}
+        )
+    )
+    panel.with_transformation(
+        model.DataTransformerConfig(
+            id_val="organize",
+            options={
+                "excludeByName": {},
+                "indexByName": order,
+                "renameByName": {name: column.name for name, column in shown.items()},
+            },
+        )
+    )
+    for column in shown.values():
+        if properties := _properties(column):
+            panel.override_by_name(column.name, properties)
+    return panel
+
+
+def verdict_columns(prefix: str = "Value #") -> dict[str, Column]:
+    """A column of rates for each verdict."""
+    return {
+        f"{prefix}{verdict}": Column(verdict, width=95, unit="pps", colour=colour)
+        for verdict, colour in VERDICT_COLOURS.items()
+    }
+
+
+def _properties(column: Column) -> list[model.DynamicConfigValue]:
+    found: dict[str, object] = {}
+    if column.width:
+        found["custom.width"] = column.width
+    if column.unit:
+        found |= {"unit": column.unit, "noValue": "-"}
+    if column.link:
+        found["links"] = [column.link]
+    texts = {value: {"text": text} for value, text in column.texts.items()}
+    if column.colour:
+        texts["0"] = {"text": "0", "color": PALE}
+        found["color"] = {"mode": "fixed", "fixedColor": column.colour}
+        found["custom.cellOptions"] = {"type": "color-text"}
+    if texts:
+        found["mappings"] = [{"type": "value", "options": texts}]
+    return [model.DynamicConfigValue(key, value) for key, value in found.items()]
+
+
+def _target(reference: str, query: str) -> prometheus.Dataquery:
+    """A query; the SDK leaves its letter to us."""
+    return prometheus.Dataquery().ref_id(reference).expr(query).datasource(DATASOURCE).range()
+
+
+def _said(panel: _AnyPanel, words: Words, unit: str) -> _AnyPanel:
+    return (
+        panel.title(words.title)
+        .description(words.about)
+        .no_value(words.empty)
+        .unit(unit)
+        .datasource(DATASOURCE)
+    )
+
+
+def _fixed(colour: str) -> build.FieldColor:
+    return build.FieldColor().mode(model.FieldColorModeId.FIXED).fixed_color(colour)

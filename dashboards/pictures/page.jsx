@@ -1,0 +1,273 @@
+// SPDX-License-Identifier: Apache-2.0
+// A dashboard's JSON and the answers to its queries, drawn by Grafana's own components. What Grafana's
+// server and application do between the two is done here as far as these dashboards need it.
+
+import '@fontsource-variable/inter';
+import {
+  FieldColorModeId,
+  FieldType,
+  ThemeContext,
+  applyFieldOverrides,
+  cacheFieldDisplayNames,
+  createTheme,
+  dateTime,
+  getDisplayValueAlignmentFactors,
+  getFieldDisplayValues,
+  getValueFormats,
+  standardFieldConfigEditorRegistry,
+  standardTransformers,
+  standardTransformersRegistry,
+  toDataFrame,
+  transformDataFrame,
+} from '@grafana/data';
+import {
+  BarGauge,
+  BigValue,
+  GlobalStyles,
+  PanelChrome,
+  TimeSeries,
+  VizRepeater,
+} from '@grafana/ui';
+import { TableNG } from '@grafana/ui/unstable';
+import { createRoot } from 'react-dom/client';
+import { lastValueFrom } from 'rxjs';
+
+const GAP = 8;
+const UNIT = 30; // what Grafana's grid has for one step of height
+
+const same = (value) => value;
+const properties = ['unit', 'min', 'max', 'decimals', 'noValue', 'thresholds', 'mappings', 'color'];
+const custom = [
+  ...['drawStyle', 'lineWidth', 'fillOpacity', 'showPoints', 'stacking', 'lineInterpolation'],
+  ...['pointSize', 'spanNulls', 'axisPlacement', 'width', 'cellOptions', 'align', 'hidden'],
+];
+
+// The options that panels of these dashboards have for a field, by their places in its configuration.
+standardFieldConfigEditorRegistry.setInit(() => [
+  ...properties.map((id) => ({ id, path: id, name: id })),
+  ...custom.map((path) => ({ id: `custom.${path}`, path, name: path, isCustom: true })),
+].map((each) => ({ ...each, process: same, override: same, shouldApply: () => true, settings: {} })));
+
+standardTransformersRegistry.setInit(() =>
+  [...new Set(Object.values(standardTransformers))].map((transformation) => ({
+    ...{ id: transformation.id, name: transformation.name },
+    transformation: () => Promise.resolve(transformation),
+  }))
+);
+
+const milliseconds = (seconds) => Math.round(Number(seconds) * 1000);
+
+function legend(target, labels) {
+  return (target.legendFormat ?? '').replace(/\{\{\s*(\w+)\s*\}\}/g, (_, name) => labels[name] ?? '');
+}
+
+/** As Grafana's data source for Prometheus makes frames of an answer. */
+function framesOf(target, series, step, several) {
+  if (target.format === 'table') {
+    const names = [...new Set(series.flatMap((each) => Object.keys(each.metric)))].sort();
+    const value = several ? `Value #${target.refId}` : 'Value';
+    return [
+      toDataFrame({
+        refId: target.refId,
+        fields: [
+          { name: 'Time', type: FieldType.time, values: series.map((each) => milliseconds(each.value[0])) },
+          ...names.map((name) => ({
+            ...{ name, type: FieldType.string },
+            values: series.map((each) => each.metric[name] ?? ''),
+          })),
+          { name: value, type: FieldType.number, values: series.map((each) => Number(each.value[1])) },
+        ],
+      }),
+    ];
+  }
+  return series.map((each) => {
+    const points = each.values ?? [each.value];
+    return toDataFrame({
+      refId: target.refId,
+      fields: [
+        {
+          ...{ name: 'Time', type: FieldType.time, config: { interval: step * 1000 } },
+          values: points.map(([time]) => milliseconds(time)),
+        },
+        {
+          ...{ name: 'Value', type: FieldType.number, labels: each.metric },
+          config: { displayNameFromDS: legend(target, each.metric) },
+          values: points.map(([, value]) => Number(value)),
+        },
+      ],
+    });
+  });
+}
+
+async function prepare(panel, answers, step, theme) {
+  const targets = panel.targets ?? [];
+  const frames = targets.flatMap((target) =>
+    framesOf(target, answers[target.refId], step, targets.length > 1)
+  );
+  const transformed = await lastValueFrom(transformDataFrame(panel.transformations ?? [], frames));
+  const { unit } = panel.fieldConfig.defaults;
+  if (!getValueFormats().some(({ submenu }) => submenu.some(({ value }) => value === unit))) {
+    throw new Error(`${panel.title}: Grafana has no unit ${unit}`);
+  }
+  const data = applyFieldOverrides({
+    ...{ data: transformed, fieldConfig: panel.fieldConfig, theme, timeZone: 'utc' },
+    replaceVariables: same,
+  });
+  cacheFieldDisplayNames(data);
+  return data;
+}
+
+function displays({ panel, data, theme }, sparkline) {
+  return getFieldDisplayValues({
+    ...{ data, theme, sparkline, timeZone: 'utc', replaceVariables: same },
+    ...{ fieldConfig: panel.fieldConfig, reduceOptions: panel.options.reduceOptions },
+  });
+}
+
+const empty = (data) => data.every((frame) => frame.length === 0);
+
+function Stat({ width, height, timeRange, ...rest }) {
+  const { panel, theme } = rest;
+  const [value] = displays(rest, true);
+  const course = panel.options.graphMode !== 'none' && value.sparkline;
+  const sparkline = course ? { ...course, timeRange } : undefined;
+  return (
+    <BigValue
+      {...{ width, height, theme, sparkline, value: value.display, count: 1 }}
+      {...panel.options}
+    />
+  );
+}
+
+function Bars({ width, height, ...rest }) {
+  const { panel, data, theme } = rest;
+  const { orientation, displayMode, valueMode, showUnfilled, text } = panel.options;
+  return (
+    <VizRepeater
+      {...{ width, height, orientation, source: data, renderCounter: 0, itemSpacing: 8 }}
+      minVizHeight={16}
+      maxVizHeight={panel.options.maxVizHeight}
+      getValues={() => displays(rest, false)}
+      getAlignmentFactors={getDisplayValueAlignmentFactors}
+      renderValue={({ value, alignmentFactors, ...size }) => (
+        <BarGauge
+          {...{ theme, alignmentFactors, orientation, displayMode, showUnfilled, text }}
+          {...{ width: size.width, height: size.height, field: value.field, value: value.display }}
+          display={value.view?.getFieldDisplayProcessor(value.colIndex)}
+          valueDisplayMode={valueMode}
+          itemSpacing={8}
+        />
+      )}
+    />
+  );
+}
+
+function Lines({ panel, data, width, height, timeRange }) {
+  return (
+    <TimeSeries
+      {...{ width, height, timeRange, frames: data, timeZone: 'utc' }}
+      legend={panel.options.legend}
+      options={panel.options}
+    />
+  );
+}
+
+function Rows({ panel, data, width, height }) {
+  return (
+    <TableNG
+      {...{ width, height, data: data[0], sortBy: panel.options.sortBy }}
+      cellHeight={panel.options.cellHeight}
+      enableVirtualization={false}
+      showTypeIcons={false}
+    />
+  );
+}
+
+const KINDS = { stat: Stat, bargauge: Bars, timeseries: Lines, table: Rows };
+
+function Content(props) {
+  const { panel, data } = props;
+  if (empty(data) && panel.type !== 'stat') {
+    const style = { display: 'grid', placeItems: 'center', height: props.height, padding: 16 };
+    return <div style={{ ...style, textAlign: 'center' }}>{panel.fieldConfig.defaults.noValue}</div>;
+  }
+  const Kind = KINDS[panel.type];
+  return <Kind {...props} />;
+}
+
+function Board({ board, chosen, prepared, theme, timeRange, width, version }) {
+  const cell = (width - GAP) / 24;
+  const place = ({ x, y, w, h }) => ({
+    ...{ position: 'absolute', left: GAP + x * cell, top: y * (UNIT + GAP) },
+    ...{ width: w * cell - GAP, height: h * (UNIT + GAP) - GAP },
+  });
+  const height = Math.max(...board.panels.map(({ gridPos }) => gridPos.y + gridPos.h));
+  const { colors, typography } = theme;
+  const chip = {
+    ...{ border: `1px solid ${colors.border.medium}`, borderRadius: 2, marginRight: 8 },
+    ...{ display: 'inline-flex', background: colors.background.primary },
+  };
+  return (
+    <div style={{ background: colors.background.canvas, color: colors.text.primary, width }}>
+      <div style={{ padding: `12px ${GAP}px 8px` }}>
+        <div style={{ ...typography.h4, marginBottom: 8 }}>{board.title}</div>
+        {chosen.map(({ label, value }) => (
+          <span key={label} style={chip}>
+            <span style={{ padding: '4px 8px', color: colors.text.secondary }}>{label}</span>
+            <span style={{ padding: '4px 8px' }}>{value}</span>
+          </span>
+        ))}
+      </div>
+      <div style={{ position: 'relative', height: height * (UNIT + GAP) }}>
+        {board.panels.map((panel) =>
+          panel.type === 'row' ? (
+            <div key={panel.id} style={{ ...place(panel.gridPos), ...typography.h5, paddingTop: 6 }}>
+              {panel.title}
+            </div>
+          ) : (
+            <div key={panel.id} style={place(panel.gridPos)}>
+              <PanelChrome
+                {...{ title: panel.title, description: panel.description }}
+                width={place(panel.gridPos).width}
+                height={place(panel.gridPos).height}
+                padding={panel.type === 'table' ? 'none' : 'md'}
+              >
+                {(innerWidth, innerHeight) => (
+                  <Content
+                    {...{ panel, theme, timeRange, data: prepared.get(panel.id) }}
+                    {...{ width: innerWidth, height: innerHeight }}
+                  />
+                )}
+              </PanelChrome>
+            </div>
+          )
+        )}
+      </div>
+      <div style={{ ...typography.bodySmall, color: colors.text.secondary, padding: GAP }}>
+        Drawn from the dashboard's JSON by Grafana's components (@grafana/ui {version}), not by a
+        Grafana server.
+      </div>
+    </div>
+  );
+}
+
+window.draw = async ({ board, answers, chosen, from, to, step, width, mode, version }) => {
+  const theme = createTheme({
+    ...{ colors: { mode } },
+    typography: { fontFamily: "'Inter Variable', sans-serif" },
+  });
+  const prepared = new Map();
+  for (const panel of board.panels) {
+    if (panel.type !== 'row') {
+      prepared.set(panel.id, await prepare(panel, answers[panel.id], step, theme));
+    }
+  }
+  const range = { from: dateTime(from * 1000), to: dateTime(to * 1000) };
+  const timeRange = { ...range, raw: range };
+  createRoot(document.getElementById('board')).render(
+    <ThemeContext.Provider value={theme}>
+      <GlobalStyles />
+      <Board {...{ board, chosen, prepared, theme, timeRange, width, version }} />
+    </ThemeContext.Provider>
+  );
+};

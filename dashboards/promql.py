@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the checker has to know of a query, read off its syntax tree."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import promql_parser as syntax
+
+from dashboards.queries import once
+
+RATE_INTERVAL = "$__rate_interval"
+_STAND_IN = "58h58m58s"
+"""In its place, for the parser; nobody would write that."""
+_RANGE = syntax.parse_duration(_STAND_IN)
+
+_AGENT = ("job", "instance")
+
+COUNTS = frozenset(
+    f"xdp_{of}{what}_total"
+    for of in ("", "flow_", "flow_unaccounted_")
+    for what in ("packets", "bytes")
+)
+"""Where a packet is in the counts of each program that it passes through."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What there is to be asked for."""
+
+    counter: bool
+    labels: frozenset[str]
+
+
+@cache
+def parse(query: str) -> syntax.Expr:
+    """Raises ValueError if it is no PromQL."""
+    return syntax.parse(query.replace(f"[{RATE_INTERVAL}]", f"[{_STAND_IN}]"))
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What can be said of a query, whatever panel it is in."""
+
+    complaints: tuple[str, ...]
+    labels: frozenset[str]
+    """Of its result."""
+
+
+def examine(query: str, metrics: Mapping[str, Metric], *, instant: bool) -> Examined:
+    """Says it of a query; ``instant`` if it is asked of one moment only."""
+    return _examine(query, frozenset(metrics.items()), instant)
+
+
+@cache
+def _examine(query: str, items: frozenset[tuple[str, Metric]], instant: bool) -> Examined:
+    metrics = dict(items)
+    found = tuple(_complaints(query, metrics, instant=instant))
+    try:
+        return Examined(found, frozenset(labels(parse(query), metrics)))
+    except ValueError:
+        return Examined(found, frozenset())
+
+
+def _complaints(query: str, metrics: Mapping[str, Metric], *, instant: bool) -> Iterator[str]:
+    try:
+        tree = parse(query)
+    except ValueError as error:
+        yield f"is no PromQL: {error}"
+        return
+    for selector in selectors(tree):
+        yield from _about_selector(selector, metrics)
+    yield from _about_rates(tree, metrics)
+    yield from _about_sums(tree)
+    for node in _walk(tree):
+        if isinstance(node, syntax.AggregateExpr):
+            operation = str(node.op)
+            if operation == "avg":
+                yield "averages; an average of ratios, or of unlike things, tells nothing"
+            if operation in ("topk", "bottomk") and not instant:
+                yield f"{operation} over time shows more than it says"
+        if isinstance(node, syntax.Call) and node.func.name.startswith(("avg_", "histogram_avg")):
+            yield "averages; an average of ratios, or of unlike things, tells nothing"
+        if isinstance(node, syntax.BinaryExpr) and str(node.op) == "/":
+            for side in (node.lhs, node.rhs):
+                if not _is_sum(side):
+                    yield "divides what has not been summed up first"
+    yield from _about_labels(tree, metrics)
+
+
+def is_ratio(query: str) -> bool:
+    """Whether it is one thing divided by another."""
+    try:
+        tree = parse(query)
+    except ValueError:
+        return False
+    return isinstance(tree, syntax.BinaryExpr) and str(tree.op) == "/"
+
+
+def selectors(tree: syntax.Expr) -> list[syntax.VectorSelector]:
+    """All of them, those with a range included."""
+    return [node for node in _walk(tree) if isinstance(node, syntax.VectorSelector)]
+
+
+def labels(tree: syntax.Expr, metrics: Mapping[str, Metric]) -> set[str]:
+    """The labels that the result has."""
+    if isinstance(tree, syntax.VectorSelector):
+        known = metrics.get(str(tree.name))
+        return {*_AGENT, *(known.labels if known else ())}
+    if isinstance(tree, syntax.AggregateExpr):
+        if str(tree.op) in ("topk", "bottomk"):
+            return labels(tree.expr, metrics)
+        if tree.modifier is None:
+            return set()
+        if str(tree.modifier.type) != "AggModifierType.By":
+            return labels(tree.expr, metrics) - set(tree.modifier.labels)
+        return set(tree.modifier.labels)
+    if isinstance(tree, syntax.BinaryExpr):
+        return _labels_of_both(tree, metrics)
+    if isinstance(tree, syntax.Call) and tree.func.name == "label_replace":
+        return labels(tree.args[0], metrics) | {tree.args[1].val}
+    return set().union(*(labels(child, metrics) for child in _children(tree)))
+
+
+def _labels_of_both(tree: syntax.BinaryExpr, metrics: Mapping[str, Metric]) -> set[str]:
+    left, right = labels(tree.lhs, metrics), labels(tree.rhs, metrics)
+    if isinstance(tree.lhs, syntax.NumberLiteral):
+        return right
+    if isinstance(tree.rhs, syntax.NumberLiteral) or str(tree.op) in ("and", "unless"):
+        return left
+    if str(tree.op) == "or":
+        return left & right
+    modifier = tree.modifier
+    if modifier is None or modifier.matching is None:
+        return left & right
+    if str(modifier.card) == "VectorMatchCardinality.ManyToOne":
+        return left | set(modifier.group_labels or ())
+    return set(modifier.matching.labels)
+
+
+def _about_selector(
+    selector: syntax.VectorSelector, metrics: Mapping[str, Metric]
+) -> Iterator[str]:
+    name = str(selector.name)
+    if name not in metrics:
+        yield f"asks for {name}, which nobody serves"
+        return
+    found = {(each.name, _operator(each), each.value) for each in selector.matchers.matchers}
+    for label in _AGENT:
+        if (label, "Re", f"${label}") not in found:
+            yield f'has {name} without {label}=~"${label}"'
+    for label, _, _ in found:
+        if label not in metrics[name].labels | set(_AGENT):
+            yield f"has {name} with the label {label}, which it does not have"
+
+
+def _about_rates(tree: syntax.Expr, metrics: Mapping[str, Metric]) -> Iterator[str]:
+    rated = set()
+    for node in _walk(tree):
+        if isinstance(node, syntax.MatrixSelector) and node.range != _RANGE:
+            yield f"has another range than [{RATE_INTERVAL}]"
+        if isinstance(node, syntax.Call) and isinstance(node.args[0], syntax.MatrixSelector):
+            inner = node.args[0].vector_selector
+            rated.add(str(inner))
+            counter = (known := metrics.get(str(inner.name))) is not None and known.counter
+            if node.func.name in ("rate", "increase") and not counter:
+                yield f"takes the rate of {inner.name}, which is no counter"
+            if node.func.name not in ("rate", "increase"):
+                yield f"uses {node.func.name}"
+        if isinstance(node, syntax.SubqueryExpr):
+            yield "has a subquery"
+    for selector in selectors(tree):
+        known = metrics.get(str(selector.name))
+        # What is only asked for whether it is there has its value left out by `and`.
+        bare = known and known.counter and str(selector) not in rated
+        if bare and not _only_there(tree, selector):
+            yield f"has the counter {selector.name} without a rate"
+
+
+def _only_there(tree: syntax.Expr, selector: syntax.VectorSelector) -> bool:
+    """Whether a selector is on the right of `and` or `unless`."""
+    return any(
+        isinstance(node, syntax.BinaryExpr)
+        and str(node.op) in ("and", "unless")
+        and str(_bare(node.rhs)) == str(selector)
+        for node in _walk(tree)
+    )
+
+
+def _about_sums(tree: syntax.Expr) -> Iterator[str]:
+    for node in _walk(tree):
+        if not isinstance(node, syntax.AggregateExpr) or str(node.op) != "sum":
+            continue
+        grouped = set(node.modifier.labels) if node.modifier else set()
+        if grouped & {"program", "program_id"}:
+            continue
+        for selector in _counted_more_than_once(node.expr):
+            yield f"sums up {selector.name} of several programs, which have packets in common"
+
+
+def _counted_more_than_once(tree: syntax.Expr) -> Iterator[syntax.VectorSelector]:
+    tree = _bare(tree)
+    if isinstance(tree, syntax.AggregateExpr) or _is_once(tree):
+        return  # an inner sum has its own say
+    if isinstance(tree, syntax.VectorSelector):
+        of_one = any(
+            matcher.name == "program" and _operator(matcher) == "Equal"
+            for matcher in tree.matchers.matchers
+        )
+        if str(tree.name) in COUNTS and not of_one:
+            yield tree
+    for child in _children(tree):
+        yield from _counted_more_than_once(child)
+
+
+def _is_once(tree: syntax.Expr) -> bool:
+    """Whether this is the expression for each packet once, of whatever it is made."""
+    if not isinstance(tree, syntax.BinaryExpr) or str(tree.op) != "or":
+        return False
+    counted = selectors(tree)[0]
+    own = [str(each) for each in counted.matchers.matchers if each.name not in _AGENT]
+    expected: syntax.Expr = _bare(parse(once(str(counted.name), *own)))
+    return tree.prettify() == expected.prettify()
+
+
+def _about_labels(tree: syntax.Expr, metrics: Mapping[str, Metric]) -> Iterator[str]:
+    for node in _walk(tree):
+        if isinstance(node, syntax.AggregateExpr) and node.modifier:
+            for label in set(node.modifier.labels) - labels(node.expr, metrics):
+                yield f"groups by {label}, which is not there"
+        if isinstance(node, syntax.BinaryExpr) and node.modifier and node.modifier.matching:
+            for side in (node.lhs, node.rhs):
+                for label in set(node.modifier.matching.labels) - labels(side, metrics):
+                    yield f"matches on {label}, which is not on both sides"
+
+
+def _is_sum(tree: syntax.Expr) -> bool:
+    tree = _bare(tree)
+    if isinstance(tree, syntax.BinaryExpr) and isinstance(tree.rhs, syntax.NumberLiteral):
+        return _is_sum(tree.lhs)  # a comparison, for what must not be nought
+    return isinstance(tree, syntax.AggregateExpr) and str(tree.op) in ("sum", "count")
+
+
+def _operator(matcher: syntax.Matcher) -> str:
+    return str(matcher.op).rpartition(".")[2]
+
+
+def _bare(tree: Any) -> Any:
+    while isinstance(tree, syntax.ParenExpr):
+        tree = tree.expr
+    return tree
+
+
+def _children(node: Any) -> list[syntax.Expr]:
+    if isinstance(node, syntax.BinaryExpr):
+        return [node.lhs, node.rhs]
+    if isinstance(node, syntax.Call):
+        return list(node.args)
+    if isinstance(node, syntax.MatrixSelector):
+        return [node.vector_selector]
+    if isinstance(
+        node, syntax.AggregateExpr | syntax.ParenExpr | syntax.UnaryExpr | syntax.SubqueryExpr
+    ):
+        return [node.expr]
+    return []
+
+
+def _walk(tree: syntax.Expr) -> Iterator[syntax.Expr]:
+    yield tree
+    for child in _children(tree):
+        yield from _walk(child)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PromQL, put together from parts. Selectors always name the agents that are chosen."""
+
+from typing import Final
+
+VERDICTS: Final = ("pass", "drop", "tx", "redirect", "aborted", "unknown")
+
+_AGENTS = ('job=~"$job"', 'instance=~"$instance"')
+
+PLACE: Final = ('netns=~"$netns"', 'interface=~"$interface"')
+"""The matchers of counts at the places that are chosen."""
+
+AGENT_UP: Final = "xdpscope_build_info"
+"""There is one of these for each agent that answers."""
+
+FLOW: Final = ("protocol", "source", "source_port", "destination", "destination_port")
+
+
+def series(metric: str, *matchers: str) -> str:
+    """A selector."""
+    return f"{metric}{{{', '.join((*_AGENTS, *matchers))}}}"
+
+
+def rate(metric: str, *matchers: str) -> str:
+    """What a counter grows by in a second."""
+    return f"rate({series(metric, *matchers)}[$__rate_interval])"
+
+
+def once(metric: str, *matchers: str) -> str:
+    """Rates of those series that together have each packet once, to be summed.
+
+    The expression of README.md, "Sums", which explains it; docs/decisions/0008 has more.
+    """
+    counted = rate(metric, *matchers)
+    return f"""(
+    {counted} and on (instance, program_id) {series("xdp_program_info", 'role=~"root|dispatcher"')}
+  or
+    {counted} and on (instance, program_id, netns, interface) (
+      label_replace(
+        {series("xdp_program_attachment_info")}
+          and on (instance, program_id) {series("xdp_program_traced", 'reason="busy"')},
+        "dispatcher_id", "$1", "program_id", "(.*)"
+      )
+      * on (instance, dispatcher_id) group_left (program_id)
+        {series("xdp_program_component_info", 'position="0"')}
+    )
+)"""
+
+
+def total(rates: str, *labels: str) -> str:
+    """The sum of rates, by labels."""
+    by = f" by ({', '.join(labels)})" if labels else ""
+    return f"sum{by} {_enclosed(rates)}"
+
+
+def share(part: str, whole: str, *labels: str) -> str:
+    """One sum divided by another; nothing where there is nothing to divide by."""
+    return f"{total(part, *labels)} / ({total(whole, *labels)} > 0)"
+
+
+def unsampled(flow_rates: str) -> str:
+    """Rates of flows as they would be if each packet had been taken for them."""
+    factor = series("xdpscope_flow_sample_rate")
+    return f"({_enclosed(flow_rates)} * on (job, instance) group_left () {factor})"
+
+
+def or_nought(query: str) -> str:
+    """Nought where there is nothing to sum up, but only if there is an agent to say so."""
+    return f"{query} or 0 * count({series(AGENT_UP)})"
+
+
+def described(left: str, info: str, *labels: str) -> str:
+    """Values with labels from the info series of the same program."""
+    return f"{left} * on (job, instance, program_id) group_left ({', '.join(labels)}) {info}"
+
+
+def _enclosed(query: str) -> str:
+    return query if query.startswith("(") else f"({query})"

@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules that the dashboards keep, checked on their JSON, whatever made it."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from itertools import combinations
+from typing import Any, Final
+
+from dashboards import promql
+from dashboards.boards import WIDTH
+from dashboards.panels import VERDICT_COLOURS
+from dashboards.promql import Metric
+
+Board = dict[str, Any]
+Panel = dict[str, Any]
+
+_DATASOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
+_UNITS: Final = frozenset(("pps", "bps", "cps", "percentunit", "s", "none"))
+"""Those of Grafana's units that have a use here."""
+
+_KINDS: Final = frozenset(("bargauge", "stat", "table", "timeseries"))
+_GIVEN: Final = frozenset(("__rate_interval", "__url_time_range", "__value", "__data"))
+"""Variables that Grafana has by itself."""
+
+_VARIABLE: Final = re.compile(r"\$(?:\{(\w+)[^}]*\}|(\w*[A-Za-z_]\w*))")
+_LEGEND_LABEL: Final = re.compile(r"\{\{\s*(\w+)\s*\}\}")
+_LABEL_VALUES: Final = re.compile(r"label_values\((.+), (\w+)\)", re.DOTALL)
+
+
+def findings(boards: Mapping[str, Board], metrics: Mapping[str, Metric]) -> list[str]:
+    """What is wrong with dashboards, each in words; ``metrics`` is what there is to show."""
+    found = [
+        f"{name}: {finding}"
+        for name, board in boards.items()
+        for check in (_about_board, _about_grid, _about_use_of_variables)
+        for finding in check(board)
+    ]
+    for name, board in boards.items():
+        found += [f"{name}: {finding}" for finding in _about_variables(board, metrics)]
+        for panel in panels(board):
+            title = panel.get("title") or f"panel {panel.get('id')}"
+            found += [f"{name}: {title}: {said}" for said in _about_panel(panel, metrics)]
+            found += [f"{name}: {title}: {said}" for said in _about_variables_in(panel, board)]
+        others = [other for key, other in boards.items() if key != name]
+        found += [f"{name}: {finding}" for finding in _about_links(board, others)]
+    shared = {
+        uid: many
+        for uid, many in Counter(board.get("uid") for board in boards.values()).items()
+        if many > 1
+    }
+    return found + [f"uid {uid} is that of {many} dashboards" for uid, many in shared.items()]
+
+
+def panels(board: Board) -> list[Panel]:
+    """Those that show something."""
+    return [panel for panel in board.get("panels", ()) if panel.get("type") != "row"]
+
+
+def variables(board: Board) -> dict[str, dict[str, Any]]:
+    """By their names."""
+    return {each["name"]: each for each in board.get("templating", {}).get("list", ())}
+
+
+def _about_board(board: Board) -> Iterator[str]:
+    if not re.fullmatch(r"xdpscope-[a-z]+", board.get("uid") or ""):
+        yield "has no uid of ours"
+    if board.get("id") is not None:
+        yield "has an id, which is one server's affair"
+    if board.get("editable") is not False:
+        yield "is editable: what is changed by hand is lost"
+    for key in ("title", "description"):
+        if not board.get(key):
+            yield f"has no {key}"
+    if "xdpscope" not in board.get("tags", ()):
+        yield "has not the tag xdpscope"
+    for kind, count in _counted(board, "id").items():
+        if count > 1:
+            yield f"has {count} panels with the id {kind}"
+    for title, count in Counter(panel.get("title") for panel in panels(board)).items():
+        if count > 1:
+            yield f"has {count} panels with the title {title}"
+    for row in board.get("panels", ()):
+        if row.get("type") == "row" and not row.get("title"):
+            yield "has a row without a title"
+
+
+def _counted(board: Board, key: str) -> Counter[object]:
+    return Counter(panel.get(key) for panel in board.get("panels", ()))
+
+
+def _about_grid(board: Board) -> Iterator[str]:
+    """Nothing outside, no overlaps, no holes."""
+    places = [(panel.get("title"), panel["gridPos"]) for panel in board.get("panels", ())]
+    for title, at in places:
+        if at["x"] < 0 or at["w"] < 1 or at["x"] + at["w"] > WIDTH:
+            yield f"{title} is outside the grid"
+    for (one, a), (other, b) in combinations(places, 2):
+        across = a["x"] < b["x"] + b["w"] and b["x"] < a["x"] + a["w"]
+        if across and a["y"] < b["y"] + b["h"] and b["y"] < a["y"] + a["h"]:
+            yield f"{one} and {other} overlap"
+    height = max((at["y"] + at["h"] for _, at in places), default=0)
+    if sum(at["w"] * at["h"] for _, at in places) != WIDTH * height:
+        yield "has holes in its grid"
+
+
+def _about_variables(board: Board, metrics: Mapping[str, Metric]) -> Iterator[str]:
+    found = variables(board)
+    first = next(iter(found.values()), {})
+    if (first.get("name"), first.get("type"), first.get("query")) != (
+        *("datasource", "datasource"),
+        "prometheus",
+    ):
+        yield "does not begin with a variable for the data source"
+    for name in ("job", "instance"):
+        if not found.get(name, {}).get("multi"):
+            yield f"has no variable {name} for any number of them"
+    for name, variable in found.items():
+        if variable.get("type") != "query":
+            continue
+        if not variable.get("label"):
+            yield f"variable {name} has no label"
+        if variable.get("datasource") != _DATASOURCE:
+            yield f"variable {name} does not use the data source that is chosen"
+        if variable.get("refresh") != 2:
+            yield f"variable {name} is not refreshed with the time range"
+        if bool(variable.get("multi")) != (variable.get("includeAll") is True):
+            yield f"variable {name} is for many but not for all, or the other way round"
+        if variable.get("multi"):
+            if variable.get("allValue") != ".+":
+                yield f"variable {name} means by All something else than .+"
+            if variable.get("current", {}).get("value") != ["$__all"]:
+                yield f"variable {name} does not begin with All"
+        yield from _about_variable_query(name, variable.get("query"), found, metrics)
+
+
+def _about_variable_query(
+    name: str, query: object, known: Mapping[str, Any], metrics: Mapping[str, Metric]
+) -> Iterator[str]:
+    match = _LABEL_VALUES.fullmatch(query) if isinstance(query, str) else None
+    if not match or match[2] != name:
+        yield f"variable {name} does not ask for the values of its label"
+        return
+    [selector] = promql.selectors(promql.parse(match[1]))
+    metric = metrics.get(str(selector.name))
+    if metric is None or name not in metric.labels | {"job", "instance"}:
+        yield f"variable {name} asks {selector.name} for a label that it does not have"
+    before = list(known)[: list(known).index(name)]
+    for variable in ("job", "instance"):
+        if variable in before and f'{variable}=~"${variable}"' not in match[1]:
+            yield f"variable {name} has values of any {variable}"
+    for variable in _mentioned(match[1]) - set(before):
+        yield f"variable {name} depends on {variable}, which comes later or never"
+
+
+def _about_use_of_variables(board: Board) -> Iterator[str]:
+    used = set().union(*(_mentioned(panel) for panel in panels(board)))
+    for name in variables(board):
+        if name not in used:
+            yield f"variable {name} has no effect"
+
+
+def _about_variables_in(panel: Panel, board: Board) -> Iterator[str]:
+    known = variables(board)
+    for name in _mentioned(panel) - set(known) - _GIVEN:
+        yield f"uses the variable {name}, which is not there"
+    for target in panel.get("targets", ()):
+        for operator, name in re.findall(r'(=~|!~|!=|=)\s*"\$(\w+)"', target.get("expr", "")):
+            if name in known and (operator == "=~") != bool(known[name].get("multi")):
+                yield f"compares by {operator} with the variable {name}"
+
+
+def _mentioned(thing: object) -> set[str]:
+    return {one or other for one, other in _VARIABLE.findall(json.dumps(thing))}
+
+
+def _about_panel(panel: Panel, metrics: Mapping[str, Metric]) -> Iterator[str]:
+    if panel.get("type") not in _KINDS:
+        yield f"is of the kind {panel.get('type')}, which has no rules yet"
+    if not panel.get("title"):
+        yield "has no title"
+    if len(panel.get("description") or "") < 20 or not panel["description"].endswith("."):
+        yield "has no description in sentences"
+    defaults = panel.get("fieldConfig", {}).get("defaults", {})
+    if len(defaults.get("noValue") or "") < 10:
+        yield "does not say why it may be empty"
+    if panel.get("datasource") != _DATASOURCE:
+        yield "does not use the data source that is chosen"
+    if defaults.get("unit") not in _UNITS:
+        yield f"has the unit {defaults.get('unit')}, which is none of ours"
+    targets = panel.get("targets") or []
+    if not targets:
+        yield "asks for nothing"
+    references = [target.get("refId") for target in targets]
+    if len(set(references)) < len(targets) or not all(references):
+        yield "has queries without a refId of their own"
+    yield from _about_colours(panel)
+    for target in targets:
+        if target.get("datasource") != _DATASOURCE:
+            yield "has a query that does not use the data source that is chosen"
+        instant = target.get("instant") is True and not target.get("range")
+        query = target.get("expr", "")
+        examined = promql.examine(query, metrics, instant=instant)
+        for complaint in examined.complaints:
+            yield f"query {target.get('refId')} {complaint}"
+        yield from _about_unit(defaults.get("unit"), query, panel)
+        if panel.get("type") in ("timeseries", "bargauge"):
+            yield from _about_legend(target, examined.labels)
+    if panel.get("type") == "table":
+        yield from _about_table(panel, metrics)
+
+
+def _about_unit(unit: object, query: str, panel: Panel) -> Iterator[str]:
+    """What is counted tells the unit."""
+    if panel["type"] == "table":
+        return  # its columns have units of their own
+    if promql.is_ratio(query):
+        wanted = {"percentunit", "s"}
+    elif "_packets_total{" in query or "_missed_total{" in query:
+        wanted = {"pps"}
+    elif "_bytes_total{" in query:
+        wanted = {"bps"}
+        if not query.startswith("8 * "):
+            yield "shows bytes and calls them bits"
+    elif "_duration_seconds{" in query:
+        wanted = {"s"}
+    elif "_seconds_total{" in query:
+        wanted = {"percentunit"}
+    elif "rate(" in query:
+        wanted = {"cps"}
+    else:
+        wanted = {"none"}
+    if unit not in wanted:
+        yield f"has the unit {unit}, not {' or '.join(sorted(wanted))}"
+    if unit == "percentunit":
+        options = panel.get("options", {})
+        calculated = [
+            *options.get("reduceOptions", {}).get("calcs", ()),
+            *options.get("legend", {}).get("calcs", ()),
+        ]
+        if set(calculated) - {"lastNotNull", "max", "min"}:
+            yield "makes an average or a sum of ratios"
+
+
+def _about_legend(target: dict[str, Any], found: frozenset[str]) -> Iterator[str]:
+    legend = target.get("legendFormat") or ""
+    if not legend or legend == "__auto":
+        yield f"query {target.get('refId')} has no legend"
+    named = set(_LEGEND_LABEL.findall(legend))
+    if named - found:
+        yield f"has {', '.join(sorted(named - found))} in its legend, which is not in its series"
+    if missing := found - named - {"job"}:
+        yield f"has series that differ by {', '.join(sorted(missing))}, which is not in its legend"
+
+
+def _about_table(panel: Panel, metrics: Mapping[str, Metric]) -> Iterator[str]:
+    targets = panel.get("targets") or []
+    fields: set[str] = set()
+    for target in targets:
+        if target.get("format") != "table" or target.get("instant") is not True:
+            yield f"query {target.get('refId')} is not for a table of what is now"
+        fields |= promql.examine(target.get("expr", ""), metrics, instant=True).labels
+        fields.add("Value" if len(targets) == 1 else f"Value #{target.get('refId')}")
+    steps = {step.get("id"): step.get("options") for step in panel.get("transformations", ())}
+    if len(targets) > 1 and "merge" not in steps:
+        yield "does not make one row of several queries"
+    shown = steps.get("filterFieldsByName", {}).get("include", {}).get("names", [])
+    names = steps.get("organize", {}).get("renameByName", {})
+    if not shown or set(shown) != set(names):
+        yield "shows fields that have no name for people"
+    for name in set(shown) - fields:
+        yield f"shows the field {name}, which no query has"
+    for override in panel["fieldConfig"].get("overrides", ()):
+        if override["matcher"]["options"] not in names.values():
+            yield f"has an override for {override['matcher']['options']}, which is no column"
+    for sort in panel.get("options", {}).get("sortBy", ()):
+        if sort["displayName"] not in names.values():
+            yield f"is sorted by {sort['displayName']}, which is no column"
+
+
+def _about_colours(panel: Panel) -> Iterator[str]:
+    config = panel.get("fieldConfig", {})
+    defaults = config.get("defaults", {})
+    mode = defaults.get("color", {}).get("mode")
+    steps = defaults.get("thresholds", {}).get("steps", [])
+    if mode is None:
+        yield "leaves its colours to Grafana, whose default is red from 80 on"
+    if mode == "thresholds":
+        if len(steps) < 2 or steps[0].get("value") is not None:
+            yield "is coloured by thresholds and has none"
+    elif steps:
+        yield "has thresholds without a meaning"
+    expected = dict(VERDICT_COLOURS)
+    legends = [target.get("legendFormat") or "" for target in panel.get("targets", ())]
+    by_verdict = any("{{verdict}}" in legend for legend in legends)
+    found: dict[str, object] = {}
+    for override in config.get("overrides", ()):
+        pattern = str(override["matcher"]["options"])
+        name = re.sub(r"^/\(\^\| \)(\w+)\$/$", r"\1", pattern)
+        for each in override["properties"]:
+            if each["id"] == "color":
+                found[name] = each["value"].get("fixedColor")
+    for verdict in set(found) & set(expected):
+        if found[verdict] != expected[verdict]:
+            yield f"has another colour for {verdict} than all else"
+    columns = {target.get("refId") for target in panel.get("targets", ())}
+    if (by_verdict or columns & set(expected)) and not set(expected) <= set(found):
+        yield "has verdicts without their colours"
+
+
+def _about_links(board: Board, others: list[Board]) -> Iterator[str]:
+    uids = {str(other.get("uid")): other for other in others}
+    named = {}
+    for link in board.get("links") or []:
+        named[link.get("url", "").partition("?")[0].removeprefix("/d/")] = link
+        if not link.get("keepTime"):
+            yield f"link {link.get('title')} does not keep the time"
+        if link.get("includeVars") or "placement" in link:
+            yield f"link {link.get('title')} is not as ours are"
+    if set(named) != set(uids):
+        yield "does not link to each of the other dashboards, and to them alone"
+    addresses = [link.get("url", "") for link in named.values()]
+    addresses += [
+        link["url"]
+        for panel in panels(board)
+        for override in panel.get("fieldConfig", {}).get("overrides", ())
+        for each in override["properties"]
+        if each["id"] == "links"
+        for link in each["value"]
+    ]
+    for address in addresses:
+        uid, _, rest = address.removeprefix("/d/").partition("?")
+        if uid not in uids:
+            yield f"leads to {uid}, which is not there"
+            continue
+        carried = set(re.findall(r"\$\{(\w+):queryparam\}", rest))
+        if missing := carried - set(variables(board)):
+            yield f"carries {', '.join(sorted(missing))}, which it does not have"
+        carried |= set(re.findall(r"var-(\w+)=", rest))
+        if missing := carried - set(variables(uids[uid])):
+            yield f"carries {', '.join(sorted(missing))} to {uid}, which has no use for it"
+        shared = set(variables(board)) & set(variables(uids[uid])) - {"program"}
+        if missing := shared - carried:
+            yield f"does not carry {', '.join(sorted(missing))} to {uid}"

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every query of every panel, asked of a real Prometheus that reads the real agent."""
+
+import json
+import math
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kernel.agent import QUICK, AgentProcess, traced, wait_for
+from tests.kernel.lab import Lab, Veth, addressed, frame
+from tests.kernel.test_lifecycle import extension_of, link_targets  # noqa: F401 - a fixture
+from tests.kernel.test_prometheus import PROMETHEUS, Prometheus, scraping
+from tests.kernel.test_xdp_tools import udp
+from xdpscope.libbpf import run_time_stats
+
+BOARDS = {
+    path.stem: json.loads(path.read_text())
+    for path in sorted((Path(__file__).parents[2] / "dashboards").glob("*.json"))
+}
+
+NOUGHT = {
+    "Aborted or unknown",
+    "Missed",
+    "Agents not answering",
+    "Not answering",
+    "Collectors failing",
+    "Packets missed",
+    "Failed attempts to trace",
+    "Flows let go",
+    "Programs not traced, and why",
+}
+"""Panels in which nothing but nought is no failure: all but the last count what ought not to be."""
+
+STEP = 15
+"""Seconds from one point of a graph to the next."""
+
+pytestmark = [
+    pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is missing: make setup fetches it"),
+    pytest.mark.timeout(400),
+]
+
+
+def substituted(text: str, chosen: Mapping[str, str]) -> str:
+    """What Grafana asks: of what is not chosen, all; a point a step, and a scrape a second."""
+    text = text.replace("$__rate_interval", f"{STEP + 1}s")
+    return re.sub(
+        r"(=~?)\"\$(\w+)\"",
+        lambda match: match[1] + json.dumps(escaped(chosen, match[2], match[1])),
+        text,
+    )
+
+
+def escaped(chosen: Mapping[str, str], name: str, operator: str) -> str:
+    if name not in chosen:
+        return ".+"
+    return re.escape(chosen[name]) if operator == "=~" else chosen[name]
+
+
+def points(
+    prometheus: Prometheus, target: dict[str, Any], chosen: Mapping[str, str]
+) -> list[float]:
+    """All numbers that a query has for a panel."""
+    query, now = substituted(target["expr"], chosen), time.time()
+    if target["instant"]:
+        found = prometheus.ask("query", query=query, time=str(now))["result"]
+        return [float(series["value"][1]) for series in found]
+    times = {"start": str(now - 2 * STEP), "end": str(now), "step": str(STEP)}
+    found = prometheus.ask("query_range", query=query, **times)["result"]
+    return [float(value) for series in found for _, value in series["values"]]
+
+
+def disappointing(
+    prometheus: Prometheus, board: str, chosen: Mapping[str, str]
+) -> Iterator[tuple[str, str, list[float]]]:
+    """The queries of a dashboard that show nothing: panel, refId and what there is."""
+    for panel in BOARDS[board]["panels"]:
+        shown: list[float] = []
+        for target in panel.get("targets", ()):
+            found = points(prometheus, target, chosen)
+            shown += found
+            if not found or not all(map(math.isfinite, found)):
+                yield panel["title"], target["refId"], found
+        if shown and not any(shown) and panel["title"] not in NOUGHT:
+            yield panel["title"], "all", shown
+
+
+def offered(prometheus: Prometheus, board: str, chosen: Mapping[str, str]) -> dict[str, list[str]]:
+    """What can be chosen."""
+    found = {}
+    for variable in BOARDS[board]["templating"]["list"]:
+        if variable["type"] == "query":
+            match = re.fullmatch(r"label_values\((.+), (\w+)\)", variable["query"])
+            assert match
+            found[variable["name"]] = prometheus.ask(
+                f"label/{match[2]}/values", **{"match[]": substituted(match[1], chosen)}
+            )
+    return found
+
+
+@contextmanager
+def programs_at_work(lab: Lab) -> Iterator[dict[str, Veth]]:
+    """A root, a chain, a program behind a map, one that cannot be traced and one that is idle."""
+    veths = {name: lab.veth(name) for name in ("xst0", "xst1", "xst2", "xst3")}
+    lab.attach(lab.load("decide_by_source_mac", "flows"), veths["xst0"])
+    lab.attach(lab.load("decide_drop", "verdicts", "-g0"), veths["xst3"])
+    behind = lab.load_together("maps", "to_device", "where_it_leaves")
+    lab.attach(behind["to_device"], veths["xst2"])
+    behind.put("devices", 0, lab.index("xst0p"), behind["where_it_leaves"])
+    calling = lab.load("xdp_dispatcher", "chain")
+    with extension_of(calling, "first_component") as extension, extension.attached():
+        lab.attach(calling, veths["xst1"])
+        yield veths
+
+
+@contextmanager
+def sending(veths: Mapping[str, Veth]) -> Iterator[None]:
+    """Packets of flows and of none, to each program, all the time."""
+    end = threading.Event()
+
+    def send() -> None:
+        while not end.wait(0.5):
+            for verdict in range(4):
+                veths["xst0"].send(addressed(udp(5000 + verdict, 100), what=verdict), times=5)
+            veths["xst0"].send(addressed(frame(60), what=2), times=2)
+            veths["xst1"].send(udp(53, 100), frame(60), times=5)
+            veths["xst2"].send(addressed(udp(53, 100), what=1), times=5)
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
+@pytest.mark.usefixtures("link_targets")
+def test_every_panel_has_something_to_show(lab: Lab, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        veths = stack.enter_context(programs_at_work(lab))
+        stack.enter_context(run_time_stats())
+        agent = stack.enter_context(AgentProcess(QUICK))
+        agent.ready()
+        wait_for(lambda: traced(agent, "drop_instead") and traced(agent, "to_device"))
+        prometheus = stack.enter_context(scraping(agent, tmp_path))
+        stack.enter_context(sending(veths))
+        time.sleep(STEP)
+
+        for board in ("overview", "agent"):
+            assert list(disappointing(prometheus, board, {})) == []
+        node = agent.address.removeprefix("http://")
+        chosen = {"job": "xdpscope", "instance": node, "netns": "host", "interface": "xst1"}
+        program = chosen | {"program": "drop_instead"}
+        assert list(disappointing(prometheus, "program", program)) == []
+        options = offered(prometheus, "program", program)
+        assert {"decide_by_source_mac", "decide_drop", "drop_instead"} <= {*options["program"]}
+        assert {name: options[name] for name in chosen} == {k: [v] for k, v in chosen.items()}
+        assert offered(prometheus, "overview", {})["interface"] == ["xst0", "xst0p", "xst1", "xst2"]

@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dashboards that are checked in, and the checker that watches over them."""
+
+import copy
+import json
+from collections.abc import Callable
+from itertools import combinations
+from types import SimpleNamespace
+from typing import Any
+
+import numpy
+import pytest
+from dashboards import promql
+from dashboards.files import FOLDER, generated
+from dashboards.panels import VERDICT_COLOURS
+from dashboards.promql import Metric
+from dashboards.queries import VERDICTS, once, total
+from dashboards.rules import Board, Panel, findings, panels, variables
+from tests.unit.test_sums import documented_sum
+
+from xdpscope.accounting import reading
+from xdpscope.metrics import (
+    AgentCollector,
+    FlowCollector,
+    IsolatedCollectors,
+    ProgramCollector,
+    VerdictCollector,
+)
+
+BOARDS = {path.name: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
+
+
+def served() -> dict[str, Metric]:
+    """What the agent's page can have, and what Prometheus itself adds to each."""
+    report: Any = SimpleNamespace(
+        entries=0, evictions={}, sample_rate=1, exported=[], others=[], unaccounted=[]
+    )
+    collectors = (
+        VerdictCollector(list),
+        ProgramCollector(list),
+        AgentCollector(dict),
+        FlowCollector(lambda: report),
+        IsolatedCollectors({}),
+    )
+    own = ("up", "scrape_duration_seconds", "scrape_samples_scraped")
+    found = dict.fromkeys(own, Metric(counter=False, labels=frozenset()))
+    for collector in collectors:
+        for family in collector.collect():
+            counter = family.type == "counter"
+            labels = frozenset(getattr(family, "_labelnames", ()))
+            found[family.name + "_total" * counter] = Metric(counter, labels)
+    return found
+
+
+METRICS = served()
+
+
+def test_what_is_checked_in_is_what_is_generated() -> None:
+    there = {path.name: path.read_text() for path in FOLDER.glob("*.json")}
+    assert there == generated(), "python -m dashboards writes it anew"
+
+
+def test_nothing_is_wrong() -> None:
+    assert findings(BOARDS, METRICS) == []
+
+
+def test_each_packet_counts_once() -> None:
+    """By the expression that README.md has, and that is tested with it."""
+    ours = total(once("xdp_packets_total"), "netns", "interface", "verdict")
+    agents = 'job=~"$job", instance=~"$instance"'
+    ours = ours.replace(f"{agents}, ", "").replace(f"{{{agents}}}", "")
+    ours = ours.replace("[$__rate_interval]", "[1m]")
+    assert promql.parse(ours).prettify() == promql.parse(documented_sum()).prettify()
+
+
+def test_verdicts_are_those_of_the_agent() -> None:
+    assert set(VERDICTS) == set(reading.VERDICTS) == set(VERDICT_COLOURS)
+
+
+# Machado, Oliveira and Fernandes (2009), severity 1.0; for linear RGB.
+COLOUR_VISION = {
+    "full": numpy.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+
+
+def seen(colour: str, vision: str) -> Any:
+    """Where a colour is in CIE L*a*b* (D65) for someone."""
+    srgb = numpy.array([int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)])
+    linear = numpy.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    linear = numpy.clip(numpy.array(COLOUR_VISION[vision]) @ linear, 0, 1)
+    to_xyz = numpy.array(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    )
+    xyz = to_xyz @ linear / (0.95047, 1.0, 1.08883)
+    f = numpy.where(xyz > 0.008856, numpy.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return numpy.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+@pytest.mark.parametrize("vision", COLOUR_VISION)
+def test_verdicts_can_be_told_apart(vision: str) -> None:
+    for one, other in combinations(VERDICT_COLOURS, 2):
+        apart = seen(VERDICT_COLOURS[one], vision) - seen(VERDICT_COLOURS[other], vision)
+        assert numpy.linalg.norm(apart) > 15, f"{one} and {other}"
+
+
+# The checker: each of these has to be noticed.
+
+
+def panel(boards: dict[str, Board], title: str, board: str = "overview.json") -> Panel:
+    [found] = [each for each in panels(boards[board]) if each["title"] == title]
+    return found
+
+
+def verdicts(boards: dict[str, Board]) -> Panel:
+    return panel(boards, "Packets by verdict")
+
+
+def defaults(boards: dict[str, Board]) -> dict[str, Any]:
+    found: dict[str, Any] = verdicts(boards)["fieldConfig"]["defaults"]
+    return found
+
+
+def job(boards: dict[str, Board]) -> dict[str, Any]:
+    return variables(boards["overview.json"])["job"]
+
+
+def ask(query: str, title: str = "Packets by verdict") -> Callable[[dict[str, Board]], None]:
+    def change(boards: dict[str, Board]) -> None:
+        panel(boards, title)["targets"][0]["expr"] = query
+
+    return change
+
+
+def replace(old: str, new: str, title: str = "Packets by verdict") -> Callable[[Any], None]:
+    def change(boards: dict[str, Board]) -> None:
+        target = panel(boards, title)["targets"][0]
+        assert old in target["expr"]
+        target["expr"] = target["expr"].replace(old, new)
+
+    return change
+
+
+def drop(of: Callable[[Any], dict[str, Any]], key: str) -> Callable[[Any], None]:
+    return lambda boards: of(boards).pop(key)
+
+
+def put(of: Callable[[Any], dict[str, Any]], **values: Any) -> Callable[[Any], None]:
+    return lambda boards: of(boards).update(values)
+
+
+def board(boards: dict[str, Board]) -> Board:
+    return boards["overview.json"]
+
+
+def first_link(boards: dict[str, Board]) -> dict[str, Any]:
+    found: dict[str, Any] = board(boards)["links"][0]
+    return found
+
+
+def first_target(boards: dict[str, Board]) -> dict[str, Any]:
+    found: dict[str, Any] = verdicts(boards)["targets"][0]
+    return found
+
+
+def first_override(boards: dict[str, Board]) -> dict[str, Any]:
+    found: dict[str, Any] = verdicts(boards)["fieldConfig"]["overrides"][0]
+    return found
+
+
+def dropped(boards: dict[str, Board]) -> Panel:
+    return panel(boards, "Dropped")
+
+
+def programs(boards: dict[str, Board]) -> Panel:
+    return panel(boards, "Programs")
+
+
+AGENTS = 'job=~"$job", instance=~"$instance"'
+PLAIN_SUM = f"sum by (verdict) (rate(xdp_packets_total{{{AGENTS}}}[$__rate_interval]))"
+EACH = f"rate(xdp_packets_total{{{AGENTS}}}[$__rate_interval])"
+OF_PROGRAM = f"sum by (program) (rate(xdp_packets_total{{{AGENTS}}}[$__rate_interval]))"
+
+MISTAKES: dict[str, tuple[Callable[[dict[str, Board]], Any], str]] = {
+    "no uid": (drop(board, "uid"), "no uid of ours"),
+    "a uid twice": (put(board, uid="xdpscope-agent"), "is that of 2 dashboards"),
+    "an id": (put(board, id=7), "one server's affair"),
+    "editable": (put(board, editable=True), "is editable"),
+    "no tag": (put(board, tags=[]), "has not the tag"),
+    "no title": (put(verdicts, title=""), "has no title"),
+    "a title twice": (put(verdicts, title="Dropped"), "2 panels with the title"),
+    "a panel's id twice": (put(verdicts, id=2), "2 panels with the id 2"),
+    "no description": (drop(verdicts, "description"), "no description"),
+    "no word on emptiness": (drop(defaults, "noValue"), "why it may be empty"),
+    "no unit": (drop(defaults, "unit"), "has the unit None"),
+    "a wrong unit": (put(defaults, unit="bps"), "has the unit bps, not pps"),
+    "an invented unit": (put(defaults, unit="packets"), "none of ours"),
+    "bytes for bits": (replace("8 * ", "", "Traffic by verdict"), "calls them bits"),
+    "another data source": (
+        put(verdicts, datasource={"type": "prometheus", "uid": "abc"}),
+        "does not use the data source",
+    ),
+    "a query's own data source": (drop(first_target, "datasource"), "does not use the data"),
+    "a variable's own data source": (drop(job, "datasource"), "does not use the data source"),
+    "no data source variable": (
+        lambda boards: board(boards)["templating"]["list"].pop(0),
+        "does not begin with a variable for the data source",
+    ),
+    "no variable job": (put(job, name="jobs"), "no variable job"),
+    "one job only": (put(job, multi=False), "no variable job for any number"),
+    "All that matches nothing": (put(job, allValue=".*"), "something else than .+"),
+    "a variable that goes stale": (put(job, refresh=1), "not refreshed"),
+    "a variable that matters nowhere": (
+        lambda boards: board(boards)["templating"]["list"].append(
+            {"name": "colour", "type": "custom"}
+        ),
+        "variable colour has no effect",
+    ),
+    "a variable of a missing label": (
+        put(job, query="label_values(xdpscope_build_info, colour)"),
+        "does not ask for the values of its label",
+    ),
+    "a variable that is not there": (replace("$netns", "$ns"), "uses the variable ns"),
+    "many as one": (replace('netns=~"$netns"', 'netns="$netns"'), "compares by ="),
+    "no job": (replace('job=~"$job", ', ""), 'without job=~"$job"'),
+    "no instance in one selector of many": (
+        lambda boards: first_target(boards).update(
+            expr=first_target(boards)["expr"].replace('instance=~"$instance", role', "role")
+        ),
+        'xdp_program_info without instance=~"$instance"',
+    ),
+    "an invented metric": (replace("xdp_packets", "xdp_frames"), "which nobody serves"),
+    "an invented label": (replace('netns=~"$netns"', 'node=~"$netns"'), "the label node"),
+    "no PromQL": (ask("sum("), "is no PromQL"),
+    "a fixed range": (replace("$__rate_interval", "5m"), "another range"),
+    "the range of all that is shown": (replace("$__rate_interval", "$__range"), "no PromQL"),
+    "a counter bare": (
+        ask(f"sum by (verdict, program) (xdp_packets_total{{{AGENTS}}})"),
+        "without a rate",
+    ),
+    "the rate of a gauge": (
+        ask(f"rate(xdp_flow_table_entries{{{AGENTS}}}[$__rate_interval])"),
+        "which is no counter",
+    ),
+    "irate": (
+        ask(PLAIN_SUM.replace("rate(", "irate(").replace("by (verdict)", "by (verdict, program)")),
+        "uses irate",
+    ),
+    "an average": (ask(OF_PROGRAM.replace("sum by", "avg by")), "averages"),
+    "a ratio of each series": (
+        ask(f"{EACH} / {EACH}", "Dropped"),
+        "not been summed up first",
+    ),
+    "an average of ratios over time": (
+        lambda boards: dropped(boards)["options"]["reduceOptions"].update(calcs=["mean"]),
+        "average or a sum of ratios",
+    ),
+    "packets of several programs in one sum": (ask(PLAIN_SUM), "packets in common"),
+    "the same, in a ratio": (
+        ask(f"{PLAIN_SUM} / ({PLAIN_SUM} > 0)", "Dropped"),
+        "packets in common",
+    ),
+    "nearly each packet once": (replace("root|dispatcher", "root"), "packets in common"),
+    "the busiest, over time": (ask(f"topk(5, {OF_PROGRAM})"), "topk over time"),
+    "grouped by what is not there": (replace("by (verdict)", "by (colour)"), "groups by colour"),
+    "no legend": (drop(first_target, "legendFormat"), "has no legend"),
+    "a legend of what is not there": (
+        put(first_target, legendFormat="{{verdict}} {{tag}}"),
+        "tag in its legend",
+    ),
+    "series with one name": (put(first_target, legendFormat="packets"), "differ by verdict"),
+    "no refId": (put(first_target, refId=""), "without a refId"),
+    "a refId twice": (
+        lambda boards: verdicts(boards)["targets"].append(first_target(boards)),
+        "without a refId of their own",
+    ),
+    "another colour for a verdict": (
+        lambda boards: first_override(boards)["properties"][0]["value"].update(fixedColor="red"),
+        "another colour for pass",
+    ),
+    "a verdict without its colour": (
+        lambda boards: verdicts(boards)["fieldConfig"]["overrides"].pop(),
+        "verdicts without their colours",
+    ),
+    "colours left to Grafana": (drop(defaults, "color"), "red from 80 on"),
+    "thresholds without a meaning": (
+        put(defaults, thresholds={"steps": [{"value": None}, {"value": 80}]}),
+        "thresholds without a meaning",
+    ),
+    "colours by thresholds that are not there": (
+        put(defaults, color={"mode": "thresholds"}),
+        "coloured by thresholds and has none",
+    ),
+    "a panel on another": (
+        lambda boards: verdicts(boards)["gridPos"].update(x=1),
+        "overlap",
+    ),
+    "a hole": (lambda boards: verdicts(boards)["gridPos"].update(w=11), "holes in its grid"),
+    "beyond the edge": (
+        lambda boards: verdicts(boards)["gridPos"].update(w=25),
+        "outside the grid",
+    ),
+    "a dashboard that nothing leads to": (
+        lambda boards: board(boards)["links"].pop(),
+        "does not link to each",
+    ),
+    "a link into the void": (put(first_link, url="/d/xdpscope-home"), "which is not there"),
+    "a link that forgets": (put(first_link, url="/d/xdpscope-program"), "does not carry"),
+    "a link that forgets the time": (put(first_link, keepTime=False), "does not keep the time"),
+    "a table over time": (
+        lambda boards: programs(boards)["targets"][0].update(instant=False, range=True),
+        "not for a table",
+    ),
+    "a table of several tables": (
+        lambda boards: programs(boards)["transformations"].pop(0),
+        "does not make one row",
+    ),
+    "a column of what is not there": (
+        lambda boards: programs(boards)["transformations"][1]["options"]["include"]["names"].append(
+            "colour"
+        ),
+        "have no name for people",
+    ),
+    "an override for no column": (
+        lambda boards: programs(boards)["fieldConfig"]["overrides"][0]["matcher"].update(
+            options="colour"
+        ),
+        "is no column",
+    ),
+    "another kind of panel": (put(verdicts, type="piechart"), "which has no rules yet"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_noticed(mistake: str) -> None:
+    make, expected = MISTAKES[mistake]
+    boards = copy.deepcopy(BOARDS)
+    make(boards)
+    found = findings(boards, METRICS)
+    assert any(expected in finding for finding in found), found
