@@ -9,11 +9,20 @@ from base64 import b64encode
 from contextlib import contextmanager
 from hashlib import sha256
 from html.parser import HTMLParser
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
 from tests.unit.scene import Scene, busy_host, flow, program
 from tests.unit.served import HOSTILE, Served, assert_secure, serving
+
+from xdpscope.accounting.ledger import Tally
+from xdpscope.accounting.reading import VERDICTS
+from xdpscope.agent import Page as AgentPage
+from xdpscope.discovery.model import Attachment, Mode, Part, Role, XdpProgram
+from xdpscope.observer import Count, Standing
+from xdpscope.tracing.reason import Reason
+from xdpscope.web.page import render
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +31,9 @@ if TYPE_CHECKING:
 
 CHROMIUM = shutil.which("chromium")
 
-in_browser = pytest.mark.skipif(CHROMIUM is None, reason="this distribution has no chromium")
+in_browser = pytest.mark.skipif(
+    CHROMIUM is None, reason="chromium is missing: make setup fetches it where there is one"
+)
 
 SAFE = '<script>alert("x")</script>\\x1b[2J\\u202e\\udc80'
 
@@ -95,6 +106,36 @@ def test_the_page_of_an_empty_host_and_of_one_verdict() -> None:
         shown = Parsed(served.get("/?verdict=drop")[2]).text
         assert "198.51.100.7:40000" in shown and "203.0.113.80:443" not in shown
         assert served.get("/?verdict=<script>")[0] == 400
+
+
+def test_the_page_of_the_agent_is_made_of_what_it_observes() -> None:
+    tally = Tally()
+    tally.counts[0, VERDICTS.index("drop")] = 1234, 5678
+    program = XdpProgram(42, "0" * 16, "cut", "entry_function", 3, True, "xdp")
+    at = Attachment("host", "eth0", Mode.NATIVE)
+    standing = Standing(program, Part(Role.ROOT), (at,), None, 9, None)
+    observer = SimpleNamespace(
+        looked=True,
+        flows_held=7,
+        sample_rate=1,
+        standings=lambda: [standing],
+        counts=lambda farewell: [] if farewell else [Count(program, ("host", "eth0"), tally)],
+        held_flows=lambda *_: [],
+        attach_failures=lambda: {Reason.BUSY: 3},
+    )
+    source = AgentPage(SimpleNamespace(observer=observer))
+    (listed,) = source.programs()
+    assert listed["counts"] == [
+        {
+            "netns": "host",
+            "interface": "eth0",
+            "packets": {"aborted": 0, "drop": 1234, "pass": 0, "tx": 0, "redirect": 0}
+            | {"unknown": 0},
+            "bytes": {"aborted": 0, "drop": 5678, "pass": 0, "tx": 0, "redirect": 0, "unknown": 0},
+        }
+    ]
+    shown = Parsed(render([listed], source.flows(5, None, None), source.status())).text
+    assert all(part in shown for part in ("entry_function", "eth0", "1,234", "1 of 1"))
 
 
 # --- in a browser ---------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 // is parsed into a document that runs nothing, and its nodes are copied.
 "use strict";
 
-const PERIOD = 2000; // milliseconds
+const PERIOD = 2000; // milliseconds; longer where the agent takes more than a tenth of it
 const POINTS = 60;
 const VERDICTS = ["pass", "redirect", "tx", "drop", "aborted", "unknown"]; // from below
 const SVG = "http://www.w3.org/2000/svg";
@@ -98,7 +98,7 @@ function show(row, rates) {
     svg.children[index].setAttribute("d", drawn ? `M${[...edge(floor), ...below].join("L")}Z` : "");
   });
   const words = [`${brief(sums.at(-1) ?? 0)}/s`, `highest ${brief(most)}/s`];
-  svg.setAttribute("aria-label", `packets, the last two minutes: now ${words.join(", ")}`);
+  svg.setAttribute("aria-label", `packets of late: now ${words.join(", ")}`);
   [...legend.children].forEach((each, n) => (each.textContent = words[n]));
 }
 
@@ -112,6 +112,7 @@ function say(text) {
 }
 
 async function update() {
+  const began = performance.now();
   try {
     const answer = await fetch(location.pathname + location.search, { cache: "no-store" });
     if (!answer.ok) throw new Error(`answered ${answer.status}`);
@@ -122,7 +123,7 @@ async function update() {
   } catch (error) {
     say(`no news: ${error instanceof TypeError ? "the agent does not answer" : error.message}`);
   }
-  if (timer) timer = setTimeout(update, PERIOD);
+  if (timer) timer = setTimeout(update, Math.max(PERIOD, 10 * (performance.now() - began)));
 }
 
 function run(live) {
