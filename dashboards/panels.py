@@ -195,8 +195,7 @@ def rows(
         )
     )
     for column in shown.values():
-        if properties := _properties(column):
-            panel.override_by_name(column.name, properties)
+        panel.override_by_name(column.name, _properties(column))
     return panel
 
 
@@ -209,11 +208,12 @@ def verdict_columns(prefix: str = "Value #") -> dict[str, Column]:
 
 
 def _properties(column: Column) -> list[model.DynamicConfigValue]:
-    found: dict[str, object] = {}
+    # Else an empty cell would say why the panel is empty.
+    found: dict[str, object] = {"noValue": "-"}
     if column.width:
         found["custom.width"] = column.width
     if column.unit:
-        found |= {"unit": column.unit, "noValue": "-"}
+        found["unit"] = column.unit
     if column.link:
         found["links"] = [column.link]
     texts = {value: {"text": text} for value, text in column.texts.items()}
