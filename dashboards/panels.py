@@ -49,7 +49,8 @@ class Column:
     name: str = ""
     width: int | None = None
     unit: str | None = None
-    link: model.DashboardLink | None = None
+    link: Mapping[str, str] | None = None
+    """A title and a url."""
     texts: Mapping[str, str] = field(default_factory=dict)
     """What is shown instead of a value."""
     colour: str | None = None
