@@ -197,11 +197,11 @@ def _programs() -> list[Line]:
     for verdict in VERDICTS:
         rates = rate("xdp_packets_total", *PLACE, PROGRAMS, f'verdict="{verdict}"')
         queries[verdict] = total(rates, *of_program)
-    to_program = model.DashboardLink(
-        title="What ${__value.text} does",
-        url=address(PROGRAM, *SHARED) + "&var-program=${__value.raw:percentencode}"
+    to_program = {
+        "title": "What ${__value.text} does",
+        "url": address(PROGRAM, *SHARED) + "&var-program=${__value.raw}"
         "&${__url_time_range}",
-    )
+    }
     programs = rows(
         Words(
             "Programs",

@@ -49,7 +49,8 @@ class Column:
     name: str = ""
     width: int | None = None
     unit: str | None = None
-    link: model.DashboardLink | None = None
+    link: Mapping[str, str] | None = None
+    """A title and a url."""
     texts: Mapping[str, str] = field(default_factory=dict)
     """What is shown instead of a value."""
     colour: str | None = None
@@ -195,8 +196,7 @@ def rows(
         )
     )
     for column in shown.values():
-        if properties := _properties(column):
-            panel.override_by_name(column.name, properties)
+        panel.override_by_name(column.name, _properties(column))
     return panel
 
 
@@ -209,11 +209,12 @@ def verdict_columns(prefix: str = "Value #") -> dict[str, Column]:
 
 
 def _properties(column: Column) -> list[model.DynamicConfigValue]:
-    found: dict[str, object] = {}
+    # Else an empty cell would say why the panel is empty.
+    found: dict[str, object] = {"noValue": "-"}
     if column.width:
         found["custom.width"] = column.width
     if column.unit:
-        found |= {"unit": column.unit, "noValue": "-"}
+        found["unit"] = column.unit
     if column.link:
         found["links"] = [column.link]
     texts = {value: {"text": text} for value, text in column.texts.items()}

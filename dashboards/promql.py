@@ -73,6 +73,7 @@ def _complaints(query: str, metrics: Mapping[str, Metric], *, instant: bool) -> 
         yield from _about_selector(selector, metrics)
     yield from _about_rates(tree, metrics)
     yield from _about_sums(tree)
+    yield from _about_labels(tree, metrics)
     for node in _walk(tree):
         if isinstance(node, syntax.AggregateExpr):
             operation = str(node.op)
@@ -86,7 +87,6 @@ def _complaints(query: str, metrics: Mapping[str, Metric], *, instant: bool) -> 
             for side in (node.lhs, node.rhs):
                 if not _is_sum(side):
                     yield "divides what has not been summed up first"
-    yield from _about_labels(tree, metrics)
 
 
 def is_ratio(query: str) -> bool:
@@ -160,8 +160,9 @@ def _about_rates(tree: syntax.Expr, metrics: Mapping[str, Metric]) -> Iterator[s
     for node in _walk(tree):
         if isinstance(node, syntax.MatrixSelector) and node.range != _RANGE:
             yield f"has another range than [{RATE_INTERVAL}]"
-        if isinstance(node, syntax.Call) and isinstance(node.args[0], syntax.MatrixSelector):
-            inner = node.args[0].vector_selector
+        ranges = [each for each in _children(node) if isinstance(each, syntax.MatrixSelector)]
+        if isinstance(node, syntax.Call) and ranges:
+            inner = ranges[0].vector_selector
             rated.add(str(inner))
             counter = (known := metrics.get(str(inner.name))) is not None and known.counter
             if node.func.name in ("rate", "increase") and not counter:

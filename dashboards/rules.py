@@ -271,9 +271,14 @@ def _about_table(panel: Panel, metrics: Mapping[str, Metric]) -> Iterator[str]:
         yield "shows fields that have no name for people"
     for name in set(shown) - fields:
         yield f"shows the field {name}, which no query has"
+    empty = set()
     for override in panel["fieldConfig"].get("overrides", ()):
-        if override["matcher"]["options"] not in names.values():
-            yield f"has an override for {override['matcher']['options']}, which is no column"
+        name = override["matcher"]["options"]
+        if name not in names.values():
+            yield f"has an override for {name}, which is no column"
+        empty |= {name for each in override["properties"] if each["id"] == "noValue"}
+    for name in set(names.values()) - empty:
+        yield f"says in empty cells of {name} why the panel is empty"
     for sort in panel.get("options", {}).get("sortBy", ()):
         if sort["displayName"] not in names.values():
             yield f"is sorted by {sort['displayName']}, which is no column"

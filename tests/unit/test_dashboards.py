@@ -341,6 +341,10 @@ MISTAKES: dict[str, tuple[Callable[[dict[str, Board]], Any], str]] = {
         ),
         "is no column",
     ),
+    "an explanation in a cell": (
+        lambda boards: programs(boards)["fieldConfig"]["overrides"].pop(),
+        "says in empty cells of unknown",
+    ),
     "another kind of panel": (put(verdicts, type="piechart"), "which has no rules yet"),
 }
 
