@@ -14,7 +14,17 @@ import pytest
 
 from tests.kernel.agent import QUICK, AgentProcess, traced, wait_for
 from tests.kernel.lab import Drizzle, Lab, kernel_objects
-from tests.kernel.pinned import BPFFS, OWN_LINKS, UNALTERED, links, settled, tree, udp, wipe
+from tests.kernel.pinned import (
+    BPFFS,
+    OWN_LINKS,
+    UNALTERED,
+    links,
+    settled,
+    settled_objects,
+    tree,
+    udp,
+    wipe,
+)
 from tests.kernel.programs import newer_build, other_build
 
 PATH = BPFFS / "xst"
@@ -111,7 +121,7 @@ def test_a_directory_is_one_agents_until_it_is_cleaned(lab: Lab) -> None:
     veth, program = lab.veth("xst0"), lab.load(UNALTERED, "flows")
     program_id = program.info().id
     lab.attach(program, veth)
-    before = kernel_objects()
+    before = settled_objects()
     with AgentProcess(PINNING) as agent:
         agent.ready()
         wait_for(lambda: traced(agent, UNALTERED) and settled(PATH, program_id))
@@ -153,7 +163,7 @@ def test_a_directory_is_one_agents_until_it_is_cleaned(lab: Lab) -> None:
     ],
 )
 def test_a_path_that_cannot_be_used(path: str, status: int, words: tuple[str, ...]) -> None:
-    before, pinned = kernel_objects(), tree(BPFFS)
+    before, pinned = settled_objects(), tree(BPFFS)
     with AgentProcess(f"state: {{pin_path: {path}}}\n") as agent:
         assert agent.wait() == status
         said = [line for line in agent.stderr if not line.startswith("{")]
@@ -166,7 +176,7 @@ def test_a_path_that_cannot_be_used(path: str, status: int, words: tuple[str, ..
 
 def test_without_a_path_nothing_is_pinned(lab: Lab) -> None:
     lab.attach(lab.load(UNALTERED, "flows"), lab.veth("xst0"))
-    before, pinned = kernel_objects(), tree(BPFFS)
+    before, pinned = settled_objects(), tree(BPFFS)
     with AgentProcess(QUICK) as agent:
         agent.ready()
         wait_for(lambda: traced(agent, UNALTERED))

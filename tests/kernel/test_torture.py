@@ -4,7 +4,7 @@
 import pytest
 
 from tests.kernel.agent import QUICK, wait_for
-from tests.kernel.pinned import BPFFS, tree, wipe
+from tests.kernel.pinned import BPFFS, settled_objects, tree, wipe
 from tests.kernel.test_chains import needs_loader
 from tests.kernel.torture import leftovers, observed
 
@@ -15,6 +15,7 @@ PINNING = QUICK + f"state: {{pin_path: {PIN_PATH}}}\n"
 @needs_loader
 @pytest.mark.timeout(400)
 def test_nothing_fails_and_all_is_counted_while_everything_changes() -> None:
+    settled_objects()
     before = leftovers()
     report = observed(seed=1, count=16, config=PINNING)
     assert report.failures == []
