@@ -4,9 +4,10 @@
 import pytest
 
 from tests.kernel.agent import QUICK, wait_for
+from tests.kernel.lab import kernel_objects
 from tests.kernel.pinned import BPFFS, settled_objects, tree, wipe
 from tests.kernel.test_chains import needs_loader
-from tests.kernel.torture import leftovers, observed
+from tests.kernel.torture import observed
 
 PIN_PATH = BPFFS / "xst"
 PINNING = QUICK + f"state: {{pin_path: {PIN_PATH}}}\n"
@@ -15,10 +16,9 @@ PINNING = QUICK + f"state: {{pin_path: {PIN_PATH}}}\n"
 @needs_loader
 @pytest.mark.timeout(400)
 def test_nothing_fails_and_all_is_counted_while_everything_changes() -> None:
-    settled_objects()
-    before = leftovers()
+    before = settled_objects()
     report = observed(seed=1, count=16, config=PINNING)
     assert report.failures == []
     assert tree(PIN_PATH) != []
     wipe(PIN_PATH)
-    wait_for(lambda: leftovers() == before, patience=60)
+    wait_for(lambda: kernel_objects() == before, patience=60)

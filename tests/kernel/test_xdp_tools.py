@@ -182,7 +182,7 @@ def receiving(veth: Veth) -> Iterator[socket.socket]:
     chunk, chunks = 4096, 16
     with (
         mmap.mmap(-1, chunk * chunks) as memory,
-        socket.socket(socket.AddressFamily(AF_XDP), socket.SOCK_RAW) as receiver,
+        socket.socket(AF_XDP, socket.SOCK_RAW) as receiver,
     ):
         held = ctypes.c_char.from_buffer(memory)
         try:

@@ -4,8 +4,10 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from errno import EAGAIN
 from typing import Self
 
+from xdpscope.errors import Vanished
 from xdpscope.libbpf._raw import ffi, lib
 from xdpscope.libbpf.descriptor import Pinnable, each_id, fail
 from xdpscope.libbpf.program import Program
@@ -42,10 +44,13 @@ class Link(Pinnable):
         """The link of this id.
 
         Raises:
-            Vanished: it is gone.
+            Vanished: it is gone, or not there yet: it has its id a moment before it is attached
+                (EAGAIN, kernel/bpf/syscall.c: bpf_link_by_id).
             NotPermitted: for want of CAP_SYS_ADMIN.
         """
         fd = lib.bpf_link_get_fd_by_id(link_id)
+        if fd == -EAGAIN:
+            raise Vanished(f"BPF link {link_id} is only being made", EAGAIN)
         if fd < 0:
             fail(fd, f"opening BPF link {link_id}")
         return cls(fd)
