@@ -8,12 +8,11 @@ import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from tests.bench.compiled import BUILT, compile_all
-from tests.bench.scale import PROGRAMS, page
+from tests.bench.scale import PROGRAMS, grown, page
 from tests.bench.table import insert, markdown
 from tests.vm.kernels import KERNELS, VmError
 from tests.vm.run import Machine, run, supervised
@@ -22,8 +21,6 @@ _MIB = 1 << 20
 _INTERVAL = 5.0  # discovery.interval of the default configuration
 _IDLE_SECONDS = 60.0
 _TIMEOUT = 3600.0  # of a guest, on a machine that has other work
-# Of what grows with the number of programs: how much more than that number, for what is noise.
-_TOLERANCE = 1.1
 
 
 @dataclass(frozen=True)
@@ -95,34 +92,6 @@ def of_agent(clock: dict[str, Any], counted: dict[str, Any], native: float) -> l
     ]
 
 
-def of_growth(clock: dict[str, Any], counted: dict[str, Any]) -> list[Finding]:
-    """What attaching and looking take of ever more programs, on one kernel."""
-    found = []
-    for what, key, scale, unit, limit in (
-        ("attaching", "attaching", 1, "s", 5),
-        ("having flows counted as well", "flows", 1, "s", None),
-        ("a look when nothing has changed", "look", 1e3, "ms", 250),
-        ("of it finding programs", "finding", 1e3, "ms", None),
-    ):
-        of_guest = f"{unit} of the guest"
-        for each in clock["sizes"]:
-            last = each is clock["sizes"][-1]
-            name, cost = f"{what}, {each['programs']}", each[key]["clock"] * scale
-            found.append(Finding(name, cost, of_guest, limit if last else None))
-        cost = clock["sizes"][-1][key]["cpu"] * scale
-        found.append(Finding(f"{name}, CPU", cost, of_guest))
-        cost = counted["sizes"][-1][key]["clock"] * scale
-        found.append(
-            Finding(f"{name}, by instructions", cost, f"{unit} at 1 GHz and 1 a cycle", limit)
-        )
-        for less, more in pairwise(counted["sizes"]):
-            times = more["programs"] / less["programs"]
-            name = f"… of {more['programs']} : of {less['programs']}, by instructions"
-            ratio = more[key]["clock"] / less[key]["clock"]
-            found.append(Finding(name, ratio, "", times * _TOLERANCE))
-    return found
-
-
 def table(findings: list[Finding]) -> str:
     rows = [["", "measured", "limit", "unit"]]
     for each in findings:
@@ -132,8 +101,21 @@ def table(findings: list[Finding]) -> str:
     return markdown(rows)
 
 
-def bench(options: argparse.Namespace) -> int:
-    compile_all()
+def of_numbers(options: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
+    """What ever more programs take: whether it is little enough, and the figures."""
+    texts, results, holds = [], {}, True
+    for kernel in options.kernel or ["6.12"]:
+        guests = [in_guest("growth", kernel, icount=icount) for icount in (False, True)]
+        results[kernel] = dict(zip(("clock", "counted"), guests, strict=True))
+        holds &= all(row.holds for row in grown.rows(*guests))
+        title = f"Measured on {datetime.now(UTC):%Y-%m-%d} on kernel {guests[0]['release']}"
+        texts.append(f"{title}.\n\n{grown.table(*guests)}")
+    _publish(options, "growth", "\n\n".join(texts))
+    return holds, results
+
+
+def of_many(options: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
+    """What PROGRAMS take: whether it is little enough, and the figures."""
     pages = page.measure()
     native = native_round()
     results: dict[str, Any] = {"page": [asdict(each) for each in pages], "native_round": native}
@@ -143,28 +125,41 @@ def bench(options: argparse.Namespace) -> int:
     for kernel in options.kernel or ["6.12"]:
         clock = in_guest("guest", kernel, icount=False)
         counted = in_guest("guest", kernel, icount=True)
-        growth = [in_guest("growth", kernel, icount=icount) for icount in (False, True)]
-        results[kernel] = {"clock": clock, "counted": counted, "growth": growth}
+        results[kernel] = {"clock": clock, "counted": counted}
         of_kernel = of_agent(clock, counted, native)
         findings += of_kernel
         title = f"{PROGRAMS} programs on kernel {counted['release']}"
         parts.append(f"Measured on {date}: {title}.\n\n{table(of_kernel)}")
-        of_sizes = of_growth(*growth)
-        findings += of_sizes
-        title = f"ever more programs on kernel {counted['release']}, ten to a namespace"
-        parts.append(f"Measured on {date}: {title}.\n\n{table(of_sizes)}")
-    text = "\n\n".join(parts)
-    print(text)
+    _publish(options, "scale", "\n\n".join(parts))
+    return all(each.holds for each in findings), results
+
+
+def _publish(options: argparse.Namespace, part: str, text: str) -> None:
+    print(text, flush=True)
+    if options.write:
+        insert(options.write, part, text)
+
+
+def bench(options: argparse.Namespace) -> int:
+    compile_all()
+    results, holds = {}, True
+    for name in options.part or PARTS:
+        held, results[name] = PARTS[name](options)
+        holds &= held
     if options.json:
         options.json.write_text(json.dumps(results, indent=2) + "\n")
-    if options.write:
-        insert(options.write, "scale", text)
-    return int(not all(each.holds for each in findings))
+    return int(not holds)
+
+
+PARTS = {"many": of_many, "numbers": of_numbers}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.scale", description=__doc__)
     parser.add_argument("--kernel", action="append", choices=KERNELS, help="repeatable")
+    parser.add_argument(
+        "--part", action="append", choices=PARTS, help="repeatable; all of them without it"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="for machines")
     parser.add_argument("--write", type=Path, metavar="DOCUMENT", help="between its markers")
     options = parser.parse_args()
