@@ -117,37 +117,67 @@ install_packages() {
 	fi
 }
 
-# Prometheus is unpacked, not installed: the package would start a server wherever it is installed.
-fetch_prometheus() {
-	if command -v prometheus >/dev/null || [ -x "$cache/prometheus/usr/bin/prometheus" ]; then
-		return
-	fi
-	local updated=0 wanted package
-	known prometheus || update_lists
-	# Its pages use scripts and fonts of other packages.
-	mapfile -t wanted < <(
-		apt-cache depends --recurse --no-{suggests,recommends,conflicts,breaks,replaces,enhances} prometheus |
-			sed -n -E 's/^(prometheus|libjs-[^ ]*|fonts-[^ ]*)$/\1/p' | sort -u
-	)
+# Unpacks packages into the cache, where nothing of them is installed or started: $1 names the
+# directory, the rest is a command that lists them once there are package lists.
+unpack() {
+	local directory=$1 wanted package
+	shift
+	mapfile -t wanted < <("$@" | sort -u)
 	mkdir -p "$cache"
 	partial=$(mktemp -d "$cache/.partial-XXXXXX")
-	say "fetching Prometheus (unpacked into $cache; nothing is installed or started)"
+	say "fetching ${wanted[*]} (unpacked into $cache/$directory; nothing is installed or started)"
 	download() { (cd "$partial" && apt-get -qq -o APT::Sandbox::User=root download "${wanted[@]}") >>"$log" 2>&1; }
 	if ! download; then
 		update_lists
-		download || {
-			tail -n 15 "$log" >&2
-			die "prometheus could not be fetched; see above, put it right and try again"
-		}
+		mapfile -t wanted < <("$@" | sort -u)
+		download || return 1
 	fi
 	mkdir "$partial/tree"
 	for package in "$partial"/*.deb; do
 		dpkg -x "$package" "$partial/tree"
 	done
-	rm -rf "$cache/prometheus"
-	mv "$partial/tree" "$cache/prometheus"
+	rm -rf "${cache:?}/$directory"
+	mv "$partial/tree" "$cache/$directory"
 	rm -rf "$partial"
 	partial=
+}
+
+prometheus_packages() {
+	apt-cache depends --recurse --no-{suggests,recommends,conflicts,breaks,replaces,enhances} prometheus |
+		sed -n -E 's/^(prometheus|libjs-[^ ]*|fonts-[^ ]*)$/\1/p'
+}
+
+# Its package would start a server wherever it is installed. Its pages use scripts and fonts of others.
+fetch_prometheus() {
+	if command -v prometheus >/dev/null || [ -x "$cache/prometheus/usr/bin/prometheus" ]; then
+		return
+	fi
+	local updated=0
+	known prometheus || update_lists
+	unpack prometheus prometheus_packages || {
+		tail -n 15 "$log" >&2
+		die "prometheus could not be fetched; see above, put it right and try again"
+	}
+}
+
+# bcc's XDP examples are under /usr/share/doc, which container images leave out when they install.
+# What compiles them are bcc itself and the headers of any one kernel: XDP's interface is stable.
+bcc_packages() {
+	local package=linux-headers-amd64
+	printf '%s\n' bpfcc-tools python3-bpfcc libbpfcc
+	while package=$(apt-cache depends "$package" | sed -n -E 's/^ *Depends: (linux-headers-.*)/\1/p') && [ "$package" ]; do
+		echo "$package"
+	done
+}
+
+fetch_bcc() {
+	if [ -d "$cache/bcc" ]; then return; fi
+	local updated=0
+	known linux-headers-amd64 && known bpfcc-tools || update_lists
+	# Ubuntu calls headers otherwise; tests that need bcc say that it is missing.
+	if known linux-headers-amd64; then
+		unpack bcc bcc_packages || say "bcc's examples could not be fetched: their tests will be skipped"
+	fi
 }
 
 # What was unpacked becomes a command of the environment, which guests have on their PATH too.
@@ -195,6 +225,7 @@ trap 'rm -rf "$log" ${partial:+"$partial"}' EXIT
 if [ -z "${XDPSCOPE_SKIP_PACKAGES:-}" ]; then
 	install_packages
 	fetch_prometheus
+	fetch_bcc
 fi
 make_venv
 link_prometheus
