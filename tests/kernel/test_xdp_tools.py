@@ -12,6 +12,7 @@ import signal
 import socket
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -136,6 +137,17 @@ BENCH: dict[str, Counts] = {
 }
 
 
+def in_place(observer: Observer, counts: Counts) -> bool:
+    """Whether the programs that are to count are where that is, as far as this can be seen."""
+    observer.look(0)
+    there = {
+        (each.program.function, at.interface)
+        for each in observer.standings()
+        for at in each.attachments
+    }
+    return {(program, where) for program, where, _ in counts if program != "cpumap_drop"} <= there
+
+
 @pytest.mark.parametrize("arguments", BENCH)
 def test_xdp_bench(lab: Lab, observer: Observer, arguments: str) -> None:
     """Of the package xdp-tools."""
@@ -148,7 +160,9 @@ def test_xdp_bench(lab: Lab, observer: Observer, arguments: str) -> None:
         # A pair takes redirected packets if what is at its other end could be run there.
         lab.attach(arrival, Veth(veth.peer, veth.name, lab.index(veth.peer)))
     with running(lab, entrance, "xdp-bench", *arguments.split()):
-        observer.look(0)
+        # It attaches first, and fills its maps then: only programs of devmaps show when.
+        wait_for(lambda: in_place(observer, BENCH[arguments]))
+        time.sleep(1)
         entrance.send(TCP, times=7)
         entrance.send(UDP, times=5)
         expect(observer, BENCH[arguments])
