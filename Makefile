@@ -22,7 +22,7 @@ OBJECTS := $(patsubst bpf/%.c,agent/xdpscope/bpf/%.o,$(wildcard bpf/*.bpf.c))
 PYTHON_SOURCES := agent tests setup.py $(wildcard dashboards)
 C_SOURCES = $(shell find bpf tests -name '*.[ch]')
 
-.PHONY: help setup build lint format test unit kernel-test matrix bench demo clean
+.PHONY: help setup build lint format test unit kernel-test audit matrix bench demo clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,15 @@ unit: build ## the tests that need no kernel of their own
 kernel-test: build ## the kernel suite, in a virtual machine for each of KERNELS
 	@failed=0; { $(call suite-on,$(KERNELS)); } || failed=1; \
 	$(if $(filter 6.1,$(KERNELS)),$(parallel) || failed=1;) exit $$failed
+
+# Not in .venv, nor in `make test`: it is ten times as large as all the rest, and installs for minutes.
+AUDIT = $${XDG_CACHE_HOME:-$$HOME/.cache}/xdpscope/checkov
+audit: setup ## check the Kubernetes manifests with checkov, 290 MB of it
+	@[ -x $(AUDIT)/bin/checkov ] || { $(PYTHON) -m venv $(AUDIT) && \
+		$(AUDIT)/bin/pip --disable-pip-version-check --quiet install checkov==3.3.30; }
+	@mkdir -p build/manifests
+	@$(PYTHON) -m tests.kustomize config/kubernetes/overlays/prometheus-operator >build/manifests/all.yaml
+	@$(AUDIT)/bin/checkov -d build/manifests --framework kubernetes --compact --quiet --skip-download
 
 matrix: build ## the kernel suite on every kernel supported, from 5.10 to the newest
 	@$(call suite-on,5.10 6.1 6.12 newest)

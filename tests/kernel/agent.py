@@ -71,6 +71,10 @@ class AgentProcess:
     def events(self) -> list[object]:
         return [entry["event"] for entry in self.log]
 
+    def listens(self) -> bool:
+        """Whether it has said where."""
+        return hasattr(self, "address")
+
     def ready(self) -> Self:
         """Waits until the first discovery is done."""
         self._listening.wait(PATIENCE)
