@@ -22,7 +22,7 @@ OBJECTS := $(patsubst bpf/%.c,agent/xdpscope/bpf/%.o,$(wildcard bpf/*.bpf.c))
 PYTHON_SOURCES := agent tests setup.py $(wildcard dashboards)
 C_SOURCES = $(shell find bpf tests -name '*.[ch]')
 
-.PHONY: help setup build lint format test unit kernel-test audit matrix bench demo clean
+.PHONY: help setup build lint format test unit kernel-test image-test audit matrix bench demo clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,12 @@ unit: build ## the tests that need no kernel of their own
 kernel-test: build ## the kernel suite, in a virtual machine for each of KERNELS
 	@failed=0; { $(call suite-on,$(KERNELS)); } || failed=1; \
 	$(if $(filter 6.1,$(KERNELS)),$(parallel) || failed=1;) exit $$failed
+
+image-test: build ## build the container image, and run it as Kubernetes would; some minutes
+	@tests/setup.sh buildah debootstrap crun
+	@$(PYTHON) -m tests.kernel.programs
+	@$(PYTHON) -m tests.e2e.image
+	@$(PYTHON) -m tests.vm.run --kernel 6.12 --timeout 1200 -- pytest -s -p no:cacheprovider tests/e2e
 
 # Not in .venv, nor in `make test`: it is ten times as large as all the rest, and installs for minutes.
 AUDIT = $${XDG_CACHE_HOME:-$$HOME/.cache}/xdpscope/checkov

@@ -24,7 +24,50 @@ QUICK = "discovery: {interval: 500ms}\n"
 PATIENCE = 240.0
 
 
-class AgentProcess:
+class AgentAt:
+    """What an agent serves."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def get(self, path: str, **headers: str) -> bytes:
+        request = urllib.request.Request(self.address + path, headers=headers)
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            body: bytes = answer.read()
+            return body
+
+    def status(self, path: str) -> int:
+        """The HTTP status; 0 if nobody answers."""
+        try:
+            self.get(path)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+        return 200
+
+    def metrics(self) -> dict[tuple[str, ...], float]:
+        """The page: (name, label values in the order of their names) to value."""
+        families = text_string_to_metric_families(self.get("/metrics").decode())
+        return {
+            (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
+            for family in families
+            for sample in family.samples
+        }
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """The sum of the samples with these labels; None if there is none."""
+        families = text_string_to_metric_families(self.get("/metrics").decode())
+        found = [
+            sample.value
+            for family in families
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        ]
+        return sum(found) if found else None
+
+
+class AgentProcess(AgentAt):
     """``xdpscope run``, with what it logs kept."""
 
     def __init__(
@@ -34,13 +77,18 @@ class AgentProcess:
         port: int = 0,
         program: Sequence[str] = ("-m", "xdpscope"),
         environment: Mapping[str, str] | None = None,
+        command: Sequence[str] | None = None,
     ) -> None:
-        """Starts it; ``program`` is what Python runs in its stead, ``environment`` is added."""
+        """Starts it; ``program`` is what Python runs in its stead, ``environment`` is added.
+
+        With ``command`` that is run, as it is.
+        """
         self._config = tempfile.NamedTemporaryFile("w", suffix=".yaml")  # noqa: SIM115 - closed by __exit__
         self.configure(config)
-        command = [*prefix, sys.executable, *program, "run", "--config", self._config.name]
+        usual = [*prefix, sys.executable, *program, "run", "--config", self._config.name]
+        usual += ["--listen", f"127.0.0.1:{port}"]
         self.process = subprocess.Popen(
-            [*command, "--listen", f"127.0.0.1:{port}"],
+            command or usual,
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **(environment or {})},
@@ -81,42 +129,6 @@ class AgentProcess:
         assert self.process.poll() is None, self.stderr
         wait_for(lambda: self.status("/readyz") == 200)
         return self
-
-    def get(self, path: str, **headers: str) -> bytes:
-        request = urllib.request.Request(self.address + path, headers=headers)
-        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-            body: bytes = answer.read()
-            return body
-
-    def status(self, path: str) -> int:
-        """The HTTP status; 0 if nobody answers."""
-        try:
-            self.get(path)
-        except urllib.error.HTTPError as error:
-            return error.code
-        except OSError:
-            return 0
-        return 200
-
-    def metrics(self) -> dict[tuple[str, ...], float]:
-        """The page: (name, label values in the order of their names) to value."""
-        families = text_string_to_metric_families(self.get("/metrics").decode())
-        return {
-            (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
-            for family in families
-            for sample in family.samples
-        }
-
-    def value(self, name: str, **labels: str) -> float | None:
-        """The sum of the samples with these labels; None if there is none."""
-        families = text_string_to_metric_families(self.get("/metrics").decode())
-        found = [
-            sample.value
-            for family in families
-            for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
-        ]
-        return sum(found) if found else None
 
     def memory(self) -> int:
         """Resident memory in bytes."""
@@ -160,6 +172,6 @@ def wait_for(condition, patience: float = PATIENCE) -> None:  # type: ignore[no-
         time.sleep(0.05)
 
 
-def traced(agent: AgentProcess, program: str) -> bool:
+def traced(agent: AgentAt, program: str) -> bool:
     """Whether the agent says that it counts what this program decides."""
     return agent.value("xdp_program_traced", program=program) == 1
