@@ -88,15 +88,17 @@ def _run(command: Sequence[str]) -> None:
 def _settings(scratch: Path) -> list[str]:
     """How pip reaches an index from this machine: its own settings, not the Dockerfile's."""
     file = scratch / "pip.conf"
+    # Not where Debian has its own: a package of the build stage writes that anew.
+    there = Path("/mnt/certificates.crt")
     lines = subprocess.check_output([sys.executable, "-m", "pip", "config", "list"], text=True)
     index = [
         line.partition(".")[2].replace("'", "")
         for line in lines.splitlines()
         if line.partition("=")[0].endswith(("index-url", "proxy")) and "file:" not in line
     ]
-    file.write_text("\n".join(["[global]", f"cert = {_CERTIFICATES}", *index, ""]))
-    mounts = {file: "/etc/pip.conf", _CERTIFICATES: _CERTIFICATES}
-    return [f"--volume={here}:{there}:ro" for here, there in mounts.items() if here.exists()]
+    file.write_text("\n".join(["[global]", f"cert = {there}", *index, ""]))
+    mounts = ((file, "/etc/pip.conf"), (_CERTIFICATES, there))
+    return [f"--volume={here}:{there}:ro" for here, there in mounts]
 
 
 def make() -> None:
