@@ -19,7 +19,7 @@ PYTEST ?=
 
 BINDINGS := agent/xdpscope/libbpf/_raw.abi3.so
 OBJECTS := $(patsubst bpf/%.c,agent/xdpscope/bpf/%.o,$(wildcard bpf/*.bpf.c))
-PYTHON_SOURCES := agent tests setup.py $(wildcard dashboards)
+PYTHON_SOURCES := agent config tests setup.py $(wildcard dashboards)
 C_SOURCES = $(shell find bpf tests -name '*.[ch]')
 
 .PHONY: help setup build lint format test unit kernel-test image-test audit matrix bench demo clean
