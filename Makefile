@@ -19,11 +19,11 @@ PYTEST ?=
 
 BINDINGS := agent/xdpscope/libbpf/_raw.abi3.so
 OBJECTS := $(patsubst bpf/%.c,agent/xdpscope/bpf/%.o,$(wildcard bpf/*.bpf.c))
-PYTHON_SOURCES := agent tests setup.py docs/generate.py $(wildcard dashboards)
+PYTHON_SOURCES := agent config tests setup.py docs/generate.py $(wildcard dashboards)
 C_SOURCES = $(shell find bpf tests -name '*.[ch]')
 
-.PHONY: help setup build lint format test unit kernel-test matrix bench torture demo docs clean \
-	suite-at-once
+.PHONY: help setup build lint format test unit kernel-test image-test audit matrix bench torture demo \
+	docs clean suite-at-once
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,21 @@ unit: build ## the tests that need no kernel of their own
 
 kernel-test: build ## the kernel suite, in a virtual machine for each of KERNELS
 	@$(call suites,$(addprefix suite-on-,$(KERNELS)) $(if $(filter 6.1,$(KERNELS)),suite-at-once))
+
+image-test: build ## build the container image, and run it as Kubernetes would; some minutes
+	@tests/setup.sh buildah debootstrap crun
+	@$(PYTHON) -m tests.kernel.programs
+	@$(PYTHON) -m tests.e2e.image
+	@$(PYTHON) -m tests.vm.run --kernel 6.12 --timeout 1200 -- pytest -s -p no:cacheprovider tests/e2e
+
+# Not in .venv, nor in `make test`: it is ten times as large as all the rest, and installs for minutes.
+AUDIT = $${XDG_CACHE_HOME:-$$HOME/.cache}/xdpscope/checkov
+audit: setup ## check the Kubernetes manifests with checkov, 290 MB of it
+	@[ -x $(AUDIT)/bin/checkov ] || { $(PYTHON) -m venv $(AUDIT) && \
+		$(AUDIT)/bin/pip --disable-pip-version-check --quiet install checkov==3.3.30; }
+	@mkdir -p build/manifests
+	@$(PYTHON) -m tests.kustomize config/kubernetes/overlays/prometheus-operator >build/manifests/all.yaml
+	@$(AUDIT)/bin/checkov -d build/manifests --framework kubernetes --compact --quiet --skip-download
 
 matrix: build ## the kernel suite on every kernel supported, from 5.10 to the newest
 	@$(call suites,$(addprefix suite-on-,5.10 6.1 6.12 newest))

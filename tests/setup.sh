@@ -4,6 +4,7 @@
 # Ubuntu, and .venv with the Python packages that pyproject.toml pins. Starts no service. Repeating
 # it costs a moment.
 #
+# Arguments are more packages, which some targets of the Makefile need.
 # XDPSCOPE_SKIP_PACKAGES=1 leaves the system's packages to you.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,7 +18,9 @@ packages=(
 	clang clang-format llvm gcc libc6-dev pkg-config libbpf-dev libelf-dev zlib1g-dev # to build
 	qemu-system-x86 kmod udev busybox-static cpio file binutils                       # a virtual machine
 	iproute2 iputils-ping xdp-tools                                                   # traffic and XDP programs
+	systemd                                                                           # the service, and its rating
 	ca-certificates curl git
+	"$@"
 )
 useful=(bpftool debian-archive-keyring chromium) # taken where the distribution has them
 

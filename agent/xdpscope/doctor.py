@@ -105,6 +105,11 @@ def _capabilities() -> Finding:
         has = ", ".join(sorted(held)) or "none that matter here"
         cure = "run as root, or give the process CAP_SYS_ADMIN: opening programs by id needs it"
         return Finding("capabilities", Status.FAIL, f"CAP_SYS_ADMIN is missing (has {has})", cure)
+    lost = {name: loss for name, loss in capabilities.WITHOUT.items() if name not in held}
+    if lost:
+        found = "; ".join(f"without {name} {loss}" for name, loss in lost.items())
+        cure = f"run as root, or give the process {', '.join(lost)}"
+        return Finding("capabilities", Status.WARN, found, cure)
     return Finding("capabilities", Status.OK, ", ".join(sorted(held)))
 
 

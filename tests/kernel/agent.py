@@ -25,62 +25,14 @@ QUICK = "discovery: {interval: 500ms}\n"
 PATIENCE = 240.0
 
 
-class AgentProcess:
-    """``xdpscope run``, with what it logs kept."""
+class AgentAt:
+    """What an agent serves."""
 
-    def __init__(
-        self,
-        config: str = "",
-        prefix: Sequence[str] = (),
-        port: int = 0,
-        program: Sequence[str] = ("-m", "xdpscope"),
-        environment: Mapping[str, str] | None = None,
-    ) -> None:
-        """Starts it; ``program`` is what Python runs in its stead, ``environment`` is added."""
-        self._config = tempfile.NamedTemporaryFile("w", suffix=".yaml")  # noqa: SIM115 - closed by __exit__
-        self.configure(config)
-        command = [*prefix, sys.executable, *program, "run", "--config", self._config.name]
-        self.process = subprocess.Popen(
-            [*command, "--listen", f"127.0.0.1:{port}"],
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **(environment or {})},
-        )
+    def __init__(self, address: str) -> None:
+        self.address = address
         # What requests need where it serves not everyone.
         self.trust: ssl.SSLContext | None = None
         self.headers: dict[str, str] = {}
-        self.log: list[dict[str, object]] = []
-        self.stderr: list[str] = []
-        self._listening = threading.Event()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def configure(self, config: str) -> None:
-        """Writes the configuration file anew."""
-        Path(self._config.name).write_text(config)
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.stderr.append(line.rstrip())
-            try:
-                self.log.append(json.loads(line))
-            except ValueError:
-                continue
-            if self.log[-1].get("event") == "started":
-                self.address = f"{self.log[-1]['scheme']}://{self.log[-1]['listen']}"
-                self._listening.set()
-        self._listening.set()
-
-    def events(self) -> list[object]:
-        return [entry["event"] for entry in self.log]
-
-    def ready(self) -> Self:
-        """Waits until the first discovery is done."""
-        self._listening.wait(PATIENCE)
-        assert self.process.poll() is None, self.stderr
-        wait_for(lambda: self.status("/readyz") == 200)
-        return self
 
     def get(self, path: str, **headers: str) -> bytes:
         request = urllib.request.Request(self.address + path, headers=self.headers | headers)
@@ -119,6 +71,71 @@ class AgentProcess:
         """The sum of the samples with these labels; None if there is none."""
         found = [value for has, value in self.samples(name) if labels.items() <= has.items()]
         return sum(found) if found else None
+
+
+class AgentProcess(AgentAt):
+    """``xdpscope run``, with what it logs kept."""
+
+    def __init__(
+        self,
+        config: str = "",
+        prefix: Sequence[str] = (),
+        port: int = 0,
+        program: Sequence[str] = ("-m", "xdpscope"),
+        environment: Mapping[str, str] | None = None,
+        command: Sequence[str] | None = None,
+    ) -> None:
+        """Starts it; ``program`` is what Python runs in its stead, ``environment`` is added.
+
+        With ``command`` that is run, as it is.
+        """
+        super().__init__("")
+        self._config = tempfile.NamedTemporaryFile("w", suffix=".yaml")  # noqa: SIM115 - closed by __exit__
+        self.configure(config)
+        usual = [*prefix, sys.executable, *program, "run", "--config", self._config.name]
+        usual += ["--listen", f"127.0.0.1:{port}"]
+        self.process = subprocess.Popen(
+            command or usual,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(environment or {})},
+        )
+        self.log: list[dict[str, object]] = []
+        self.stderr: list[str] = []
+        self._listening = threading.Event()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def configure(self, config: str) -> None:
+        """Writes the configuration file anew."""
+        Path(self._config.name).write_text(config)
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.stderr.append(line.rstrip())
+            try:
+                self.log.append(json.loads(line))
+            except ValueError:
+                continue
+            if self.log[-1].get("event") == "started":
+                self.address = f"{self.log[-1]['scheme']}://{self.log[-1]['listen']}"
+                self._listening.set()
+        self._listening.set()
+
+    def events(self) -> list[object]:
+        return [entry["event"] for entry in self.log]
+
+    def listens(self) -> bool:
+        """Whether it has said where."""
+        return bool(self.address)
+
+    def ready(self) -> Self:
+        """Waits until the first discovery is done."""
+        self._listening.wait(PATIENCE)
+        assert self.process.poll() is None, self.stderr
+        wait_for(lambda: self.status("/readyz") == 200)
+        return self
 
     def memory(self) -> int:
         """Resident memory in bytes."""
@@ -162,6 +179,6 @@ def wait_for(condition, patience: float = PATIENCE) -> None:  # type: ignore[no-
         time.sleep(0.05)
 
 
-def traced(agent: AgentProcess, program: str) -> bool:
+def traced(agent: AgentAt, program: str) -> bool:
     """Whether the agent says that it counts what this program decides."""
     return agent.value("xdp_program_traced", program=program) == 1

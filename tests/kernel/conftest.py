@@ -4,6 +4,7 @@
 import time
 from collections.abc import Iterator
 
+import pyroute2.config
 import pytest
 
 from tests.kernel.lab import Lab
@@ -11,6 +12,9 @@ from xdpscope.discovery.inventory import Inventory
 from xdpscope.observer import Observer
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.reason import Scope
+
+# A child that makes a namespace has two seconds, else; a busy emulator takes longer.
+pyroute2.config.default_communicate_timeout = 60
 
 Counts = dict[tuple[str, str, str], tuple[int, int]]
 """(program, interface, verdict) to (packets, bytes)."""

@@ -108,9 +108,9 @@ def _lock(cache: Path) -> Iterator[None]:
 def _fetch(wanted: Kernel, cache: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=cache) as scratch:
         partial = Path(scratch)
-        apt = _Apt(partial, sources_for(wanted))
+        apt = Apt(partial, sources_for(wanted))
         _say(f"kernel {wanted.name}: reading the package lists")
-        apt.update(wanted)
+        apt.update(f"kernel {wanted.name}", wanted.suite)
         packages, version = _kernel_packages(apt, wanted)
         release = packages[0].removeprefix("linux-image-")
         directory = cache / f"{release}_{version.replace(':', '-')}"
@@ -162,7 +162,7 @@ def _uncompressed(image: bytes) -> bytes | None:
     return lzma.LZMADecompressor().decompress(payload)  # four bytes of length follow the stream
 
 
-class _Apt:
+class Apt:
     """apt with nothing of the machine's but its keys, its proxy and its way to the mirror."""
 
     def __init__(self, scratch: Path, sources: Sequence[Source]) -> None:
@@ -192,7 +192,7 @@ class _Apt:
             part for name, value in settings.items() for part in ("-o", f"{name}={value}")
         ]
 
-    def update(self, wanted: Kernel) -> None:
+    def update(self, purpose: str, suite: str | None) -> None:
         """Fetch and verify the package lists."""
         try:
             # Without the last option a list that cannot be had is only a warning.
@@ -201,7 +201,7 @@ class _Apt:
             )
         except VmError as error:
             raise VmError(
-                f"{error}\nkernel {wanted.name} needs {wanted.suite or 'its archive'}. If the "
+                f"{error}\n{purpose} needs {suite or 'its archive'}. If the "
                 f"mirror no longer carries it, set {MIRROR_VARIABLE} to one that does (old suites "
                 "move to the distribution's archive); if a key is missing, install "
                 "debian-archive-keyring"
@@ -218,7 +218,7 @@ class _Apt:
         return sorted(self._debs.glob("*.deb"))
 
 
-def _kernel_packages(apt: _Apt, wanted: Kernel) -> tuple[list[str], str]:
+def _kernel_packages(apt: Apt, wanted: Kernel) -> tuple[list[str], str]:
     """The packages of the suite's current kernel, ``linux-image-RELEASE`` first, and its version.
 
     Kernels have been one package, or image and modules, or four: so dependencies are followed from

@@ -2,19 +2,30 @@
 """The capabilities of this process, by name."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 # include/uapi/linux/capability.h, the ones that matter here.
 _BITS = {
+    "CAP_NET_BROADCAST": 11,
     "CAP_NET_ADMIN": 12,
+    "CAP_SYS_PTRACE": 19,
     "CAP_SYS_ADMIN": 21,
     "CAP_SYS_RESOURCE": 24,
+    "CAP_SYSLOG": 34,
     "CAP_PERFMON": 38,
     "CAP_BPF": 39,
 }
 
 OPEN_PROGRAMS = "CAP_SYS_ADMIN"
 """Opening other people's programs by id takes this, on every kernel so far."""
+
+WITHOUT: Mapping[str, str] = {
+    "CAP_SYS_PTRACE": "network namespaces are found by name alone, not by their processes",
+    "CAP_NET_BROADCAST": "what happens in other network namespaces is seen at the next look only",
+    "CAP_SYSLOG": "every program is traced at its entry too, which costs more",
+}
+"""What is lost without those that the agent can do without."""
 
 
 def effective() -> frozenset[str]:

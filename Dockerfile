@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+# The agent, built here from source: the BPF objects, the bindings, and Python's packages as
+# pyproject.toml pins them. What runs has no compiler, needs no shell, and writes nothing to its
+# own file system.
+#
+#     docker build -t xdpscope:0.1.0 .
+#     docker run --rm --network host --pid host --read-only \
+#         --cap-drop ALL --cap-add SYS_ADMIN --cap-add SYS_PTRACE --cap-add NET_BROADCAST \
+#         --cap-add SYSLOG --security-opt apparmor=unconfined \
+#         -v /run/netns:/run/netns:ro,rslave xdpscope:0.1.0
+#
+# config/kubernetes/base/daemonset.yaml has the reason of each of these.
+
+FROM debian:bookworm-slim AS build
+RUN apt-get update && apt-get install -y --no-install-recommends \
+        clang gcc libc6-dev libbpf-dev libelf-dev pkg-config python3-dev python3-pip python3-venv zlib1g-dev
+WORKDIR /source
+COPY pyproject.toml setup.py README.md ./
+COPY bpf bpf
+COPY agent agent
+# Compiled to bytecode once and for all, and nobody's to write.
+RUN python3 -m venv --without-pip /opt/xdpscope \
+    && python3 -m pip --python /opt/xdpscope/bin/python install --no-cache-dir . \
+    && chmod -R a-w /opt/xdpscope
+
+FROM debian:bookworm-slim
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends libbpf1 python3 \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/debconf/*-old /var/log/*
+COPY --from=build /opt/xdpscope /opt/xdpscope
+ENV PATH=/opt/xdpscope/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    PYTHONDONTWRITEBYTECODE=1
+LABEL org.opencontainers.image.title="xdpscope" \
+      org.opencontainers.image.description="Shows what every XDP program on a Linux host does with its packets" \
+      org.opencontainers.image.licenses="Apache-2.0 AND GPL-2.0-only"
+EXPOSE 10091
+# For `docker run`, where the agent listens at its default; Kubernetes has probes of its own.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30s \
+    CMD ["python3", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:10091/healthz', timeout=4)"]
+# root, since capabilities are for nobody else; which of them is up to who runs it.
+ENTRYPOINT ["xdpscope"]
+CMD ["run"]

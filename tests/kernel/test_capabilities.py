@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent with the capabilities that the DaemonSet gives it, and with each of them taken away."""
+
+import json
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.kernel.agent import AgentProcess, traced, wait_for
+from tests.kernel.lab import Lab, Veth
+from tests.kernel.pinned import BPFFS, UNALTERED, pinned_links, settled, udp, wipe
+from tests.kernel.programs import REPOSITORY
+from tests.kernel.test_namespaces import UNSHARE, Namespace, Tether, inside, namespace, path_of
+from xdpscope.kernel import netns
+
+KUBERNETES = REPOSITORY / "config" / "kubernetes"
+PATH = BPFFS / "xst"
+# Nothing is found by the clock here.
+CONFIG = f"discovery: {{interval: 1h}}\nstate: {{pin_path: {PATH}}}\n"
+
+RUNS, PROCESSES, WORD, EXIT = "it runs", "processes' places", "word of others", "exit alone"
+EVERYTHING = {RUNS, PROCESSES, WORD, EXIT}
+LOST = {
+    "SYS_ADMIN": EVERYTHING,
+    "SYS_PTRACE": {PROCESSES},
+    "NET_BROADCAST": {WORD},
+    "SYSLOG": {EXIT},
+    "SYS_RESOURCE": EVERYTHING,
+}
+"""What does not work any more without each."""
+
+
+def granted() -> list[str]:
+    """The capabilities that the manifests give the agent on this kernel."""
+    manifest = yaml.safe_load((KUBERNETES / "base/daemonset.yaml").read_text())
+    (container,) = manifest["spec"]["template"]["spec"]["containers"]
+    assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
+    names: list[str] = container["securityContext"]["capabilities"]["add"]
+    release = platform.release().split(".")
+    if (int(release[0]), int(release[1])) < (5, 11):
+        old = yaml.safe_load((KUBERNETES / "components/linux-5.10/kustomization.yaml").read_text())
+        names += [each["value"] for each in yaml.safe_load(old["patches"][0]["patch"])]
+    return names
+
+
+def confined(capabilities: Sequence[str]) -> tuple[str, ...]:
+    """Before a command: root as in a container, with 64 KiB of memory to lock."""
+    kept = "".join(f",+{name.lower()}" for name in capabilities)
+    privileges = (f"--bounding-set=-all{kept}", "--inh-caps=-all", "--no-new-privs")
+    return ("prlimit", "--memlock=65536:65536", "setpriv", *privileges)
+
+
+class Scene:
+    """A program in three namespaces: our own, one with a name, and one that only a process is in.
+
+    The second has a pair of interfaces with ours, as containers have.
+    """
+
+    def __init__(self, program_id: int, here: Veth, named: Namespace, unnamed: Namespace) -> None:
+        self.program_id = program_id
+        self._here, self._named, self._unnamed = here, named, unnamed
+
+    @property
+    def unnamed(self) -> str:
+        """What the second without a name is called."""
+        return str(self._unnamed.inode)
+
+    def send(self) -> dict[str, int]:
+        """Packets by namespace."""
+        self._here.send(udp(4000), times=3)
+        self._named.send(4, udp(4000))
+        self._unnamed.send(5, udp(4000))
+        return {"host": 3, "xst1": 4, self.unnamed: 5}
+
+    def detach_named(self) -> None:
+        with inside(path_of("xst1")) as there:
+            there.attach(None, Veth("eth0", "eth0p", there.index("eth0")))
+
+
+@pytest.fixture
+def scene(lab: Lab) -> Iterator[Scene]:
+    process = subprocess.Popen(UNSHARE)
+    way = Path(f"/proc/{process.pid}/ns/net")
+    try:
+        wait_for(lambda: way.stat().st_ino != netns.own_inode())
+        program, here = lab.load(UNALTERED, "flows"), lab.veth("xst0")
+        lab.attach(program, here)
+        with namespace("xst1", program) as named:
+            Tether(lab, path_of("xst1"))
+            unnamed = Namespace(str(way), program)
+            try:
+                yield Scene(program.info().id, here, named, unnamed)
+            finally:
+                unnamed.close()
+    finally:
+        process.kill()
+        process.wait()
+        wipe(PATH)
+
+
+def working(scene: Scene, capabilities: Sequence[str]) -> set[str]:
+    """What works with these capabilities. What is counted must be exact in any case."""
+    with AgentProcess(CONFIG, prefix=confined(capabilities)) as agent:
+        wait_for(lambda: agent.process.poll() is not None or traces(agent))
+        if agent.process.poll() is not None:
+            assert not any("Traceback" in line for line in agent.stderr), agent.stderr
+            return set()
+        works = {RUNS}
+        wait_for(lambda: settled(PATH, scene.program_id))
+        if pinned_links(PATH, scene.program_id) == {"unaltered"}:
+            works.add(EXIT)
+        sent = scene.send()
+        # Each where it belongs, whether or not the agent can look there.
+        wait_for(lambda: counted(agent, sent) == sent)
+        places = {place for place in sent if attached(agent, place)}
+        assert {"host", "xst1"} <= places
+        if scene.unnamed in places:
+            works.add(PROCESSES)
+        scene.detach_named()
+        with suppress(AssertionError):
+            wait_for(lambda: not attached(agent, "xst1"), patience=5)
+            works.add(WORD)
+        assert agent.stop() == 0
+        if works == EVERYTHING:
+            assert [entry for entry in agent.log if entry["level"] != "info"] == []
+    return works
+
+
+def traces(agent: AgentProcess) -> bool:
+    return agent.listens() and agent.status("/readyz") == 200 and traced(agent, UNALTERED)
+
+
+def attached(agent: AgentProcess, place: str) -> bool:
+    return agent.value("xdp_program_attachment_info", netns=place) is not None
+
+
+def counted(agent: AgentProcess, places: Iterable[str]) -> dict[str, float | None]:
+    return {
+        place: agent.value("xdp_packets_total", netns=place, verdict="drop") for place in places
+    }
+
+
+def test_with_what_the_daemonset_has_everything_works(scene: Scene) -> None:
+    assert set(granted()) <= LOST.keys()
+    assert working(scene, granted()) == EVERYTHING
+
+
+@pytest.mark.parametrize("capability", LOST)
+def test_each_of_them_is_needed(scene: Scene, capability: str) -> None:
+    names = granted()
+    if capability == "SYS_RESOURCE" and capability not in names:
+        pytest.skip("from Linux 5.11 on BPF maps do not count as locked memory")
+    names.remove(capability)
+    assert working(scene, names) == EVERYTHING - LOST[capability]
+
+
+def test_doctor_misses_what_is_missing() -> None:
+    def finding(names: Sequence[str]) -> dict[str, str]:
+        command = [*confined(names), sys.executable, "-m", "xdpscope", "doctor", "--json"]
+        findings = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
+        (found,) = [each for each in findings if each["check"] == "capabilities"]
+        return dict(found)
+
+    assert finding(granted())["status"] == "ok"
+    assert finding(["SYS_ADMIN"])["status"] == "warn"
+    assert "CAP_SYSLOG" in finding(["SYS_ADMIN", "SYS_PTRACE", "NET_BROADCAST"])["found"]
+    assert finding(["SYSLOG"])["status"] == "fail"

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent as systemd runs it: by a real systemd, behind all that the unit shuts."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.agent import AgentAt, traced, wait_for
+from tests.kernel.lab import Lab
+from tests.kernel.pinned import BPFFS, UNALTERED, pinned_links, settled, udp, wipe
+from tests.kernel.programs import REPOSITORY
+from tests.kernel.test_namespaces import namespace
+
+SYSTEMD = Path("/lib/systemd/systemd")
+UNIT = REPOSITORY / "config" / "systemd" / "xdpscope.service"
+PLACE = Path("/run/systemd/system")
+LOG = Path("/run/xdpscope.log")
+PATH = BPFFS / "xst"
+# What the test puts in the unit's place: only where things are.
+DROP_IN = f"""
+[Unit]
+DefaultDependencies=no
+[Service]
+ExecStart=
+ExecStart={sys.executable} -m xdpscope run --config /etc/xdpscope/xdpscope.yaml
+StandardError=append:{LOG}
+"""
+# A Python of one's own may be in a home, which the service does not see.
+HOME = f"""
+ProtectHome=tmpfs
+BindReadOnlyPaths={Path.home()}
+"""
+
+
+@contextmanager
+def booted() -> Iterator[subprocess.Popen[bytes]]:
+    """A systemd that is the first process of a namespace, with the service as its only goal."""
+    command = ["unshare", "--fork", "--pid", "--kill-child", "--mount-proc", str(SYSTEMD)]
+    command += ["--system", "--unit=xdpscope.service", "--log-target=console"]
+    environment = {"PATH": os.environ["PATH"], "container": "test", "SYSTEMD_LOG_LEVEL": "warning"}
+    with subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.fixture
+def agent() -> Iterator[AgentAt]:
+    PLACE.mkdir(parents=True, exist_ok=True)
+    (PLACE / UNIT.name).write_text(UNIT.read_text())
+    (PLACE / f"{UNIT.name}.d").mkdir(exist_ok=True)
+    at_home = Path(sys.base_prefix).is_relative_to(Path.home())
+    (PLACE / f"{UNIT.name}.d/test.conf").write_text(DROP_IN + (HOME if at_home else ""))
+    Path("/etc/xdpscope").mkdir(exist_ok=True)
+    Path("/etc/xdpscope/xdpscope.yaml").write_text(f"state: {{pin_path: {PATH}}}\n")
+    LOG.unlink(missing_ok=True)
+    with booted():
+        yield AgentAt("http://127.0.0.1:10091")
+    wipe(PATH)
+
+
+def log() -> str:
+    return LOG.read_text() if LOG.exists() else ""
+
+
+@pytest.mark.skipif(not SYSTEMD.exists(), reason="systemd is missing: make setup")
+@pytest.mark.timeout(300)
+def test_all_of_it_works_behind_what_the_unit_shuts(lab: Lab, agent: AgentAt) -> None:
+    veth, program = lab.veth("xst0"), lab.load(UNALTERED, "flows")
+    program_id = program.info().id
+    lab.attach(program, veth)
+    with namespace("xst1", program) as other:
+        wait_for(lambda: agent.status("/readyz") == 200)
+        wait_for(lambda: traced(agent, UNALTERED) and settled(PATH, program_id))
+        assert pinned_links(PATH, program_id) == {"unaltered"}
+        wait_for(lambda: agent.value("xdp_program_attachment_info", netns="xst1") == 1)
+        veth.send(udp(4000), times=7)
+        other.send(5, udp(4000))
+        for name, packets in (("host", 7), ("xst1", 5)):
+            wait_for(
+                lambda name=name, packets=packets: (
+                    agent.value("xdp_packets_total", netns=name, verdict="drop") == packets
+                )
+            )
+    said = log()
+    assert '"started"' in said
+    assert "warning" not in said and "Traceback" not in said, said
