@@ -199,8 +199,7 @@ def _programs() -> list[Line]:
         queries[verdict] = total(rates, *of_program)
     to_program = {
         "title": "What ${__value.text} does",
-        "url": address(PROGRAM, *SHARED) + "&var-program=${__value.raw}"
-        "&${__url_time_range}",
+        "url": address(PROGRAM, *SHARED) + "&var-program=${__value.raw}&${__url_time_range}",
     }
     programs = rows(
         Words(
