@@ -168,6 +168,7 @@ def main() -> None:
     parser.add_argument("--instance", required=True, help="the node's name")
     parser.add_argument("--start", type=int, help="what the clock shall say when it begins")
     parser.add_argument("--seconds", type=float, default=300)
+    parser.add_argument("--port", type=int, default=0, help="the agent's")
     parser.add_argument("--scale", type=float, default=1.0, help="how much traffic")
     parser.add_argument("--uncounted", action="store_true", help="with a program without BTF")
     options = parser.parse_args()
@@ -176,7 +177,7 @@ def main() -> None:
         lab = Lab()
         streams = scene(lab, stack, options.scale, uncounted=options.uncounted)
         stack.enter_context(run_time_stats())
-        agent = stack.enter_context(AgentProcess()).ready()
+        agent = stack.enter_context(AgentProcess(port=options.port)).ready()
         for program in ("send_back_some", "to_device", "decide_by_source_mac"):
             wait_for(lambda program=program: traced(agent, program))
         if options.start:
