@@ -12,7 +12,7 @@ import pytest
 from tests.e2e.container import CRUN, bundle
 from tests.e2e.image import ROOT
 from tests.kernel.agent import AgentProcess, traced, wait_for
-from tests.kernel.lab import Lab, kernel_objects
+from tests.kernel.lab import Lab, kernel_objects, settled_objects
 from tests.kernel.pinned import UNALTERED, pinned_links, settled, udp, wipe
 from tests.kernel.test_namespaces import namespace
 
@@ -40,7 +40,7 @@ def agent(directory: Path, name: str) -> AgentProcess:
 @pytest.mark.timeout(900)
 def test_an_update_of_the_daemonset(lab: Lab, tmp_path: Path) -> None:
     """Agents follow each other as pods do: no packet is missed. Then what is pinned is removed."""
-    before = kernel_objects()
+    before = settled_objects()
     veth, program = lab.veth("xst0"), lab.load(UNALTERED, "flows")
     program_id = program.info().id
     lab.attach(program, veth)

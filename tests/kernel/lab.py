@@ -302,6 +302,16 @@ def kernel_objects() -> dict[str, int]:
     }
 
 
+def settled_objects() -> dict[str, int]:
+    """What the kernel holds, once it has freed what was given up before: it takes its time."""
+    found, since = kernel_objects(), time.monotonic()
+    while time.monotonic() < since + 2:
+        time.sleep(0.1)
+        if (now := kernel_objects()) != found:
+            found, since = now, time.monotonic()
+    return found
+
+
 def open_descriptors() -> int:
     """How many descriptors this process has open."""
     return len(list(Path("/proc/self/fd").iterdir()))

@@ -6,7 +6,6 @@ import time
 from ipaddress import ip_address
 from pathlib import Path
 
-from tests.kernel.lab import kernel_objects
 from xdpscope.libbpf import Link
 
 BPFFS = Path("/sys/fs/bpf")
@@ -48,16 +47,6 @@ def settled(path: Path, *program_ids: int) -> bool:
     """Whether what is pinned of programs is what an agent ends up with."""
     ends = {"unaltered"}, {"leave", "enter"}, {"count"}
     return all(pinned_links(path, id) in ends for id in program_ids)
-
-
-def settled_objects() -> dict[str, int]:
-    """What the kernel holds, once it has freed what was given up before: it takes its time."""
-    found, since = kernel_objects(), time.monotonic()
-    while time.monotonic() < since + 2:
-        time.sleep(0.1)
-        if (now := kernel_objects()) != found:
-            found, since = now, time.monotonic()
-    return found
 
 
 def wipe(path: Path) -> None:

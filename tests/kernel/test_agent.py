@@ -13,7 +13,7 @@ import time
 import pytest
 
 from tests.kernel.agent import QUICK, AgentProcess, traced, wait_for
-from tests.kernel.lab import Lab, frame, kernel_objects, loaded_programs
+from tests.kernel.lab import Lab, frame, kernel_objects, loaded_programs, settled_objects
 
 
 def test_programs_are_traced_within_a_second_of_netlinks_word(lab: Lab) -> None:
@@ -31,7 +31,7 @@ def test_programs_are_traced_within_a_second_of_netlinks_word(lab: Lab) -> None:
 def test_killed_under_traffic_it_leaves_nothing(lab: Lab) -> None:
     veth = lab.veth("xst0")
     lab.attach(lab.load("decide_drop"), veth)
-    before = kernel_objects()
+    before = settled_objects()
     with AgentProcess(QUICK) as agent:
         agent.ready()
         wait_for(lambda: traced(agent, "decide_drop"))
@@ -50,7 +50,7 @@ def test_ended_at_any_moment_it_leaves_nothing_and_takes_no_time(lab: Lab) -> No
     """From before its first line of Python until after its first look."""
     for number in range(3):
         lab.attach(lab.load("decide_drop"), lab.veth(f"xst{number}"))
-    before = kernel_objects()
+    before = settled_objects()
     chance = random.Random(1)
     slowest = 0.0
     for number in (signal.SIGTERM, signal.SIGINT) * 4:
@@ -99,7 +99,7 @@ def failure(config: str = "", prefix: tuple[str, ...] = (), port: int = 0) -> tu
 
 
 def test_a_port_in_use() -> None:
-    before = kernel_objects()
+    before = settled_objects()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         status, said = failure(port=taken.getsockname()[1])
     assert status == 1
@@ -109,7 +109,7 @@ def test_a_port_in_use() -> None:
 
 
 def test_a_wrong_configuration() -> None:
-    before = kernel_objects()
+    before = settled_objects()
     status, said = failure("discovery: {intervall: 5s}\n")
     assert status == 2
     assert "discovery.intervall" in said and "interval" in said
@@ -151,7 +151,7 @@ def test_doctor_is_content() -> None:
 def test_a_thousand_rounds(lab: Lab) -> None:
     """Load, attach, send, detach, unload, while the agent runs."""
     veth = lab.veth("xst0")
-    before = kernel_objects()
+    before = settled_objects()
     with AgentProcess("discovery: {interval: 200ms}\n") as agent:
         agent.ready()
         early: tuple[int, int] | None = None

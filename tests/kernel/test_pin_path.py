@@ -13,14 +13,13 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.agent import QUICK, AgentProcess, traced, wait_for
-from tests.kernel.lab import Drizzle, Lab, kernel_objects
+from tests.kernel.lab import Drizzle, Lab, kernel_objects, settled_objects
 from tests.kernel.pinned import (
     BPFFS,
     OWN_LINKS,
     UNALTERED,
     links,
     settled,
-    settled_objects,
     tree,
     udp,
     wipe,

@@ -4,8 +4,8 @@
 import pytest
 
 from tests.kernel.agent import QUICK, wait_for
-from tests.kernel.lab import kernel_objects
-from tests.kernel.pinned import BPFFS, settled_objects, tree, wipe
+from tests.kernel.lab import kernel_objects, settled_objects
+from tests.kernel.pinned import BPFFS, tree, wipe
 from tests.kernel.test_chains import needs_loader
 from tests.kernel.torture import observed
 
