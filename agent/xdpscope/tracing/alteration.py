@@ -13,8 +13,10 @@ be replaced.
 
 from collections.abc import Sequence, Set
 from enum import Enum, auto
+from errno import EPERM
 
 from xdpscope import bpf
+from xdpscope.errors import LoadError
 from xdpscope.libbpf import Instruction, Object
 from xdpscope.libbpf import instruction as isa
 
@@ -48,16 +50,29 @@ class _Alters(Exception):
 def harmless_calls() -> frozenset[int]:
     """What calls of helpers that alter no packet look like on this kernel.
 
-    None of them where the kernel does not tell.
+    None of them where the kernel does not tell, and not those that redirect to devices or sockets
+    where it wants CAP_NET_ADMIN for their maps, as before Linux 6.9.
 
     Raises:
         LoadError: the kernel lacks one that was there on 5.10.
     """
-    with Object(bpf.path_of("harmless")) as loaded:
+    found = _calls_of("harmless")
+    try:
+        return found | _calls_of("harmless_redirects")
+    except LoadError as error:
+        if error.errno != EPERM:
+            raise
+        return found
+
+
+def _calls_of(name: str) -> frozenset[int]:
+    """Of a program that has the name of its object."""
+    with Object(bpf.path_of(name)) as loaded:
         loaded.load()
-        with loaded.program("harmless") as program:
-            found = program.instructions()
-    return frozenset(each.imm for each in found if each.calls_helper and each.imm)
+        with loaded.program(name) as program:
+            return frozenset(
+                each.imm for each in program.instructions() if each.calls_helper and each.imm
+            )
 
 
 def alters_packets(instructions: Sequence[Instruction], harmless: Set[int]) -> bool:
