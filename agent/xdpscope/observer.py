@@ -370,7 +370,7 @@ class Observer:
         namespaces = {netns for _, netns in self._snapshot.namespaces.values()}
         # Where we cannot look: what is counted there is there.
         here.update(place for place in self._ledger.grown() if place[0] not in namespaces)
-        for place in set(self._ledger.places()):
+        for place in {*self._ledger.places(), *self._places_hidden}:
             if place in here:
                 self._places_gone.back(place)
                 self._places_hidden.pop(place, None)

@@ -53,15 +53,23 @@ def test_what_is_gone_leaves_the_page(lab: Lab, agent: AgentProcess) -> None:
     lab.delete(veth)
     wait_for(lambda: b"decide_drop" not in agent.get("/metrics"))
 
-
-def test_the_api_lists_what_list_prints(lab: Lab, agent: AgentProcess) -> None:
+    # One of the same name is there with noughts, before its first packet.
     lab.attach(lab.load("decide_drop"), lab.veth("xst0"))
     wait_for(lambda: traced(agent, "decide_drop"))
+    assert agent.value("xdp_packets_total", program="decide_drop", interface="xst0") == 0
+
+
+def test_the_api_lists_what_list_prints(lab: Lab, agent: AgentProcess) -> None:
+    veth = lab.veth("xst0")
+    lab.attach(lab.load("decide_drop"), veth)
+    wait_for(lambda: traced(agent, "decide_drop"))
+    veth.send(frame(60), times=7)
     served = json.loads(agent.get("/api/v1/programs"))
     printed = subprocess.check_output([sys.executable, "-m", "xdpscope", "list", "--json"])
     ours = [program for program in served if program["program"] == "decide_drop"]
     (counts,) = ours[0].pop("counts")
-    assert (counts["interface"], counts["packets"]["drop"]) == ("xst0", 0)
+    assert (counts["netns"], counts["interface"]) == ("host", "xst0")
+    assert (counts["packets"]["drop"], counts["bytes"]["drop"]) == (7, 7 * 60)
     assert ours[0]["attachments"] == [{"netns": "host", "interface": "xst0", "mode": "native"}]
     assert ours == [p for p in json.loads(printed) if p["program"] == "decide_drop"]
 
