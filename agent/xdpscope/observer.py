@@ -370,11 +370,12 @@ class Observer:
         namespaces = {netns for _, netns in self._snapshot.namespaces.values()}
         # Where we cannot look: what is counted there is there.
         here.update(place for place in self._ledger.grown() if place[0] not in namespaces)
-        for place in {*self._ledger.places(), *self._places_hidden}:
-            if place in here:
-                self._places_gone.back(place)
-                self._places_hidden.pop(place, None)
-            elif place not in self._places_hidden:
+        for place in here:
+            # Also if nothing was ever counted there: what was may be forgotten by now.
+            self._places_gone.back(place)
+            self._places_hidden.pop(place, None)
+        for place in {*self._ledger.places()} - here:
+            if place not in self._places_hidden:
                 self._places_gone.gone(place, now)
         for place in self._places_gone.over(now, linger):
             self._places_hidden[place] = None

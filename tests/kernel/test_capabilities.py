@@ -3,6 +3,7 @@
 
 import json
 import platform
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -117,6 +118,9 @@ def working(scene: Scene, capabilities: Sequence[str]) -> set[str]:
             works.add(EXIT)
         sent = scene.send()
         # Each where it belongs, whether or not the agent can look there.
+        agent.send(
+            signal.SIGHUP
+        )  # has it look: a namespace that it cannot see is told by two looks
         wait_for(lambda: counted(agent, sent) == sent)
         places = {place for place in sent if attached(agent, place)}
         assert {"host", "xst1"} <= places
