@@ -24,7 +24,7 @@ from pathlib import Path
 
 from pyroute2.netns import popns, pushns
 from tests.kernel.agent import AgentProcess, traced, wait_for
-from tests.kernel.lab import Lab, addressed, attempt, frame
+from tests.kernel.lab import Lab, Veth, addressed, attempt, frame
 from tests.kernel.test_chains import LINKS, append
 from tests.kernel.test_xdp_tools import xdp_filter
 
@@ -42,7 +42,8 @@ def ip(source: str, destination: str, protocol: int, ports: tuple[int, int], siz
     addresses = socket.inet_aton(source) + socket.inet_aton(destination)
     header = struct.pack("!BBHHHBBH", 0x45, 0, size - 14, 0, 0, 64, protocol, 0) + addresses
     rest = struct.pack("!HH", *ports)
-    rest += struct.pack("!IIBBHHH", 1, 1, 0x50, 0x10, 512, 0, 0) if protocol == 6 else b"\0" * 4
+    tcp, udp = struct.pack("!IIBBHHH", 1, 1, 0x50, 0x10, 512, 0, 0), (size - 34, 0)
+    rest += tcp if protocol == 6 else struct.pack("!HH", *udp)
     return (ethernet + header + rest).ljust(size, b"\0")
 
 
@@ -79,7 +80,7 @@ def mixed(what: int, *frames: bytes) -> list[bytes]:
 
 def scene(lab: Lab, stack: ExitStack, scale: float, *, uncounted: bool) -> list[Stream]:
     """Interfaces, programs and traffic."""
-    uplink, chained, inside, out = (lab.veth(name) for name in ("eth0", "eth1", "lan0", "lan1"))
+    uplink, chained, inside, out = (lab.veth(name) for name in ("wan0", "wan1", "lan0", "lan1"))
     xdp_filter("load", uplink.name, "--mode", "native")
     xdp_filter("port", "9999", "--mode", "dst", "--proto", "udp")
     xdp_filter("ip", "203.0.113.66", "--mode", "src")
@@ -88,6 +89,8 @@ def scene(lab: Lab, stack: ExitStack, scale: float, *, uncounted: bool) -> list[
     programs = lab.load_together("maps", "to_device", "where_it_leaves")
     lab.attach(programs["to_device"], inside)
     programs.put("devices", 0, out.index, programs["where_it_leaves"])
+    # A pair takes redirected packets if what is at its other end could be run there.
+    lab.attach(lab.load("decide_pass"), Veth(out.peer, out.name, lab.index(out.peer)))
     if uncounted:
         lab.attach(lab.load("decide_drop", "verdicts", "-g0"), lab.veth("eth2"))
 
