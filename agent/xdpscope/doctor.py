@@ -14,7 +14,7 @@ from xdpscope.discovery.listing import Listing
 from xdpscope.discovery.programs import Census
 from xdpscope.errors import KernelError, NotPermitted, TracingUnavailable, XdpscopeError
 from xdpscope.kernel import bpffs, capabilities
-from xdpscope.tracing.engine import Engine
+from xdpscope.tracing.engine import Engine, may_hook
 from xdpscope.tracing.pins import InUse, PinPath
 
 
@@ -119,8 +119,12 @@ def _tracing() -> Finding:
         with Engine() as engine:
             if engine.watches_devices:
                 return Finding(check, Status.OK, "a tracer of our own program attached")
-            cure = "nothing to do; the kernel's raw_notifier_call_chain cannot be hooked"
             found = "works, at some 20 instructions a packet more than where devices can be watched"
+            cure = "nothing to do; the kernel's raw_notifier_call_chain cannot be hooked"
+            if not may_hook():
+                cure = (
+                    "run in the host's PID namespace: hostPID in Kubernetes, --pid=host elsewhere"
+                )
             return Finding(check, Status.WARN, found, cure)
     except TracingUnavailable as error:
         cause = error.__cause__

@@ -14,10 +14,14 @@ import pytest
 
 from tests.kernel.agent import QUICK, AgentProcess, traced, wait_for
 from tests.kernel.lab import Lab, frame, kernel_objects, loaded_programs, settled_objects
+from xdpscope.tracing.engine import Engine
+
+SHELL = "sh", "-c", '"$@" & wait', "sh"
+"""Runs a command as its child."""
 
 
 def test_programs_are_traced_within_a_second_of_netlinks_word(lab: Lab) -> None:
-    with AgentProcess("discovery: {interval: 1h}\n") as agent:
+    with AgentProcess("discovery: {interval: 1h}\n", forked=False) as agent:
         agent.ready()
         veth = lab.veth("xst0")
         program = lab.load("decide_drop")
@@ -46,6 +50,25 @@ def test_killed_under_traffic_it_leaves_nothing(lab: Lab) -> None:
     assert lab.attached_program(veth) is not None
 
 
+@pytest.mark.parametrize("first", [pytest.param((), id="itself"), pytest.param(SHELL, id="shell")])
+def test_killed_with_its_pid_namespace_it_keeps_nobody_waiting(
+    lab: Lab, first: tuple[str, ...]
+) -> None:
+    """Before Linux 6.9 whoever then hooked a kernel function or loaded a module waited for ever."""
+    lab.attach(lab.load("decide_drop"), lab.veth("xst0"))
+    before = settled_objects()
+    unshare = "unshare", "--fork", "--pid", "--kill-child", "--mount-proc"
+    with AgentProcess(QUICK, prefix=(*unshare, *first)) as agent:
+        agent.ready()
+        wait_for(lambda: traced(agent, "decide_drop"))
+        agent.send(signal.SIGKILL)
+        assert agent.wait() == -signal.SIGKILL
+    wait_for(lambda: kernel_objects() == before, patience=60)
+    with Engine() as engine:
+        assert engine.watches_devices
+    assert kernel_objects() == before
+
+
 def test_ended_at_any_moment_it_leaves_nothing_and_takes_no_time(lab: Lab) -> None:
     """From before its first line of Python until after its first look."""
     for number in range(3):
@@ -54,7 +77,7 @@ def test_ended_at_any_moment_it_leaves_nothing_and_takes_no_time(lab: Lab) -> No
     chance = random.Random(1)
     slowest = 0.0
     for number in (signal.SIGTERM, signal.SIGINT) * 4:
-        with AgentProcess(QUICK) as agent:
+        with AgentProcess(QUICK, forked=False) as agent:
             time.sleep(chance.uniform(0.1, 6))
             began = time.monotonic()
             agent.send(number)

@@ -16,7 +16,7 @@ from xdpscope import bpf
 from xdpscope.accounting.slots import FAMILIES, SlotTable
 from xdpscope.discovery.programs import ANCHOR
 from xdpscope.errors import KernelError, LoadError, NotPermitted, TracingUnavailable
-from xdpscope.kernel import capabilities
+from xdpscope.kernel import capabilities, pidns
 from xdpscope.libbpf import Map, Object, Program, typed
 from xdpscope.tracing import alteration, templates
 from xdpscope.tracing.pins import PinPath, TargetPins
@@ -25,6 +25,17 @@ from xdpscope.tracing.templates import FlowSizes
 _log = structlog.get_logger(__name__)
 
 _ONLY_KEY = b"\0\0\0\0"
+
+
+def may_hook() -> bool:
+    """Whether a function of the kernel may be hooked without danger to the host.
+
+    Letting go of it waits for every task that is about to end (``synchronize_rcu_tasks``). The
+    first of a PID namespace is so until all others have ended: before Linux 6.9 ("rcu-tasks:
+    Eliminate deadlocks involving do_exit() and RCU tasks") an agent killed with its namespace,
+    and all of ftrace, waited for ever. BPF programs are traced without ftrace.
+    """
+    return pidns.is_hosts()
 
 
 class Engine:
@@ -41,7 +52,7 @@ class Engine:
 
         Args:
             flows: With it packets are counted by flow as well, in tables of this size.
-            watch_devices: Without it, or where the kernel does not let us, a device's identity
+            watch_devices: Without it, or where it cannot or must not be, a device's identity
                 is read for each packet.
             pins: Where what is counted outlives the agent. What such an engine left there
                 is taken over, what another left is removed.
@@ -58,7 +69,7 @@ class Engine:
                 anchor.load()
                 self._anchor = stack.enter_context(anchor.program(ANCHOR))
                 self.templates, self._state = templates.load(
-                    flows, watch_devices, self._anchor, pins
+                    flows, watch_devices and may_hook(), self._anchor, pins
                 )
                 stack.callback(self.templates.close)
                 self._spilled = stack.enter_context(self.templates.map("spilled"))
