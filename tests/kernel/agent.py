@@ -19,6 +19,8 @@ from typing import Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.kernel.nursery import Started
+
 QUICK = "discovery: {interval: 500ms}\n"
 
 # An emulated machine is some twenty times slower than a real one.
@@ -81,25 +83,34 @@ class AgentProcess(AgentAt):
         config: str = "",
         prefix: Sequence[str] = (),
         port: int = 0,
-        program: Sequence[str] = ("-m", "xdpscope"),
         environment: Mapping[str, str] | None = None,
         command: Sequence[str] | None = None,
+        forked: bool = True,
     ) -> None:
-        """Starts it; ``program`` is what Python runs in its stead, ``environment`` is added.
+        """Starts it: forked off ``nursery``, if it is to be nothing but the usual.
 
-        With ``command`` that is run, as it is.
+        Args:
+            config: What is in its configuration file.
+            prefix: A command that runs it.
+            port: Of the loopback; 0: any.
+            environment: Is added.
+            command: Is run in its stead, as it is.
+            forked: False: from its first instruction on.
         """
         super().__init__("")
         self._config = tempfile.NamedTemporaryFile("w", suffix=".yaml")  # noqa: SIM115 - closed by __exit__
         self.configure(config)
-        usual = [*prefix, sys.executable, *program, "run", "--config", self._config.name]
-        usual += ["--listen", f"127.0.0.1:{port}"]
-        self.process = subprocess.Popen(
-            command or usual,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **(environment or {})},
-        )
+        arguments = ["run", "--config", self._config.name, "--listen", f"127.0.0.1:{port}"]
+        self.process: Started | subprocess.Popen[str]
+        if prefix or environment or command or not forked:
+            self.process = subprocess.Popen(
+                command or [*prefix, sys.executable, "-m", "xdpscope", *arguments],
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, **(environment or {})},
+            )
+        else:
+            self.process = Started(arguments)
         self.log: list[dict[str, object]] = []
         self.stderr: list[str] = []
         self._listening = threading.Event()
@@ -133,7 +144,7 @@ class AgentProcess(AgentAt):
     def ready(self) -> Self:
         """Waits until the first discovery is done."""
         self._listening.wait(PATIENCE)
-        assert self.process.poll() is None, self.stderr
+        assert self.listens(), f"the agent did not start: {self.stderr}"
         wait_for(lambda: self.status("/readyz") == 200)
         return self
 

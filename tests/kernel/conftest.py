@@ -2,7 +2,7 @@
 """What kernel tests share: a lab, and an observer to look at it."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pyroute2.config
 import pytest
@@ -18,6 +18,16 @@ pyroute2.config.default_communicate_timeout = 60
 
 Counts = dict[tuple[str, str, str], tuple[int, int]]
 """(program, interface, verdict) to (packets, bytes)."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport]:
+    """Says at once why a test failed: a machine that is killed takes pytest's own report along."""
+    report = yield
+    if report.failed:
+        terminal = item.config.pluginmanager.get_plugin("terminalreporter")
+        terminal.write_line(f"\nFAILED {report.nodeid}, {report.when}: {report.longreprtext}\n")
+    return report
 
 
 @pytest.fixture

@@ -83,6 +83,8 @@ if [ -n "$FORWARD" ]; then
 fi
 unset IFS
 
+# Of a machine that dies or hangs the console is all there is: stalls and hung tasks are said there.
+busybox dmesg -n 5
 echo "-- command starts --" >/dev/console # what the kernel prints after this is not its start
 status=0
 # By its path: busybox would run a shell of its own, with tools of its own in place of the host's.
