@@ -52,7 +52,7 @@ pytestmark = [
 
 
 class Prometheus:
-    """A server of its own, scraping one agent every second."""
+    """A server of its own, scraping one agent all the time."""
 
     def __init__(self, address: str) -> None:
         self._address = address
@@ -82,13 +82,15 @@ class Prometheus:
 
 
 @contextmanager
-def scraping(agent: AgentProcess, directory: Path, access: str = "") -> Iterator[Prometheus]:
-    """``access`` is what the job needs more than a target."""
+def scraping(
+    agent: AgentProcess, directory: Path, access: str = "", seconds: int = 1
+) -> Iterator[Prometheus]:
+    """``access`` is what the job needs more than a target, ``seconds`` the time between scrapes."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     target = agent.address.partition("://")[2]
     (directory / "prometheus.yml").write_text(
-        "global: {scrape_interval: 1s, scrape_timeout: 1s}\n"
+        f"global: {{scrape_interval: {seconds}s, scrape_timeout: {seconds}s}}\n"
         "scrape_configs:\n"
         f"- {{job_name: xdpscope, static_configs: [{{targets: ['{target}']}}]{access}}}\n"
     )
