@@ -190,11 +190,12 @@ class Observer:
         """
         snapshot = self._inventory.take()
         with self._lock:
-            # Under the old names still, of interfaces that were renamed or are gone; once
-            # more, for what has come since the flows were read.
             self._places.expect(snapshot)
-            self._read_flows(self._places.at_once)
-            spilled = self._book(self._places.at_once)
+            spilled = self._read_flows(self._places.at_once)
+            if snapshot is not self._snapshot:
+                # Under the old names still, of interfaces that were renamed or are gone: what
+                # has come since the flows were read.
+                spilled = self._book(self._places.at_once)
             self._places.settle()
             self._snapshot = snapshot
             if self._looked:  # else there may be some that were never booked
@@ -330,11 +331,11 @@ class Observer:
         self._books.book(read_counts(tracers), spilled, place_of)
         return spilled
 
-    def _read_flows(self, place_of: PlaceOf) -> None:
-        """Books the totals, and only then the flows: see accounting/flows.py."""
-        self._book(place_of)
+    def _read_flows(self, place_of: PlaceOf) -> Mapping[int, NDArray[Any]]:
+        """Books the totals, as ``_book``, and only then the flows: see accounting/flows.py."""
+        spilled = self._book(place_of)
         if self._flows is None:
-            return
+            return spilled
 
         def admitted(*device: *tuple[int, int, int, str]) -> Place | None:
             place = place_of(*device)
@@ -347,6 +348,7 @@ class Observer:
             for place, tally in self._ledger.of(target.program.id).items()
         }
         self._flows.read(self._owners, totals, time.monotonic(), moved)
+        return spilled
 
     def _forget_spilled(self, spilled: Mapping[int, NDArray[Any]]) -> None:
         done = self._spilled.done_with(spilled, self._places, time.monotonic())
