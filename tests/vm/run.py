@@ -12,6 +12,7 @@ died, 130 and 143 when interrupted or terminated.
 from __future__ import annotations
 
 import argparse
+import compileall
 import os
 import re
 import selectors
@@ -87,6 +88,8 @@ def run(command: Sequence[str], *, kernel: str = "default", machine: Machine | N
     """
     machine = machine or Machine()
     _check_tools()
+    for part in ("agent", "tests"):
+        compileall.compile_dir(WORK_TREE / part, quiet=2)
     chosen = ensure(kernel)
     if machine.parallel and chosen.version > LAST_PARALLEL:
         raise VmError(
@@ -149,6 +152,8 @@ def _command(command: Sequence[str], machine: Machine) -> str:
         "HOME": str(Path.home()),
         "LANG": "C.UTF-8",
         "PYTHONUNBUFFERED": "1",
+        # Two guests at once would write the same files; what they read is compiled before.
+        "PYTHONDONTWRITEBYTECODE": "1",
         "XDPSCOPE_VM": "1",
         # QEMU 7.2 emulates AVX2 wrongly: numpy's sorts come out unsorted, without a word.
         "NPY_DISABLE_CPU_FEATURES": "X86_V3",
