@@ -392,7 +392,8 @@ def test_an_interface_that_moves_under_traffic(lab: Lab, observer: Observer) -> 
             stack.callback(remove, name)
         observer.look(1000)
         where, found = "host", [counted(observer)]
-        with veth.sending(frame(60)):
+        with veth.sending(frame(60)) as traffic:
+            wait_for(lambda: traffic.sent > 10)
             for round_ in range(9):
                 to = names[round_ % 2]
                 if where == "host":
@@ -405,7 +406,8 @@ def test_an_interface_that_moves_under_traffic(lab: Lab, observer: Observer) -> 
                     there.route.link("set", index=there.index("xst0"), state="up")
                 if round_ % 3 != 1:
                     observer.look(1000)
-                time.sleep(0.05)
+                enough = traffic.sent + 10
+                wait_for(lambda enough=enough: traffic.sent > enough)
                 found.append(counted(observer))
         observer.look(1000)
         time.sleep(0.2)
