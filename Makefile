@@ -12,7 +12,7 @@ PYTHON := .venv/bin/python
 # distributions than Debian have but one kernel in reach of their own sources.
 KERNELS ?= $(if $(shell grep -x 'ID=debian' /etc/os-release 2>/dev/null),6.1 6.12,default)
 # Seconds that one kernel may take for its whole suite, and the demo after its table has started.
-KERNEL_TIMEOUT ?= 3000
+KERNEL_TIMEOUT ?= 4200
 DEMO_SECONDS ?=
 # More for pytest, such as PYTEST='-k replacement -x'.
 PYTEST ?=
