@@ -119,7 +119,10 @@ def _tracing() -> Finding:
         with Engine() as engine:
             if engine.watches_devices:
                 return Finding(check, Status.OK, "a tracer of our own program attached")
-            found = "works, at some 20 instructions a packet more than where devices can be watched"
+            found = (
+                "works, but devices cannot be watched: some 20 instructions a packet more,"
+                " and for flows every program is traced at its entry too"
+            )
             cure = "nothing to do; the kernel's raw_notifier_call_chain cannot be hooked"
             if not may_hook():
                 cure = (
