@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Agents forked off a process that has read their modules: there at once.
+"""Agents forked off a process that has read their modules: there sooner.
 
 An emulated machine takes eight seconds for Python to read what the agent needs. Each is a process
-of its own all the same, child of a server that has no thread and no descriptor of the tests'.
+of its own all the same, child of a server that has no descriptor of the tests'.
 """
 
 import multiprocessing

@@ -52,9 +52,9 @@ def rows(clock: dict[str, Any], counted: dict[str, Any]) -> list[Row]:
     for what, key, second, unit, limit in _MEASURED:
         last: list[float | None] = [*nothing[:first], limit]
         for guest, kind, name, limits in (
-            (clock, "clock", f"{unit} of an emulated guest's clock", nothing),
+            (clock, "clock", f"{unit} of the guest's clock", last),
+            (clock, "cpu", f"{unit} of its CPU", nothing),
             (counted, "clock", f"{unit} at 1 GHz and 1 instruction a cycle", last),
-            (counted, "cpu", f"{unit} of it on the CPU", nothing),
         ):
             values = [each[key][kind] / second for each in guest["sizes"]]
             found.append(Row(f"{what}, {name}", values, limits))
