@@ -197,25 +197,38 @@ static __always_inline struct device_counts *spill(struct target_counts *target,
 	return known;
 }
 
-/* The record of any device; NULL if there is no place left for one. */
-static __always_inline struct device_counts *record_of(struct xdp_buff *xdp,
-						       struct target_counts *target)
+/* The index of the device's place in the target's own record, or of the first that is free. */
+static __always_inline void find_place(struct target_counts *target, __u64 identity)
 {
-	struct net_device *device = device_of(xdp, target);
-	__u64 identity = identity_of(device);
-	struct device_counts *known;
-
+	target->index = DEVICES_INLINE;
 	for (int i = 0; i < DEVICES_INLINE; i++) {
-		known = &target->devices[i];
-		if (known->identity == 0)
-			bind_record(known, device, identity, i);
-		if (known->identity == identity) {
-			known->device = (__u64)device;
-			known->epoch = epoch;
-			return known;
+		__u64 taken = target->devices[i].identity;
+
+		if (taken == identity || taken == 0) {
+			target->index = i;
+			return;
 		}
 	}
-	return spill(target, device, identity);
+}
+
+/* The record of any device; NULL if there is no place left for one. */
+static __always_inline struct device_counts *record_of(struct net_device *device,
+						       struct target_counts *target)
+{
+	__u64 identity = identity_of(device), index;
+	struct device_counts *known;
+
+	find_place(target, identity);
+	/* From memory, so that the verifier follows one path from here, and not one for each. */
+	index = *(volatile __u64 *)&target->index;
+	if (index >= DEVICES_INLINE)
+		return spill(target, device, identity);
+	known = &target->devices[index];
+	if (known->identity == 0)
+		bind_record(known, device, identity, index);
+	known->device = (__u64)device;
+	known->epoch = epoch;
+	return known;
 }
 
 /* Called for every device that is registered, or moved to another namespace. */

@@ -133,7 +133,7 @@ static __always_inline bool entered(const struct entry *entry)
 /* Which record is the device's, or is now: `index` of `target`, NO_INDEX if there is none. */
 static __noinline int find_record(struct xdp_buff *xdp, struct target_counts *target)
 {
-	struct device_counts *known = record_of(xdp, target);
+	struct device_counts *known = record_of(device_of(xdp, target), target);
 
 	target->index = known ? known->index : NO_INDEX;
 	return 0;
@@ -334,7 +334,7 @@ static __always_inline int count_meanwhile(__u64 *ctx, bool by_epoch)
 	struct target_counts *target = target_counts();
 	__u64 verdict = lesser((__u32)ctx[1], VERDICT_UNKNOWN);
 	struct device_counts *known;
-	struct xdp_buff *xdp;
+	struct net_device *device;
 	struct entry *entry;
 
 	if (!target || verdict >= VERDICTS)
@@ -347,12 +347,10 @@ static __always_inline int count_meanwhile(__u64 *ctx, bool by_epoch)
 	}
 	if (entered(entry))
 		return 0;
-	xdp = packet_of(ctx);
+	device = device_of(packet_of(ctx), target);
 	known = &target->devices[0];
-	if (!recognised(known, device_of(xdp, target), by_epoch)) {
-		find_record(xdp, target);
-		known = found_record(xdp, target);
-	}
+	if (!recognised(known, device, by_epoch))
+		known = record_of(device, target);
 	add(known ? &known->verdicts[verdict] : &target->unplaced[verdict], length);
 	return 0;
 }

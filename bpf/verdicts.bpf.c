@@ -10,10 +10,10 @@
 #include "counting.h"
 
 /* Any device but the one that the target's first place is known to stand for. */
-static __noinline int count_other(struct xdp_buff *xdp, struct target_counts *target,
+static __noinline int count_other(struct net_device *device, struct target_counts *target,
 				  enum verdict verdict, __u64 length)
 {
-	struct device_counts *known = record_of(xdp, target);
+	struct device_counts *known = record_of(device, target);
 
 	if (verdict < VERDICTS)
 		add(known ? &known->verdicts[verdict] : &target->unplaced[verdict], length);
@@ -24,16 +24,15 @@ static __always_inline int count(__u64 *ctx, bool by_epoch)
 {
 	__u64 length = length_of(packet_of(ctx));
 	struct target_counts *target = target_counts();
+	struct net_device *device;
 	enum verdict verdict;
-	struct xdp_buff *xdp;
 
 	if (!target)
 		return 0;
-	xdp = packet_of(ctx);
+	device = device_of(packet_of(ctx), target);
 	verdict = verdict_of(ctx);
-	if (__builtin_expect(!recognised(&target->devices[0], device_of(xdp, target), by_epoch),
-			     false))
-		return count_other(xdp, target, verdict, length);
+	if (__builtin_expect(!recognised(&target->devices[0], device, by_epoch), false))
+		return count_other(device, target, verdict, length);
 	add(&target->devices[0].verdicts[verdict], length);
 	return 0;
 }
