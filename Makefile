@@ -118,10 +118,10 @@ endef
 suite-on-%:
 	@echo "== kernel suite on $*"; \
 	$(PYTHON) -m tests.vm.run --kernel $* --timeout $(KERNEL_TIMEOUT) \
-		-- pytest -p no:cacheprovider tests/kernel $(PYTEST)
+		-- python -m pytest -p no:cacheprovider tests/kernel $(PYTEST)
 
 # The emulator runs CPUs in turn, in long slices; truly at once is safe on kernels up to 6.1 only.
 suite-at-once:
 	@echo "== exactness on 6.1, with four CPUs that run at once"; \
 	$(PYTHON) -m tests.vm.run --kernel 6.1 --parallel --cpus 4 --timeout $(KERNEL_TIMEOUT) \
-		-- pytest -p no:cacheprovider tests/kernel/test_verdicts.py tests/kernel/test_fallback.py
+		-- python -m pytest -p no:cacheprovider tests/kernel/test_verdicts.py tests/kernel/test_fallback.py

@@ -83,7 +83,7 @@ def name_of(known: Owners, interface: str) -> bool:
         PROGRAM, TARGET, np.arange(cpus), np.zeros(cpus, np.uint64),
         np.full(cpus, 5 << 32 | 2, np.uint64), np.full(cpus, 5), np.array([b"eth0"] * cpus),
     )  # fmt: skip
-    return known.update([seen], lambda *_: ("host", interface))
+    return known.update([seen], lambda *_: ("host", interface), interface)
 
 
 def total(packets: int, size: int, verdict: str = "drop") -> dict[Owner, Tally]:

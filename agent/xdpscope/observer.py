@@ -341,7 +341,8 @@ class Observer:
             place = place_of(*device)
             return place if place is not None and self._admits(place) else None
 
-        moved = self._owners.update(self._books.seen, admitted)
+        view = self._places.version, self._scope, self._inventory.everywhere
+        moved = self._owners.update(self._books.seen, admitted, view)
         totals = {
             (target.program.id, place): tally
             for target in self._targets
@@ -357,12 +358,10 @@ class Observer:
 
     def _say_farewell(self, programs: set[int], linger: float) -> None:
         now = time.monotonic()
-        for target in self._targets:
-            id = target.program.id
-            if id in programs:
-                self._programs_gone.gone(id, now)
-            else:
-                self._programs_gone.back(id)
+        for id in programs:
+            self._programs_gone.gone(id, now)
+        for id in set(self._programs_gone) - programs:
+            self._programs_gone.back(id)
         for id in self._programs_gone.over(now, linger):
             self._targets.forget(id)
             self._ledger.forget_program(id)
@@ -372,10 +371,11 @@ class Observer:
         namespaces = {netns for _, netns in self._snapshot.namespaces.values()}
         # Where we cannot look: what is counted there is there.
         here.update(place for place in self._ledger.grown() if place[0] not in namespaces)
-        for place in here:
-            # Also if nothing was ever counted there: what was may be forgotten by now.
+        # Also if nothing was ever counted there: what was may be forgotten by now.
+        for place in here.intersection(self._places_gone):
             self._places_gone.back(place)
-            self._places_hidden.pop(place, None)
+        for place in here.intersection(self._places_hidden):
+            del self._places_hidden[place]
         for place in {*self._ledger.places()} - here:
             if place not in self._places_hidden:
                 self._places_gone.gone(place, now)

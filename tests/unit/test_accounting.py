@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from xdpscope import bpf
 from xdpscope.accounting.farewell import Farewell
 from xdpscope.accounting.ledger import Ledger, Place
+from xdpscope.accounting.owners import Owners, Seen
 from xdpscope.accounting.reading import (
     UNPLACED,
     VERDICTS,
@@ -166,3 +167,32 @@ def test_a_device_may_lose_one_of_its_records() -> None:
     assert drops(ledger) == {("ns1", "eth0"): (9, 540)}
     ledger.book(PROGRAM, "spilled", {(1, 2): reading(2)}, by_index)
     assert drops(ledger) == {("ns1", "eth0"): (11, 660)}
+
+
+def test_as_long_as_nothing_moves_no_device_is_asked_for_again() -> None:
+    asked: list[int] = []
+    places: dict[int, Place | None] = {2: ("host", "eth0"), 3: None}
+
+    def place_of(_serial: int, index: int, _inode: int, _name: str) -> Place | None:
+        asked.append(index)
+        return places[index]
+
+    def seen(*indices: int) -> Seen:
+        count = len(indices)
+        return Seen(
+            PROGRAM, 1, np.zeros(count, np.intp), np.arange(count),
+            np.array([5 << 32 | index for index in indices], np.uint64),
+            np.full(count, 5), np.array([b"eth"] * count),
+        )  # fmt: skip
+
+    owners = Owners()
+    assert owners.update([seen(2)], place_of, "a look")
+    assert not owners.update([seen(2)], place_of, "a look")
+    assert asked == [2]
+    assert not owners.update([seen(2)], place_of, "the next")
+    assert asked == [2, 2]
+    # One that was nowhere may be somewhere by now.
+    assert owners.update([seen(2, 3)], place_of, "the next")
+    places[3] = "host", "eth1"
+    assert owners.update([seen(2, 3)], place_of, "the next")
+    assert owners.owner(1) == (PROGRAM, ("host", "eth1"))

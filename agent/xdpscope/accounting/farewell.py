@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long what is gone stays on the page."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
@@ -27,6 +27,9 @@ class Farewell(Generic[K]):
 
     def __contains__(self, key: K) -> bool:
         return key in self._gone
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._gone)
 
     def gone(self, key: K, now: float) -> None:
         """Notes an end, once; ``now`` in seconds of a monotonic clock."""

@@ -99,16 +99,20 @@ class Owners:
     def __init__(self) -> None:
         self._seen: dict[tuple[int, bool], Seen] = {}
         self._places: dict[Device, Place | None] = {}
+        self._view: object = None
         self._numbers: dict[Owner, int] = {}
         self._owners: dict[int, Owner] = {}
         self._next = itertools.count()
         self.scopes = Scopes(np.empty(0, np.uint64), np.empty(0, np.int32))
 
-    def update(self, seen: Iterable[Seen], place_of: PlaceOf) -> bool:
+    def update(self, seen: Iterable[Seen], place_of: PlaceOf, view: object) -> bool:
         """Takes over which records there are now; whether any scope is another.
 
-        A target's records come in one ``Seen``, or in two of which the second is of those
-        that found no place in its own map.
+        Args:
+            seen: A target's records come in one ``Seen``, or in two of which the second is of
+                those that found no place in its own map.
+            place_of: As in the ledger; None also for what is not to be observed.
+            view: As long as it is equal, so is the place of each device that has one.
         """
         now: dict[tuple[int, bool], Seen] = {}
         for each in seen:
@@ -116,8 +120,11 @@ class Owners:
         same = now.keys() == self._seen.keys() and all(
             each is self._seen[key] or each.same_as(self._seen[key]) for key, each in now.items()
         )
-        if same and all(
-            _place(device, place_of) == place for device, place in self._places.items()
+        settled = view == self._view and None not in self._places.values()
+        self._view = view
+        if same and (
+            settled
+            or all(_place(device, place_of) == place for device, place in self._places.items())
         ):
             return False
         self._seen = now

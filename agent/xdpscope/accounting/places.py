@@ -21,6 +21,8 @@ class Places:
     """
 
     def __init__(self) -> None:
+        self.version = 0
+        """Another one whenever a device that has a place may have got another."""
         self._now = Snapshot()
         self._coming: Snapshot | None = None
         self._inodes: frozenset[int] = frozenset()
@@ -29,18 +31,21 @@ class Places:
     def expect(self, snapshot: Snapshot) -> None:
         """Begins a look: has what is not known from the last one be known from this."""
         self._coming = snapshot
+        self.version += snapshot is not self._now
         self._inodes = frozenset(inode for inode, _ in snapshot.namespaces.values())
 
     def settle(self) -> None:
         """Has the names of the look that was begun be those of now."""
         if self._coming is None:
             return
+        self.version += self._coming is not self._now
         self._now, self._coming = self._coming, None
         for serial, (_, name) in self._now.namespaces.items():
             self._names.pop(serial, None)  # to the end: the last that is forgotten
             self._names[serial] = name
         while len(self._names) > _REMEMBERED + len(self._now.namespaces):
             del self._names[next(iter(self._names))]
+            self.version += 1
 
     def of(self, serial: int, index: int, inode: int, name: str) -> Place | None:
         """Where a device is.

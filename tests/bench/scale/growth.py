@@ -12,6 +12,7 @@ import os
 import resource
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -21,6 +22,7 @@ from typing import Any
 
 from tests.bench.rig import packet4
 from tests.bench.scale.namespaces import spread, within
+from xdpscope import log
 from xdpscope.config import Flows
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.libbpf import possible_cpus
@@ -145,9 +147,12 @@ def main() -> None:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     found: list[dict[str, Any]] = []
-    for programs in map(int, sys.argv[2:]) if sys.argv[2:] else SIZES:
-        found.append(asdict(measure(programs)))
-        print(found[-1], file=sys.stderr, flush=True)
+    with tempfile.TemporaryFile("w") as stream:
+        # As the agent's own, but not to the emulator's terminal, which is no part of it.
+        log.configure("info", "json", stream)
+        for programs in map(int, sys.argv[2:]) if sys.argv[2:] else SIZES:
+            found.append(asdict(measure(programs)))
+            print(found[-1], file=sys.stderr, flush=True)
     result = {"release": os.uname().release, "sizes": found}
     Path(sys.argv[1]).write_text(json.dumps(result))
 
