@@ -181,7 +181,6 @@ static __always_inline struct device_counts *spill(struct target_counts *target,
 {
 	struct spill_key key = { .identity = identity, .target = constant(TARGET) };
 	struct device_counts *known = bpf_map_lookup_elem(&spilled, &key);
-	__u64 index;
 
 	if (!known) {
 		/* Another CPU may have been first: whoever it was, look again. */
@@ -189,10 +188,9 @@ static __always_inline struct device_counts *spill(struct target_counts *target,
 		known = bpf_map_lookup_elem(&spilled, &key);
 	}
 	if (known && known->identity == 0) {
-		index = target->next_index ?: DEVICES_INLINE;
-		if (index < NO_INDEX)
-			target->next_index = index + 1;
-		bind_record(known, device, identity, index);
+		bind_record(known, device, identity,
+			    lesser(DEVICES_INLINE + target->devices_spilled, NO_INDEX));
+		target->devices_spilled++;
 	}
 	return known;
 }

@@ -56,6 +56,8 @@ class Decoder:
     """Reads what the kernel says of an interface; what it has read of late, it knows."""
 
     def __init__(self) -> None:
+        # For one dump after the other: memory that is new each time is paged in each time.
+        self.room = memoryview(bytearray(_READ_SIZE))
         self._known: dict[bytes, Interface] = {}
         self._used: dict[bytes, Interface] = {}
 
@@ -144,7 +146,8 @@ class InterfaceSource:
 
     def _messages(self) -> Iterator[tuple[int, int, memoryview]]:
         """One read's (type, flags, body) of answers to the last request."""
-        data = memoryview(self._socket.recv(_READ_SIZE))
+        room = self._decoder.room
+        data = room[: self._socket.recv_into(room)]
         while len(data) >= _HEADER.size:
             size, kind, flags, sequence, _ = _HEADER.unpack_from(data)
             if sequence == self._sequence:

@@ -65,17 +65,20 @@ class MapInfo:
 class Map(Pinnable):
     """A map. Values come as arrays of bytes with one row a CPU; ``view`` gives them a type."""
 
-    __slots__ = ("info",)
+    __slots__ = ("_info",)
 
     def __init__(self, fd: int) -> None:
         super().__init__(fd)
-        try:
-            self.info = self._info()
-        except BaseException:
-            self.close()
-            raise
+        self._info: MapInfo | None = None
 
-    def _info(self) -> MapInfo:
+    @property
+    def info(self) -> MapInfo:
+        """What the kernel says of the map; asked for once."""
+        if self._info is None:
+            self._info = self._asked()
+        return self._info
+
+    def _asked(self) -> MapInfo:
         info = ffi.new("struct bpf_map_info *")
         size = ffi.new("__u32 *", ffi.sizeof("struct bpf_map_info"))
         result = lib.bpf_obj_get_info_by_fd(self.fileno(), info, size)

@@ -132,11 +132,11 @@ class Tracer:
         )
         with closing(attaching):
             for name, each in attaching:
-                with ExitStack() as stack:
-                    stack.callback(each.close)
-                    if self._pins is not None:
+                if self._pins is not None:
+                    with ExitStack() as stack:
+                        stack.callback(each.close)
                         self._pins.put(name, each.link)
-                    stack.pop_all()
+                        stack.pop_all()
                 self._attached[name] = each
 
     def follow_up(self, alters_packets: Callable[[Program], bool]) -> None:
