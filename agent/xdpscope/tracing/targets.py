@@ -65,7 +65,6 @@ class Targets:
             else:
                 pins.remove()
         self._settled: tuple[Snapshot, Scope] | None = None  # with which all are in step
-        self._unsaid: list[XdpProgram] = []  # newly traced
         self.failures: Counter[Reason] = Counter()
 
     def __iter__(self) -> Iterator[Target]:
@@ -90,7 +89,6 @@ class Targets:
             for target in self:
                 if target.refusal is not None and not interrupted():
                     self._settle(target, snapshot, scope)
-            self._announce()
             return [id for id in self._targets if id not in snapshot.programs]
         self._settled = None
         for program_id, program in snapshot.programs.items():
@@ -102,7 +100,6 @@ class Targets:
             self._adopt(target)
             target.attachments = snapshot.attachments.get(program_id, ())
             self._settle(target, snapshot, scope)
-        self._announce()
         if not self._tidied:
             self._tidy()
         self._settled = snapshot, scope
@@ -182,14 +179,8 @@ class Targets:
             target.tracer.detach()
             _log.info("let go", program=program.function, program_id=program.id, reason=reason)
         if reason is None and target.reason is not None:
-            self._unsaid.append(program)
-        target.reason = reason
-
-    def _announce(self) -> None:
-        """Says what is traced now: after it all is, which is not to wait for a log."""
-        for program in self._unsaid:
             _log.info("tracing", program=program.function, program_id=program.id)
-        self._unsaid.clear()
+        target.reason = reason
 
     def _may_arm(self, target: Target, snapshot: Snapshot) -> bool:
         held = snapshot.holders.get(target.program.id, 0) > 0

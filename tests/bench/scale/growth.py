@@ -35,6 +35,8 @@ from xdpscope.tracing.templates import FlowSizes
 SIZES = (100, 250, 500)
 PER_NAMESPACE = 10
 _LOOKS = 5
+# Seconds in which the kernel ends what making, or removing, hundreds of interfaces has begun.
+_SETTLING = 10.0
 _PATIENCE = 300.0  # of an emulated guest beside others
 
 
@@ -93,6 +95,7 @@ def measure(programs: int) -> Growth:
     flows = Flows()
     size = programs // PER_NAMESPACE, programs, programs
     with spread(*size, by_link=True) as names, observed(flows) as (engine, inventory):
+        time.sleep(_SETTLING)
         with closing(Targets(engine)) as targets:
             attaching, following = attach(targets, inventory, programs)
         finding = least(inventory.take)
