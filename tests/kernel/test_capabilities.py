@@ -15,9 +15,9 @@ import yaml
 
 from tests.kernel.agent import AgentProcess, traced, wait_for
 from tests.kernel.lab import Lab, Veth
+from tests.kernel.namespaces import UNSHARE, Namespace, Tether, inside, namespace, path_of
 from tests.kernel.pinned import BPFFS, UNALTERED, pinned_links, settled, udp, wipe
 from tests.kernel.programs import REPOSITORY
-from tests.kernel.test_namespaces import UNSHARE, Namespace, Tether, inside, namespace, path_of
 from xdpscope.kernel import netns
 
 KUBERNETES = REPOSITORY / "config" / "kubernetes"

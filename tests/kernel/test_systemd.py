@@ -13,9 +13,9 @@ import pytest
 
 from tests.kernel.agent import AgentAt, traced, wait_for
 from tests.kernel.lab import Lab
+from tests.kernel.namespaces import namespace
 from tests.kernel.pinned import BPFFS, UNALTERED, pinned_links, settled, udp, wipe
 from tests.kernel.programs import REPOSITORY
-from tests.kernel.test_namespaces import namespace
 
 SYSTEMD = Path("/lib/systemd/systemd")
 UNIT = REPOSITORY / "config" / "systemd" / "xdpscope.service"
