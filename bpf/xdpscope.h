@@ -132,7 +132,7 @@ struct entry {
 struct target_counts {
 	struct entry entry;
 	struct device_counts devices[DEVICES_INLINE];
-	__u64 devices_spilled; /* records in `spilled` */
+	__u64 devices_spilled; /* records ever bound in `spilled`: gives each its index */
 	/* Of the packet at hand, where it is not a usual one. In memory the verifier knows
 	 * nothing of them, and so follows one path where it would follow one for each value.
 	 */
