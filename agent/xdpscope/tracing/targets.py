@@ -86,11 +86,11 @@ class Targets:
         removed. Returns early, with the rest undone, once ``interrupted`` says so.
         """
         if self._settled is not None and snapshot is self._settled[0] and scope == self._settled[1]:
-            for target in self:
-                if target.refusal is not None and not interrupted():
-                    self._settle(target, snapshot, scope)
+            targets = [target for target in self if target.refusal is not None]
+            self._settle(targets, snapshot, scope, interrupted)
             return [id for id in self._targets if id not in snapshot.programs]
         self._settled = None
+        targets = []
         for program_id, program in snapshot.programs.items():
             if interrupted():
                 return []
@@ -99,7 +99,9 @@ class Targets:
             target.part = part
             self._adopt(target)
             target.attachments = snapshot.attachments.get(program_id, ())
-            self._settle(target, snapshot, scope)
+            targets.append(target)
+        if not self._settle(targets, snapshot, scope, interrupted):
+            return []
         if not self._tidied:
             self._tidy()
         self._settled = snapshot, scope
@@ -169,51 +171,91 @@ class Targets:
                 error=str(error),
             )
 
-    def _settle(self, target: Target, snapshot: Snapshot, scope: Scope) -> None:
-        program = target.program
-        reason = scope.reason_against(program, snapshot)
-        if reason is None or (reason is Reason.NOT_ATTACHED and self._may_arm(target, snapshot)):
-            refusal = None if target.armed else self._arm(target)
-            reason = reason or refusal
-        elif target.tracer is not None and target.armed:
-            target.tracer.detach()
-            _log.info("let go", program=program.function, program_id=program.id, reason=reason)
-        if reason is None and target.reason is not None:
-            _log.info("tracing", program=program.function, program_id=program.id)
-        target.reason = reason
+    def _settle(
+        self,
+        targets: Iterable[Target],
+        snapshot: Snapshot,
+        scope: Scope,
+        interrupted: Callable[[], bool],
+    ) -> bool:
+        """Attaches to those that are to be traced, lets go of the others; False if interrupted.
+
+        What else takes time is done for all before the first is attached, or after the last: so
+        each counts from as early as can be, and none waits for another's line in the log.
+        """
+        arming: list[tuple[Target, Reason | None]] = []
+        traced: list[Target] = []
+        for target in targets:
+            if interrupted():
+                return False
+            reason = scope.reason_against(target.program, snapshot)
+            arm = reason is Reason.NOT_ATTACHED and self._may_arm(target, snapshot)
+            if reason is None or arm:
+                if not target.armed:
+                    self._prepare(target)
+                    arming.append((target, reason))
+                    continue
+            elif target.tracer is not None and target.armed:
+                target.tracer.detach()
+                program = target.program
+                _log.info("let go", program=program.function, program_id=program.id, reason=reason)
+            if reason is None and target.reason is not None:
+                traced.append(target)
+            target.reason = reason
+        for target, reason in arming:
+            if interrupted():
+                return False
+            self._arm(target)
+            target.reason = reason or target.refusal
+            if target.reason is None:
+                traced.append(target)
+        for target in traced:
+            _log.info("tracing", program=target.program.function, program_id=target.program.id)
+        return True
 
     def _may_arm(self, target: Target, snapshot: Snapshot) -> bool:
         held = snapshot.holders.get(target.program.id, 0) > 0
         return held and self._engine.tells_targets and target.program.role not in _IN_SERVICE_ONLY
 
-    def _arm(self, target: Target) -> Reason | None:
-        """Attaches a tracer; why not, if it cannot be."""
-        program, now = target.program, time.monotonic()
-        if now < target.again_at:
-            return target.refusal
+    def _prepare(self, target: Target) -> None:
+        """Makes what it takes to attach a tracer, unless it is there or too early."""
+        if target.tracer is not None or time.monotonic() < target.again_at:
+            return
         try:
-            if target.tracer is None:
-                target.tracer = Tracer(self._engine, program)
-            else:
-                target.tracer.attach()
+            target.tracer = Tracer(self._engine, target.program)
         except KernelError as error:
-            target.refusal = reason = _reason_of(error)
-            self.failures[reason] += 1
-            target.again_at = now + min(_LONGEST_PAUSE, 2.0**target.refusals)
-            target.refusals += 1
-            if target.refusals == 1:
-                # That a program is gone before we come is nobody's fault.
-                say = _log.info if reason is Reason.VANISHED else _log.warning
-                say(
-                    "cannot trace",
-                    program=program.function,
-                    program_id=program.id,
-                    reason=reason,
-                    error=str(error),
-                )
-            return reason
-        target.refusal, target.refusals = None, 0
-        return None
+            self._refused(target, error)
+
+    def _arm(self, target: Target) -> None:
+        """Attaches a tracer; else ``refusal`` says why not."""
+        if target.tracer is None or time.monotonic() < target.again_at:
+            return
+        try:
+            target.tracer.attach()
+        except KernelError as error:
+            self._refused(target, error)
+        else:
+            target.refusal, target.refusals = None, 0
+
+    def _refused(self, target: Target, error: KernelError) -> None:
+        if target.tracer is not None and target.tracer.unused:
+            target.tracer.discard()
+            target.tracer = None
+        target.refusal = reason = _reason_of(error)
+        self.failures[reason] += 1
+        target.again_at = time.monotonic() + min(_LONGEST_PAUSE, 2.0**target.refusals)
+        target.refusals += 1
+        if target.refusals == 1:
+            program = target.program
+            # That a program is gone before we come is nobody's fault.
+            say = _log.info if reason is Reason.VANISHED else _log.warning
+            say(
+                "cannot trace",
+                program=program.function,
+                program_id=program.id,
+                reason=reason,
+                error=str(error),
+            )
 
 
 def _reason_of(error: KernelError) -> Reason:

@@ -135,6 +135,19 @@ class _Copyable:
 
 
 @dataclass(frozen=True, slots=True)
+class Copy:
+    """A template with what one target has in it."""
+
+    name: str
+    template: Template
+
+    @property
+    def title(self) -> str:
+        """What the program is called in the kernel, which cuts it at 15 characters."""
+        return f"xdpscope_{self.name.partition('_')[0]}"[:15]
+
+
+@dataclass(frozen=True, slots=True)
 class Attached:
     """A tracing program in place."""
 
@@ -246,55 +259,56 @@ class Templates:
         """An empty map for the counts of one target."""
         return self._counts.sibling("xdpscope_counts")
 
-    def attach(
-        self,
-        names: Iterable[str],
-        number: int,
-        counts: Map,
-        target: Program,
-        entry: EntryFunction,
-        *,
-        at_egress: bool = False,
-    ) -> Generator[tuple[str, Attached], None, None]:
-        """Loads a copy of each of these programs for one target, or none; then attaches them.
-
-        One after the other: each is the caller's, with its name, before the next is attached.
+    def copies(
+        self, names: Iterable[str], number: int, counts: Map, *, at_egress: bool = False
+    ) -> list[Copy]:
+        """A copy of each of these programs for one target, to be loaded.
 
         Args:
             names: Of the programs.
             number: The target's.
             counts: The target's own.
-            target: It.
-            entry: Its entry function.
             at_egress: Packets are counted at the device that they leave by.
+        """
+        # Which flows share a set is nobody's to know, and differs from target to target.
+        hashes = self._factors[number % _FACTORS], self._factors[(3 * number + 1) % _FACTORS]
+        found = []
+        for name in names:
+            each = self._copyables[name]
+            template = each.template.filled(
+                (each.counts, counts.fileno()),
+                (each.number, number),
+                *zip(each.hashes, hashes, strict=True),
+            )
+            if at_egress:
+                template = template.switched(each.device)
+            found.append(Copy(name, template))
+        return found
+
+    @staticmethod
+    def attach(
+        copies: Iterable[Copy], target: Program, entry: EntryFunction
+    ) -> Generator[tuple[str, Attached], None, None]:
+        """Loads each copy as a tracer of ``target``, or none; then attaches them.
+
+        One after the other: each is the caller's, with its name, before the next is attached.
 
         Raises:
             LoadError: the kernel refused a copy.
             KernelError: it could not be attached.
         """
-        # Which flows share a set is nobody's to know, and differs from target to target.
-        hashes = self._factors[number % _FACTORS], self._factors[(3 * number + 1) % _FACTORS]
-        waiting: list[tuple[str, Program, int]] = []
+        waiting: list[tuple[Copy, Program]] = []
         try:
-            for name in names:
-                each = self._copyables[name]
-                template = each.template.filled(
-                    (each.counts, counts.fileno()),
-                    (each.number, number),
-                    *zip(each.hashes, hashes, strict=True),
-                )
-                if at_egress:
-                    template = template.switched(each.device)
-                title = f"xdpscope_{name.partition('_')[0]}"[:15]
-                program = Program.load(template, title, target, entry)
-                waiting.append((name, program, template.attach_type))
+            for copy in copies:
+                program = Program.load(copy.template, copy.title, target, entry)
+                waiting.append((copy, program))
             while waiting:
-                name, program, kind = waiting[0]
-                attached = Attached(program, Link.trace(program, kind))
+                copy, program = waiting[0]
+                attached = Attached(program, Link.trace(program, copy.template.attach_type))
                 del waiting[0]
-                yield name, attached
+                yield copy.name, attached
         finally:
-            for _, program, _ in waiting:
+            for _, program in waiting:
                 program.close()
 
     def try_on(self, anchor: Program, entry: EntryFunction) -> None:
@@ -311,7 +325,7 @@ class Templates:
             with ExitStack() as stack:
                 counts = stack.enter_context(self.new_counts())
                 for _, each in chain.from_iterable(
-                    self.attach(names, 0, counts, anchor, entry)
+                    self.attach(self.copies(names, 0, counts), anchor, entry)
                     for names in ((self.variant.first,), rest)
                 ):
                     stack.callback(each.close)

@@ -17,7 +17,7 @@ from xdpscope.errors import KernelError, Vanished
 from xdpscope.libbpf import EntryFunction, Program, typed
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.pins import TargetPins
-from xdpscope.tracing.templates import Attached
+from xdpscope.tracing.templates import Attached, Copy
 
 _ONLY_KEY = b"\0\0\0\0"
 
@@ -37,14 +37,14 @@ class Expense:
 
 
 class Tracer:
-    """Counts what one program decides, from its construction until ``detach``.
+    """Counts what one program decides, from ``attach`` until ``detach``.
 
     Attached, it holds a reference on its target, as everything that traces does. Its
     counts stay readable after ``detach``, and go on growing if it is attached again.
 
     With pins it outlives the agent. Of the tracing programs these may then be found: the first,
-    alone or with some of those that follow it; or all of one way of following it. Each of
-    these sets counts every packet once (see bpf/flows.bpf.c), and both ``follow_up`` and
+    alone or with some of those that follow it; or all of one way of following it; or none. Each
+    of these sets counts every packet once (see bpf/flows.bpf.c), and both ``follow_up`` and
     ``detach`` go through such sets only, until with what is left nothing counts any more:
     that is for ``attach`` to begin anew.
     """
@@ -52,20 +52,20 @@ class Tracer:
     def __init__(
         self, engine: Engine, program: XdpProgram, pinned: TargetPins | None = None
     ) -> None:
-        """Takes over what is pinned of the program; without that, attaches; all or nothing.
+        """Takes over what is pinned of the program, attached or not; or readies ``attach``.
 
         Raises:
             Vanished: the program is gone.
-            LoadError: the kernel refused the tracing program.
-            KernelError: it could not be attached: EBUSY, E2BIG, … Or what is pinned is not
-                what it should be.
+            KernelError: there is no room for its counts; or what is pinned is not what it
+                should be.
         """
         self._engine = engine
         self._target = program.id
         self._at_egress = program.at_egress
         self._entry = EntryFunction(program.function, program.entry_type_id)
         self._attached: dict[str, Attached] = {}  # in the order of attaching
-        self._last: Expense | None = None
+        self._ready: list[Copy] | None = None  # of the first, to be attached
+        self._last: Expense | None = Expense(0, None)  # None: it is attached
         self._missed = 0
         self._let_go: list[int] = []  # programs
         self.complete = False
@@ -82,7 +82,7 @@ class Tracer:
                 if self._pins is not None:
                     stack.callback(self._pins.remove)
                     self._pins.put_counts(self._counts)
-                self._attach_first()
+                self._ready = self._copies((engine.templates.variant.first,))
             stack.pop_all()
 
     def _adopt(self, pinned: TargetPins, stack: ExitStack) -> None:
@@ -98,39 +98,46 @@ class Tracer:
         ways = [set(way) for way in (variant.rest, variant.rest_unaltered)]
         if variant.first not in self._attached and set(self._attached) not in ways:
             self._detach_all()
-        if not self._attached:
-            self._last = Expense(0, None)
+        if self._attached:
+            self._last = None
         self.complete = bool(self._attached) and not (
             variant.rest and variant.first in self._attached
         )
 
     def attach(self) -> None:
-        """Attaches it again, after ``detach``, as the constructor does; its counts go on.
+        """Attaches it: all or nothing. Its counts go on from where they are.
 
         Raises:
-            KernelError: as of the constructor.
+            Vanished: the program is gone.
+            LoadError: the kernel refused the tracing program.
+            KernelError: it could not be attached: EBUSY, E2BIG, …
         """
+        variant = self._engine.templates.variant
+        copies = self._ready
+        if copies is None:
+            self._begin_anew()
+            copies = self._copies((variant.first,))
+        with Program.open(self._target) as target:
+            self._attach(copies, target)
+        self.complete = not variant.rest
+        self._ready = self._last = None
+
+    def _begin_anew(self) -> None:
         self._wait_until_let_go()
         # What is in there now is not of the packets to come.
         records = self._counts.lookup(_ONLY_KEY)
         entry = typed(records, self._engine.target_counts)["entry"]
         entry[...] = np.zeros((), entry.dtype)
         self._counts.update(_ONLY_KEY, records.tobytes())
-        self._attach_first()
-        self._last = None
 
-    def _attach_first(self) -> None:
-        variant = self._engine.templates.variant
-        with Program.open(self._target) as target:
-            self._attach((variant.first,), target)
-        self.complete = not variant.rest
-
-    def _attach(self, names: Iterable[str], target: Program) -> None:
-        """Attaches one after the other; each is pinned before the next is there."""
-        attaching = self._engine.templates.attach(
-            names, self.number, self._counts, target, self._entry, at_egress=self._at_egress
+    def _copies(self, names: Iterable[str]) -> list[Copy]:
+        return self._engine.templates.copies(
+            names, self.number, self._counts, at_egress=self._at_egress
         )
-        with closing(attaching):
+
+    def _attach(self, copies: Iterable[Copy], target: Program) -> None:
+        """Attaches one after the other; each is pinned before the next is there."""
+        with closing(self._engine.templates.attach(copies, target, self._entry)) as attaching:
             for name, each in attaching:
                 if self._pins is not None:
                     with ExitStack() as stack:
@@ -157,7 +164,8 @@ class Tracer:
             rest = self._begun()
             if rest is None:
                 rest = variant.rest if alters_packets(target) else variant.rest_unaltered
-            self._attach([name for name in rest if name not in self._attached], target)
+            names = [name for name in rest if name not in self._attached]
+            self._attach(self._copies(names), target)
         self._missed += self._drop(variant.first)
 
     def _begun(self) -> tuple[str, ...] | None:
@@ -193,6 +201,11 @@ class Tracer:
     @property
     def attached(self) -> bool:
         return self._last is None
+
+    @property
+    def unused(self) -> bool:
+        """Whether it never was attached."""
+        return self._ready is not None
 
     def detach(self) -> None:
         """Lets the target go. A packet still inside it may be counted a moment later."""
