@@ -135,6 +135,7 @@ class Observer:
         self._owners = Owners()
         tables = engine.flow_tables()
         self._flows = FlowLedger(tables, flows or Flows()) if tables else None
+        self._flows_of = -1  # version of the books at whose flows were read last
 
     def close(self) -> None:
         """Detaches every tracer that is not pinned; a ``look`` under way ends soon."""
@@ -348,7 +349,9 @@ class Observer:
             for target in self._targets
             for place, tally in self._ledger.of(target.program.id).items()
         }
-        self._flows.read(self._owners, totals, time.monotonic(), moved)
+        still = not moved and self._books.version == self._flows_of
+        self._flows.read(self._owners, totals, time.monotonic(), moved, still)
+        self._flows_of = self._books.version
         return spilled
 
     def _forget_spilled(self, spilled: Mapping[int, NDArray[Any]]) -> None:

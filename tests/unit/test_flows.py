@@ -3,6 +3,7 @@
 
 import random
 from collections.abc import Iterator
+from math import log
 from pathlib import Path
 
 import pytest
@@ -83,16 +84,19 @@ def test_what_leaves_the_table_or_the_top_is_in_other(table: Table) -> None:
     assert ledger.evictions == {"idle": 0, "pressure": 1}
 
 
-def test_idle_flows_age_out_and_come_back(table: Table) -> None:
+@pytest.mark.parametrize("still", [False, True])
+def test_idle_flows_age_out_and_come_back(table: Table, still: bool) -> None:
+    """Whether or not it is known that nothing has come."""
     ledger, known = FlowLedger([table.reader], Flows(idle_timeout=10)), owners()
     table.put((0, 0, 0), table.flow4(1), packets=5, size=300)
     table.write()
     ledger.read(known, total(5, 300), now=100, moved=True)
-    ledger.read(known, total(5, 300), now=110, moved=False)
+    ledger.read(known, total(5, 300), now=110, moved=False, still=still)
+    assert ledger.exported[0].rate == pytest.approx(5 * log(2) / 10 / 2)
     assert ledger.entries == 1
-    ledger.read(known, total(5, 300), now=111, moved=False)
+    ledger.read(known, total(5, 300), now=111, moved=False, still=still)
     assert (ledger.entries, ledger.exported, other(ledger)) == (0, [], (5, 300))
-    ledger.read(known, total(5, 300), now=200, moved=False)
+    ledger.read(known, total(5, 300), now=200, moved=False, still=still)
     assert ledger.evictions == {"idle": 1, "pressure": 0}
 
     table.slots[0, 0, 0]["packets"], table.slots[0, 0, 0]["bytes"] = 7, 420
@@ -100,6 +104,26 @@ def test_idle_flows_age_out_and_come_back(table: Table) -> None:
     ledger.read(known, total(7, 420), now=201, moved=False)
     assert (ledger.entries, exported(ledger)) == (1, {"10.0.0.1": (2, 120)})
     assert other(ledger) == (5, 300)
+
+
+def test_where_nothing_was_counted_nothing_is_read(table: Table) -> None:
+    """But for sets that were being changed when they were last read."""
+    ledger, known = FlowLedger([table.reader], Flows()), owners()
+    table.put((3, 0, 0), table.flow4(1), packets=5, size=300)
+    table.sets[3, 0]["started"] += 1
+    table.write()
+    ledger.read(known, total(5, 300), now=1, moved=True)
+    assert (exported(ledger), other(ledger)) == ({}, (5, 300))
+    table.sets[3, 0]["done"] += 1
+    table.write()
+    ledger.read(known, total(5, 300), now=2, moved=False, still=True)
+    assert exported(ledger) == {"10.0.0.1": (5, 300)}
+    table.slots[3, 0, 0]["packets"] = 6
+    table.write()
+    ledger.read(known, total(5, 300), now=3, moved=False, still=True)
+    assert exported(ledger) == {"10.0.0.1": (5, 300)}
+    ledger.read(known, total(6, 300), now=4, moved=False)
+    assert exported(ledger) == {"10.0.0.1": (6, 300)}
 
 
 def test_no_more_are_held_than_allowed(table: Table) -> None:

@@ -42,6 +42,8 @@ class Books:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self.version = 0
+        """Another as soon as anything is booked that was not before."""
         self._entries: dict[int, _Entry] = {}  # by the target's number
 
     @property
@@ -82,6 +84,7 @@ class Books:
         rest: NDArray[Any] | None,
         place_of: PlaceOf,
     ) -> _Entry:
+        self.version += 1
         # Apart: each CPU gives its places to the devices that it meets first, so a device
         # that has one here may have spilled there.
         complete = self._ledger.book(program, "placed", of_target(records), place_of)

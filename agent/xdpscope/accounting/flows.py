@@ -75,7 +75,14 @@ class FlowLedger:
         self._exported: dict[tuple[int, int], FlowCount] = {}
         self._others: dict[Owner, NDArray[np.int64]] = {}
 
-    def read(self, owners: Owners, totals: Mapping[Owner, Tally], now: float, moved: bool) -> None:
+    def read(
+        self,
+        owners: Owners,
+        totals: Mapping[Owner, Tally],
+        now: float,
+        moved: bool,
+        still: bool = False,
+    ) -> None:
         """Reads the tables, and decides anew which flows are exported.
 
         Args:
@@ -83,19 +90,24 @@ class FlowLedger:
             totals: What was counted, read before: see above.
             now: Seconds of a monotonic clock.
             moved: Whether some flow's owner is another than at the reading before.
+            still: Whether, besides, nothing has been counted since. Then there is nothing in the
+                tables that was not there before: a packet is counted in its flow, and then in the
+                totals.
         """
         self._groups = []
         for table in self._tables:
             timeout = self.limits.idle_timeout
-            grouped, pushed_out = table.read(owners.scopes, now, moved, timeout)
+            grouped, pushed_out = table.read(owners.scopes, now, moved, timeout, still)
             self.evictions["pressure"] += pushed_out
             self.evictions["idle"] += int(np.count_nonzero(grouped.idle))
             table.let_go(grouped.idle)
             self._groups.append(_only(grouped, ~grouped.idle))
         self._respect_limit()
         self.entries = sum(len(group.name) for group in self._groups)
+        before = self._exported.keys()
         self._export(owners)
-        self._sum_up(totals)
+        if not (still and self._exported.keys() == before and self._others.keys() == totals.keys()):
+            self._sum_up(totals)
 
     def _respect_limit(self) -> None:
         excess = sum(len(group.name) for group in self._groups) - self.limits.max_entries

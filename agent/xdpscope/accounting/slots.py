@@ -146,27 +146,33 @@ class SlotTable:
         self._grouping: _Grouping | None = None
         self._aged: NDArray[np.bool_] | None = None
         self._read_at = 0.0
+        self._whole = False  # the last reading
         self._ready = True
 
     def read(
-        self, scopes: Scopes, now: float, renamed: bool, timeout: float
+        self, scopes: Scopes, now: float, renamed: bool, timeout: float, still: bool = False
     ) -> tuple[Grouped, int]:
-        """Reads the whole table.
+        """Reads the whole table, unless nothing can have changed in it.
 
         Args:
             scopes: Whose slots are.
             now: Seconds of a monotonic clock.
             renamed: Whether slots may have another scope than at the reading before.
             timeout: After so many seconds without a packet a flow is idle.
+            still: Whether it is known that no flow has had a packet since the reading before.
 
         Returns:
             The flows, and how many were pushed out of the table since the reading before.
         """
         if not self._ready:
-            if not self._in_use():
+            if still or not self._in_use():
                 return _NO_FLOWS, 0
             self._prepare()
+        if still and self._whole:
+            self._age(now)
+            return self._group(None, None, now - timeout), 0
         unread = self._fetch()
+        self._whole = not len(unread)
         changed_sets = self._sets["done"] != self._done
         packets = np.ascontiguousarray(self._flows["packets"]).reshape(-1)
         if self._adopted:
@@ -258,9 +264,7 @@ class SlotTable:
 
     def _advance(self, changed: NDArray[np.bool_], packets: U64, now: float) -> tuple[U64, U64]:
         """Takes over the counts of now of these slots; what they have grown by."""
-        if self._read_at:
-            self._score *= np.float32(0.5 ** ((now - self._read_at) / HALF_LIFE))
-        self._read_at = now
+        self._age(now)
         sizes = np.ascontiguousarray(self._flows["bytes"]).reshape(-1)
         # Fewer than before: the same flow again, that was pushed out in between.
         same = packets >= self._packets
@@ -280,13 +284,20 @@ class SlotTable:
             self._grouping = None
         return grown, grown_bytes
 
+    def _age(self, now: float) -> None:
+        if self._read_at:
+            self._score *= np.float32(0.5 ** ((now - self._read_at) / HALF_LIFE))
+        self._read_at = now
+
     def _grouped(self) -> _Grouping:
         if self._grouping is None:
             self._grouping = _Grouping(self._name, self._held)
         return self._grouping
 
-    def _group(self, packets: U64, sizes: U64, idle_since: float) -> Grouped:
+    def _group(self, packets: U64 | None, sizes: U64 | None, idle_since: float) -> Grouped:
+        """None: no slot has any."""
         grouping = self._grouped()
+        nothing = np.zeros(len(grouping.names), np.uint64)
         idle = np.zeros(len(grouping.names), bool)
         recent = self._seen >= idle_since
         if (self._held & ~recent).any():
@@ -296,8 +307,8 @@ class SlotTable:
             slot=grouping.slots,
             score=grouping.sums(self._score),
             idle=idle,
-            packets=grouping.exact_sums(packets),
-            bytes=grouping.exact_sums(sizes),
+            packets=nothing if packets is None else grouping.exact_sums(packets),
+            bytes=nothing if sizes is None else grouping.exact_sums(sizes),
         )
 
     def held(self) -> Grouped:
