@@ -78,7 +78,7 @@ def of_agent(clock: dict[str, Any], counted: dict[str, Any], native: float) -> l
     # A look, then a pause: here the look is shorter, and the pause the same.
     look = counted["idle_cpu"] * _INTERVAL / (1 - counted["idle_cpu"])
     return [
-        Finding("attaching, from the first to the last", clock["attaching"], "s of the guest", 3),
+        Finding("attaching", clock["attaching"], "s of the guest", 3),
         Finding("attaching, by instructions", counted["attaching"], "s at 1 GHz and 1 a cycle"),
         Finding("from the start until all are traced", counted["starting_cpu"], "10⁹ instructions"),
         Finding("resident memory before a scrape", counted["resident"] / _MIB, "MiB"),
