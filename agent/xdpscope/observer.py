@@ -190,30 +190,35 @@ class Observer:
             KernelError: the host cannot be looked at; what was found before stays.
         """
         snapshot = self._inventory.take()
+        # A scrape must wait neither for hundreds to have their flows counted nor for a log.
         with self._lock:
-            self._places.expect(snapshot)
-            spilled = self._read_flows(self._places.at_once)
-            if snapshot is not self._snapshot:
-                # Under the old names still, of interfaces that were renamed or are gone: what
-                # has come since the flows were read.
-                spilled = self._book(self._places.at_once)
-            self._places.settle()
-            self._snapshot = snapshot
-            if self._looked:  # else there may be some that were never booked
-                self._forget_spilled(spilled)
-            gone = self._targets.reconcile(snapshot, self._scope, self._interrupt.is_set)
-            if self._interrupt.is_set():
-                return
-            self._targets.vanish(gone)
-            self._say_farewell(set(gone), linger)
-            self._looked = True
-            incomplete = list(self._targets.incomplete())
-        # One by one: a scrape must not wait for hundreds.
+            incomplete = self._take_over(snapshot, linger)
+        self._targets.tell()
         for target in incomplete:
             if self._interrupt.is_set():
                 return
             with self._lock:
                 self._targets.follow_up(target)
+
+    def _take_over(self, snapshot: Snapshot, linger: float) -> list[Target]:
+        """Those that have only verdicts counted then; none if interrupted."""
+        self._places.expect(snapshot)
+        spilled = self._read_flows(self._places.at_once)
+        if snapshot is not self._snapshot:
+            # Under the old names still, of interfaces that were renamed or are gone: what
+            # has come since the flows were read.
+            spilled = self._book(self._places.at_once)
+        self._places.settle()
+        self._snapshot = snapshot
+        if self._looked:  # else there may be some that were never booked
+            self._forget_spilled(spilled)
+        gone = self._targets.reconcile(snapshot, self._scope, self._interrupt.is_set)
+        if self._interrupt.is_set():
+            return []
+        self._targets.vanish(gone)
+        self._say_farewell(set(gone), linger)
+        self._looked = True
+        return list(self._targets.incomplete())
 
     @property
     def flows_held(self) -> int | None:

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs and interfaces that come, change and go under observation."""
 
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from errno import EBUSY
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -19,6 +22,7 @@ from xdpscope.discovery.model import Snapshot
 from xdpscope.errors import KernelError
 from xdpscope.libbpf import Link, Object, Program
 from xdpscope.observer import Observer
+from xdpscope.tracing import targets
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.reason import Reason, Scope
 
@@ -62,6 +66,35 @@ def test_a_program_nobody_else_holds_is_let_go(lab: Lab, observer: Observer) -> 
     veth.send(frame(60), times=3)
     observer.look(0)
     assert reasons(observer) == {"decide_pass": "vanished"}
+
+
+def test_all_are_traced_and_can_be_scraped_before_the_log_says_so(
+    lab: Lab, observer: Observer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here a log that nobody reads: it takes no line."""
+    veths = [lab.veth(f"xst{number}") for number in range(3)]
+    for veth in veths:
+        lab.attach(lab.load("decide_pass"), veth)
+    written, read = threading.Event(), threading.Event()
+
+    def full(event: str, **_: object) -> None:
+        if event == "tracing":
+            written.set()
+            assert read.wait(60)
+
+    monkeypatch.setattr(targets, "_log", SimpleNamespace(info=full))
+    with ThreadPoolExecutor() as threads:
+        try:
+            look = threads.submit(observer.look, 0)
+            assert written.wait(60)
+            for veth in veths:
+                veth.send(frame(60), times=2)
+            found = threads.submit(counted, observer).result(timeout=60)
+            assert not look.done()
+        finally:
+            read.set()
+        look.result(timeout=60)
+    assert found == {("decide_pass", f"xst{number}", "pass"): (2, 120) for number in range(3)}
 
 
 def test_counts_of_what_is_gone_are_shown_once_more(lab: Lab, observer: Observer) -> None:

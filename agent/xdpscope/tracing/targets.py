@@ -65,6 +65,7 @@ class Targets:
             else:
                 pins.remove()
         self._settled: tuple[Snapshot, Scope] | None = None  # with which all are in step
+        self._untold: list[XdpProgram] = []  # newly traced
         self.failures: Counter[Reason] = Counter()
 
     def __iter__(self) -> Iterator[Target]:
@@ -106,6 +107,12 @@ class Targets:
             self._tidy()
         self._settled = snapshot, scope
         return [id for id in self._targets if id not in snapshot.programs]
+
+    def tell(self) -> None:
+        """Says in the log what has come to be traced. Nothing is to wait for hundreds of lines."""
+        untold, self._untold = self._untold, []
+        for program in untold:
+            _log.info("tracing", program=program.function, program_id=program.id)
 
     def incomplete(self) -> Iterator[Target]:
         """Targets of which only verdicts are counted so far."""
@@ -180,11 +187,10 @@ class Targets:
     ) -> bool:
         """Attaches to those that are to be traced, lets go of the others; False if interrupted.
 
-        What else takes time is done for all before the first is attached, or after the last: so
-        each counts from as early as can be, and none waits for another's line in the log.
+        All are made ready before the first is attached, so that each counts from as early as
+        can be.
         """
         arming: list[tuple[Target, Reason | None]] = []
-        traced: list[Target] = []
         for target in targets:
             if interrupted():
                 return False
@@ -200,7 +206,7 @@ class Targets:
                 program = target.program
                 _log.info("let go", program=program.function, program_id=program.id, reason=reason)
             if reason is None and target.reason is not None:
-                traced.append(target)
+                self._untold.append(target.program)
             target.reason = reason
         for target, reason in arming:
             if interrupted():
@@ -208,9 +214,7 @@ class Targets:
             self._arm(target)
             target.reason = reason or target.refusal
             if target.reason is None:
-                traced.append(target)
-        for target in traced:
-            _log.info("tracing", program=target.program.function, program_id=target.program.id)
+                self._untold.append(target.program)
         return True
 
     def _may_arm(self, target: Target, snapshot: Snapshot) -> bool:
