@@ -80,6 +80,7 @@ def ours(
     """
     sizes = FlowSizes(SETS, sample_rate)
     with Engine(sizes) as engine, closing(Tracer(engine, bench.description)) as tracer:
+        tracer.attach()
         tracer.follow_up(lambda _: not unaltered)
         before = bench.runs
         settled = _settled(bench, engine, family)

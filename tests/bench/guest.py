@@ -65,6 +65,7 @@ def ours(bench: Bench, engine: Engine, devices: int) -> list[int]:
     """
     found, runs = [], []
     with closing(Tracer(engine, bench.description)) as tracer, new_namespaces() as enter_new:
+        tracer.attach()
         for device in range(devices):
             if device:
                 enter_new()

@@ -320,6 +320,7 @@ def test_flows_follow_under_traffic_without_a_packet_missed_or_twice(
         description = inventory.take().programs[program.info().id]
     for _ in range(10):
         with closing(Tracer(engine, description)) as tracer:
+            tracer.attach()
             lost = veth.lost
             with veth.sending(udp4(1)) as traffic:
                 time.sleep(0.1)
