@@ -67,6 +67,8 @@ unit: build ## the tests that need no kernel of their own
 	@$(PYTHON) -m pytest tests/unit $(PYTEST)
 
 kernel-test: build ## the kernel suite, in a virtual machine for each of KERNELS
+	@echo "== the virtual machines themselves"
+	@$(PYTHON) -m pytest -p no:cacheprovider tests/vm
 	@$(call suites,$(addprefix suite-on-,$(KERNELS)) $(if $(filter 6.1,$(KERNELS)),suite-at-once))
 
 image-test: build ## build the container image, and run it as Kubernetes would; some minutes

@@ -51,6 +51,8 @@ _TOOLS = {
     "file": "file",
     "strings": "binutils",
 }
+_HIDDEN = ("/var/cache", "/var/log", "/var/tmp")
+"""What virtme-ng puts empty file systems over: a work tree, or the kernels, may be in there."""
 _FIRST_RELAY_PORT = 20000
 _CONSOLE_LINES = 60
 _CONSOLE_MARK = "-- command starts --"
@@ -206,7 +208,8 @@ def _virtual_machine(chosen: InstalledKernel, machine: Machine, orders: Path) ->
         *(part for option in kernel_options for part in ("--append", option)),
         f"--qemu-opts={shlex.join(qemu)}",
         "--",
-        f"busybox sh {shlex.quote(str(HERE / 'guest.sh'))}",
+        f"busybox umount -l {' '.join(_HIDDEN)} 2>/dev/null;"
+        f" busybox sh {shlex.quote(str(HERE / 'guest.sh'))}",
     ]
 
 
