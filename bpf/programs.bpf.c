@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
  * Lists the XDP programs of the whole host, and the extensions of them, with what bpf(2) does not tell: how many
- * references are held on each, and which attach type it was loaded for.
+ * references are held on each, which attach type it was loaded for, and what an extension is about to extend.
  */
 #include "vmlinux.h"
 #include "xdpscope.h"
@@ -33,6 +33,20 @@ static __always_inline bool is_extension_of_xdp(struct bpf_prog *prog)
 	       is_xdp(prog->aux->saved_dst_prog_type);
 }
 
+/*
+ * The kernel forgets the target when it attaches the extension (bpf_tracing_prog_attach), the link knows it from then
+ * on; and it does not when it refuses to.
+ */
+static __always_inline void tell_target(struct program_record *record, struct bpf_prog *extension)
+{
+	struct bpf_prog *target = extension->aux->dst_prog;
+
+	if (!target)
+		return;
+	record->target = target->aux->id;
+	record->function = extension->aux->attach_btf_id;
+}
+
 SEC("iter/bpf_prog")
 int programs(struct bpf_iter__bpf_prog *ctx)
 {
@@ -47,6 +61,8 @@ int programs(struct bpf_iter__bpf_prog *ctx)
 	record.id = prog->aux->id;
 	record.attach_type = prog->expected_attach_type;
 	record.at_egress = is_at_egress(prog, record.extension);
+	if (record.extension)
+		tell_target(&record, prog);
 	record.references = prog->aux->refcnt.counter;
 	bpf_seq_write(ctx->meta->seq, &record, sizeof(record));
 	return 0;

@@ -142,10 +142,14 @@ typedef struct {
 	__s64 counter;
 } atomic64_t;
 
+struct bpf_prog;
+
 struct bpf_prog_aux {
 	atomic64_t refcnt;
 	__u32 id;
-	/* Of an extension: what it extends (5.10). */
+	__u32 attach_btf_id;
+	/* Of an extension: what it extends (5.10), the program itself only until it is attached there. */
+	struct bpf_prog *dst_prog;
 	enum bpf_prog_type saved_dst_prog_type;
 	enum bpf_attach_type saved_dst_attach_type;
 };

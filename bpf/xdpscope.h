@@ -187,6 +187,9 @@ struct program_record {
 	__u32 attach_type; /* enum bpf_attach_type; 0 where the loader gave none */
 	__u32 extension; /* a freplace program */
 	__u32 at_egress; /* sees packets where they leave: it, or what it extends, is for a devmap */
+	/* Of an extension that is yet to be attached: to which program and function; else nought. */
+	__u32 target;
+	__u32 function; /* its type in the target's BTF */
 	__u64 references; /* the iterator's own included */
 };
 

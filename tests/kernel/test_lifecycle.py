@@ -195,11 +195,46 @@ def test_a_replaced_entry_function_is_busy_until_it_is_free(lab: Lab, observer: 
     )
 
 
+def test_a_tracer_makes_way_for_an_extension(lab: Lab, engine: Engine, observer: Observer) -> None:
+    """One that was refused, and stays loaded, is not refused again after the next look."""
+    veth, program = lab.veth("xst0"), lab.load("decide_pass")
+    lab.attach(program, veth)
+    observer.look(0)
+    veth.send(frame(60), times=2)
+    with extension_of(program, "decide_pass") as extension:
+        with pytest.raises(KernelError) as refused, extension.attached():
+            pass
+        assert refused.value.errno == EBUSY
+        observer.look(0)
+        assert reasons(observer) == {"decide_pass": "busy", "drop_instead": "not_attached"}
+        with extension.attached():
+            observer.look(0)
+            veth.send(frame(60), times=3)
+            expected = {("decide_pass", "xst0", "pass"): (2, 120)}
+            if engine.tells_targets:  # else it could be in a dispatcher only, for all we know
+                expected["drop_instead", "xst0", "drop"] = (3, 180)
+            expect(observer, expected)
+    time.sleep(1.1)  # where the kernel does not tell what a link is on, an attempt was refused
+    observer.look(0)
+    veth.send(frame(60))
+    expect(observer, {**expected, ("decide_pass", "xst0", "pass"): (3, 180)})
+
+
+@pytest.mark.usefixtures("link_targets")
+def test_a_program_with_an_extension_to_come_is_not_armed(lab: Lab, observer: Observer) -> None:
+    program = lab.load("decide_pass")
+    observer.look(0)
+    with extension_of(program, "decide_pass") as extension:
+        observer.look(0)
+        with extension.attached():
+            pass  # with a tracer there this would have been EBUSY
+
+
 class Unsuspecting(Inventory):
     """Does not see that an entry function is replaced: it happens after it looked."""
 
     def take(self) -> Snapshot:
-        return replace(super().take(), replaced=frozenset())
+        return replace(super().take(), claimed=frozenset())
 
 
 def test_a_function_that_is_taken_before_we_come(lab: Lab, engine: Engine) -> None:

@@ -91,7 +91,7 @@ class Inventory:
             programs=listed.programs,
             attachments={id: tuple(sorted(at, key=_order)) for id, at in attachments.items() if at},
             holders=listed.holders,
-            replaced=listed.replaced,
+            claimed=listed.claimed,
             chains=listed.chains,
             running=frozenset(running),
             tail_called=leaves,

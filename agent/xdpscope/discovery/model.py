@@ -100,8 +100,9 @@ class Snapshot:
     # By program id: references that somebody who is no tracer holds on it; empty where this
     # kernel does not tell.
     holders: Mapping[int, int] = field(default_factory=dict)
-    # Programs whose entry function an extension stands in for; no tracer can be put there.
-    replaced: frozenset[int] = frozenset()
+    # Programs whose entry function an extension stands in for, which leaves a tracer no place; or
+    # is loaded to stand in for, which a tracer there would forbid.
+    claimed: frozenset[int] = frozenset()
     # By component; empty where this kernel does not tell.
     chains: Mapping[int, tuple[ChainPlace, ...]] = field(default_factory=dict)
     # Programs that run without being attached anywhere: a cpumap's entry has them do so.

@@ -32,6 +32,8 @@ class Entry:
     attach_type: int = _UNSPECIFIED
     extension: bool = False
     at_egress: bool = False
+    target: int = 0  # of an extension that is yet to be attached: the program that it is for,
+    function: int = 0  # and the type of the function there
     references: int = 0
 
 
@@ -42,7 +44,7 @@ class ProgramList:
     programs: dict[int, XdpProgram]
     holders: dict[int, int]  # see Snapshot
     chains: dict[int, tuple[ChainPlace, ...]]  # see Snapshot
-    replaced: frozenset[int]  # see Snapshot
+    claimed: frozenset[int]  # see Snapshot
 
 
 class Census:
@@ -74,8 +76,8 @@ class Census:
         if records is not self._records:
             self._records = records
             self._entries = {
-                id: Entry(attach_type, bool(extension), bool(at_egress), references - 1)
-                for id, attach_type, extension, at_egress, references in records.tolist()
+                id: Entry(kind, bool(extension), bool(at_egress), target, function, references - 1)
+                for id, kind, extension, at_egress, target, function, references in records.tolist()
             }
         return self._entries
 
@@ -127,15 +129,14 @@ class ProgramSource:
         tracers: Counter[int] = Counter()
         chains: dict[int, list[ChainPlace]] = defaultdict(list)
         positions: dict[LinkEnds, int | None] = {}
-        replaced = set()
+        claims = {(entry.target, entry.function) for entry in census.values() if entry.target}
         for link in links:
             tracers[link.target] += 1
             program = programs.get(link.program)
             target = programs.get(link.target)
             if program is None or not program.extension or target is None:
                 continue
-            if target.entry_type_id == link.function:
-                replaced.add(target.id)
+            claims.add((link.target, link.function))
             with suppress(Vanished):
                 positions[link] = self._position(link, target)
                 chains[program.id].append(ChainPlace(target.id, positions[link]))
@@ -145,7 +146,7 @@ class ProgramSource:
             programs,
             holders,
             {id: tuple(sorted(places, key=_by_dispatcher)) for id, places in chains.items()},
-            frozenset(replaced),
+            frozenset(p.id for p in programs.values() if (p.id, p.entry_type_id) in claims),
         )
         # If one could not be described, it is tried again.
         self._told = (census, links) if len(self._known) == len(census) else (None, None)

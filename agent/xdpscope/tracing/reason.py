@@ -43,6 +43,6 @@ class Scope:
             return Reason.NOT_ATTACHED
         if attachments and not any(self.interfaces.admits(at.interface) for at in attachments):
             return Reason.EXCLUDED
-        if program.id in snapshot.replaced:
+        if program.id in snapshot.claimed:
             return Reason.BUSY
         return None

@@ -50,7 +50,8 @@ class Targets:
     nowhere is *armed*: its tracer is in place, so that not one packet is missed when it is
     put to work, in place of another program say. That must not keep it alive, so it is let
     go as soon as tracers alone hold it; and a dispatcher is not armed,
-    because libxdp may still replace its entry function, which a tracer would forbid.
+    because libxdp may still replace its entry function, which a tracer would forbid. Nor does a
+    tracer stay where an extension is loaded that is meant for its place.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -218,8 +219,10 @@ class Targets:
         return True
 
     def _may_arm(self, target: Target, snapshot: Snapshot) -> bool:
-        held = snapshot.holders.get(target.program.id, 0) > 0
-        return held and self._engine.tells_targets and target.program.role not in _IN_SERVICE_ONLY
+        program = target.program
+        if program.role in _IN_SERVICE_ONLY or program.id in snapshot.claimed:
+            return False
+        return self._engine.tells_targets and snapshot.holders.get(program.id, 0) > 0
 
     def _prepare(self, target: Target) -> None:
         """Makes what it takes to attach a tracer, unless it is there or too early."""
