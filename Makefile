@@ -95,7 +95,7 @@ bench: build ## what observing costs: instructions a packet, reading flows
 
 torture: build ## five minutes of what hosts do to XDP programs, without the agent and with it
 	@$(PYTHON) -m tests.kernel.programs
-	@$(PYTHON) -m tests.vm.run --kernel 6.12 --icount 5 --timeout 3000 -- python -m tests.kernel.torture
+	@$(PYTHON) -m tests.vm.run --kernel 6.1 --parallel --timeout 3000 -- python -m tests.kernel.torture
 
 demo: build ## XDP programs, traffic, agent and Prometheus, live; DEMO_SECONDS=N ends it by itself
 	@$(PYTHON) -m tests.demo $(if $(DEMO_SECONDS),--seconds $(DEMO_SECONDS))

@@ -67,8 +67,8 @@ class Machine:
     memory: str = "2G"
     timeout: float = 600.0
     """Seconds for everything, the start included."""
-    icount: int | None = None
-    """One CPU whose clock advances 2ⁿ ns an instruction: times are instruction counts, at n = 0."""
+    icount: bool = False
+    """One CPU whose clock advances one nanosecond an instruction: times are instruction counts."""
     parallel: bool = False
     """A host thread for each CPU, not one that takes turns, which newer kernels need to survive."""
     forward: Sequence[tuple[int, int]] = ()
@@ -78,9 +78,8 @@ class Machine:
     def accelerator(self) -> list[str]:
         """QEMU's options for how instructions are emulated."""
         options = ["-accel", f"tcg,thread={'multi' if self.parallel else 'single'}"]
-        if self.icount is None:
-            return options
-        return [*options, "-icount", f"shift={self.icount},sleep=off"]
+        # Without sleep, nothing is waited for: the clock is set to when the next timer expires.
+        return [*options, "-icount", "shift=0,sleep=off"] if self.icount else options
 
 
 def run(command: Sequence[str], *, kernel: str = "default", machine: Machine | None = None) -> int:
@@ -99,7 +98,7 @@ def run(command: Sequence[str], *, kernel: str = "default", machine: Machine | N
             "emulator runs stale translations of instructions that the kernel has patched. "
             "Leave out --parallel, or take kernel 6.1 or 5.10"
         )
-    if machine.parallel and machine.icount is not None:
+    if machine.parallel and machine.icount:
         raise VmError("--icount counts the instructions of one CPU: leave out --parallel")
     with tempfile.TemporaryDirectory(prefix="xdpscope-vm-") as name:
         orders = Path(name)
@@ -203,7 +202,7 @@ def _virtual_machine(chosen: InstalledKernel, machine: Machine, orders: Path) ->
         *("--run", shlex.quote(str(chosen.image))),
         *("--name", "xdpscope", "--disable-kvm"),
         "--force-9p",  # else it waits six seconds for a virtiofsd too old to be used
-        *("--cpus", str(machine.cpus if machine.icount is None else 1)),
+        *("--cpus", str(1 if machine.icount else machine.cpus)),
         *("--memory", machine.memory),
         *(part for option in kernel_options for part in ("--append", option)),
         f"--qemu-opts={shlex.join(qemu)}",
@@ -298,15 +297,7 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="for everything, the start included; %(default)g without it",
     )
-    add(
-        "--icount",
-        type=int,
-        nargs="?",
-        const=0,
-        choices=range(11),
-        metavar="N",
-        help="one CPU, and an instruction takes 2^N nanoseconds: one without N",
-    )
+    add("--icount", action="store_true", help="one CPU, and an instruction takes a nanosecond")
     add("--parallel", action="store_true", help="a thread for each CPU; kernels up to 6.1")
     add(
         "--forward",
