@@ -100,7 +100,7 @@ class Watch(threading.Thread):
     def _look(self, observer: Observer) -> None:
         linger = _LINGER_LOOKS * self.config.discovery.interval
         try:
-            observer.look(linger, self._wake.is_set)
+            observer.look(linger)
         except Exception:
             if not observer.looked:
                 raise

@@ -33,9 +33,6 @@ from xdpscope.tracing.tracer import read_counts
 # are gone keep their totals, to go on from should the name come back.
 _PLACES_REMEMBERED = 4096
 
-# Seconds that flows are seen to while something else waits for a look.
-_FOLLOWING = 0.25
-
 _NO_TALLY = Tally()
 
 Pattern = Callable[[XdpProgram], bool]
@@ -183,13 +180,11 @@ class Observer:
             if self._flows is not None and flows is not None:
                 self._flows.limits = flows
 
-    def look(self, linger: float, overtaken: Callable[[], bool] = lambda: False) -> None:
+    def look(self, linger: float) -> None:
         """Looks at the host, and attaches and detaches what has changed.
 
         Args:
             linger: Seconds for which what is gone stays to be seen, at least.
-            overtaken: Says whether there is a reason to look again. If so, the flows of all are
-                not waited for: the next look sees to those that are still there then.
 
         Raises:
             KernelError: the host cannot be looked at; what was found before stays.
@@ -199,14 +194,11 @@ class Observer:
         with self._lock:
             incomplete = self._take_over(snapshot, linger)
         self._targets.tell()
-        enough = time.monotonic() + _FOLLOWING
         for target in incomplete:
             if self._interrupt.is_set():
                 return
             with self._lock:
                 self._targets.follow_up(target)
-            if time.monotonic() > enough and overtaken():
-                return
 
     def _take_over(self, snapshot: Snapshot, linger: float) -> list[Target]:
         """Those that have only verdicts counted then; none if interrupted."""

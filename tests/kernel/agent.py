@@ -155,6 +155,11 @@ class AgentProcess(AgentAt):
         assert match
         return int(match.group(1)) * 1024
 
+    def cpu_seconds(self) -> float:
+        """CPU time so far, the kernel's part included."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
     def descriptors(self) -> int:
         return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 

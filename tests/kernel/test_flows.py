@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.conftest import expect
 from tests.kernel.flows import (
     CAPTURES,
     TEST_RUN_DEVICE,
@@ -336,24 +335,6 @@ def test_flows_follow_under_traffic_without_a_packet_missed_or_twice(
             time.sleep(0.02)
             assert dropped(tracer) == sent
             assert not any(each.counts[1:].any() for each in of_target(tracer.records()).values())
-
-
-def test_where_things_change_the_next_look_comes_before_flows(
-    lab: Lab, observer: Observer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else what lives for a moment keeps the agent, and the host, busy with what is gone."""
-    monkeypatch.setattr("xdpscope.observer._FOLLOWING", 0.0)
-    veths = [lab.veth(f"xst{number}") for number in range(3)]
-    for veth in veths:
-        lab.attach(lab.load("decide_drop", "verdicts"), veth)
-    for looks in (1, 2, 3):
-        observer.look(0, lambda: True)
-        for veth in veths:
-            veth.send(udp4(looks))
-        expect(observer, {("decide_drop", v.name, "drop"): (looks, 100 * looks) for v in veths})
-        observer.flow_counts()
-        places = {flow.place[1] for flow in observer.held_flows()}
-        assert places == {veth.name for veth in veths[:looks]}
 
 
 def dropped(tracer: Tracer) -> int:
