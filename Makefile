@@ -93,7 +93,7 @@ bench: build ## what observing costs: instructions a packet, reading flows
 	@$(PYTHON) -m tests.bench
 	@$(PYTHON) -m tests.bench.reading
 
-torture: build ## five minutes of what hosts do to XDP programs, without the agent and with it
+torture: build ## what hosts do to XDP programs, five minutes each without, with and without the agent
 	@$(PYTHON) -m tests.kernel.programs
 	@$(PYTHON) -m tests.vm.run --kernel 6.1 --parallel --timeout 3000 -- python -m tests.kernel.torture
 
