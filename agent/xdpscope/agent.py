@@ -50,9 +50,10 @@ _log = structlog.get_logger(__name__)
 
 # Changes come in bursts: an attachment alone makes several messages.
 _SETTLING = 0.05
-# After a look comes a rest of so many times its length; seconds at the most.
+# After a look comes a rest of so many times its length; seconds at the most. Half a second was felt: on a
+# slow machine, where programs never stopped coming and going, what moved them took a tenth longer.
 _REST = 9
-_LONGEST_REST = 0.5
+_LONGEST_REST = 1.0
 # What is gone is shown for this many looks at least.
 _LINGER_LOOKS = 2
 # What closing may take on a signal. What is left then the kernel closes with the process.
