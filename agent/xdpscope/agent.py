@@ -50,10 +50,10 @@ _log = structlog.get_logger(__name__)
 
 # Changes come in bursts: an attachment alone makes several messages.
 _SETTLING = 0.05
-# After a look comes a rest of so many times its length; seconds at the most. Half a second was felt: on a
-# slow machine, where programs never stopped coming and going, what moved them took a tenth longer.
+# After a look comes a rest of so many times its length: where changes never end, those who make
+# them want the CPU. Seconds at the most, and the discovery interval.
 _REST = 9
-_LONGEST_REST = 1.0
+_LONGEST_REST = 5.0
 # What is gone is shown for this many looks at least.
 _LINGER_LOOKS = 2
 # What closing may take on a signal. What is left then the kernel closes with the process.
@@ -89,10 +89,10 @@ class Watch(threading.Thread):
                 while not self._stopping.is_set():
                     began = time.monotonic()
                     self._look(observer)
-                    # However busy the host, most of the time is not spent looking at it.
-                    rest = min(_LONGEST_REST, _REST * (time.monotonic() - began))
+                    interval = self.config.discovery.interval
+                    rest = min(_REST * (time.monotonic() - began), interval, _LONGEST_REST)
                     self._stopping.wait(rest)
-                    self._wake.wait(max(0.0, self.config.discovery.interval - rest))
+                    self._wake.wait(interval - rest)
                     self._wake.clear()
                 self.observer = None
         except Exception as error:  # noqa: BLE001 - raised again by Agent.run

@@ -4,9 +4,10 @@
     python -m tests.vm.run --kernel 6.1 --parallel --timeout 3000 -- python -m tests.kernel.torture
 
 First it does all kinds of things at random for five minutes; then the very same again with
-the agent running, and once more without, because computers are faster in one minute than in the
-next. Nothing may fail, nor take longer by more than a tenth; what goes through programs that stay
-where they are must be counted to the packet; and in the end nothing is left.
+the agent running, configured as it comes, and once more without, because computers are faster in
+one minute than in the next. Nothing may fail, nor take longer by more than a tenth; what goes
+through programs that stay where they are must be counted to the packet; and in the end nothing is
+left.
 
 Two CPUs that really run at once, as hosts have them: the agent takes its time from the other one,
 and what it does in the kernel happens while something else is done there. On one CPU, whose clock
@@ -29,7 +30,7 @@ from pathlib import Path
 
 from pyroute2.netns import popns, pushns
 
-from tests.kernel.agent import QUICK, AgentProcess, traced, wait_for
+from tests.kernel.agent import AgentProcess, traced, wait_for
 from tests.kernel.lab import Drizzle, Lab, Veth, addressed, frame, kernel_objects, sender_on
 from tests.kernel.programs import compiled
 from tests.kernel.test_chains import DROP, LINKS, PASS, chain
@@ -235,7 +236,7 @@ def for_operations(count: int) -> Callable[[Report], bool]:
     return lambda report: report.operations < count
 
 
-def observed(seed: int, count: int, config: str = QUICK) -> Report:
+def observed(seed: int, count: int, config: str = "") -> Report:
     """The same so many operations under the agent's eyes.
 
     Raises:
