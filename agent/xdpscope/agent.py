@@ -38,6 +38,7 @@ from xdpscope.metrics import (
     VerdictCollector,
 )
 from xdpscope.observer import Count, FlowReport, Observer, Standing
+from xdpscope.pace import Pace
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.pins import PinPath
 from xdpscope.tracing.reason import Reason, Scope
@@ -50,10 +51,6 @@ _log = structlog.get_logger(__name__)
 
 # Changes come in bursts: an attachment alone makes several messages.
 _SETTLING = 0.05
-# After a look comes a rest of so many times its length: where changes never end, those who make
-# them want the CPU. Seconds at the most, and the discovery interval.
-_REST = 9
-_LONGEST_REST = 5.0
 # What is gone is shown for this many looks at least.
 _LINGER_LOOKS = 2
 # What closing may take on a signal. What is left then the kernel closes with the process.
@@ -69,6 +66,7 @@ class Watch(threading.Thread):
         self.observer: Observer | None = None
         self.failure: Exception | None = None
         self._wake = threading.Event()
+        self._hurry = threading.Event()  # ends a rest
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -86,13 +84,15 @@ class Watch(threading.Thread):
                 self.observer = observer
                 if not engine.watches_devices:
                     _log.warning("devices cannot be watched: tracing costs a little more")
+                pace = Pace()
                 while not self._stopping.is_set():
                     began = time.monotonic()
                     self._look(observer)
-                    interval = self.config.discovery.interval
-                    rest = min(_REST * (time.monotonic() - began), interval, _LONGEST_REST)
-                    self._stopping.wait(rest)
+                    now, interval = time.monotonic(), self.config.discovery.interval
+                    rest = pace.rest(now - began, now, interval)
+                    self._hurry.wait(rest)
                     self._wake.wait(interval - rest)
+                    self._hurry.clear()
                     self._wake.clear()
                 self.observer = None
         except Exception as error:  # noqa: BLE001 - raised again by Agent.run
@@ -111,15 +111,16 @@ class Watch(threading.Thread):
     def _scope(self) -> Scope:
         return Scope(self.config.programs, self.config.interfaces)
 
-    def look_now(self) -> None:
-        """Has the thread look at once."""
+    def look_soon(self) -> None:
+        """Has the thread look once it has rested."""
         self._wake.set()
 
     def reconfigure(self, config: Config) -> None:
-        """Goes on with another configuration."""
+        """Goes on with another configuration, at once."""
         self.config = config
         if self.observer is not None:
             self.observer.narrow(self._scope(), config.flows, everywhere=_everywhere(config))
+        self._hurry.set()
         self._wake.set()
 
     def stop(self) -> None:
@@ -127,6 +128,7 @@ class Watch(threading.Thread):
         self._stopping.set()
         if self.observer is not None:
             self.observer.interrupt()
+        self._hurry.set()
         self._wake.set()
 
 
@@ -283,7 +285,7 @@ class Agent:
 
     def _changed(self, events: LinkEvents) -> None:
         events.drain()
-        asyncio.get_running_loop().call_later(_SETTLING, self._watch.look_now)
+        asyncio.get_running_loop().call_later(_SETTLING, self._watch.look_soon)
 
     def _reload(self) -> None:
         try:

@@ -103,6 +103,17 @@ class Tether:
         wait_for(lambda: self._name not in interfaces_here(), patience=10)
 
 
+def wait_until_released(lab: Lab) -> None:
+    """Until the numbers are free of namespaces whose interfaces are gone.
+
+    The kernel frees them a little later (cleanup_net), and takes up what goes next only then.
+    """
+    named.create("xstlast")
+    tether = Tether(lab, path_of("xstlast"), "xstlast")
+    remove("xstlast")
+    tether.wait_until_gone()
+
+
 def interfaces_here() -> set[str]:
     return {name for _, name in socket.if_nameindex()}
 

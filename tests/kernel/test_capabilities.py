@@ -128,7 +128,8 @@ def working(scene: Scene, capabilities: Sequence[str]) -> set[str]:
             works.add(PROCESSES)
         scene.detach_named()
         with suppress(AssertionError):
-            wait_for(lambda: not attached(agent, "xst1"), patience=5)
+            # The agent rests for five seconds at the most; it looks by itself in an hour.
+            wait_for(lambda: not attached(agent, "xst1"), patience=10)
             works.add(WORD)
         assert agent.stop() == 0
         if works == EVERYTHING:

@@ -25,6 +25,7 @@ from tests.kernel.namespaces import (
     path_of,
     places,
     remove,
+    wait_until_released,
 )
 from tests.kernel.test_flows import udp4
 from xdpscope.discovery.inventory import Inventory
@@ -148,6 +149,9 @@ def test_records_of_namespaces_that_are_gone_are_taken_out(lab: Lab, engine: Eng
                 assert left <= 8 + 1, "of this round, and one that a look must still confirm"
             for tether in tethers:
                 tether.wait_until_gone()
+            wait_until_released(
+                lab
+            )  # a record is known to be of the past by its successor's number
             if round_ % 2:
                 observer.look(1000)
                 observer.look(1000)
