@@ -84,6 +84,17 @@ def namespace(name: str, program: Program) -> Iterator[Namespace]:
         yield found
 
 
+@contextmanager
+def namespace_numbered(inode: int, name: str, program: Program) -> Iterator[Namespace]:
+    """One with the inode number of one that is gone: the kernel frees it after the interfaces."""
+    for _ in range(50):
+        with namespace(name, program) as found:
+            if found.inode == inode:
+                yield found
+                return
+    raise AssertionError(f"no namespace was given number {inode} again")
+
+
 def remove(name: str) -> None:
     if Path(path_of(name)).exists():
         named.remove(name)
@@ -101,17 +112,6 @@ class Tether:
 
     def wait_until_gone(self) -> None:
         wait_for(lambda: self._name not in interfaces_here(), patience=10)
-
-
-def wait_until_released(lab: Lab) -> None:
-    """Until the numbers are free of namespaces whose interfaces are gone.
-
-    The kernel frees them a little later (cleanup_net), and takes up what goes next only then.
-    """
-    named.create("xstlast")
-    tether = Tether(lab, path_of("xstlast"), "xstlast")
-    remove("xstlast")
-    tether.wait_until_gone()
 
 
 def interfaces_here() -> set[str]:
