@@ -134,7 +134,7 @@ def test_records_of_namespaces_that_are_gone_are_taken_out(lab: Lab, engine: Eng
     """
     program = lab.load("decide_drop")
     expected: Counts = {}
-    numbers: set[int] = set()
+    inodes: set[int] = set()
     with Inventory() as inventory, Observer(engine, inventory, Scope()) as observer:
         for round_ in range(4):
             with ExitStack() as stack:
@@ -142,7 +142,7 @@ def test_records_of_namespaces_that_are_gone_are_taken_out(lab: Lab, engine: Eng
                 for number in range(8):
                     name = f"xst{number}"
                     found = stack.enter_context(namespace(name, program))
-                    numbers.add(found.inode)
+                    inodes.add(found.inode)
                     tethers.append(Tether(lab, path_of(name), f"xstt{number}"))
                     observer.look(1000)
                     packets = number + round_ + 1
@@ -151,15 +151,15 @@ def test_records_of_namespaces_that_are_gone_are_taken_out(lab: Lab, engine: Eng
                     observer.look(1000)
                 expect(observer, expected)
                 left = sum(len(records) for records in engine.spilled().values())
-                print(f"round {round_}: {left} records, {len(numbers)} numbers")
-                assert left <= len(numbers) + 1, "and one that a look must still confirm"
+                print(f"round {round_}: {left} records, {len(inodes)} numbers")
+                assert left <= len(inodes) + 1, "and one that a look must still confirm"
             for tether in tethers:
                 tether.wait_until_gone()
             if round_ % 2:
                 observer.look(1000)
                 observer.look(1000)
         expect(observer, expected)
-    assert len(numbers) <= 16, "of 32 namespaces: else none was known to be gone"
+    assert len(inodes) <= 16, "of 32 namespaces: else none was known to be gone"
 
 
 def test_a_renamed_interface(lab: Lab, observer: Observer) -> None:
