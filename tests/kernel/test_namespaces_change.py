@@ -67,7 +67,7 @@ def test_nothing_holds_a_namespace(lab: Lab) -> None:
 def test_another_namespace_with_the_same_number(
     lab: Lab, observer: Observer, look_between: bool
 ) -> None:
-    """Inode numbers are given again at once, and so are indices: it is another place."""
+    """Inode numbers are given again soon, and so are indices: it is another place."""
     if not look_between and not has_cookies():
         pytest.skip("before Linux 5.14 nothing tells them apart")
     program = in_service(lab, lab.load("decide_drop"))
