@@ -11,8 +11,7 @@ PYTHON := .venv/bin/python
 # The kernels of `make kernel-test` and `make test`: names that tests/vm/README.md explains. Other
 # distributions than Debian have but one kernel in reach of their own sources.
 KERNELS ?= $(if $(shell grep -x 'ID=debian' /etc/os-release 2>/dev/null),6.1 6.12,default)
-# Seconds that one kernel may take for its whole suite, and the demo after its table has started.
-KERNEL_TIMEOUT ?= 4200
+# Seconds until the demo ends by itself, once its table has started.
 DEMO_SECONDS ?=
 # More for pytest, such as PYTEST='-k replacement -x'.
 PYTEST ?=
@@ -22,8 +21,8 @@ OBJECTS := $(patsubst bpf/%.c,agent/xdpscope/bpf/%.o,$(wildcard bpf/*.bpf.c))
 PYTHON_SOURCES := agent config tests setup.py docs/generate.py $(wildcard dashboards)
 C_SOURCES = $(shell find bpf tests -name '*.[ch]')
 
-.PHONY: help setup build lint format test unit kernel-test image-test audit matrix bench torture demo \
-	docs clean suite-at-once
+.PHONY: help setup build lint format test unit kernel-test image-test audit matrix nightly bench torture \
+	demo docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,21 +54,17 @@ format: setup ## put sources into that style
 	$(PYTHON) -m ruff format $(PYTHON_SOURCES)
 	clang-format --style=file:bpf/.clang-format -i $(C_SOURCES)
 
-test: build ## all tests: units here, the kernel suite in a virtual machine for each of KERNELS
-	@failed=; for part in unit kernel-test; do \
-		$(MAKE) $$part || failed="$$failed $$part"; \
-	done; \
-	if [ -n "$$failed" ]; then echo "test: FAILED in:$$failed" >&2; exit 1; fi; \
-	echo "test: all passed"
+test: unit kernel-test ## all tests: unit tests here, kernel tests in virtual machines
 
 unit: build ## the tests that need no kernel of their own
 	@echo "== unit tests"
 	@$(PYTHON) -m pytest tests/unit $(PYTEST)
 
-kernel-test: build ## the kernel suite, in a virtual machine for each of KERNELS
-	@echo "== the virtual machines themselves"
-	@$(PYTHON) -m pytest -p no:cacheprovider tests/vm
-	@$(call suites,$(addprefix suite-on-,$(KERNELS)) $(if $(filter 6.1,$(KERNELS)),suite-at-once))
+SUITES = $(PYTHON) -m tests.suites
+ONE_BY_ONE = $(KERNELS:%=--kernel %)
+
+kernel-test: build ## the kernel tests, in a virtual machine for each of KERNELS, two at a time
+	@$(SUITES) $(ONE_BY_ONE) -- $(PYTEST)
 
 image-test: build ## build the container image, and run it as Kubernetes would; some minutes
 	@tests/setup.sh buildah debootstrap crun
@@ -86,8 +81,13 @@ audit: setup ## check the Kubernetes manifests with checkov, 290 MB of it
 	@$(PYTHON) -m tests.kustomize config/kubernetes/overlays/prometheus-operator >build/manifests/all.yaml
 	@$(AUDIT)/bin/checkov -d build/manifests --framework kubernetes --compact --quiet --skip-download
 
-matrix: build ## the kernel suite on every kernel supported, from 5.10 to the newest
-	@$(call suites,$(addprefix suite-on-,5.10 6.1 6.12 newest))
+matrix: build ## all kernel tests on every kernel supported, from 5.10 to the newest
+	@$(SUITES) --matrix -- $(PYTEST)
+
+nightly: build ## the long variants: floods, thousands of rounds, torture, machines with nothing on them
+	@$(SUITES) --nightly $(ONE_BY_ONE) -- $(PYTEST)
+	@$(MAKE) torture
+	@$(MAKE) fresh
 
 bench: build ## what observing costs: instructions a packet, reading flows
 	@$(PYTHON) -m tests.bench
@@ -109,21 +109,3 @@ clean: ## remove what was built; kernels and Prometheus stay in ~/.cache/xdpscop
 	rm -rf build dist .venv .mypy_cache .pytest_cache .ruff_cache agent/*.egg-info
 	rm -f $(OBJECTS) $(BINDINGS) agent/xdpscope/libbpf/_raw.c
 	find agent tests -name __pycache__ -prune -exec rm -rf {} +
-
-# Two machines at a time, each of which keeps one CPU of ours busy; what one says comes in one piece.
-# The programs are compiled here: an emulated machine takes seconds for what takes a moment.
-define suites
-	echo "== kernel suite in emulated machines, two at a time: $(1:suite-%=%) (many minutes)"; \
-	$(PYTHON) -m tests.kernel.programs && $(MAKE) -k -j2 --output-sync=target $(1)
-endef
-
-suite-on-%:
-	@echo "== kernel suite on $*"; \
-	$(PYTHON) -m tests.vm.run --kernel $* --timeout $(KERNEL_TIMEOUT) \
-		-- python -m pytest -p no:cacheprovider tests/kernel $(PYTEST)
-
-# The emulator runs CPUs in turn, in long slices; truly at once is safe on kernels up to 6.1 only.
-suite-at-once:
-	@echo "== exactness on 6.1, with four CPUs that run at once"; \
-	$(PYTHON) -m tests.vm.run --kernel 6.1 --parallel --cpus 4 --timeout $(KERNEL_TIMEOUT) \
-		-- python -m pytest -p no:cacheprovider tests/kernel/test_verdicts.py tests/kernel/test_fallback.py

@@ -11,10 +11,11 @@ import pytest
 
 from tests.e2e.container import CRUN, bundle
 from tests.e2e.image import ROOT
-from tests.kernel.agent import AgentProcess, traced, wait_for
+from tests.kernel.agent import AgentProcess, traced
 from tests.kernel.lab import Lab, kernel_objects, settled_objects
 from tests.kernel.namespaces import namespace
 from tests.kernel.pinned import UNALTERED, pinned_links, settled, udp, wipe
+from tests.waiting import wait_for
 
 CONFIGURATION = Path("config/kubernetes/base/xdpscope.yaml").read_text()
 PATH = Path("/sys/fs/bpf/xdpscope")

@@ -10,21 +10,21 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.kernel.nursery import Started
+from tests.waiting import PATIENCE, wait_for, witness
 
 QUICK = "discovery: {interval: 500ms}\n"
 
-# An emulated machine is some twenty times slower than a real one.
-PATIENCE = 240.0
+_SHOWN = 30  # lines of a log
 
 
 class AgentAt:
@@ -36,7 +36,11 @@ class AgentAt:
         self.trust: ssl.SSLContext | None = None
         self.headers: dict[str, str] = {}
 
+    def check(self) -> None:
+        """Fails at once if nobody will ever answer; says why."""
+
     def get(self, path: str, **headers: str) -> bytes:
+        self.check()
         request = urllib.request.Request(self.address + path, headers=self.headers | headers)
         with urllib.request.urlopen(request, timeout=PATIENCE, context=self.trust) as answer:
             body: bytes = answer.read()
@@ -113,6 +117,8 @@ class AgentProcess(AgentAt):
             self.process = Started(arguments)
         self.log: list[dict[str, object]] = []
         self.stderr: list[str] = []
+        self._stack = ExitStack()
+        self._stack.enter_context(witness(self.said))
         self._listening = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -141,10 +147,20 @@ class AgentProcess(AgentAt):
         """Whether it has said where."""
         return bool(self.address)
 
+    def check(self) -> None:
+        status = self.process.poll()
+        if status is not None:
+            self._reader.join(PATIENCE)
+            raise AssertionError(f"the agent has ended with status {status}\n{self.said()}")
+
+    def said(self) -> str:
+        """The end of what it has logged."""
+        return "\n".join([f"log of agent {self.process.pid}:", *self.stderr[-_SHOWN:]])
+
     def ready(self) -> Self:
         """Waits until the first discovery is done."""
         self._listening.wait(PATIENCE)
-        assert self.listens(), f"the agent did not start: {self.stderr}"
+        assert self.listens(), f"the agent did not start\n{self.said()}"
         wait_for(lambda: self.status("/readyz") == 200)
         return self
 
@@ -185,14 +201,7 @@ class AgentProcess(AgentAt):
             self.process.kill()
         self.wait()
         self._config.close()
-
-
-def wait_for(condition, patience: float = PATIENCE) -> None:  # type: ignore[no-untyped-def]
-    """Waits until it holds; fails if it does not in time."""
-    end = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < end, "not in time"
-        time.sleep(0.05)
+        self._stack.close()
 
 
 def traced(agent: AgentAt, program: str) -> bool:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from pyroute2 import netns as named
 
-from tests.kernel.agent import wait_for
 from tests.kernel.lab import Lab, frame
+from tests.waiting import wait_for
 from xdpscope.accounting.reading import VERDICTS
 from xdpscope.discovery.interfaces import InterfaceSource
 from xdpscope.kernel import netns

@@ -12,14 +12,16 @@ import time
 
 import pytest
 
-from tests.kernel.agent import QUICK, AgentProcess, traced, wait_for
+from tests.kernel.agent import QUICK, AgentProcess, traced
 from tests.kernel.lab import Lab, frame, kernel_objects, loaded_programs, settled_objects
+from tests.waiting import wait_for
 from xdpscope.tracing.engine import Engine
 
 SHELL = "sh", "-c", '"$@" & wait', "sh"
 """Runs a command as its child."""
 
 
+@pytest.mark.one_kernel
 def test_programs_are_traced_within_a_second_of_netlinks_word(lab: Lab) -> None:
     with AgentProcess("discovery: {interval: 1h}\n", forked=False) as agent:
         agent.ready()
@@ -32,6 +34,7 @@ def test_programs_are_traced_within_a_second_of_netlinks_word(lab: Lab) -> None:
         print(f"traced after {time.monotonic() - began:.2f} s of the guest's time")
 
 
+@pytest.mark.every_kernel
 def test_killed_under_traffic_it_leaves_nothing(lab: Lab) -> None:
     veth = lab.veth("xst0")
     lab.attach(lab.load("decide_drop"), veth)
@@ -50,6 +53,7 @@ def test_killed_under_traffic_it_leaves_nothing(lab: Lab) -> None:
     assert lab.attached_program(veth) is not None
 
 
+@pytest.mark.every_kernel
 @pytest.mark.parametrize("first", [pytest.param((), id="itself"), pytest.param(SHELL, id="shell")])
 def test_killed_with_its_pid_namespace_it_keeps_nobody_waiting(
     lab: Lab, first: tuple[str, ...]
@@ -69,6 +73,7 @@ def test_killed_with_its_pid_namespace_it_keeps_nobody_waiting(
     wait_for(lambda: kernel_objects() == before, patience=60)
 
 
+@pytest.mark.one_kernel
 def test_ended_at_any_moment_it_leaves_nothing_and_takes_no_time(lab: Lab) -> None:
     """From before its first line of Python until after its first look."""
     for number in range(3):
@@ -95,6 +100,7 @@ def test_ended_at_any_moment_it_leaves_nothing_and_takes_no_time(lab: Lab) -> No
     assert slowest < 1.5
 
 
+@pytest.mark.one_kernel
 def test_reload(lab: Lab) -> None:
     veth = lab.veth("xst0")
     lab.attach(lab.load("decide_drop"), veth)
@@ -124,6 +130,7 @@ def failure(config: str = "", prefix: tuple[str, ...] = (), port: int = 0) -> tu
         return status, "\n".join(said)
 
 
+@pytest.mark.one_kernel
 def test_a_port_in_use() -> None:
     before = settled_objects()
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -134,6 +141,7 @@ def test_a_port_in_use() -> None:
     assert kernel_objects() == before
 
 
+@pytest.mark.one_kernel
 def test_a_wrong_configuration() -> None:
     before = settled_objects()
     status, said = failure("discovery: {intervall: 5s}\n")
@@ -142,6 +150,7 @@ def test_a_wrong_configuration() -> None:
     assert kernel_objects() == before
 
 
+@pytest.mark.one_kernel
 def test_many_targets_need_many_descriptors(lab: Lab) -> None:
     """The limit that it is started with, 1,024 as a rule, is not one of programs."""
     lab.attach(lab.load("decide_pass"), lab.veth("xst0"))
@@ -150,6 +159,7 @@ def test_many_targets_need_many_descriptors(lab: Lab) -> None:
         assert "tracing" in agent.events()
 
 
+@pytest.mark.one_kernel
 def test_no_privileges() -> None:
     status, said = failure(prefix=("setpriv", "--bounding-set=-all", "--inh-caps=-all"))
     assert status == 1
@@ -157,6 +167,7 @@ def test_no_privileges() -> None:
     assert len(said.splitlines()) <= 2, said
 
 
+@pytest.mark.one_kernel
 def test_a_kernel_without_btf(lab: Lab) -> None:
     hide = 'mount -t tmpfs none /sys/kernel/btf && exec "$@"'
     status, said = failure(prefix=("unshare", "--mount", "sh", "-c", hide, "sh"))
@@ -166,6 +177,7 @@ def test_a_kernel_without_btf(lab: Lab) -> None:
     assert len(said.splitlines()) <= 2, said
 
 
+@pytest.mark.every_kernel
 def test_doctor_is_content() -> None:
     output = subprocess.check_output([sys.executable, "-m", "xdpscope", "doctor", "--json"])
     findings = {finding["check"]: finding["status"] for finding in json.loads(output)}
@@ -173,22 +185,24 @@ def test_doctor_is_content() -> None:
     assert "fail" not in findings.values()
 
 
-@pytest.mark.timeout(600)
-def test_a_thousand_rounds(lab: Lab) -> None:
+@pytest.mark.timeout(900)
+@pytest.mark.every_kernel
+@pytest.mark.parametrize("rounds", [100, pytest.param(1000, marks=pytest.mark.nightly)])
+def test_rounds(lab: Lab, rounds: int) -> None:
     """Load, attach, send, detach, unload, while the agent runs."""
     veth = lab.veth("xst0")
     before = settled_objects()
     with AgentProcess("discovery: {interval: 200ms}\n") as agent:
         agent.ready()
         early: tuple[int, int] | None = None
-        for number in range(1000):
+        for number in range(rounds):
             with lab.load("come_and_go", "single") as program:
                 lab.attach(program, veth, ("native", "generic")[number % 2])
                 veth.send(frame(60), times=3)
                 lab.attach(None, veth, ("native", "generic")[number % 2])
-            if number % 50 == 0:
+            if number % (rounds // 20) == 0:
                 agent.get("/metrics")  # what is gone may go once it was shown
-            if number == 500:
+            if number == rounds // 2:
                 early = agent.memory(), agent.descriptors()
         ended = time.monotonic()
         wait_for(lambda: "come_and_go" not in loaded_programs(), patience=5)

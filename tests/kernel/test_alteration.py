@@ -6,6 +6,8 @@ import pytest
 from tests.kernel.lab import Lab, function_names
 from xdpscope.tracing.alteration import alters_packets, harmless_calls
 
+pytestmark = pytest.mark.every_kernel
+
 PROGRAMS = [name for name in function_names("alteration") if name.startswith(("keeps", "alters"))]
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.agent import wait_for
 from tests.kernel.conftest import Counts, expect
 from tests.kernel.lab import Lab, Veth
 from tests.kernel.test_xdp_tools import ALL, BYTES, TCP, UDP
+from tests.waiting import wait_for
 from xdpscope.observer import Observer
 
 TREE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "xdpscope", "bcc")
@@ -30,6 +30,7 @@ COMMON = next(TREE.glob(f"usr/src/linux-headers-{SERIES}.*-common"), None)
 OWN = next(TREE.glob(f"usr/src/linux-headers-{SERIES}.*-amd64"), None)
 
 pytestmark = [
+    pytest.mark.one_kernel,
     pytest.mark.skipif(
         COMMON is None or OWN is None, reason=f"bcc and headers of Linux {SERIES} are not unpacked"
     ),

@@ -13,12 +13,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.kernel.agent import AgentProcess, traced, wait_for
+from tests.kernel.agent import AgentProcess, traced
 from tests.kernel.lab import Lab, Veth
 from tests.kernel.namespaces import UNSHARE, Namespace, Tether, inside, namespace, path_of
 from tests.kernel.pinned import BPFFS, UNALTERED, pinned_links, settled, udp, wipe
 from tests.kernel.programs import REPOSITORY
+from tests.waiting import wait_for
 from xdpscope.kernel import netns
+
+pytestmark = pytest.mark.every_kernel
 
 KUBERNETES = REPOSITORY / "config" / "kubernetes"
 PATH = BPFFS / "xst"

@@ -21,6 +21,8 @@ from xdpscope.observer import Observer, Standing
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.reason import Reason
 
+pytestmark = pytest.mark.every_kernel
+
 LINKS = ("pass_on", "drop_some", "send_back_some")
 DROP, PASS, TX = 1, 2, 3
 

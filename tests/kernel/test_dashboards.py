@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
-from tests.kernel.agent import QUICK, AgentProcess, traced, wait_for
+from tests.kernel.agent import QUICK, AgentProcess, traced
 from tests.kernel.lab import Lab, Veth, addressed, frame
 from tests.kernel.test_lifecycle import extension_of, link_targets  # noqa: F401 - a fixture
 from tests.kernel.test_prometheus import PROMETHEUS, Prometheus, scraping
 from tests.kernel.test_xdp_tools import udp
+from tests.waiting import wait_for
 from xdpscope.libbpf import run_time_stats
 
 BOARDS = {
@@ -45,6 +46,7 @@ PATIENCE = 120
 """Seconds for a busy emulator to have had enough scrapes in time."""
 
 pytestmark = [
+    pytest.mark.one_kernel,
     pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is missing: make setup fetches it"),
     pytest.mark.timeout(600),
 ]

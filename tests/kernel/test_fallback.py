@@ -12,6 +12,8 @@ from xdpscope.observer import Observer
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.reason import Scope
 
+pytestmark = [pytest.mark.every_kernel, pytest.mark.at_once]
+
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:

@@ -37,6 +37,8 @@ from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.templates import FlowSizes
 from xdpscope.tracing.tracer import Tracer
 
+pytestmark = pytest.mark.every_kernel
+
 SETS = 16384
 """So many that none of the flows here finds its places taken."""
 

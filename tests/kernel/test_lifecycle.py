@@ -26,6 +26,8 @@ from xdpscope.tracing import targets
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.reason import Reason, Scope
 
+pytestmark = pytest.mark.every_kernel
+
 
 def is_loaded(program_id: int) -> bool:
     return program_id in Program.ids()

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.kernel.agent import wait_for
 from tests.kernel.conftest import counted, expect, reasons
 from tests.kernel.flows import Expected, expect_flows, observing
 from tests.kernel.lab import Lab, Loaded, Veth, addressed, frame
@@ -16,11 +15,14 @@ from tests.kernel.test_lifecycle import (
     link_targets,  # noqa: F401 - a fixture
 )
 from tests.kernel.test_xdp_tools import udp
+from tests.waiting import wait_for
 from xdpscope.discovery.model import Mode
 from xdpscope.libbpf import Btf, Program
 from xdpscope.observer import Observer, Standing
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.templates import FlowSizes
+
+pytestmark = pytest.mark.every_kernel
 
 DROP, PASS = 1, 2
 

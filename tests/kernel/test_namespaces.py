@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from pyroute2 import netns as named
 
-from tests.kernel.agent import QUICK, AgentProcess, traced, wait_for
+from tests.kernel.agent import QUICK, AgentProcess, traced
 from tests.kernel.conftest import reasons
 from tests.kernel.lab import Lab, Veth, frame, open_descriptors
 from tests.kernel.namespaces import (
@@ -29,6 +29,7 @@ from tests.kernel.namespaces import (
     places,
     remove,
 )
+from tests.waiting import wait_for
 from xdpscope.__main__ import main
 from xdpscope.config import Selection
 from xdpscope.discovery.inventory import Inventory
@@ -38,6 +39,8 @@ from xdpscope.kernel import netns
 from xdpscope.observer import Observer
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.reason import Scope
+
+pytestmark = pytest.mark.every_kernel
 
 
 def test_many_namespaces_with_the_same_names_and_indices(lab: Lab, observer: Observer) -> None:

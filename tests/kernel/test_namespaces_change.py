@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pyroute2 import netns as named
 
-from tests.kernel.agent import AgentProcess, wait_for
+from tests.kernel.agent import AgentProcess
 from tests.kernel.flows import observing
 from tests.kernel.lab import Lab, frame
 from tests.kernel.namespaces import (
@@ -28,6 +28,7 @@ from tests.kernel.namespaces import (
     remove,
 )
 from tests.kernel.test_flows import udp4
+from tests.waiting import wait_for
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.namespaces import NamespaceSource
 from xdpscope.kernel import netns
@@ -36,6 +37,8 @@ from xdpscope.observer import Observer
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.reason import Scope
 from xdpscope.tracing.templates import FlowSizes
+
+pytestmark = pytest.mark.every_kernel
 
 
 def test_nothing_holds_a_namespace(lab: Lab) -> None:

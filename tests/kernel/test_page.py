@@ -8,8 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kernel.agent import QUICK, AgentProcess, traced, wait_for
+from tests.kernel.agent import QUICK, AgentProcess, traced
 from tests.kernel.lab import Lab, frame
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.one_kernel
 
 
 @pytest.fixture(scope="module")

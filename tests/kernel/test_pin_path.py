@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.agent import QUICK, AgentProcess, traced, wait_for
+from tests.kernel.agent import QUICK, AgentProcess, traced
 from tests.kernel.lab import Drizzle, Lab, kernel_objects, settled_objects
 from tests.kernel.pinned import (
     BPFFS,
@@ -25,6 +25,9 @@ from tests.kernel.pinned import (
     wipe,
 )
 from tests.kernel.programs import newer_build, other_build
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.every_kernel
 
 PATH = BPFFS / "xst"
 PINNING = QUICK + f"state: {{pin_path: {PATH}}}\n"

@@ -4,7 +4,7 @@
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,10 +25,13 @@ from tests.kernel.pinned import (
     udp,
     wipe,
 )
+from tests.waiting import wait_for
 from xdpscope.config import Selection
 from xdpscope.observer import Observer
 from xdpscope.tracing.reason import Scope
 from xdpscope.tracing.templates import FlowSizes
+
+pytestmark = pytest.mark.every_kernel
 
 SIZE = 60
 FLOWS, SAMPLED = FlowSizes(sets=64, sample_rate=1), FlowSizes(sets=64, sample_rate=10)
@@ -44,13 +47,6 @@ def pin_path() -> Iterator[Path]:
     yield path
     wipe(path)
     assert tree(BPFFS) == others
-
-
-def wait_for(condition: Callable[[], bool], patience: float = 240) -> None:
-    end = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < end, "not in time"
-        time.sleep(0.01)
 
 
 def look_until_settled(observer: Observer, path: Path, *program_ids: int) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.kernel.agent import QUICK, AgentProcess, traced, wait_for
+from tests.kernel.agent import QUICK, AgentProcess, traced
 from tests.kernel.lab import Lab, addressed, frame
 from tests.kernel.test_chains import (
     DROP,
@@ -41,11 +41,13 @@ from tests.unit.authority import (
     basic,
 )
 from tests.unit.test_sums import documented_sum
+from tests.waiting import wait_for
 
 PROMETHEUS = os.environ.get("PROMETHEUS") or shutil.which("prometheus")
 PROMTOOL = os.environ.get("PROMTOOL") or shutil.which("promtool")
 
 pytestmark = [
+    pytest.mark.one_kernel,
     pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is missing: make setup fetches it"),
     pytest.mark.timeout(400),
 ]

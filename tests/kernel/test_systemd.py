@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.agent import AgentAt, traced, wait_for
+from tests.kernel.agent import AgentAt, traced
 from tests.kernel.lab import Lab
 from tests.kernel.namespaces import namespace
 from tests.kernel.pinned import BPFFS, UNALTERED, pinned_links, settled, udp, wipe
 from tests.kernel.programs import REPOSITORY
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.one_kernel
 
 SYSTEMD = Path("/lib/systemd/systemd")
 UNIT = REPOSITORY / "config" / "systemd" / "xdpscope.service"

@@ -3,11 +3,14 @@
 
 import pytest
 
-from tests.kernel.agent import QUICK, wait_for
+from tests.kernel.agent import QUICK
 from tests.kernel.lab import kernel_objects, settled_objects
 from tests.kernel.pinned import BPFFS, tree, wipe
 from tests.kernel.test_chains import needs_loader
 from tests.kernel.torture import observed
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.every_kernel
 
 PIN_PATH = BPFFS / "xst"
 PINNING = QUICK + f"state: {{pin_path: {PIN_PATH}}}\n"

@@ -13,6 +13,8 @@ from tests.kernel.lab import VERDICT_BYTE, Lab, frame
 from xdpscope.libbpf import possible_cpus
 from xdpscope.observer import Observer
 
+pytestmark = [pytest.mark.every_kernel, pytest.mark.at_once]
+
 MODES = ["native", "generic"]
 
 

@@ -19,15 +19,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.agent import wait_for
 from tests.kernel.conftest import Counts, expect, reasons
 from tests.kernel.lab import Lab, Veth
+from tests.waiting import wait_for
 from xdpscope.libbpf import Btf, Map
 from xdpscope.observer import Observer
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("xdp-filter") is None, reason="xdp-filter is missing: install xdp-tools"
-)
+pytestmark = [
+    pytest.mark.one_kernel,
+    pytest.mark.skipif(
+        shutil.which("xdp-filter") is None, reason="xdp-filter is missing: install xdp-tools"
+    ),
+]
 
 
 def udp(port: int, size: int) -> bytes:

@@ -30,10 +30,11 @@ from pathlib import Path
 
 from pyroute2.netns import popns, pushns
 
-from tests.kernel.agent import AgentProcess, traced, wait_for
+from tests.kernel.agent import AgentProcess, traced
 from tests.kernel.lab import Drizzle, Lab, Veth, addressed, frame, kernel_objects, sender_on
 from tests.kernel.programs import compiled
 from tests.kernel.test_chains import DROP, LINKS, PASS, chain
+from tests.waiting import wait_for
 
 SLOWER = 1.1
 """Operations take less than so many times as long with the agent."""

@@ -172,13 +172,6 @@ def received(client: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-def until(condition: object, seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, "did not come to pass in time"
-        time.sleep(0.005)
-
-
 @contextmanager
 def serving(
     source: FakeSource | None = None,

@@ -14,7 +14,8 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.unit.served import PATHS, FakeSource, Served, assert_secure, received, serving, until
+from tests.unit.served import PATHS, FakeSource, Served, assert_secure, received, serving
+from tests.waiting import wait_for
 
 from xdpscope.errors import XdpscopeError
 from xdpscope.web.app import create_app
@@ -29,7 +30,7 @@ def test_concurrent_scrapes_are_bounded_complete_and_leave_the_loop_alone() -> N
     with serving(limits=Limits(collections=2)) as served, ThreadPoolExecutor(12) as clients:
         served.source.gate.clear()
         scrapes = [clients.submit(served.get, "/metrics") for _ in range(12)]
-        until(lambda: served.source.collecting == 2)
+        wait_for(lambda: served.source.collecting == 2, 5)
         begun = time.monotonic()
         assert all(served.get(path)[0] == 200 for path in PATHS if path != "/metrics")
         assert time.monotonic() - begun < 1
@@ -44,7 +45,7 @@ def test_a_scraper_that_gave_up_costs_no_collection() -> None:
     with serving(limits=Limits(collections=1)) as served:
         served.source.gate.clear()
         first = served.connect(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
-        until(lambda: served.source.collected == 1)
+        wait_for(lambda: served.source.collected == 1, 5)
         for _ in range(5):
             served.connect(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n").close()
         last = served.connect(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
@@ -60,7 +61,7 @@ def test_requests_in_flight_are_bounded_but_probes_pass() -> None:
         silent = [served.connect() for _ in range(20)]
         served.source.gate.clear()
         scrapes = [clients.submit(served.get, "/metrics") for _ in range(2)]
-        until(lambda: served.source.collecting == 2)
+        wait_for(lambda: served.source.collecting == 2, 5)
         status, headers, body = served.get("/")
         assert (status, body) == (503, b"too many requests in flight\n")
         assert headers["retry-after"] == "1"
@@ -91,7 +92,7 @@ def test_connections_beyond_the_limit_are_closed_at_once() -> None:
         kept = [served.connect() for _ in range(10)]
         assert served.closed_after(served.connect()) < 1
         kept.pop().close()
-        until(lambda: received_status(served) == 200)
+        wait_for(lambda: received_status(served) == 200, 5)
         for client in kept:
             client.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             assert received(client).startswith(b"HTTP/1.1 200")
@@ -282,7 +283,7 @@ def test_it_stops_in_time_whatever_clients_do(logged: io.StringIO) -> None:
         clients.append(served.connect(ASK, receive_buffer=4096))
         served.source.gate.clear()
         clients += [served.connect(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(4)]
-        until(lambda: served.source.collecting == 2)
+        wait_for(lambda: served.source.collecting == 2, 5)
         assert served.stop() < 0.4
         for client in clients:
             received(client)
@@ -295,7 +296,7 @@ def test_a_request_in_flight_may_finish_while_it_stops() -> None:
     with serving(limits=Limits(stop_grace=2)) as served, ThreadPoolExecutor(1) as clients:
         served.source.delay = 0.3
         scrape = clients.submit(served.get, "/metrics")
-        until(lambda: served.source.collecting == 1)
+        wait_for(lambda: served.source.collecting == 1, 5)
         assert served.stop() < 1
         assert scrape.result()[0] == 200
 

@@ -25,9 +25,9 @@ from tests.unit.served import (
     command,
     received,
     serving,
-    until,
 )
 from tests.unit.test_server import BIG
+from tests.waiting import wait_for
 
 from xdpscope.web.limits import Limits
 from xdpscope.web.policy import PolicyFile
@@ -283,7 +283,7 @@ def test_handshakes_are_bounded_in_time_and_number(authority: Authority) -> None
         with pytest.raises(OSError):
             served.get("/healthz")
         assert 0.2 < served.closed_after(stalled[0]) < 3
-        until(lambda: reach(served, authority.trust()) != "")
+        wait_for(lambda: reach(served, authority.trust()) != "", 5)
         for client in stalled:
             client.close()
 
@@ -296,7 +296,7 @@ def test_requests_over_the_limit_get_a_503_through_tls(authority: Authority) -> 
     ):
         served.source.gate.clear()
         scrapes = [clients.submit(served.get, "/metrics") for _ in range(2)]
-        until(lambda: served.source.collecting == 2)
+        wait_for(lambda: served.source.collecting == 2, 5)
         status, headers, _ = served.get("/")
         assert (status, headers["retry-after"]) == (503, "1")
         served.source.gate.set()
@@ -369,7 +369,7 @@ def test_prometheus_scrapes_through_tls_with_certificate_and_password(
 
         try:
             expected = {"good": 1.0, "wrong_password": 0.0, "no_certificate": 0.0}
-            until(lambda: query("up") == expected, 60)
+            wait_for(lambda: query("up") == expected, 60)
             assert query("count%20by%20(job)%20(xdp_packets_total)") == {"good": 100.0}
         finally:
             process.terminate()

@@ -44,7 +44,7 @@ def in_guest(module: str, kernel: str, *, icount: bool) -> dict[str, Any]:
         command = ["python", "-m", f"tests.bench.scale.{module}", str(result)]
         if module == "guest":
             command.append(str(_IDLE_SECONDS if icount else 0))
-        machine = Machine(icount=icount, timeout=_TIMEOUT)
+        machine = Machine(icount=icount, emulate=True, timeout=_TIMEOUT)
         if status := run(command, kernel=kernel, machine=machine):
             raise VmError(f"measuring on kernel {kernel} failed with status {status}")
         found: dict[str, Any] = json.loads(result.read_text())
