@@ -17,6 +17,8 @@ from tests.kernel.namespaces import namespace
 from tests.kernel.pinned import UNALTERED, pinned_links, settled, udp, wipe
 from tests.waiting import wait_for
 
+pytestmark = pytest.mark.one_kernel
+
 CONFIGURATION = Path("config/kubernetes/base/xdpscope.yaml").read_text()
 PATH = Path("/sys/fs/bpf/xdpscope")
 NODE = {"NODE_ADDRESS": "127.0.0.1"}

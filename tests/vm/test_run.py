@@ -7,17 +7,16 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
+from contextlib import ExitStack
 from pathlib import Path
 from shutil import copytree, ignore_patterns
-from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.vm import kvm
 from tests.vm.fetch import ensure
 from tests.vm.run import FAILED, HERE, TIMED_OUT, WORK_TREE
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def run_vm(
@@ -29,33 +28,29 @@ def run_vm(
     return subprocess.run(command, cwd=tree, env=variables, capture_output=True, text=True)
 
 
-@pytest.fixture(params=["/tmp", "/var/tmp"])
-def tree(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A work tree with only the harness, where virtme-ng puts an empty file system of its own."""
-    with tempfile.TemporaryDirectory(dir=request.param) as name:
-        tree = Path(name)
+@pytest.mark.parametrize(("place", "cache"), [("/tmp", None), ("/var/tmp", "/var/cache")])
+def test_trees_and_kernels_may_be_where_guests_have_a_file_system_of_their_own(
+    place: str, cache: str | None
+) -> None:
+    """virtme-ng puts empty file systems over these directories."""
+    kernel, environment = ensure("default"), {}
+    with ExitStack() as stack:
+        tree = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=place)))
         copytree(HERE, tree / "tests/vm", ignore=ignore_patterns("__pycache__"))
         (tree / "agent").mkdir()
-        yield tree
-
-
-def test_a_work_tree_may_be_anywhere(tree: Path) -> None:
-    told = run_vm("--", "sh", "-c", "touch seen; pwd; echo wrong >&2; exit 7", tree=tree)
-    assert (told.returncode, told.stdout) == (7, f"{tree}\n"), told.stderr
-    assert told.stderr.endswith("wrong\n")
-    assert (tree / "seen").exists()
-
-
-def test_modules_may_be_where_the_machine_has_a_file_system_of_its_own() -> None:
-    kernel = ensure("default")
-    with tempfile.TemporaryDirectory(dir="/var/cache") as name:
-        copytree(kernel.directory, Path(name) / "default", symlinks=True)
-        told = run_vm("--", "modprobe", "veth", XDPSCOPE_VM_CACHE=name)
-        assert told.returncode == 0, told.stderr
+        if cache is not None:
+            kernels = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=cache)))
+            copytree(kernel.directory, kernels / "default", symlinks=True)
+            environment["XDPSCOPE_VM_CACHE"] = str(kernels)
+        command = "modprobe veth && touch seen; pwd; echo wrong >&2; exit 7"
+        told = run_vm("--", "sh", "-c", command, tree=tree, **environment)
+        assert (told.returncode, told.stdout) == (7, f"{tree}\n"), told.stderr
+        assert told.stderr.endswith("wrong\n")
+        assert (tree / "seen").exists()
 
 
 def test_what_does_not_end_is_ended_and_told_from_what_fails() -> None:
-    told = run_vm("--timeout", "30", "--", "sleep", "1000")
+    told = run_vm("--timeout", "20", "--", "sleep", "1000")
     assert told.returncode == TIMED_OUT, told.stderr
     assert "time limit" in told.stderr
 
@@ -65,3 +60,25 @@ def test_a_machine_that_dies_has_not_passed() -> None:
     assert told.returncode == FAILED, told.stderr
     assert "died before the command ended" in told.stderr
     assert "sysrq" in told.stderr
+
+
+def test_a_kernel_that_boots_is_told_from_one_that_does_not() -> None:
+    """What finds out whether KVM works, tried with the emulator, which always does."""
+    kernel = ensure("default")
+    assert kvm.boots(kernel, "tcg", 240)
+    began = time.monotonic()
+    assert not kvm.boots(kernel, "tcg", 0.5)
+    assert not kvm.boots(kernel, "none", 10)
+    assert time.monotonic() - began < 10
+
+
+def test_whether_kvm_works_is_found_out_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = ensure("default")
+    monkeypatch.setenv("XDPSCOPE_VM_CACHE", str(tmp_path / "kernels"))
+    began = time.monotonic()
+    answer = kvm.works(kernel)
+    assert time.monotonic() - began < kvm.LIMIT + 5
+    monkeypatch.setattr(kvm, "boots", lambda *_: pytest.fail("booted again"))
+    assert kvm.works(kernel) is answer

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which tests run on which kernel is said by markers; here is whether they say it right."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+
+DEPENDS_ON_THE_KERNEL = {
+    "test_alteration.py",
+    "test_capabilities.py",
+    "test_chains.py",
+    "test_fallback.py",
+    "test_flow_flood.py",
+    "test_flow_properties.py",
+    "test_flows.py",
+    "test_lifecycle.py",
+    "test_maps.py",
+    "test_namespaces.py",
+    "test_namespaces_change.py",
+    "test_pin_path.py",
+    "test_pins.py",
+    "test_torture.py",
+    "test_verdicts.py",
+}
+OTHER_SOFTWARE = {
+    "test_bcc.py",
+    "test_dashboards.py",
+    "test_image.py",
+    "test_page.py",
+    "test_prometheus.py",
+    "test_systemd.py",
+    "test_xdp_tools.py",
+}
+
+
+LIST = """
+import json, sys, pytest
+
+class Markers:
+    def pytest_collection_finish(self, session):
+        found = {item.nodeid: [mark.name for mark in item.iter_markers()] for item in session.items}
+        print("markers:" + json.dumps(found))
+
+sys.exit(pytest.main(sys.argv[1:], plugins=[Markers()]))
+"""
+
+
+@cache
+def markers() -> dict[str, set[str]]:
+    """Return the markers of each test that runs in a virtual machine."""
+    command = [sys.executable, "-c", LIST, "--collect-only", "-q", "-p", "no:cacheprovider"]
+    command += ["tests/kernel", "tests/e2e"]
+    found = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout + found.stderr
+    (line,) = (line for line in found.stdout.splitlines() if line.startswith("markers:"))
+    return {test: set(names) for test, names in json.loads(line.removeprefix("markers:")).items()}
+
+
+def marked(name: str) -> set[str]:
+    return {test for test, names in markers().items() if name in names}
+
+
+def files(tests: set[str]) -> set[str]:
+    return {Path(test.partition("::")[0]).name for test in tests}
+
+
+def functions(tests: set[str]) -> set[str]:
+    """Return the tests without their parameters."""
+    return {test.partition("[")[0] for test in tests}
+
+
+def test_each_test_says_whether_it_depends_on_the_kernel() -> None:
+    every, one = marked("every_kernel"), marked("one_kernel")
+    assert every | one == markers().keys()
+    assert not every & one
+
+
+def test_what_depends_on_the_kernel_runs_on_each() -> None:
+    assert files(marked("every_kernel")) >= DEPENDS_ON_THE_KERNEL
+    assert not files(marked("one_kernel")) & DEPENDS_ON_THE_KERNEL
+    assert files(marked("one_kernel")) >= OTHER_SOFTWARE
+    assert not files(marked("every_kernel")) & OTHER_SOFTWARE
+
+
+def test_each_long_variant_has_a_short_one() -> None:
+    long = marked("nightly")
+    assert long
+    assert functions(long) <= functions(markers().keys() - long)
+
+
+def test_what_runs_at_once_depends_on_the_kernel() -> None:
+    assert marked("at_once")
+    assert marked("at_once") <= marked("every_kernel") - marked("nightly")
