@@ -81,6 +81,49 @@ def test_readiness_follows_the_source(plain: Served) -> None:
         ("application/openmetrics-text;version=9.9.9", "text/plain; version=0.0.4; charset=utf-8"),
         ("application/openmetrics-text;version=a.b", "text/plain; version=0.0.4; charset=utf-8"),
         (";;;=,,;version==", "text/plain; version=0.0.4; charset=utf-8"),
+        # The highest quality wins, whatever the order, and 0 excludes (RFC 9110, 12.4.2).
+        ("application/openmetrics-text;q=0", "text/plain; version=0.0.4; charset=utf-8"),
+        ("application/openmetrics-text;q=0.000,*/*", "text/plain; version=0.0.4; charset=utf-8"),
+        (
+            "text/plain;q=1,application/openmetrics-text;q=0.1",
+            "text/plain; version=0.0.4; charset=utf-8",
+        ),
+        (
+            "application/openmetrics-text; Q=0.1, text/plain",
+            "text/plain; version=0.0.4; charset=utf-8",
+        ),
+        (
+            "text/plain;q=0.4,application/openmetrics-text;q=0.5",
+            "application/openmetrics-text; version=1.0.0",
+        ),
+        ("text/plain,application/openmetrics-text", "application/openmetrics-text; version=1.0.0"),
+        ("APPLICATION/OpenMetrics-Text", "application/openmetrics-text; version=1.0.0"),
+        ("text/plain;q=0,*/*;q=0.1", "application/openmetrics-text; version=1.0.0"),
+        ("application/*", "application/openmetrics-text; version=1.0.0"),
+        # A range counts for what no narrower one names.
+        (
+            "*/*;q=0.5,application/openmetrics-text;q=0.1",
+            "text/plain; version=0.0.4; charset=utf-8",
+        ),
+        (
+            "text/*;q=0.9,text/plain;q=0.1,application/openmetrics-text;q=0.5",
+            "application/openmetrics-text; version=1.0.0",
+        ),
+        # Prometheus 3 when it is told to scrape text, and a browser.
+        (
+            "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3",
+            "text/plain; version=1.0.0; charset=utf-8; escaping=allow-utf-8",
+        ),
+        (
+            "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+            "text/plain; version=0.0.4; charset=utf-8",
+        ),
+        # No format of ours is accepted: text all the same, which a scraper can at least report.
+        ("application/json", "text/plain; version=0.0.4; charset=utf-8"),
+        ("*/*;q=0", "text/plain; version=0.0.4; charset=utf-8"),
+        # A quality that is none: the range is passed over.
+        ("application/openmetrics-text;q=high", "text/plain; version=0.0.4; charset=utf-8"),
+        ("application/openmetrics-text;q=nan", "text/plain; version=0.0.4; charset=utf-8"),
     ],
 )
 def test_metrics_in_the_format_asked_for(
@@ -106,6 +149,11 @@ def test_metrics_in_the_format_asked_for(
         ("gzip; q=0.000", False),
         ("identity", False),
         ("xgzip", False),
+        ("x-gzip", True),
+        ("*", True),
+        ("*;q=0.5, gzip;q=0", False),
+        ("gzip;q=0.5, identity", False),
+        ("gzip, identity;q=0.5", True),
     ],
 )
 def test_compression_is_as_accepted(plain: Served, accepted: str, compressed: bool) -> None:

@@ -9,23 +9,22 @@ from typing import TYPE_CHECKING
 from prometheus_client.exposition import choose_encoder
 from starlette.responses import Response
 
+from xdpscope.web.negotiation import gzip_accepted, preferred_format
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from prometheus_client import CollectorRegistry
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
 
-__all__ = ["Answer", "expose", "gzip_accepted"]
+__all__ = ["Answer", "expose"]
 
 # Below this compression saves no packet worth the work.
 _WORTH_COMPRESSING = 1024
 # What the transport takes before it asks for a pause: a slow client then holds one slice of memory
 # in it, and stays a request in flight until the last one is gone.
 _SLICE = 64 * 1024
-# The versions we speak; prometheus_client would claim any other that it is asked for, and fail on
-# one that is no number.
-_VERSIONS = frozenset({"", "0.0.1", "0.0.4", "1.0.0"})
 
 
 class Answer(Response):
@@ -57,25 +56,6 @@ def expose(registry: CollectorRegistry, accept: str, names: Sequence[str]) -> tu
 
     ``accept`` is the request's header; ``names`` restrict the page to these metrics, if given.
     """
-    understood = ",".join(
-        part for part in accept.split(",") if _parameters(part).get("version", "") in _VERSIONS
-    )
-    encoder, content_type = choose_encoder(understood)
+    # prometheus_client ignores qualities, and fails on a version that is not a number.
+    encoder, content_type = choose_encoder(preferred_format(accept))
     return encoder(registry.restricted_registry(names) if names else registry), content_type
-
-
-def gzip_accepted(accept_encoding: str) -> bool:
-    """Whether an Accept-Encoding header names gzip, and not with a quality of nought."""
-    for part in accept_encoding.split(","):
-        if part.partition(";")[0].strip().lower() == "gzip":
-            return _parameters(part).get("q", "1").strip("0.") != ""
-    return False
-
-
-def _parameters(part: str) -> dict[str, str]:
-    def pairs() -> Iterator[tuple[str, str]]:
-        for parameter in part.split(";")[1:]:
-            name, _, value = parameter.partition("=")
-            yield name.strip().lower(), value.strip()
-
-    return dict(pairs())
