@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ssl
 from base64 import b64encode
+from collections.abc import Mapping
 from pathlib import Path
 
 import bcrypt
@@ -45,6 +46,22 @@ class Authority:
         """The file, with TLS and these keys of it."""
         keys = ("cert_file: server.crt", "key_file: server.key", *tls)
         lines = ["tls_server_config:", *(f"  {key}" for key in keys), rest]
+        self.path.write_text("\n".join(lines) + "\n")
+        return self.path
+
+    def write_inline(self, *tls: str, replaced: Mapping[str, str] | None = None) -> Path:
+        """The file, with certificate, key and CA in it, and these keys of TLS."""
+        text = {
+            key: (self.directory / file).read_text()
+            for key, file in {
+                "cert": "server.crt",
+                "key": "server.key",
+                "client_ca": "clients.crt",
+            }.items()
+        } | dict(replaced or {})
+        lines = ["tls_server_config:", *(f"  {key}" for key in (MUTUAL[0], *tls))]
+        for key, pem in text.items():
+            lines += [f"  {key}: |", *(f"    {line}" for line in pem.splitlines())]
         self.path.write_text("\n".join(lines) + "\n")
         return self.path
 

@@ -128,6 +128,13 @@ def test_which_clients_get_in(
         assert {name for name, trust in clients.items() if reach(served, trust)} == admitted
 
 
+def test_certificates_in_the_file_itself(authority: Authority) -> None:
+    ours = authority.trust(authority.ca.issue_cert("scraper.example"))
+    with serving(policy=PolicyFile(authority.write_inline()).current) as served:
+        assert reach(served, ours) == "TLSv1.3"
+        assert not reach(served, authority.trust())
+
+
 def test_a_new_certificate_is_shown_to_the_next_connection(authority: Authority) -> None:
     def shown(served: Served) -> bytes | None:
         with authority.trust().wrap_socket(served.connect(), server_hostname="127.0.0.1") as client:

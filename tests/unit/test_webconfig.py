@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import ssl
 import subprocess
 from pathlib import Path
 
@@ -152,6 +153,70 @@ def _encrypted(key: bytes) -> bytes:
     return form.load_pem_private_key(key, None).private_bytes(
         form.Encoding.PEM, form.PrivateFormat.PKCS8, form.BestAvailableEncryption(b"secret")
     )
+
+
+def test_pem_in_the_file_itself(authority: Authority) -> None:
+    path = authority.write_inline()
+    for name in ("server.crt", "server.key", "clients.crt"):
+        (authority.directory / name).unlink()
+    policy = PolicyFile(path).current()
+    assert policy.context is not None and policy.verifies_clients
+    (believed,) = policy.context.get_ca_certs(binary_form=True)
+    assert believed == ssl.PEM_cert_to_DER_cert(authority.ca.cert_pem.bytes().decode())
+
+
+@pytest.mark.parametrize(
+    ("also", "said"),
+    [
+        ("cert_file: server.crt", ":3: tls_server_config.cert_file: must not be given with cert"),
+        ("key_file: server.key", ":3: tls_server_config.key_file: must not be given with key"),
+        (
+            "client_ca_file: clients.crt",
+            ":3: tls_server_config.client_ca_file: must not be given with client_ca",
+        ),
+    ],
+)
+def test_pem_is_in_the_file_or_beside_it(authority: Authority, also: str, said: str) -> None:
+    assert said in problem(authority.write_inline(also))
+
+
+def test_pem_in_the_file_that_cannot_be_used(authority: Authority) -> None:
+    key = (authority.directory / "server.key").read_text()
+    for name, text, said in (
+        ("cert", "junk", "cert: must be PEM certificates"),
+        ("client_ca", key, "client_ca: must be PEM certificates"),
+        ("key", "junk", "key: must be a PEM private key"),
+        ("key", trustme.CA().issue_cert("x").private_key_pem.bytes().decode(), "key: must be the"),
+        ("key", _encrypted(key.encode()).decode(), "key: must not be encrypted"),
+    ):
+        assert f"tls_server_config.{said}" in problem(authority.write_inline(replaced={name: text}))
+    # Folded into one line, as without the "|", it is not PEM any more.
+    path = authority.write_inline()
+    path.write_text(path.read_text().replace("cert: |", "cert: >"))
+    assert "cert: must be PEM certificates, in a block that begins with |" in problem(path)
+
+
+def test_no_message_has_a_key_in_it(authority: Authority) -> None:
+    path = authority.write_inline()
+    text = path.read_text()
+    for damaged in (text.replace("key: |", "key: >"), text.replace("key: |", "key:\n  - |")):
+        path.write_text(damaged)
+        assert "tls_server_config.key: must be" in (said := problem(path))
+        assert (authority.directory / "server.key").read_text().splitlines()[1] not in said
+    # A key that has slipped into the place of a certificate.
+    path = authority.write_inline(replaced={"cert": text.partition("key: |\n")[2]})
+    assert "MII" not in problem(path)
+
+
+def test_a_certificate_in_the_file_is_renewed(authority: Authority, logged: io.StringIO) -> None:
+    file = PolicyFile(authority.write_inline())
+    before = file.current()
+    authority.renew()
+    authority.write_inline(replaced={"key": "half-writ"})
+    assert file.current() is before
+    authority.write_inline()
+    assert file.current().context is not before.context
+    assert [level for level, _ in events(logged)] == ["error", "info"]
 
 
 def test_check_config_and_run_refuse_it_alike(authority: Authority) -> None:

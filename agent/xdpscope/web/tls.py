@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from asyncio.sslproto import SSLProtocol
+from contextlib import contextmanager
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from xdpscope.web.webconfig import CIPHERS, CURVES, Unusable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from pathlib import Path
 
     from xdpscope.web.limits import Limits
@@ -37,7 +39,8 @@ def make_context(tls: Tls, directory: Path) -> ssl.SSLContext | None:
 
     Raises `Unusable`.
     """
-    if tls.cert_file is None or tls.key_file is None:
+    certificate, key = _pem(tls, "cert", directory), _pem(tls, "key", directory)
+    if certificate is None or key is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _VERSIONS[tls.min_version]
@@ -54,12 +57,13 @@ def make_context(tls: Tls, directory: Path) -> ssl.SSLContext | None:
     context.set_alpn_protocols(["http/1.1"])
     if tls.curve_preferences:
         _set_curves(context, tls.curve_preferences)
-    _load_certificate(context, directory / tls.cert_file, directory / tls.key_file)
+    _load_certificate(context, certificate, key)
     context.verify_mode = _VERIFICATION[tls.client_auth_type]
-    if tls.client_ca_file is not None:
+    authorities = _pem(tls, "client_ca", directory)
+    if authorities is not None:
         # Whatever is in the file is believed, be it a root or not: so it is in Go.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        _load_authorities(context, directory / tls.client_ca_file, "client_ca_file")
+        _load_authorities(context, authorities)
     return context
 
 
@@ -77,39 +81,84 @@ def _set_curves(context: ssl.SSLContext, names: Collection[str]) -> None:
         )
 
 
-def _load_certificate(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
-    # OpenSSL does not say which of the two files it fails on.
-    _load_authorities(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, "cert_file")
-    _text(key, "key_file")
+class _Pem(NamedTuple):
+    """PEM text, the setting that it comes from, and its file if that is one."""
+
+    text: str
+    setting: str
+    file: Path | None
+
+    def unusable(self, message: str) -> Unusable:
+        """Return the error that this text must be something else."""
+        if self.file is not None:
+            return _unusable(self.setting, f"{message}: {self.file}")
+        return _unusable(self.setting, message)
+
+    def malformed(self, what: str) -> Unusable:
+        """Return the error that this text is not what it must be."""
+        return self.unusable(
+            f"must be {what}" if self.file else f"must be {what}, in a block that begins with |"
+        )
+
+
+def _pem(tls: Tls, name: str, directory: Path) -> _Pem | None:
+    """Return the text of ``name``, or of the file that ``name_file`` names; None without both.
+
+    Raises `Unusable`.
+    """
+    text: str | None = getattr(tls, name)
+    if text is not None:
+        return _Pem(_ascii(text.encode()), name, None)
+    file: Path | None = getattr(tls, f"{name}_file")
+    if file is None:
+        return None
+    try:
+        return _Pem(_ascii((directory / file).read_bytes()), f"{name}_file", directory / file)
+    except OSError as error:
+        raise _unusable(
+            f"{name}_file", f"must be a readable PEM file: {directory / file}: {error.strerror}"
+        ) from None
+
+
+def _load_certificate(context: ssl.SSLContext, certificate: _Pem, key: _Pem) -> None:
+    # OpenSSL does not say which of the two texts it fails on.
+    _load_authorities(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate)
 
     def password() -> NoReturn:
         # Else OpenSSL would ask on the terminal.
-        raise _unusable("key_file", f"must not be encrypted: {key}")
+        raise key.unusable("must not be encrypted")
 
     try:
-        context.load_cert_chain(certificate, key, password)
+        # Python's TLS reads these two from files only. Memory is one that no disk keeps.
+        with _in_memory(certificate.text) as certificate_file, _in_memory(key.text) as key_file:
+            context.load_cert_chain(certificate_file, key_file, password)
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
-            raise _unusable(
-                "key_file", f"must be the key of cert_file, and is not: {key}"
-            ) from None
+            raise key.unusable(f"must be the key of {certificate.setting}, and is not") from None
         if error.reason == "EE_KEY_TOO_SMALL":
-            raise _unusable("cert_file", f"must have a longer key: {certificate}") from None
-        raise _unusable("key_file", f"must be a PEM private key: {key}") from None
+            raise certificate.unusable("must have a longer key") from None
+        raise key.malformed("a PEM private key") from None
 
 
-def _load_authorities(context: ssl.SSLContext, path: Path, key: str) -> None:
+def _load_authorities(context: ssl.SSLContext, certificates: _Pem) -> None:
     try:
-        context.load_verify_locations(cadata=_text(path, key))
+        context.load_verify_locations(cadata=certificates.text)
     except ssl.SSLError:
-        raise _unusable(key, f"must be a file of PEM certificates: {path}") from None
+        what = "a file of PEM certificates" if certificates.file else "PEM certificates"
+        raise certificates.malformed(what) from None
 
 
-def _text(path: Path, key: str) -> str:
-    try:
-        return path.read_bytes().decode("ascii", "replace").replace("\ufffd", "?")
-    except OSError as error:
-        raise _unusable(key, f"must be a readable PEM file: {path}: {error.strerror}") from None
+@contextmanager
+def _in_memory(text: str) -> Iterator[str]:
+    """Yield the path of a file in memory with this text."""
+    with open(os.memfd_create("pem", os.MFD_CLOEXEC), "w", encoding="ascii") as file:  # noqa: PTH123
+        file.write(text)
+        file.flush()
+        yield f"/proc/self/fd/{file.fileno()}"
+
+
+def _ascii(data: bytes) -> str:
+    return data.decode("ascii", "replace").replace("\ufffd", "?")
 
 
 def _unusable(key: str, message: str) -> Unusable:

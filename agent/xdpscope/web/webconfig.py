@@ -149,7 +149,15 @@ def _bcrypt_hash(text: str) -> str:
     return text
 
 
+def _pem_text(text: str) -> str:
+    if not text.strip():
+        raise ValueError
+    return text
+
+
 _FILE = OrNull(Scalar("a path, seen from this file", lambda text: Path(printable_text(text))))
+# A private key may be in the place of a certificate by mistake: no message shows either.
+_PEM = _Secret(OrNull(Scalar("PEM text, in a block that begins with |", _pem_text)))
 _VERSION: Kind[Literal["TLS12", "TLS13"]] = choice("TLS12", "TLS13")
 _PASSWORD = _Secret(
     Scalar(
@@ -170,8 +178,11 @@ class Tls:
 
     cert_file: Path | None = setting(_FILE, "null", "The certificate, and what leads to its CA.")
     key_file: Path | None = setting(_FILE, "null", "Its private key.")
+    cert: str | None = setting(_PEM, "null", "The same as cert_file, as text in this file.")
+    key: str | None = setting(_PEM, "null", "The same as key_file, as text in this file.")
     client_auth_type: ClientAuth = setting(_AUTH, "NoClientCert", "Whether clients need one too.")
     client_ca_file: Path | None = setting(_FILE, "null", "The CAs that clients' come from.")
+    client_ca: str | None = setting(_PEM, "null", "The same as client_ca_file, as text here.")
     client_allowed_sans: tuple[str, ...] = setting(
         ListOf("a list of names", Scalar("a name", printable_text)),
         "[]",
@@ -240,16 +251,22 @@ def _check(tls: Tls) -> None:
 
     if tls == Tls():
         return
-    for key in ("cert_file", "key_file"):
-        if getattr(tls, key) is None:
-            raise unusable(key, "must be given, for TLS to have a certificate and its key")
+    for key in ("cert", "key", "client_ca"):
+        if getattr(tls, key) is not None and getattr(tls, f"{key}_file") is not None:
+            raise unusable(f"{key}_file", f"must not be given with {key}: one of them")
+    for key in ("cert", "key"):
+        if getattr(tls, key) is None and getattr(tls, f"{key}_file") is None:
+            raise unusable(
+                f"{key}_file", f"must be given, or {key}: TLS needs a certificate and its key"
+            )
     if tls.min_version > tls.max_version:
         raise unusable("min_version", "must not be above max_version")
-    if tls.verifies_clients and tls.client_ca_file is None:
+    if tls.verifies_clients and tls.client_ca_file is None and tls.client_ca is None:
         raise unusable(
-            "client_ca_file", f"must be given with {tls.client_auth_type}: whom to believe"
+            "client_ca_file",
+            f"must be given with {tls.client_auth_type}, or client_ca: whom to believe",
         )
-    for key in ("client_ca_file", "client_allowed_sans"):
+    for key in ("client_ca_file", "client_ca", "client_allowed_sans"):
         if getattr(tls, key) and not tls.verifies_clients:
             raise unusable(
                 key,
