@@ -23,7 +23,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from xdpscope import __version__, log
-from xdpscope.config import Config, Flows, Listen, Selection, load
+from xdpscope.config import Config, Flows, Listen, Selection, load, warnings
 from xdpscope.describe import as_json, count_as_json, flow_as_json
 from xdpscope.discovery.events import LinkEvents
 from xdpscope.discovery.inventory import Inventory
@@ -261,6 +261,7 @@ class Agent:
                 listen=str(Listen(host, port)),
                 scheme="https" if policy().context else "http",
             )
+            _warn_of(self._config)
             if policy().open and not ip_address(host.partition("%")[0]).is_loopback:
                 _log.warning(
                     "everyone in reach of the address can read what is served: "
@@ -301,8 +302,14 @@ class Agent:
             if getattr(old.flows, name) != getattr(config.flows, name):
                 _log.warning("takes full effect after a restart", key=f"flows.{name}")
         log.set_level(config.log.level)
+        _warn_of(config)
         self._watch.reconfigure(config)
         _log.info("configuration reloaded")
+
+
+def _warn_of(config: Config) -> None:
+    for key, problem in warnings(config):
+        _log.warning("configuration is suspicious", key=key, problem=problem)
 
 
 def _policy(path: Path | None) -> Callable[[], Policy]:

@@ -14,8 +14,9 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from xdpscope._globs import doubt
 from xdpscope._settings import (
     SWITCH,
     Invalid,
@@ -32,8 +33,12 @@ from xdpscope._settings import (
     setting,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 __all__ = [
     "Config",
+    "ConfigWarning",
     "Discovery",
     "Flows",
     "Latency",
@@ -44,6 +49,7 @@ __all__ = [
     "State",
     "load",
     "parse",
+    "warnings",
 ]
 
 _QUOTING = 'quote a value that begins with one of * [ { & ! % @ `, as in "*" or "[::1]:10091"'
@@ -237,6 +243,36 @@ class Config:
     log: Log = setting(Section(Log), "{}", "The agent's own log, on standard error.")
 
 
+class ConfigWarning(NamedTuple):
+    """A setting that is allowed, but hardly meant: the path of its key, and why."""
+
+    key: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.problem}"
+
+
+def warnings(config: Config) -> list[ConfigWarning]:
+    """Return the settings that are allowed, but hardly meant."""
+    return [
+        *_warnings("programs", config.programs, of_interfaces=False),
+        *_warnings("interfaces", config.interfaces, of_interfaces=True),
+    ]
+
+
+def _warnings(key: str, selection: Selection, of_interfaces: bool) -> Iterator[ConfigWarning]:
+    if not selection.include:
+        yield ConfigWarning(f"{key}.include", "is empty: nothing is observed")
+    if "*" in selection.exclude:
+        yield ConfigWarning(f"{key}.exclude", "'*' matches all: nothing is observed")
+    for name in ("include", "exclude"):
+        for index, glob in enumerate(getattr(selection, name)):
+            problem = doubt(glob, of_interfaces)
+            if problem:
+                yield ConfigWarning(f"{key}.{name}[{index}]", f"'{glob}' {problem}")
+
+
 def parse(text: str, name: str) -> Config:
     """Read a configuration from YAML; ``name`` is what errors call it.
 
@@ -245,11 +281,18 @@ def parse(text: str, name: str) -> Config:
     try:
         node = compose(text)
     except Invalid as invalid:
-        raise config_error(name, invalid, hint=_QUOTING) from None
+        raise config_error(name, invalid, hint=_hint(invalid)) from None
     try:
         return Config() if node is None else Section(Config).read(node)
     except Invalid as invalid:
         raise config_error(name, invalid) from None
+
+
+def _hint(invalid: Invalid) -> str:
+    """Return what helps most often against text that is not YAML."""
+    if any(r"'\t'" in problem.message for problem in invalid.problems):
+        return "use spaces: YAML allows no tab there"
+    return _QUOTING
 
 
 def load(path: Path | None) -> Config:

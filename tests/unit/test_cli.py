@@ -72,6 +72,41 @@ def test_check_config_names_file_and_key(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_check_config_warns_of_globs_that_match_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "globs.yaml"
+    file.write_text("programs: {include: ['^xdp_.*$']}\ninterfaces: {include: []}\n")
+    result = xdpscope("check-config", str(file))
+    assert (result.returncode, result.stdout) == (0, f"{file}: ok, with 2 warnings\n")
+    assert result.stderr.splitlines() == [
+        f"{file}: warning: programs.include[0]: '^xdp_.*$' looks like a regular expression, and"
+        " is read as a shell glob: write xdp_* instead of ^xdp_.*$",
+        f"{file}: warning: interfaces.include: is empty: nothing is observed",
+    ]
+
+
+def started(config: Path) -> list[dict[str, str]]:
+    """What `run` logs, from its start on."""
+    command = [sys.executable, "-m", "xdpscope", "--log-format", "json", "run", "--config", config]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        logged = [json.loads(process.stderr.readline())]
+        process.terminate()
+        logged += [json.loads(line) for line in process.stderr if line.startswith("{")]
+    assert logged[0]["event"] == "started"
+    return logged
+
+
+def test_run_warns_of_globs_that_match_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "globs.yaml"
+    file.write_text("listen: 127.0.0.1:0\nprograms: {include: ['xdp_{a,b}']}\n")
+    (warning,) = (record for record in started(file) if record["level"] == "warning")
+    assert (warning["event"], warning["key"]) == (
+        "configuration is suspicious",
+        "programs.include[0]",
+    )
+    assert "braces" in warning["problem"]
+
+
 @pytest.mark.parametrize(
     ("host", "web", "warned"),
     [
@@ -85,15 +120,8 @@ def test_run_warns_when_everyone_can_read(
 ) -> None:
     (tmp_path / "web.yml").write_text(web)
     (tmp_path / "xdpscope.yaml").write_text(f"listen: {host}:0\nweb_config: web.yml\n")
-    arguments = ["--log-format", "json", "run", "--config", str(tmp_path / "xdpscope.yaml")]
-    with subprocess.Popen(
-        [sys.executable, "-m", "xdpscope", *arguments], stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stderr is not None
-        logged = [json.loads(process.stderr.readline())]
-        process.terminate()
-        logged += [json.loads(line) for line in process.stderr if line.startswith("{")]
-    assert (logged[0]["event"], logged[0]["scheme"]) == ("started", "http")
+    logged = started(tmp_path / "xdpscope.yaml")
+    assert logged[0]["scheme"] == "http"
     assert any("everyone in reach" in record["event"] for record in logged) is warned
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from xdpscope.config import Config, Listen, Selection, load, parse
+from xdpscope.config import Config, Listen, Selection, load, parse, warnings
 from xdpscope.errors import ConfigError
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "xdpscope.yaml"
@@ -159,7 +159,6 @@ def test_listen_reads_back_what_it_writes(text: str) -> None:
     [
         ("log: {level: info", "expected ',' or '}'"),
         ("a: b: c", "mapping values are not allowed"),
-        ("\tlog: {}", "cannot start any token"),
         ("log: {}\n---\nlog: {}", "expected a single document"),
         ("log: !!python/object/apply:os.system [id]", "tags such as"),
         ("log: !custom {}", "tags such as"),
@@ -178,6 +177,53 @@ def test_what_is_not_plain_yaml_is_refused_with_a_hint(text: str, reason: str) -
         parse(text, "x.yaml")
     assert reason in str(caught.value)
     assert "quote" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    "text", ["\tlog: {}", "flows:\n\ttop: 5", "flows:\n  top:\t5", "programs: {\n\tinclude: []}"]
+)
+def test_a_tab_gets_a_hint_about_spaces(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"^x\.yaml:\d: .*cannot start any token") as caught:
+        parse(text, "x.yaml")
+    assert caught.value.hint == "use spaces: YAML allows no tab there"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("programs: {include: ['^xdp_.*$']}", "programs.include[0]: '^xdp_.*$' looks like a reg"),
+        ("programs: {include: [ok, 'xdp_.*']}", "programs.include[1]: 'xdp_.*' looks like a reg"),
+        ("programs: {exclude: [xdp_(a|b)]}", "programs.exclude[0]: 'xdp_(a|b)' looks like a reg"),
+        (r"programs: {include: ['xdp_\d']}", r"'xdp_\d' looks like a regular expression"),
+        ("programs: {include: [xdp_a+]}", "'xdp_a+' looks like a regular expression"),
+        ("interfaces: {include: ['lxc{a,b}']}", "interfaces.include[0]: 'lxc{a,b}' has braces"),
+        ("interfaces: {include: ['!eth*']}", "'!eth*' begins with !: a glob cannot be neg"),
+        ("interfaces: {include: ['eth0,eth1']}", "'eth0,eth1' has a comma: give each glob as an"),
+        ("interfaces: {include: [eth0 eth1]}", "'eth0 eth1' has a space: give each glob as an"),
+        ("interfaces: {exclude: ['eth[0-9']}", "'eth[0-9' has a bracket without its counterpart"),
+        ("interfaces: {exclude: ['[^e]*']}", "'[^e]*' has [^: a set of other characters is [!"),
+        ("interfaces: {exclude: ['eth0:1']}", "'eth0:1' has a character that no interface"),
+        ("interfaces: {include: [abcdefghijklmnop]}", "is longer than an interface's name, 15"),
+        ("programs: {include: []}", "programs.include: is empty: nothing is observed"),
+        ("interfaces: {exclude: ['*']}", "interfaces.exclude: '*' matches all: nothing is observ"),
+    ],
+)
+def test_a_glob_that_matches_nothing_is_warned_of(text: str, said: str) -> None:
+    (warning,) = warnings(parse(text, "x.yaml"))
+    assert said in str(warning)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "programs: {include: [xdp_*, 12, 3b185187f1855c4c, '[!a]?', '[]]x', 'foo.llvm.*', a$b]}",
+        "programs: {exclude: ['(unnamed)', 'core::xdp.1', '*.cold']}",
+        "interfaces: {include: ['eth0.*', eth-1, 'ens[0-9]*', '[!l]*', '*'], exclude: [br-1+]}",
+    ],
+)
+def test_a_glob_that_may_match_is_not(text: str) -> None:
+    assert warnings(parse(text, "x.yaml")) == []
 
 
 def test_a_flood_of_problems_is_cut() -> None:

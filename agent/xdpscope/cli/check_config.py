@@ -2,15 +2,20 @@
 """``xdpscope check-config``."""
 
 import argparse
+import sys
 
-from xdpscope.config import load
+from xdpscope.config import load, warnings
 from xdpscope.web.policy import PolicyFile
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Loads the file; an error in it ends in exit code 2."""
+    """Loads the file; an error in it ends in exit code 2, a warning does not."""
     config = load(arguments.file)
     if config.web_config is not None:
         PolicyFile(config.web_config)
-    print(f"{arguments.file}: ok")
+    doubtful = warnings(config)
+    for warning in doubtful:
+        print(f"{arguments.file}: warning: {warning}", file=sys.stderr)
+    count = f", with {len(doubtful)} warning{'s' if len(doubtful) > 1 else ''}" if doubtful else ""
+    print(f"{arguments.file}: ok{count}")
     return 0
