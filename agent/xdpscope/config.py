@@ -41,10 +41,8 @@ __all__ = [
     "ConfigWarning",
     "Discovery",
     "Flows",
-    "Latency",
     "Listen",
     "Log",
-    "Outcomes",
     "Selection",
     "State",
     "load",
@@ -187,20 +185,6 @@ class Flows:
 
 
 @dataclass(frozen=True)
-class Latency:
-    """Time spent inside programs."""
-
-    enabled: bool = setting(SWITCH, "false", "Measure each run; costs two clock reads a packet.")
-
-
-@dataclass(frozen=True)
-class Outcomes:
-    """What became of a packet after its verdict."""
-
-    enabled: bool = setting(SWITCH, "true", "Follow the kernel's xdp:* tracepoints.")
-
-
-@dataclass(frozen=True)
 class State:
     """What outlives the agent."""
 
@@ -237,8 +221,6 @@ class Config:
     interfaces: Selection = setting(Section(Selection), "{}", "Which interfaces, by name.")
     discovery: Discovery = setting(Section(Discovery), "{}", "How programs are found.")
     flows: Flows = setting(Section(Flows), "{}", "Counts by flow.")
-    latency: Latency = setting(Section(Latency), "{}", "Time spent inside programs.")
-    outcomes: Outcomes = setting(Section(Outcomes), "{}", "What became of redirected packets.")
     state: State = setting(Section(State), "{}", "What outlives the agent.")
     log: Log = setting(Section(Log), "{}", "The agent's own log, on standard error.")
 
