@@ -5,14 +5,14 @@ import os
 import signal
 import sys
 
-from xdpscope.errors import ConfigError, XdpscopeError
+from xdpscope.errors import ConfigError, UnsupportedHostError, XdpscopeError
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        0 done, 1 failed, 2 wrong usage or configuration.
+        0 done, 1 failed, 2 wrong usage or configuration, 3 this host can never do it.
     """
     # Until a command takes its own measures an interrupt just ends the process, without
     # a traceback.
@@ -32,7 +32,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"xdpscope: {error}", file=sys.stderr)
         if error.hint:
             print(f"  hint: {error.hint}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
+        if isinstance(error, ConfigError):
+            return 2
+        return 3 if isinstance(error, UnsupportedHostError) else 1
 
 
 if __name__ == "__main__":

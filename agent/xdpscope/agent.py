@@ -29,6 +29,7 @@ from xdpscope.discovery.events import LinkEvents
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.namespaces import NamespaceSource
 from xdpscope.errors import ConfigError
+from xdpscope.kernel import machine
 from xdpscope.libbpf import possible_cpus
 from xdpscope.metrics import (
     AgentCollector,
@@ -330,6 +331,7 @@ def run(config: Config, path: Path | None, listen: Listen | None) -> None:
     Raises:
         XdpscopeError: it could not start, or cannot go on.
     """
+    machine.require_supported()
     _allow_descriptors()
     asyncio.run(Agent(config, path, listen).run())
 

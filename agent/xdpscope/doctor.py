@@ -12,8 +12,14 @@ from pathlib import Path
 from xdpscope import libbpf
 from xdpscope.discovery.listing import Listing
 from xdpscope.discovery.programs import Census
-from xdpscope.errors import KernelError, NotPermitted, TracingUnavailable, XdpscopeError
-from xdpscope.kernel import bpffs, capabilities
+from xdpscope.errors import (
+    KernelError,
+    NotPermitted,
+    TracingUnavailable,
+    UnsupportedHostError,
+    XdpscopeError,
+)
+from xdpscope.kernel import bpffs, capabilities, machine
 from xdpscope.tracing.engine import Engine, may_hook
 from xdpscope.tracing.pins import InUse, PinPath
 
@@ -72,6 +78,14 @@ def clean(pin_path: Path) -> list[Removed]:
             state.remove()
         pins.remove()
         return removed
+
+
+def _machine() -> Finding:
+    try:
+        machine.require_supported()
+    except UnsupportedHostError as error:
+        return Finding("machine", Status.FAIL, str(error), error.hint or "")
+    return Finding("machine", Status.OK, machine.SUPPORTED)
 
 
 def _btf() -> Finding:
@@ -226,6 +240,7 @@ def _stats() -> Finding:
 
 
 _CHECKS: tuple[Callable[[], Finding], ...] = (
+    _machine,
     _btf,
     _jit,
     _capabilities,

@@ -4,6 +4,7 @@
     XdpscopeError
     ├── ConfigError          the configuration cannot be used
     ├── TracingUnavailable   this host cannot trace BPF programs at all
+    │   └── UnsupportedHostError  … and no setting or right will change that
     └── KernelError          the kernel refused; carries its errno
         ├── LoadError        … a BPF program; carries the verifier's log
         ├── NotPermitted     … for want of a capability
@@ -23,6 +24,7 @@ __all__ = [
     "LoadError",
     "NotPermitted",
     "TracingUnavailable",
+    "UnsupportedHostError",
     "Vanished",
     "XdpscopeError",
 ]
@@ -49,6 +51,10 @@ class ConfigError(XdpscopeError):
 
 class TracingUnavailable(XdpscopeError):
     """Tracing BPF programs is impossible on this host, whichever the program."""
+
+
+class UnsupportedHostError(TracingUnavailable):
+    """This host can never trace: neither rights nor settings are missing. Exit code 3."""
 
 
 class KernelError(XdpscopeError):

@@ -13,8 +13,12 @@ from tests.unit.authority import HASH
 COMMANDS = ["run", "list", "doctor", "check-config"]
 
 
-def xdpscope(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "xdpscope", *arguments]
+# Runs a command on a machine that calls itself another one.
+ELSEWHERE = ("setarch", "i686")
+
+
+def xdpscope(*arguments: str, prefix: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    command = [*prefix, sys.executable, "-m", "xdpscope", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=60)
 
 
@@ -142,6 +146,28 @@ def test_doctor_names_the_cure_of_what_is_not_ok() -> None:
     assert all(finding["cure"] for finding in findings if finding["status"] != "ok")
     failed = any(finding["status"] == "fail" for finding in findings)
     assert result.returncode == int(failed)
+
+
+def test_run_refuses_a_machine_that_is_not_supported() -> None:
+    result = xdpscope("run", "--listen", "127.0.0.1:0", prefix=ELSEWHERE)
+    assert (result.returncode, result.stdout) == (3, "")
+    assert result.stderr.splitlines() == [
+        "xdpscope: i686 is not supported: counts would not be exact there",
+        "  hint: run it on x86_64",
+    ]
+
+
+def test_doctor_says_that_a_machine_is_not_supported() -> None:
+    result = xdpscope("doctor", "--json", prefix=ELSEWHERE)
+    (machine,) = (each for each in json.loads(result.stdout) if each["check"] == "machine")
+    assert (result.returncode, machine["status"]) == (3, "fail")
+    assert machine["found"] == "i686 is not supported: counts would not be exact there"
+    (machine,) = (
+        each
+        for each in json.loads(xdpscope("doctor", "--json").stdout)
+        if each["check"] == "machine"
+    )
+    assert (machine["status"], machine["found"]) == ("ok", "x86_64")
 
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:

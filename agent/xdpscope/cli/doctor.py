@@ -18,7 +18,7 @@ _STYLE = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints each finding; exit code 1 if one keeps the agent from working."""
+    """Prints each finding; exit code 1 if one keeps the agent from working, 3 if it always will."""
     pin_path = load(arguments.config).state.pin_path
     if arguments.clean:
         return _clean(pin_path, arguments.json)
@@ -27,7 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
         console().print(_table(findings))
-    return int(any(finding.status is Status.FAIL for finding in findings))
+    failed = {finding.check for finding in findings if finding.status is Status.FAIL}
+    return 3 if "machine" in failed else int(bool(failed))
 
 
 def _clean(pin_path: Path | None, as_json: bool) -> int:

@@ -16,7 +16,7 @@ from xdpscope import bpf
 from xdpscope.accounting.slots import FAMILIES, SlotTable
 from xdpscope.discovery.programs import ANCHOR
 from xdpscope.errors import KernelError, LoadError, NotPermitted, TracingUnavailable
-from xdpscope.kernel import capabilities, pidns
+from xdpscope.kernel import capabilities, machine, pidns
 from xdpscope.libbpf import Map, Object, Program, typed
 from xdpscope.tracing import alteration, templates
 from xdpscope.tracing.pins import PinPath, TargetPins
@@ -61,6 +61,7 @@ class Engine:
             TracingUnavailable: this kernel does not trace BPF programs for us; it says why.
             KernelError: nothing can be pinned.
         """
+        machine.require_supported()
         self._numbers = itertools.count(1)
         self.sample_rate = flows.sample_rate if flows else 1
         with ExitStack() as stack:
