@@ -15,7 +15,8 @@ FROM debian:bookworm-slim AS build
 RUN apt-get update && apt-get install -y --no-install-recommends \
         clang gcc libc6-dev libbpf-dev libelf-dev pkg-config python3-dev python3-pip python3-venv zlib1g-dev
 WORKDIR /source
-COPY pyproject.toml setup.py README.md ./
+COPY pyproject.toml setup.py README.md LICENSE ./
+COPY LICENSES LICENSES
 COPY bpf bpf
 COPY agent agent
 # Compiled to bytecode once and for all, and nobody's to write.
@@ -28,6 +29,8 @@ RUN apt-get update \
     && apt-get install -y --no-install-recommends libbpf1 python3 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/debconf/*-old /var/log/*
 COPY --from=build /opt/xdpscope /opt/xdpscope
+COPY LICENSE /usr/share/doc/xdpscope/LICENSE
+COPY LICENSES /usr/share/doc/xdpscope/LICENSES
 ENV PATH=/opt/xdpscope/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONDONTWRITEBYTECODE=1
 LABEL org.opencontainers.image.title="xdpscope" \

@@ -40,6 +40,14 @@ def agent(directory: Path, name: str) -> AgentProcess:
     return AgentProcess(command=in_front(name, bundle(directory / name, CONFIGURATION, NODE)))
 
 
+def test_the_image_contains_the_licences() -> None:
+    for name in ("LICENSE", "LICENSES/Apache-2.0.txt", "LICENSES/GPL-2.0-only.txt"):
+        text = Path(name).read_bytes()
+        assert (ROOT / "usr/share/doc/xdpscope" / name).read_bytes() == text
+        (inside,) = (ROOT / "opt/xdpscope").rglob(f"xdpscope-*.dist-info/licenses/{name}")
+        assert inside.read_bytes() == text
+
+
 @pytest.mark.timeout(900)
 def test_an_update_of_the_daemonset(lab: Lab, tmp_path: Path) -> None:
     """Agents follow each other as pods do: no packet is missed. Then what is pinned is removed."""

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Licences: the texts are where they must be."""
+
+import re
+from hashlib import sha256
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# Of the texts as Debian has them in /usr/share/common-licenses.
+LICENCES = {
+    "LICENSES/Apache-2.0.txt": "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30",
+    "LICENSES/GPL-2.0-only.txt": "8177f97513213526df2cf6184d8ff986c675afb514d4e68a404010521b880643",
+}
+
+
+@pytest.mark.parametrize("name", LICENCES)
+def test_a_licence_is_the_original_text(name: str) -> None:
+    assert sha256((ROOT / name).read_bytes()).hexdigest() == LICENCES[name]
+    assert name in (ROOT / "LICENSE").read_text()
+
+
+def test_every_source_file_names_its_licence() -> None:
+    sources = [
+        path
+        for directory in ("agent", "bpf", "dashboards", "docs", "tests")
+        for path in (ROOT / directory).rglob("*.[pch]*")
+        if path.suffix in (".py", ".c", ".h") and path.name != "_raw.c"
+    ]
+    assert len(sources) > 200
+    for path in sources:
+        of_bpf = path.name.endswith(".bpf.c") or path.is_relative_to(ROOT / "bpf")
+        licence = "GPL-2.0-only" if of_bpf else "Apache-2.0"
+        first = path.read_text().partition("\n")[0]
+        assert re.search(rf"SPDX-License-Identifier: {licence}\b", first), path
+
+
+def test_the_package_contains_the_licences() -> None:
+    installed = distribution("xdpscope")
+    assert installed.metadata["License-Expression"] == "Apache-2.0 AND GPL-2.0-only"
+    for name in ("LICENSE", *LICENCES):
+        assert name in (installed.metadata.get_all("License-File") or [])
+        assert installed.read_text(f"licenses/{name}") == (ROOT / name).read_text()
+
+
+def test_the_image_is_built_with_the_licences() -> None:
+    stages = re.split(r"^FROM ", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)[1:]
+    copied = [re.findall(r"^COPY (?!--)(.*) (\S+)$", stage, flags=re.MULTILINE) for stage in stages]
+    included = {f"!{name}" for stage in copied for names, _ in stage for name in names.split()}
+    ignore = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {line for line in ignore if line.startswith("!")} == included
+    assert all((ROOT / name[1:]).exists() for name in included)
+    of_build, of_image = (
+        {name for names, _ in stage for name in names.split()} for stage in copied
+    )
+    # The first is for the package's build, the second for whoever looks into the image.
+    assert {"LICENSE", "LICENSES"} <= of_build & of_image
+    assert all(target.startswith("/usr/share/doc/xdpscope/") for _, target in copied[1])
