@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Licences: the texts are where they must be."""
+"""Licences, CONTRIBUTING.md and SECURITY.md: they are where they must be, and name what exists."""
 
 import re
 from hashlib import sha256
@@ -7,6 +7,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 # Of the texts as Debian has them in /usr/share/common-licenses.
@@ -14,6 +15,7 @@ LICENCES = {
     "LICENSES/Apache-2.0.txt": "cfc7749b96f63bd31c3c42b5c471bf756814053e847c10f3eb003417bc523d30",
     "LICENSES/GPL-2.0-only.txt": "8177f97513213526df2cf6184d8ff986c675afb514d4e68a404010521b880643",
 }
+GUIDES = ("CONTRIBUTING.md", "SECURITY.md")
 
 
 @pytest.mark.parametrize("name", LICENCES)
@@ -58,3 +60,30 @@ def test_the_image_is_built_with_the_licences() -> None:
     # The first is for the package's build, the second for whoever looks into the image.
     assert {"LICENSE", "LICENSES"} <= of_build & of_image
     assert all(target.startswith("/usr/share/doc/xdpscope/") for _, target in copied[1])
+
+
+@pytest.mark.parametrize("page", GUIDES)
+def test_a_guide_names_what_exists(page: str) -> None:
+    text = (ROOT / page).read_text()
+    paths = re.findall(r"`((?:\.?[\w.-]+/)+[\w.-]*|[\w-]+\.(?:md|toml|sh)|Makefile)`", text)
+    paths += re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    assert paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z-]+)", text)) <= targets
+
+
+def test_a_guide_says_how_to_run_the_tests() -> None:
+    named = re.findall(r"\bmake ([a-z-]+)", (ROOT / "CONTRIBUTING.md").read_text())
+    assert {"lint", "unit", "kernel-test", "test", "docs", "format"} <= set(named)
+
+
+def test_hooks_need_no_network_and_exist() -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    assert {repository["repo"] for repository in config["repos"]} == {"local"}
+    lint = re.sub(r"\$\(\w+\)", ".venv/bin/python", (ROOT / "Makefile").read_text())
+    for repository in config["repos"]:
+        for hook in repository["hooks"]:
+            assert hook["language"] == "system"
+            tool = re.sub(r" (--|docs/).*", "", hook["entry"])
+            assert tool in lint or (ROOT / hook["entry"].split()[1]).exists(), hook["entry"]
