@@ -95,7 +95,8 @@ def test_versions_ciphers_and_curves_are_as_asked(authority: Authority) -> None:
             assert (reach(served, old), reach(served, new)) == reached, keys
     with serving(policy=PolicyFile(authority.write("curve_preferences: [CurveP384]")).current) as s:
         assert reach(s, offering(set_ecdh_curve="secp384r1"))
-        assert not reach(s, offering(set_ecdh_curve="X25519"))
+        # Not X25519, which Python 3.11.2 cannot set.
+        assert not reach(s, offering(set_ecdh_curve="prime256v1"))
 
 
 @pytest.mark.parametrize(

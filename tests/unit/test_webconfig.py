@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import json
+import platform
 import shutil
 import ssl
 import subprocess
@@ -18,6 +19,7 @@ from tests.unit.test_cli import xdpscope
 
 from xdpscope.errors import ConfigError
 from xdpscope.web.policy import PolicyFile
+from xdpscope.web.webconfig import CURVES
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "web-config.yml"
 
@@ -64,6 +66,26 @@ def test_what_promtool_accepts_we_do(authority: Authority, tls: tuple[str, ...])
     path = authority.write(*tls, rest="http_server_config: {http2: false}")
     assert promtool_accepts(path)
     assert PolicyFile(path).current().context is not None
+
+
+@pytest.mark.parametrize("curve", [*CURVES, "unknown"])
+def test_a_curve_is_set_or_refused_with_a_reason(
+    authority: Authority, curve: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.11.2 cannot set X25519; no OpenSSL knows the last one."""
+    if curve == "unknown":
+        curve = "CurveP256"
+        monkeypatch.setitem(CURVES, curve, "none-such")
+    path = authority.write(f"curve_preferences: [{curve}]")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).set_ecdh_curve(CURVES[curve])
+    except (ValueError, ssl.SSLError):
+        assert problem(path) == (
+            f":4: tls_server_config.curve_preferences: {curve} is not supported by "
+            f"Python {platform.python_version()} with {ssl.OPENSSL_VERSION}"
+        )
+    else:
+        assert PolicyFile(path).current().context is not None
 
 
 @pytest.mark.parametrize("text", ["", "{}", "tls_server_config:\nbasic_auth_users:\n"])

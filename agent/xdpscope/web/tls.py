@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import ssl
 from asyncio.sslproto import SSLProtocol
 from contextlib import contextmanager
@@ -70,15 +71,20 @@ def make_context(tls: Tls, directory: Path) -> ssl.SSLContext | None:
 def _set_curves(context: ssl.SSLContext, names: Collection[str]) -> None:
     curves = [CURVES[name] for name in names]
     set_groups: Callable[[str], None] | None = getattr(context, "set_groups", None)  # Python 3.15
-    if set_groups is not None:
-        set_groups(":".join(curves))
-    elif len(curves) == 1:
-        context.set_ecdh_curve(curves[0])
-    else:
+    if set_groups is None and len(curves) > 1:
         raise _unusable(
             "curve_preferences",
             "must be a single curve, or none for all: before 3.15 Python's TLS takes no list",
         )
+    try:
+        (set_groups or context.set_ecdh_curve)(":".join(curves))
+    except (ValueError, ssl.SSLError):
+        # Python 3.11.2, which Debian 12 has, cannot set X25519.
+        raise _unusable(
+            "curve_preferences",
+            f"{', '.join(names)} is not supported by "
+            f"Python {platform.python_version()} with {ssl.OPENSSL_VERSION}",
+        ) from None
 
 
 class _Pem(NamedTuple):
