@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-# The agent, built here from source: the BPF objects, the bindings, and Python's packages as
-# pyproject.toml pins them. What runs has no compiler, needs no shell, and writes nothing to its
+# The agent, built here from source: the BPF objects, the bindings, and the Python packages that
+# requirements/agent.txt locks, with their hashes. What runs has no compiler, needs no shell, and writes nothing to its
 # own file system.
 #
 #     docker build -t xdpscope:0.1.0 .
@@ -15,13 +15,19 @@ FROM debian:bookworm-slim AS build
 RUN apt-get update && apt-get install -y --no-install-recommends \
         clang gcc libc6-dev libbpf-dev libelf-dev pkg-config python3-dev python3-pip python3-venv zlib1g-dev
 WORKDIR /source
+COPY requirements requirements
+RUN python3 -m venv /opt/build \
+    && /opt/build/bin/pip install --no-cache-dir --require-hashes -r requirements/build.txt \
+    && python3 -m venv --without-pip /opt/xdpscope \
+    && /opt/build/bin/pip --python /opt/xdpscope/bin/python install --no-cache-dir --require-hashes \
+        -r requirements/agent.txt
 COPY pyproject.toml setup.py README.md LICENSE ./
 COPY LICENSES LICENSES
 COPY bpf bpf
 COPY agent agent
 # Compiled to bytecode once and for all, and nobody's to write.
-RUN python3 -m venv --without-pip /opt/xdpscope \
-    && python3 -m pip --python /opt/xdpscope/bin/python install --no-cache-dir . \
+RUN /opt/build/bin/pip wheel --no-build-isolation --no-deps --wheel-dir /opt/wheel . \
+    && /opt/build/bin/pip --python /opt/xdpscope/bin/python install --no-index --no-deps /opt/wheel/*.whl \
     && chmod -R a-w /opt/xdpscope
 
 FROM debian:bookworm-slim

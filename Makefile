@@ -21,14 +21,27 @@ OBJECTS := $(patsubst bpf/%.c,agent/xdpscope/bpf/%.o,$(wildcard bpf/*.bpf.c))
 PYTHON_SOURCES := agent config tests setup.py docs/generate.py $(wildcard dashboards)
 C_SOURCES = $(shell find bpf tests -name '*.[ch]')
 
-.PHONY: help setup build lint format test unit kernel-test image-test audit matrix nightly bench torture \
-	demo docs clean
+.PHONY: help setup setup-test setup-docs locks build lint format test unit kernel-test image-test audit \
+	matrix nightly bench torture demo docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## install what is missing: packages with apt, Python's into .venv
+setup: ## install what the build needs and is missing: packages with apt, Python's into .venv
 	@tests/setup.sh
+
+setup-test: setup
+	@tests/setup.sh --test
+
+setup-docs: setup
+	@tests/setup.sh --docs
+
+# What needs more than the build does. The unit tests build the documentation's site.
+lint format unit kernel-test image-test matrix bench torture demo: setup-test
+unit docs: setup-docs
+
+locks: setup ## resolve the packages of requirements/ again, to the newest versions; UPGRADE= keeps versions
+	@requirements/lock.sh
 
 build: setup $(BINDINGS) $(OBJECTS) ## compile the libbpf bindings and the BPF programs, where they changed
 
@@ -75,8 +88,9 @@ image-test: build ## build the container image, and run it as Kubernetes would; 
 # Not in .venv, nor in `make test`: it is ten times as large as all the rest, and installs for minutes.
 AUDIT = $${XDG_CACHE_HOME:-$$HOME/.cache}/xdpscope/checkov
 audit: setup ## check the Kubernetes manifests with checkov, 290 MB of it
-	@[ -x $(AUDIT)/bin/checkov ] || { $(PYTHON) -m venv $(AUDIT) && \
-		$(AUDIT)/bin/pip --disable-pip-version-check --quiet install checkov==3.3.30; }
+	@cmp -s requirements/audit.txt $(AUDIT)/audit.txt || { $(PYTHON) -m venv --clear $(AUDIT) && \
+		$(AUDIT)/bin/pip --disable-pip-version-check --quiet install --require-hashes \
+			-r requirements/audit.txt && cp requirements/audit.txt $(AUDIT)/; }
 	@mkdir -p build/manifests
 	@$(PYTHON) -m tests.kustomize config/kubernetes/overlays/prometheus-operator >build/manifests/all.yaml
 	@$(AUDIT)/bin/checkov -d build/manifests --framework kubernetes --compact --quiet --skip-download

@@ -1,10 +1,12 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# Installs what building, testing and the demo need, where it is missing: packages of Debian or
-# Ubuntu, and .venv with the Python packages that pyproject.toml pins. Starts no service. Repeating
-# it costs a moment.
+# Installs what a target of the Makefile needs, where it is missing: packages of Debian or Ubuntu, and
+# .venv with the Python packages of requirements/. Starts no service. Repeating it costs a moment.
 #
-# Arguments are more packages, which some targets of the Makefile need.
+#     tests/setup.sh [--test] [--docs] [PACKAGE...]
+#
+# Without options: what the build needs. --test: the tools of the tests, the demo and `make lint` too.
+# --docs: those of the documentation too. PACKAGE: more packages of the distribution.
 # XDPSCOPE_SKIP_PACKAGES=1 leaves the system's packages to you.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -14,15 +16,28 @@ PATH=$PATH:/usr/sbin:/sbin # Debian keeps them off a user's PATH
 venv=.venv
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/xdpscope
 
-packages=(
-	clang clang-format llvm gcc libc6-dev pkg-config libbpf-dev libelf-dev zlib1g-dev # to build
-	qemu-system-x86 kmod udev busybox-static cpio file binutils                       # a virtual machine
-	iproute2 iputils-ping xdp-tools                                                   # traffic and XDP programs
-	systemd                                                                           # the service, and its rating
-	ca-certificates curl git
-	"$@"
-)
-useful=(bpftool debian-archive-keyring chromium) # taken where the distribution has them
+sets=(build agent) # files of requirements/
+packages=(clang gcc libc6-dev pkg-config libbpf-dev libelf-dev zlib1g-dev ca-certificates)
+useful=() # taken where the distribution has them
+test=
+for argument; do
+	case $argument in
+	--test)
+		test=1
+		sets+=(test)
+		packages+=(
+			clang-format llvm
+			qemu-system-x86 kmod udev busybox-static cpio file binutils # a virtual machine
+			iproute2 iputils-ping xdp-tools                             # traffic and XDP programs
+			systemd                                                     # the service, and its rating
+			curl git
+		)
+		useful+=(bpftool debian-archive-keyring chromium)
+		;;
+	--docs) sets+=(docs) ;;
+	*) packages+=("$argument") ;;
+	esac
+done
 
 say() { printf 'setup: %s\n' "$*"; }
 
@@ -95,7 +110,7 @@ known() { apt-cache show --no-all-versions "$1" >/dev/null 2>&1; }
 install_packages() {
 	if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
 		die "this system has no apt, and this script knows no other package manager." \
-			"Install what the following stand for, Python >= 3.11 with headers and venv, and prometheus:" \
+			"Install what the following stand for, Python >= 3.11 with headers and venv, and for tests prometheus:" \
 			"  ${packages[*]}" \
 			"then: XDPSCOPE_SKIP_PACKAGES=1 make ..."
 	fi
@@ -106,9 +121,11 @@ install_packages() {
 		for package in "${wanted[@]}"; do
 			known "$package" || update_lists
 		done
-		for package in $(missing_of "${useful[@]}"); do
-			if known "$package"; then wanted+=("$package"); fi
-		done
+		if [ ${#useful[@]} -gt 0 ]; then
+			for package in $(missing_of "${useful[@]}"); do
+				if known "$package"; then wanted+=("$package"); fi
+			done
+		fi
 		say "installing ${#wanted[@]} packages with apt, which may take some minutes: ${wanted[*]}"
 		if ! apt --no-install-recommends install "${wanted[@]}"; then
 			update_lists # the lists were old
@@ -195,28 +212,42 @@ link_prometheus() {
 	chmod +x "$venv/bin/prometheus"
 }
 
+# Whether what was installed from a file ($1) is what the file says now.
+current() { cmp -s "$1" "$venv/.installed/${1##*/}"; }
+
+# Notes it.
+installed() {
+	mkdir -p "$venv/.installed"
+	cp "$1" "$venv/.installed/"
+}
+
 make_venv() {
-	if cmp -s pyproject.toml "$venv/.installed" && "$venv/bin/python" -c '' 2>/dev/null; then
-		return
-	fi
-	local python
-	python=$(find_python) ||
-		die "no Python >= 3.11 with headers and the venv module; install one and put it first in PATH"
+	local python each stale=() pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet install)
 	if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+		python=$(find_python) ||
+			die "no Python >= 3.11 with headers and the venv module; install one and put it first in PATH"
 		say "making $venv with $("$python" --version)"
 		"$python" -m venv --clear "$venv"
 	fi
-	say "installing the Python packages that pyproject.toml pins, and building (a minute or so)"
-	local pip=("$venv/bin/python" -m pip --disable-pip-version-check --quiet install) status=0
-	"$venv/bin/python" -c '
-import tomllib
-with open("pyproject.toml", "rb") as file:
-    print("\n".join(tomllib.load(file)["build-system"]["requires"]))
-' | "${pip[@]}" -r /dev/stdin || status=$?
-	# Without isolation: the build is then the one that `make build` repeats.
-	[ $status != 0 ] || "${pip[@]}" --no-build-isolation -e '.[dev,docs]' || status=$?
-	[ $status = 0 ] || die "pip failed; see above. Without a way to a package index, see pip's own settings"
-	cp pyproject.toml "$venv/.installed"
+	for each in "${sets[@]}"; do
+		if ! current "requirements/$each.txt"; then stale+=("$each"); fi
+	done
+	if [ ${#stale[@]} -gt 0 ]; then
+		say "installing the Python packages of requirements/ (${stale[*]})"
+		for each in "${stale[@]}"; do
+			# Wheels alone: what is built on the way would be built with what no hash was checked of.
+			"${pip[@]}" --require-hashes --only-binary :all: -r "requirements/$each.txt" ||
+				die "pip failed; see above. Without a way to a package index, see pip's own settings"
+			installed "requirements/$each.txt"
+		done
+	fi
+	if ! current pyproject.toml || ! current setup.py; then
+		say "building xdpscope into $venv"
+		# Without isolation: the build is then the one that `make build` repeats.
+		"${pip[@]}" --no-build-isolation --no-deps --editable . || die "the build failed; see above"
+		installed pyproject.toml
+		installed setup.py
+	fi
 }
 
 if [ "$(uname -sm)" != "Linux x86_64" ]; then
@@ -227,8 +258,10 @@ partial=
 trap 'rm -rf "$log" ${partial:+"$partial"}' EXIT
 if [ -z "${XDPSCOPE_SKIP_PACKAGES:-}" ]; then
 	install_packages
-	fetch_prometheus
-	fetch_bcc
+	if [ "$test" ]; then
+		fetch_prometheus
+		fetch_bcc
+	fi
 fi
 make_venv
-link_prometheus
+if [ "$test" ]; then link_prometheus; fi
