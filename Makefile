@@ -13,6 +13,8 @@ PYTHON := .venv/bin/python
 KERNELS ?= $(if $(shell grep -x 'ID=debian' /etc/os-release 2>/dev/null),6.1 6.12,default)
 # Seconds until the demo ends by itself, once its table has started.
 DEMO_SECONDS ?=
+# Which systems `make fresh` takes, and how much it runs there: see tests/fresh/__main__.py.
+FRESH ?=
 # More for pytest, such as PYTEST='-k replacement -x'.
 PYTEST ?=
 
@@ -22,7 +24,7 @@ PYTHON_SOURCES := agent config tests setup.py docs/generate.py $(wildcard dashbo
 C_SOURCES = $(shell find bpf tests -name '*.[ch]')
 
 .PHONY: help setup setup-test setup-docs locks build lint format test unit kernel-test image-test audit \
-	matrix nightly bench torture demo docs clean
+	matrix nightly fresh bench torture demo docs clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +41,10 @@ setup-docs: setup
 # What needs more than the build does. The unit tests build the documentation's site.
 lint format unit kernel-test image-test matrix bench torture demo: setup-test
 unit docs: setup-docs
+
+fresh: setup ## these commands on bare Debian systems, nothing preinstalled; FRESH=debian-12 for one
+	@tests/setup.sh debootstrap
+	@$(PYTHON) -m tests.fresh $(FRESH)
 
 locks: setup ## resolve the packages of requirements/ again, to the newest versions; UPGRADE= keeps versions
 	@requirements/lock.sh

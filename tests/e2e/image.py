@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.machine import CERTIFICATES, pip_settings
 from tests.vm.fetch import SBIN_PATH, cache_directory
 from tests.vm.kernels import Kernel
 from tests.vm.sources import sources_for
@@ -29,7 +30,6 @@ ROOT, CONFIG = CACHE / "rootfs", CACHE / "config.json"
 
 _SUITE = "bookworm"
 _BASE, _IMAGE = f"localhost/debian:{_SUITE}-slim", "localhost/xdpscope:test"
-_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
 def config() -> dict[str, Any]:
@@ -90,14 +90,8 @@ def _settings(scratch: Path) -> list[str]:
     file = scratch / "pip.conf"
     # Not where Debian has its own: a package of the build stage writes that anew.
     there = Path("/mnt/certificates.crt")
-    lines = subprocess.check_output([sys.executable, "-m", "pip", "config", "list"], text=True)
-    index = [
-        line.partition(".")[2].replace("'", "")
-        for line in lines.splitlines()
-        if line.partition("=")[0].endswith(("index-url", "proxy")) and "file:" not in line
-    ]
-    file.write_text("\n".join(["[global]", f"cert = {there}", *index, ""]))
-    mounts = ((file, "/etc/pip.conf"), (_CERTIFICATES, there))
+    file.write_text(pip_settings(there))
+    mounts = ((file, "/etc/pip.conf"), (CERTIFICATES, there))
     return [f"--volume={here}:{there}:ro" for here, there in mounts]
 
 
