@@ -19,6 +19,7 @@ def pip_settings(certificates: Path) -> str:
     index = [
         line.partition(".")[2].replace("'", "")
         for line in lines.splitlines()
-        if line.partition("=")[0].endswith(("index-url", "proxy", "timeout")) and "file:" not in line
+        if line.partition("=")[0].endswith(("index-url", "proxy", "timeout"))
+        and "file:" not in line
     ]
     return "\n".join(["[global]", f"cert = {certificates}", *index, ""])

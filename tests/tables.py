@@ -27,14 +27,17 @@ class Table:
         self.key = key
         self.family = family
         self._values = np.zeros((table.info.max_entries, table.info.cpus, table.info.stride), "u1")
+        self._written = self._values.copy()
         self.sets = typed(self._values, record)
         self.slots = self.sets["flows"]
         self.reader = SlotTable(family, table, record, key, lambda: True)
 
     def write(self) -> None:
-        """Puts everything into the kernel's map."""
-        for number, values in enumerate(self._values):
-            self.map.update(number.to_bytes(4, "little"), values.tobytes())
+        """Puts what has changed into the kernel's map."""
+        changed = (self._values != self._written).any(axis=(1, 2))
+        for number in changed.nonzero()[0].tolist():
+            self.map.update(number.to_bytes(4, "little"), self._values[number].tobytes())
+        self._written[changed] = self._values[changed]
 
     def put(self, where: tuple[int, int, int], key: NDArray[Any], packets: int, size: int) -> None:
         """Puts a flow into a slot (set, CPU, way) as the kernel does."""

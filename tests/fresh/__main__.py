@@ -50,7 +50,7 @@ PAIRS = (("user", "home"), ("root", "tmp"), ("user", "space"))
 _KERNEL_TESTS = "test_all_of_it_works_behind_what_the_unit_shuts or test_flows"
 _START = (
     ("packages", "{sudo}apt-get update && {sudo}apt-get install -y make git", 600.0),
-    ("clone", "git -c safe.directory='*' clone -q /mnt/source {place}", 120.0),
+    ("clone", "git clone -q /mnt/source {place}", 120.0),
 )
 _QUICK = (("unit", "make unit", 1800.0),)
 _SHORT = (
@@ -103,9 +103,7 @@ def run(combination: Combination, steps: Sequence[tuple[str, str, float]]) -> It
             yield _step(root, combination, name, command, limit)
 
 
-def _step(
-    root: Root, combination: Combination, name: str, command: str, limit: float
-) -> Outcome:
+def _step(root: Root, combination: Combination, name: str, command: str, limit: float) -> Outcome:
     place = PLACES[combination.place].format(home=root.home)
     text = command.replace("{sudo}", "" if root.user == "root" else "sudo ")
     text = text.replace("{place}", f"'{place}'")
@@ -153,7 +151,10 @@ def main() -> int:
         print(f"fresh: {combination.name}", flush=True)
         try:
             for outcome in run(combination, steps):
-                print(f"fresh:   {outcome.step}: {outcome.result}, {outcome.seconds:.0f} s", flush=True)
+                print(
+                    f"fresh:   {outcome.step}: {outcome.result}, {outcome.seconds:.0f} s",
+                    flush=True,
+                )
                 _add(table, outcome)
                 failed = failed or outcome.result != "ok"
                 if outcome.step in ("packages", "clone", "unit") and outcome.result != "ok":
@@ -171,7 +172,12 @@ def main() -> int:
 def _add(table: Table, outcome: Outcome) -> None:
     each = outcome.combination
     table.add_row(
-        each.system, each.account, each.place, outcome.step, outcome.result, f"{outcome.seconds:.0f}"
+        each.system,
+        each.account,
+        each.place,
+        outcome.step,
+        outcome.result,
+        f"{outcome.seconds:.0f}",
     )
 
 

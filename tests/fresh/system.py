@@ -93,6 +93,8 @@ class Root:
         self._write("etc/pip.conf", pip_settings(Path(_CERTIFICATES)))
         for name in ("resolv.conf", "hosts"):
             self._write(f"etc/{name}", (Path("/etc") / name).read_text())
+        # The repository belongs to whoever runs this.
+        self._write("etc/gitconfig", "[safe]\n\tdirectory = *\n")
         # Where no home is and every account may write.
         shared = self.directory / "opt" / "a space"
         shared.mkdir()

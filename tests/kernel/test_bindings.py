@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""libbpf's bindings, on this machine's own kernel: what needs no tracing."""
+"""libbpf's bindings: what needs no tracing."""
 
 import gc
 import struct
@@ -13,12 +13,7 @@ from xdpscope.libbpf._raw import lib
 
 from xdpscope import bpf, libbpf
 from xdpscope.errors import KernelError, LoadError, NotPermitted, Vanished, XdpscopeError
-from xdpscope.kernel import capabilities
 from xdpscope.libbpf import Btf, Map, Object, Program, possible_cpus
-
-pytestmark = pytest.mark.skipif(
-    capabilities.OPEN_PROGRAMS not in capabilities.effective(), reason="needs root"
-)
 
 
 @pytest.fixture
