@@ -47,7 +47,7 @@ PAIRS = (("user", "home"), ("root", "tmp"), ("user", "space"))
 """Account and place on every other system; the rest swap the accounts."""
 
 # Short, and each of what has failed on a fresh machine: a virtual machine, and the service in it.
-_KERNEL_TESTS = "test_all_of_it_works_behind_what_the_unit_shuts or test_flows"
+_KERNEL_TESTS = "test_all_of_it_works_behind_what_the_unit_shuts or test_two_verdicts_in_one_flow"
 _START = (
     ("packages", "{sudo}apt-get update && {sudo}apt-get install -y make git", 600.0),
     ("clone", "git clone -q /mnt/source {place}", 120.0),
