@@ -57,9 +57,7 @@ _SHORT = (
     *_QUICK,
     (
         "kernel",
-        # Compiled here: an emulated machine takes minutes for that.
-        ".venv/bin/python -m tests.kernel.programs && "
-        f"make suite-on-{KERNEL} PYTEST=\"-k '{_KERNEL_TESTS}'\"",
+        f"make kernel-test KERNELS={KERNEL} PYTEST=\"-k '{_KERNEL_TESTS}'\"",
         1800.0,
     ),
     ("demo", "make demo DEMO_SECONDS=10", 900.0),

@@ -15,6 +15,8 @@ from xdpscope import bpf, libbpf
 from xdpscope.errors import KernelError, LoadError, NotPermitted, Vanished, XdpscopeError
 from xdpscope.libbpf import Btf, Map, Object, Program, possible_cpus
 
+pytestmark = pytest.mark.every_kernel
+
 
 @pytest.fixture
 def anchor() -> Iterator[Program]:

@@ -14,6 +14,8 @@ from xdpscope.accounting.reading import VERDICTS
 from xdpscope.config import Flows
 from xdpscope.libbpf import possible_cpus
 
+pytestmark = pytest.mark.one_kernel
+
 DROP = VERDICTS.index("drop")
 
 
