@@ -24,7 +24,6 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 
 from tests.kernel import programs
@@ -36,8 +35,13 @@ LONGEST = 4200
 
 _DEFAULT = ("6.1", "6.12")
 _AT_ONCE = "6.1"
-_PYTEST = ("python", "-m", "pytest", "-v", "-p", "no:cacheprovider")
+# anyio brings a plugin that takes a second to import in an emulated machine.
+_PYTEST = ("python", "-m", "pytest", "-v", "-p", "no:cacheprovider", "-p", "no:anyio")
 _NOTHING_SELECTED = 5  # pytest's exit status
+
+
+class SuiteError(Exception):
+    """pytest cannot collect tests; the message is its output."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +53,35 @@ class Suite:
     """Where it runs; empty: on this machine, for it starts virtual machines itself."""
     marker: str
     """pytest's expression for the tests that belong to it."""
-    paths: tuple[str, ...] = ("tests/kernel",)
+    path: str = "tests/kernel"
     machine: tuple[str, ...] = ()
     """More options of tests.vm.run."""
 
-    def pytest(self, selection: list[str]) -> list[str]:
-        """Return pytest's arguments: the suite's tests, of which ``selection`` takes some."""
-        return [*(("-m", self.marker) if self.marker else ()), *self.paths, *selection]
-
-    def command(self, timeout: float, selection: list[str]) -> list[str]:
-        """Return the command that runs the suite."""
-        tests = [*_PYTEST, *self.pytest(selection)]
+    def command(self, timeout: float, selection: list[str]) -> list[str] | None:
+        """Return the command that runs the suite; None if ``selection`` takes none of its tests."""
+        marker = ["-m", self.marker] if self.marker else []
+        files = _files([*marker, self.path, *selection])
+        if not files:
+            return None
+        tests = [*_PYTEST, *marker, *files, *selection]
         if not self.kernel:
             return [sys.executable, *tests[1:]]
         options = ["--kernel", self.kernel, "--timeout", f"{timeout:g}", *self.machine]
         return [sys.executable, "-m", "tests.vm.run", *options, "--", *tests]
+
+
+def _files(arguments: list[str]) -> list[str]:
+    """Return the files with tests that pytest selects.
+
+    An emulated machine takes seconds to import each file that it need not. What pytest compiles
+    here, it need not compile there.
+    """
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
+    found = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+    if found.returncode not in (0, _NOTHING_SELECTED):
+        raise SuiteError(f"{found.stdout}{found.stderr}")
+    tests = (line.partition("::") for line in found.stdout.splitlines())
+    return list(dict.fromkeys(file for file, separator, _ in tests if separator))
 
 
 def suites(kernels: list[str], *, nightly: bool = False, matrix: bool = False) -> list[Suite]:
@@ -78,19 +96,8 @@ def suites(kernels: list[str], *, nightly: bool = False, matrix: bool = False) -
     if _AT_ONCE in kernels:
         at_once = ("--parallel", "--cpus", "4")
         found.append(Suite("at once", _AT_ONCE, "at_once and not nightly", machine=at_once))
-    found.append(Suite("harness", "", "", paths=("tests/vm",)))
+    found.append(Suite("harness", "", "", path="tests/vm"))
     return found
-
-
-def has_tests(suite: Suite, selection: list[str]) -> bool:
-    """Whether pytest finds tests of the suite; a guest that has none to run need not be started."""
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-qq", "-p", "no:cacheprovider"]
-    found = subprocess.run(
-        [*command, *suite.pytest(selection)], capture_output=True, text=True, check=False
-    )
-    if found.returncode not in (0, _NOTHING_SELECTED):
-        sys.exit(f"{found.stdout}{found.stderr}")
-    return found.returncode == 0
 
 
 @dataclass(frozen=True)
@@ -116,6 +123,7 @@ class Runner:
         self._waiting: queue.SimpleQueue[Suite] = queue.SimpleQueue()
         self._running: dict[Suite, subprocess.Popen[str]] = {}
         self._lock = threading.Lock()
+        self.stopped = False
         self.results: list[Result] = []
 
     def run(self, chosen: list[Suite]) -> list[Result]:
@@ -132,37 +140,50 @@ class Runner:
     def stop(self) -> None:
         """End what runs, and start no more."""
         with self._lock:
-            with suppress(queue.Empty):
-                while True:
-                    self._waiting.get_nowait()
+            self.stopped = True
             for process in self._running.values():
                 process.terminate()
 
     def _lane(self) -> None:
-        while True:
-            with self._lock:
-                try:
-                    suite = self._waiting.get_nowait()
-                except queue.Empty:
-                    return
-                began = time.monotonic()
-                process = subprocess.Popen(
-                    suite.command(self._timeout, self._selection),
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                    errors="replace",
-                )
-                self._running[suite] = process
-            assert process.stdout is not None
-            for line in process.stdout:
-                print(f"{suite.name:>10} | {line}", end="", flush=True)
-            result = Result(suite, process.wait(), time.monotonic() - began)
-            with self._lock:
-                del self._running[suite]
-                self.results.append(result)
+        while not self.stopped:
+            try:
+                suite = self._waiting.get_nowait()
+            except queue.Empty:
+                return
+            began = time.monotonic()
+            try:
+                command = suite.command(self._timeout, self._selection)
+            except SuiteError as error:
+                print(error, file=sys.stderr, flush=True)
+                status = 1
+            else:
+                if command is None:
+                    continue
+                status = self._run(suite, command)
+            result = Result(suite, status, time.monotonic() - began)
+            self.results.append(result)
             print(f"== {result}", flush=True)
+
+    def _run(self, suite: Suite, command: list[str]) -> int:
+        with self._lock:
+            if self.stopped:
+                return 1
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+            )
+            self._running[suite] = process
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(f"{suite.name:>10} | {line}", end="", flush=True)
+        status = process.wait()
+        with self._lock:
+            del self._running[suite]
+        return status
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -189,23 +210,20 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     kernels = options.kernel or list(MATRIX if options.matrix else _DEFAULT)
     chosen = suites(kernels, nightly=options.nightly, matrix=options.matrix)
-    if options.selection:
-        chosen = [suite for suite in chosen if has_tests(suite, options.selection)]
-        if not chosen:
-            print("suites: no test is selected", file=sys.stderr)
-            return _NOTHING_SELECTED
     programs.compile_all()
     runner = Runner(options.lanes, options.timeout, options.selection)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: runner.stop())
     began = time.monotonic()
     results = runner.run(chosen)
+    if not results:
+        print("suites: no test was selected, or none was started", file=sys.stderr)
+        return 1
     print("\nsuite        result       time")
     for result in results:
         print(result)
     print(f"{'all':25} {time.monotonic() - began:6.0f} s", flush=True)
-    complete = len(results) == len(chosen)
-    return int(not complete or any(result.status for result in results))
+    return int(runner.stopped or any(result.status for result in results))
 
 
 if __name__ == "__main__":

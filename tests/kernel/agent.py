@@ -12,7 +12,7 @@ import tempfile
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -25,6 +25,10 @@ from tests.waiting import PATIENCE, wait_for, witness
 QUICK = "discovery: {interval: 500ms}\n"
 
 _SHOWN = 30  # lines of a log
+
+
+class AgentEnded(AssertionError):
+    """The agent that was to answer is no longer there."""
 
 
 class AgentAt:
@@ -90,8 +94,9 @@ class AgentProcess(AgentAt):
         environment: Mapping[str, str] | None = None,
         command: Sequence[str] | None = None,
         forked: bool = True,
+        before: Callable[[], object] = bool,
     ) -> None:
-        """Starts it: forked off ``nursery``, if it is to be nothing but the usual.
+        """Starts it: forked off ``nursery``, unless that is not enough.
 
         Args:
             config: What is in its configuration file.
@@ -100,6 +105,7 @@ class AgentProcess(AgentAt):
             environment: Is added.
             command: Is run in its stead, as it is.
             forked: False: from its first instruction on.
+            before: A function of a light module, which the forked process calls first.
         """
         super().__init__("")
         self._config = tempfile.NamedTemporaryFile("w", suffix=".yaml")  # noqa: SIM115 - closed by __exit__
@@ -114,7 +120,7 @@ class AgentProcess(AgentAt):
                 env={**os.environ, **(environment or {})},
             )
         else:
-            self.process = Started(arguments)
+            self.process = Started(arguments, before)
         self.log: list[dict[str, object]] = []
         self.stderr: list[str] = []
         self._stack = ExitStack()
@@ -151,7 +157,7 @@ class AgentProcess(AgentAt):
         status = self.process.poll()
         if status is not None:
             self._reader.join(PATIENCE)
-            raise AssertionError(f"the agent has ended with status {status}\n{self.said()}")
+            raise AgentEnded(f"the agent has ended with status {status}\n{self.said()}")
 
     def said(self) -> str:
         """The end of what it has logged."""

@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import TextIO
 
@@ -21,10 +21,11 @@ _context.set_forkserver_preload(["xdpscope.__main__", "xdpscope.agent", "xdpscop
 class Started:
     """``xdpscope`` with some arguments; of ``subprocess.Popen`` what tests need."""
 
-    def __init__(self, arguments: Sequence[str]) -> None:
+    def __init__(self, arguments: Sequence[str], before: Callable[[], object] = bool) -> None:
+        """Starts it; it calls ``before`` first, which is pickled."""
         reader, writer = _context.Pipe(duplex=False)
         with reader, writer:
-            self._process = _context.Process(target=_run, args=(list(arguments), writer))
+            self._process = _context.Process(target=_run, args=(list(arguments), writer, before))
             self._process.start()
             self.stderr: TextIO = os.fdopen(os.dup(reader.fileno()))
         assert self._process.pid is not None
@@ -48,9 +49,10 @@ class Started:
         return status
 
 
-def _run(arguments: list[str], stderr: Connection) -> None:
+def _run(arguments: list[str], stderr: Connection, before: Callable[[], object]) -> None:
     os.dup2(stderr.fileno(), sys.stderr.fileno())
     stderr.close()
+    before()
     from xdpscope.__main__ import main
 
     sys.exit(main(arguments))

@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.kernel.agent import AgentProcess, traced
+from tests.kernel.agent import AgentEnded, AgentProcess, traced
+from tests.kernel.confinement import confine
 from tests.kernel.lab import Lab, Veth
 from tests.kernel.namespaces import UNSHARE, Namespace, Tether, inside, namespace, path_of
 from tests.kernel.pinned import BPFFS, UNALTERED, pinned_links, settled, udp, wipe
@@ -110,8 +112,9 @@ def scene(lab: Lab) -> Iterator[Scene]:
 
 def working(scene: Scene, capabilities: Sequence[str]) -> set[str]:
     """What works with these capabilities. What is counted must be exact in any case."""
-    with AgentProcess(CONFIG, prefix=confined(capabilities)) as agent:
-        wait_for(lambda: agent.process.poll() is not None or traces(agent))
+    with AgentProcess(CONFIG, before=partial(confine, capabilities)) as agent:
+        with suppress(AgentEnded):
+            wait_for(lambda: traces(agent))
         if agent.process.poll() is not None:
             assert not any("Traceback" in line for line in agent.stderr), agent.stderr
             return set()
@@ -141,6 +144,7 @@ def working(scene: Scene, capabilities: Sequence[str]) -> set[str]:
 
 
 def traces(agent: AgentProcess) -> bool:
+    agent.check()
     return agent.listens() and agent.status("/readyz") == 200 and traced(agent, UNALTERED)
 
 
