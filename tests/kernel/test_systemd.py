@@ -24,21 +24,37 @@ SYSTEMD = Path("/lib/systemd/systemd")
 UNIT = REPOSITORY / "config" / "systemd" / "xdpscope.service"
 PLACE = Path("/run/systemd/system")
 LOG = Path("/run/xdpscope.log")
+END = Path("/run/xdpscope.end")
 PATH = BPFFS / "xst"
-# What the test puts in the unit's place: only where things are.
+# What the test puts in the unit's place: where things are, and a note of how the service ended.
 DROP_IN = f"""
 [Unit]
 DefaultDependencies=no
 [Service]
 ExecStart=
-ExecStart={sys.executable} -m xdpscope run --config /etc/xdpscope/xdpscope.yaml
+ExecStart="{sys.executable}" -m xdpscope run --config /etc/xdpscope/xdpscope.yaml
+ExecStopPost=+/bin/sh -c 'echo "$$SERVICE_RESULT, $$EXIT_CODE $$EXIT_STATUS" >{END}'
 StandardError=append:{LOG}
 """
-# A Python of one's own may be in a home, which the service does not see.
-HOME = f"""
-ProtectHome=tmpfs
-BindReadOnlyPaths={Path.home()}
-"""
+# The unit hides homes and temporary files; the work tree or the Python may be among them.
+HIDDEN = [Path(path) for path in ("/home", "/root", "/run/user", "/tmp", "/var/tmp")]
+SHOWN = [
+    path
+    for path in dict.fromkeys([REPOSITORY, Path(sys.prefix), Path(sys.base_prefix)])
+    if any(path.is_relative_to(hidden) for hidden in HIDDEN)
+]
+
+
+class Service(AgentAt):
+    """The agent that systemd runs."""
+
+    def ended(self) -> str:
+        if not END.exists():
+            return ""
+        return f"the service has ended ({END.read_text().strip()}):\n{self.recent()}"
+
+    def recent(self) -> str:
+        return "\n".join(log().splitlines()[-LOG_LINES:])
 
 
 @contextmanager
@@ -57,19 +73,27 @@ def booted() -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-@pytest.fixture
-def agent() -> Iterator[AgentAt]:
+@contextmanager
+def service(config: str) -> Iterator[Service]:
+    """The unit as it is shipped, with this configuration."""
     PLACE.mkdir(parents=True, exist_ok=True)
     (PLACE / UNIT.name).write_text(UNIT.read_text())
     (PLACE / f"{UNIT.name}.d").mkdir(exist_ok=True)
-    at_home = Path(sys.base_prefix).is_relative_to(Path.home())
-    (PLACE / f"{UNIT.name}.d/test.conf").write_text(DROP_IN + (HOME if at_home else ""))
+    shown = "".join(f'BindReadOnlyPaths="{path}"\n' for path in SHOWN)
+    (PLACE / f"{UNIT.name}.d/test.conf").write_text(f"{DROP_IN}ProtectHome=tmpfs\n{shown}")
     Path("/etc/xdpscope").mkdir(exist_ok=True)
-    Path("/etc/xdpscope/xdpscope.yaml").write_text(f"state: {{pin_path: {PATH}}}\n")
+    Path("/etc/xdpscope/xdpscope.yaml").write_text(config)
     LOG.unlink(missing_ok=True)
+    END.unlink(missing_ok=True)
     with booted():
-        yield AgentAt("http://127.0.0.1:10091")
+        yield Service("http://127.0.0.1:10091")
         print(log())
+
+
+@pytest.fixture
+def agent() -> Iterator[AgentAt]:
+    with service(f"state: {{pin_path: {PATH}}}\n") as agent:
+        yield agent
     wipe(PATH)
 
 
@@ -101,3 +125,11 @@ def test_all_of_it_works_behind_what_the_unit_shuts(lab: Lab, agent: AgentAt) ->
     # For this systemd is the first process of a PID namespace of its own.
     warned = {each["event"] for each in said if each["level"] not in ("debug", "info")}
     assert warned == {"devices cannot be watched: tracing costs a little more"}
+
+
+@pytest.mark.skipif(not SYSTEMD.exists(), reason="systemd is missing: make setup")
+def test_a_service_that_fails_is_reported_at_once() -> None:
+    with service("nonsense: 1\n") as agent:
+        with pytest.raises(AssertionError, match="exit-code, exited 2") as failure:
+            wait_for(lambda: agent.status("/readyz") == 200)
+        assert "nonsense" in str(failure.value)
