@@ -141,8 +141,9 @@ class Root:
             except subprocess.TimeoutExpired:
                 status = 124
             finally:
-                # unshare then ends the first process of the namespace, and the kernel the others.
-                process.terminate()
+                # unshare ignores SIGTERM. Once it is gone, the first process of the namespace is
+                # killed, and the kernel ends the others.
+                process.kill()
                 process.wait()
             log.seek(0)
             return status, log.read().decode(errors="replace")
