@@ -24,7 +24,8 @@ from tests.waiting import PATIENCE, wait_for, witness
 
 QUICK = "discovery: {interval: 500ms}\n"
 
-_SHOWN = 30  # lines of a log
+LOG_LINES = 30
+"""So many lines of a log are shown where a test fails."""
 
 
 class AgentEnded(AssertionError):
@@ -161,7 +162,7 @@ class AgentProcess(AgentAt):
 
     def said(self) -> str:
         """The end of what it has logged."""
-        return "\n".join([f"log of agent {self.process.pid}:", *self.stderr[-_SHOWN:]])
+        return "\n".join([f"log of agent {self.process.pid}:", *self.stderr[-LOG_LINES:]])
 
     def ready(self) -> Self:
         """Waits until the first discovery is done."""

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.agent import AgentAt, traced
+from tests.kernel.agent import LOG_LINES, AgentAt, AgentEnded, traced
 from tests.kernel.lab import Lab
 from tests.kernel.namespaces import namespace
 from tests.kernel.pinned import BPFFS, UNALTERED, pinned_links, settled, udp, wipe
 from tests.kernel.programs import REPOSITORY
-from tests.waiting import wait_for
+from tests.waiting import wait_for, witness
 
 pytestmark = pytest.mark.one_kernel
 
@@ -48,13 +48,13 @@ SHOWN = [
 class Service(AgentAt):
     """The agent that systemd runs."""
 
-    def ended(self) -> str:
-        if not END.exists():
-            return ""
-        return f"the service has ended ({END.read_text().strip()}):\n{self.recent()}"
+    def check(self) -> None:
+        if END.exists():
+            raise AgentEnded(f"the service has ended ({END.read_text().strip()})\n{self.said()}")
 
-    def recent(self) -> str:
-        return "\n".join(log().splitlines()[-LOG_LINES:])
+    def said(self) -> str:
+        """The end of its log."""
+        return "\n".join(["log of the service:", *log().splitlines()[-LOG_LINES:]])
 
 
 @contextmanager
@@ -85,8 +85,9 @@ def service(config: str) -> Iterator[Service]:
     Path("/etc/xdpscope/xdpscope.yaml").write_text(config)
     LOG.unlink(missing_ok=True)
     END.unlink(missing_ok=True)
-    with booted():
-        yield Service("http://127.0.0.1:10091")
+    found = Service("http://127.0.0.1:10091")
+    with booted(), witness(found.said):
+        yield found
         print(log())
 
 
