@@ -65,7 +65,8 @@ lint: setup ## check style and types: ruff, mypy, clang-format
 	$(PYTHON) -m ruff check $(PYTHON_SOURCES)
 	$(PYTHON) -m ruff format --check $(PYTHON_SOURCES)
 	$(PYTHON) -m mypy
-	$(PYTHON) -m mypy -p tests.vm -p tests.demo -p tests.fresh -p dashboards
+	$(PYTHON) -m mypy -p tests.vm -p tests.demo -p tests.fresh -m tests.suites -m tests.waiting
+	$(PYTHON) -m mypy -p dashboards
 	clang-format --style=file:bpf/.clang-format --dry-run --Werror $(C_SOURCES)
 
 format: setup ## put sources into that style

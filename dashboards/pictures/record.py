@@ -20,13 +20,15 @@ import urllib.request
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pyroute2.netns import popns, pushns
-from tests.kernel.agent import AgentProcess, traced, wait_for
+from tests.kernel.agent import AgentProcess, traced
 from tests.kernel.lab import Lab, Veth, addressed, attempt, frame
 from tests.kernel.test_chains import LINKS, append
 from tests.kernel.test_xdp_tools import xdp_filter
+from tests.waiting import wait_for
 
 from xdpscope.libbpf import run_time_stats
 
@@ -182,7 +184,7 @@ def main() -> None:
         stack.enter_context(run_time_stats())
         agent = stack.enter_context(AgentProcess(port=options.port)).ready()
         for program in ("send_back_some", "to_device", "decide_by_source_mac"):
-            wait_for(lambda program=program: traced(agent, program))
+            wait_for(partial(traced, agent, program))
         if options.start:
             time.clock_settime(time.CLOCK_REALTIME, options.start)
         address = agent.address.removeprefix("http://")

@@ -25,9 +25,8 @@ MAX_ENTRIES = 6000
 """Less than the kernel's tables have room for, so that both limits are met."""
 TOP = 50
 
-CHUNK = 500_000
-ROUNDS = 250
-"""In a chunk, of flood and then heavy flows by turns."""
+ROUND = 2_000
+"""Packets of the flood; then come the heavy flows."""
 HEAVY = 10
 HEAVY_PACKETS = 8  # of each heavy flow in each round
 SIZE = 100
@@ -91,12 +90,11 @@ class Flood:
     version: int
     sent: int = 0
 
-    def chunk(self) -> None:
+    def chunk(self, rounds: int) -> None:
         heavy = [packet(self.version, FIRST_HEAVY + n, LEGITIMATE) for n in range(HEAVY)]
-        each = CHUNK // ROUNDS
-        for _ in range(ROUNDS):
-            self.program.test_run(packet(self.version, self.sent, FLOOD), each)
-            self.sent += each
+        for _ in range(rounds):
+            self.program.test_run(packet(self.version, self.sent, FLOOD), ROUND)
+            self.sent += ROUND
             for data in heavy:
                 self.program.test_run(data, HEAVY_PACKETS)
 
@@ -112,16 +110,16 @@ def engine() -> Iterator[Engine]:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    ("version", "chunks"),
+    ("version", "chunks", "rounds"),
     [
-        (4, 1),
-        (6, 1),
-        pytest.param(4, 20, marks=pytest.mark.nightly),
-        pytest.param(6, 2, marks=pytest.mark.nightly),
+        (4, 2, 25),
+        (6, 2, 25),
+        pytest.param(4, 20, 250, marks=pytest.mark.nightly),
+        pytest.param(6, 2, 250, marks=pytest.mark.nightly),
     ],
 )
-def test_flood(lab: Lab, engine: Engine, version: int, chunks: int) -> None:
-    """Twenty chunks are ten million packets."""
+def test_flood(lab: Lab, engine: Engine, version: int, chunks: int, rounds: int) -> None:
+    """Twenty chunks of 250 rounds are ten million packets."""
     program = lab.load(f"next_source{version}", "flows")
     lab.attach(program, lab.veth("xst0"))
     flood, monotone = Flood(program, version), Monotone()
@@ -129,7 +127,7 @@ def test_flood(lab: Lab, engine: Engine, version: int, chunks: int) -> None:
     with observing(engine, max_entries=MAX_ENTRIES, top=TOP) as observer, on_one_cpu():
         observer.look(0)
         for _ in range(chunks):
-            flood.chunk()
+            flood.chunk(rounds)
             check_sums(observer)
             monotone.check(everything(observer))
             flows = observer.flow_counts()
@@ -142,20 +140,20 @@ def test_flood(lab: Lab, engine: Engine, version: int, chunks: int) -> None:
             busiest = sorted(flows.exported, key=lambda flow: -flow.rate)[:HEAVY]
             assert {key_of(flow)[3] for flow in busiest} == flood.heavy_flows()
 
-        assert flood.sent == chunks * CHUNK
+        assert flood.sent == chunks * rounds * ROUND
         assert len(held(observer)) == observer.flow_counts().entries
         # Of what is in the table all along nearly everything is in its series.
         for flow in flood.heavy_flows():
             packets = heavy_packets[flow]
             assert (
-                0.9 * chunks * ROUNDS * HEAVY_PACKETS < packets <= chunks * ROUNDS * HEAVY_PACKETS
+                0.9 * chunks * rounds * HEAVY_PACKETS < packets <= chunks * rounds * HEAVY_PACKETS
             )
         gone = sum(observer.flow_counts().evictions.values())
         assert 0.99 * (flood.sent - SETS * WAYS) <= gone <= 1.01 * flood.sent
         drops, passes = (
             sum(count.tally.packets[verdict] for count in observer.counts()) for verdict in (1, 2)
         )
-        assert (drops, passes) == (flood.sent, chunks * ROUNDS * HEAVY * HEAVY_PACKETS)
+        assert (drops, passes) == (flood.sent, chunks * rounds * HEAVY * HEAVY_PACKETS)
 
 
 def test_no_more_flows_are_held_than_may_be(lab: Lab, engine: Engine) -> None:
