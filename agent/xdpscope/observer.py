@@ -361,8 +361,8 @@ class Observer:
 
     def _forget_spilled(self, spilled: Mapping[int, NDArray[Any]]) -> None:
         done = self._spilled.done_with(spilled, self._places, time.monotonic())
-        if done:
-            self._engine.forget_spilled(lambda *key: key in done)
+        for (number, _, _), record in self._engine.take_spilled(done):
+            self._books.close_overflow(number, record, self._places.until_now)
 
     def _say_farewell(self, programs: set[int], linger: float) -> None:
         now = time.monotonic()

@@ -193,6 +193,27 @@ def test_as_long_as_nothing_moves_no_device_is_asked_for_again() -> None:
     assert asked == [2, 2]
     # One that was nowhere may be somewhere by now.
     assert owners.update([seen(2, 3)], place_of, "the next")
+
+
+def test_a_smaller_reading_is_a_new_record() -> None:
+    """Deleted and created again between two readings."""
+    ledger = Ledger()
+    for total in (5, 2, 4):
+        ledger.book(PROGRAM, PLACED, {(1, 2): reading(total)}, by_index)
+    assert drops(ledger) == {("ns1", "eth0"): (9, 540)}
+    # Fewer packets, though of more bytes.
+    ledger.book(PROGRAM, PLACED, {(1, 2): reading(3, size=1000)}, by_index)
+    assert drops(ledger) == {("ns1", "eth0"): (12, 3540)}
+
+
+def test_a_deleted_record_is_booked_and_forgotten() -> None:
+    """The next one counts from 0, even if it has overtaken the deleted one."""
+    ledger = Ledger()
+    ledger.book(PROGRAM, PLACED, {(1, 2): reading(5), (1, 3): reading(1, name="eth1")}, by_index)
+    ledger.close(PROGRAM, PLACED, {(1, 2): reading(7)}, by_index)
+    now = {(1, 2): reading(9), (1, 3): reading(2, name="eth1")}
+    ledger.book(PROGRAM, PLACED, now, by_index)
+    assert drops(ledger) == {("ns1", "eth0"): (16, 960), ("ns1", "eth1"): (2, 120)}
     places[3] = "host", "eth1"
     assert owners.update([seen(2, 3)], place_of, "the next")
     assert owners.owner(1) == (PROGRAM, ("host", "eth1"))

@@ -85,9 +85,24 @@ class Ledger:
             tally = totals.get(place)
             if tally is None:
                 tally = totals[place] = Tally()
-            tally.counts += now.counts if old is None else now.counts - old.counts
+            # Less than before: the kernel's record was deleted, and this is a new one.
+            if old is None or (now.counts < old.counts).any():
+                tally.counts += now.counts
+            else:
+                tally.counts += now.counts - old.counts
             self._grown.add(place)
         return complete
+
+    def close(self, program: int, store: str, last: Reading, place_of: PlaceOf) -> None:
+        """Book the last reading of deleted records, and forget these records.
+
+        A record of the same device that appears later counts from 0, even if it has overtaken
+        the deleted one by its first reading.
+        """
+        kept = self._booked.get(program, {}).get(store, {})
+        self.book(program, store, kept | last, place_of)
+        for identity in last:
+            self._booked[program][store].pop(identity, None)
 
     def grown(self) -> set[Place]:
         """Places where anything was booked since this was last asked."""

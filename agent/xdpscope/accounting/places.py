@@ -24,6 +24,7 @@ class Places:
         self.version = 0
         """Another one whenever a device that has a place may have got another."""
         self._now = Snapshot()
+        self._before = Snapshot()
         self._coming: Snapshot | None = None
         self._inodes: frozenset[int] = frozenset()
         self._names: dict[int, str] = {}  # of namespaces, by serial number
@@ -39,7 +40,7 @@ class Places:
         if self._coming is None:
             return
         self.version += self._coming is not self._now
-        self._now, self._coming = self._coming, None
+        self._before, self._now, self._coming = self._now, self._coming, None
         for serial, (_, name) in self._now.namespaces.items():
             self._names.pop(serial, None)  # to the end: the last that is forgotten
             self._names[serial] = name
@@ -76,6 +77,11 @@ class Places:
             netns = self._names[serial] = self._name_of(serial, inode)
             known = netns, name
         return known
+
+    def until_now(self, serial: int, index: int, inode: int, name: str) -> Place:
+        """Return where a device was that the last scan no longer found."""
+        known = self._before.interfaces.get((serial, index))
+        return known or self.at_once(serial, index, inode, name)
 
     def _name_of(self, serial: int, inode: int) -> str:
         """The name of a namespace that was never looked into before, and maybe cannot be."""

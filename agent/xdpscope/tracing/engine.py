@@ -3,8 +3,8 @@
 
 import itertools
 import os
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, suppress
 from functools import cached_property, partial
 from typing import Any, Self
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from xdpscope import bpf
 from xdpscope.accounting.slots import FAMILIES, SlotTable
 from xdpscope.discovery.programs import ANCHOR
-from xdpscope.errors import KernelError, LoadError, NotPermitted, TracingUnavailable
+from xdpscope.errors import KernelError, LoadError, NotPermitted, TracingUnavailable, Vanished
 from xdpscope.kernel import capabilities, machine, pidns
 from xdpscope.libbpf import Map, Object, Program, typed
 from xdpscope.tracing import alteration, templates
@@ -174,6 +174,28 @@ class Engine:
             )
             for at, family in enumerate(FAMILIES)
         ]
+
+    def take_spilled(
+        self, keys: Iterable[tuple[int, int, int]]
+    ) -> Iterator[tuple[tuple[int, int, int], NDArray[Any]]]:
+        """Delete spilled records, and yield what each of them had at that moment.
+
+        From Linux 5.14 on, the kernel reads and deletes in one step: only a packet that is inside
+        the tracer right then can be lost, at most one per CPU. An older kernel does it in two
+        steps, and loses the packets of that device that come in between.
+
+        Args:
+            keys: A target's number, a namespace's serial number and an ifindex.
+
+        Returns:
+            Each key that there was, with ``struct device_counts`` of each CPU.
+        """
+        for number, serial, index in keys:
+            key = np.zeros((), self._spill_key)
+            key["target"], key["identity"] = number, serial << 32 | index
+            with suppress(Vanished):
+                record = typed(self._spilled.lookup_and_delete(key.tobytes()), self._device_counts)
+                yield (number, serial, index), record
 
     def forget_spilled(self, gone: Callable[[int, int, int], bool]) -> None:
         """Takes out spilled records.
