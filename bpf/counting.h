@@ -84,12 +84,13 @@ static __always_inline struct target_counts *target_counts(void)
 
 /*
  * An inode number goes to the next namespace as soon as it is free; where there is a cookie,
- * two namespaces are never taken for one.
+ * two namespaces are never taken for one. Kernels have cookies since 5.12, but show them to the
+ * agent since 5.14 only, so the agent decides for both sides: it replaces BY_INODE in copies.
  */
 static __always_inline __u64 identity_of(struct net_device *device)
 {
 	struct net *net = device->nd_net.net;
-	__u64 serial = bpf_core_field_exists(net->net_cookie) ? net->net_cookie : net->ns.inum;
+	__u64 serial = constant(BY_INODE) == BY_INODE ? net->ns.inum : net->net_cookie;
 
 	return serial << 32 | (__u32)device->ifindex;
 }

@@ -14,6 +14,7 @@
  */
 #define TARGET	    0x7a26e7 /* the number of the target */
 #define SAMPLE_RATE 0x5a3bca7 /* flows: one packet in so many */
+#define BY_INODE    0x1de0de /* namespaces are identified by inode; any other: by cookie */
 #define SET_SHIFT   61 /* leaves of a hash the number of a set */
 /* Odd and secret, so that nobody can choose flows that share a set. */
 #define HASH_FIRST  0x9e3779b97f4a7c15

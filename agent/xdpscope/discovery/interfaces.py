@@ -9,7 +9,6 @@ an interface that the kernel describes as it did before, nothing is read again.
 
 import socket
 import struct
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from errno import EAGAIN
@@ -17,6 +16,7 @@ from typing import Self
 
 from xdpscope.discovery.model import Mode
 from xdpscope.errors import KernelError
+from xdpscope.kernel import netns
 
 # include/uapi/linux/netlink.h
 _HEADER = struct.Struct("=LHHLL")  # struct nlmsghdr: length, type, flags, sequence, port
@@ -37,7 +37,6 @@ _IFLA_IFNAME, _IFLA_EXT_MASK, _IFLA_XDP = 3, 29, 43
 # The attribute within IFLA_XDP that carries each mode's program id (4.19).
 _MODES = {5: Mode.NATIVE, 6: Mode.GENERIC, 7: Mode.OFFLOAD}
 
-_SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h; Python has no name for it
 
 _ATTEMPTS = 10
 _READ_SIZE = 1 << 17  # more than the kernel puts into one answer
@@ -96,12 +95,8 @@ class InterfaceSource:
 
     @property
     def namespace_cookie(self) -> int | None:
-        """What no other namespace ever has until the next boot; None before Linux 5.14."""
-        try:
-            cookie = self._socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
-        except OSError:
-            return None
-        return int.from_bytes(cookie, sys.byteorder)
+        """The cookie of the namespace it reads; None where inode numbers are gone by."""
+        return netns.cookie_of(self._socket) if netns.has_cookies() else None
 
     def __enter__(self) -> Self:
         return self

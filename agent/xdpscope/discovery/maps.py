@@ -10,6 +10,7 @@ from typing import Self
 from xdpscope.discovery.listing import Listing
 from xdpscope.discovery.model import XdpProgram
 from xdpscope.errors import KernelError
+from xdpscope.kernel import netns
 
 
 class MapKind(IntEnum):
@@ -72,12 +73,13 @@ class MapEntries:
         records = self._listing.read()
         if records is not self._records:
             self._records = records
+            by_cookie = netns.has_cookies()
             self._entries = [
                 MapEntry(
                     map_id,
                     MapKind(kind),
                     program,
-                    (serial, index),
+                    (serial if by_cookie else inode, index),
                     inode,
                     name.decode(errors="replace"),
                 )

@@ -7,10 +7,13 @@ holds it. Nothing here does, once it has returned.
 
 import ctypes
 import os
+import socket
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from errno import ESTALE
+from functools import cache
 from pathlib import Path
 
 HOST = "host"
@@ -25,12 +28,36 @@ _WAYS = 4
 _CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 _INODE_DIGITS = 10  # what the kernel gives namespaces begins at 0xf0000000
 
+_SO_NETNS_COOKIE = 71  # include/uapi/asm-generic/socket.h
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def own_inode() -> int:
     """The inode number of this process's network namespace."""
     return Path(_OWN).stat().st_ino
+
+
+def cookie_of(opened: socket.socket) -> int | None:
+    """Return the cookie of the namespace that a socket was opened in; None before Linux 5.14.
+
+    No other namespace ever has the same until the next boot.
+    """
+    try:
+        cookie = opened.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+    except OSError:
+        return None
+    return int.from_bytes(cookie, sys.byteorder)
+
+
+@cache
+def has_cookies() -> bool:
+    """Return whether namespaces are identified by their cookies, else by their inode numbers.
+
+    The kernel has cookies since 5.12. Both sides, the tracers and discovery, must go by the same.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as opened:
+        return cookie_of(opened) is not None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from typing import Self
 from xdpscope import bpf
 from xdpscope.accounting.reading import of_target
 from xdpscope.errors import KernelError, TracingUnavailable
+from xdpscope.kernel import netns
 from xdpscope.libbpf import Btf, EntryFunction, Link, Map, Object, Program, Slots, Template, typed
 from xdpscope.tracing.pins import PinPath, Shared, State
 
@@ -27,6 +28,7 @@ _ONLY_KEY = b"\0\0\0\0"
 # bpf/xdpscope.h: what stands for a constant in the templates.
 _TARGET = 0x7A26E7
 _SAMPLE_RATE = 0x5A3BCA7
+_BY_INODE = 0x1DE0DE
 _SET_SHIFT = 61
 _HASHES = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
 
@@ -36,6 +38,9 @@ WAYS = 4
 # Secret factors that targets choose their two from; and how evenly they must spread keys.
 _FACTORS = 16
 _LARGEST_TERM = 16
+
+# Any other constant in the place of _BY_INODE.
+_BY_COOKIE = 0
 
 _HOOK = "device_appears"
 # How packets are read, from the cheapest.
@@ -217,6 +222,8 @@ class Templates:
     @staticmethod
     def _copyable(loaded: Object, name: str, sizes: FlowSizes | None) -> _Copyable:
         template = loaded.template(name)
+        if netns.has_cookies():
+            template = template.filled((template.constant_slots(_BY_INODE), _BY_COOKIE))
         if sizes is not None:
             template = template.filled(
                 (template.constant_slots(_SAMPLE_RATE), sizes.sample_rate),
