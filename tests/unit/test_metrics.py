@@ -110,10 +110,13 @@ def test_a_component_of_several_dispatchers() -> None:
     assert roles == ["component"]
 
 
-def test_a_program_that_vanished_says_only_that() -> None:
-    standing = Standing(PROGRAM, ROOT, (), Reason.VANISHED, missed=0, run_seconds=None)
-    names = [name for name, *_ in page(p=ProgramCollector(lambda: [standing]))]
-    assert [name for name in names if name.startswith("xdp_")] == ["xdp_program_traced"]
+def test_a_program_that_vanished_keeps_its_counters() -> None:
+    """Its last counts are for every scraper to read."""
+    standing = Standing(PROGRAM, ROOT, (), Reason.VANISHED, missed=3, run_seconds=0.25)
+    samples = page(p=ProgramCollector(lambda: [standing]))
+    assert [name for name, *_ in samples if name.startswith("xdp_")] == ["xdp_program_traced"]
+    assert ("xdpscope_tracer_missed_total", EXAMPLE, 3) in samples
+    assert ("xdpscope_tracer_run_seconds_total", EXAMPLE, 0.25) in samples
 
 
 def test_attach_failures_start_at_nought() -> None:

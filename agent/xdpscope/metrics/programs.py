@@ -49,13 +49,16 @@ class ProgramCollector(Collector):
         )
         cost = CounterMetricFamily(
             "xdpscope_tracer_run_seconds",
-            "Time spent in a tracer, while the kernel's statistics of BPF programs are on.",
+            "Time spent in a tracer, as far as the kernel's statistics of BPF programs were on.",
             labels=_PROGRAM,
         )
         for standing in self._standings():
             program = standing.program
             labels = [str(program.id), program.function]
             traced.add_metric([*labels, standing.reason or ""], int(standing.reason is None))
+            missed.add_metric(labels, standing.missed)
+            if standing.run_seconds is not None:
+                cost.add_metric(labels, standing.run_seconds)
             if standing.reason is Reason.VANISHED:
                 continue
             part = standing.part
@@ -65,7 +68,4 @@ class ProgramCollector(Collector):
                 component.add_metric([*labels, str(place.dispatcher), position], 1)
             for at in standing.attachments:
                 attachment.add_metric([*labels, at.netns, at.interface, at.mode], 1)
-            missed.add_metric(labels, standing.missed)
-            if standing.run_seconds is not None:
-                cost.add_metric(labels, standing.run_seconds)
         return [info, attachment, component, traced, missed, cost]

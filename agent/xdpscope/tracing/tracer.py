@@ -33,7 +33,7 @@ class Expense:
     """What the kernel says of a target's tracing programs."""
 
     missed: int  # packets that the exit, which counts, was not run for
-    run_seconds: float | None  # spent in all of them; None while the kernel does not count
+    run_seconds: float | None  # spent in all of them, ever; None if the kernel never counted
 
 
 class Tracer:
@@ -67,6 +67,8 @@ class Tracer:
         self._ready: list[Copy] | None = None  # of the first, to be attached
         self._last: Expense | None = Expense(0, None)  # None: it is attached
         self._missed = 0
+        self._spent_ns = 0  # by programs that are detached
+        self._ran = False  # whether the kernel has ever counted run time
         self._let_go: list[int] = []  # programs
         self.complete = False
         with ExitStack() as stack:
@@ -95,6 +97,9 @@ class Tracer:
                     raise Vanished(f"what is pinned traces program {ends.target}")
                 tracing = stack.enter_context(Program.open(ends.program))
                 self._attached[name] = Attached(tracing, link)
+        # Start the run time at 0 with each agent: the time of programs that an earlier agent
+        # detached is lost, so a continued sum would fall, and a rate would take all of it as new.
+        self._spent_ns = -sum(each.program.info().run_time_ns for each in self._attached.values())
         ways = [set(way) for way in (variant.rest, variant.rest_unaltered)]
         if variant.first not in self._attached and set(self._attached) not in ways:
             self._detach_all()
@@ -181,6 +186,8 @@ class Tracer:
             self._pins.drop(name)
         each.link.close()
         info = each.program.info()
+        self._spent_ns += info.run_time_ns
+        self._ran |= info.run_count > 0
         self._let_go.append(info.id)
         each.program.close()
         return info.recursion_misses
@@ -210,9 +217,9 @@ class Tracer:
     def detach(self) -> None:
         """Lets the target go. A packet still inside it may be counted a moment later."""
         if self._last is None:
+            missed = [self._drop(name) for name in list(self._attached)]
+            self._missed += missed[0]  # the first is an exit, whichever they are
             self._last = self._expense()
-            self._missed = self._last.missed
-            self._detach_all()
 
     def close(self) -> None:
         """Ends it, and gives up the counts; but what is pinned counts on."""
@@ -241,10 +248,10 @@ class Tracer:
 
     def _expense(self) -> Expense:
         infos = [each.program.info() for each in self._attached.values()]
-        ran = any(info.run_count for info in infos)
-        seconds = sum(info.run_time_ns for info in infos) / 1e9
-        # The first is an exit, whichever they are.
-        return Expense(self._missed + infos[0].recursion_misses, seconds if ran else None)
+        missed = self._missed + (infos[0].recursion_misses if infos else 0)
+        spent = self._spent_ns + sum(info.run_time_ns for info in infos)
+        self._ran |= any(info.run_count for info in infos)
+        return Expense(missed, spent / 1e9 if self._ran else None)
 
 
 def read_counts(tracers: Sequence[Tracer]) -> Iterator[Counted]:
