@@ -52,8 +52,11 @@ _log = structlog.get_logger(__name__)
 
 # Changes come in bursts: an attachment alone makes several messages.
 _SETTLING = 0.05
-# What is gone is shown for this many looks at least.
-_LINGER_LOOKS = 2
+# Seconds that what is gone stays on the page: every scraper with an interval of up to a minute
+# reads its last counts. And for how many scans at least, because a device is missing from one
+# while it moves.
+_RETENTION = 65.0
+_RETENTION_SCANS = 2
 # What closing may take on a signal. What is left then the kernel closes with the process.
 _CLOSING = 0.5
 
@@ -100,7 +103,7 @@ class Watch(threading.Thread):
             self.failure = error
 
     def _look(self, observer: Observer) -> None:
-        linger = _LINGER_LOOKS * self.config.discovery.interval
+        linger = max(_RETENTION, _RETENTION_SCANS * self.config.discovery.interval)
         try:
             observer.look(linger)
         except Exception:
@@ -168,7 +171,7 @@ class Page:
         if observer is None:
             return []
         counts: dict[int, list[dict[str, object]]] = {}
-        for count in observer.counts(farewell=False):
+        for count in observer.counts():
             counts.setdefault(count.program.id, []).append(count_as_json(count))
         return [
             as_json(standing) | {"counts": counts.get(standing.program.id, [])}

@@ -184,7 +184,7 @@ class Observer:
         """Looks at the host, and attaches and detaches what has changed.
 
         Args:
-            linger: Seconds for which what is gone stays to be seen, at least.
+            linger: Seconds for which what is gone stays on the page.
 
         Raises:
             KernelError: the host cannot be looked at; what was found before stays.
@@ -225,17 +225,10 @@ class Observer:
         """How many flows there were at the last reading; None if none are kept."""
         return self._flows.entries if self._flows is not None else None
 
-    def counts(self, *, farewell: bool = True) -> list[Count]:
-        """The totals of this moment of every program and place to be shown.
-
-        Args:
-            farewell: Whether who reads them is the one for whom what is gone stays to be seen.
-        """
+    def counts(self) -> list[Count]:
+        """The totals of this moment of every program and place to be shown."""
         with self._lock:
             self._book(self._places.of)
-            if farewell:
-                self._programs_gone.shown()
-                self._places_gone.shown()
             return [
                 Count(target.program, place, tally)
                 for target in self._targets

@@ -205,7 +205,7 @@ def test_rounds(lab: Lab, rounds: int) -> None:
                 veth.send(frame(60), times=3)
                 lab.attach(None, veth, ("native", "generic")[number % 2])
             if number % (rounds // 20) == 0:
-                agent.get("/metrics")  # what is gone may go once it was shown
+                agent.get("/metrics")
             if number == rounds // 2:
                 early = agent.memory(), agent.descriptors()
         ended = time.monotonic()

@@ -90,33 +90,30 @@ def test_forgetting() -> None:
     assert drops(ledger) == {}
 
 
-def test_farewell_waits_for_a_scrape_and_for_the_least_time() -> None:
-    farewell: Farewell[str] = Farewell(most=60)
-    farewell.gone("a", now=0)
-    farewell.gone("a", now=9)  # once is enough
-    assert farewell.over(now=20, least=10) == []
-    farewell.shown()
-    farewell.gone("b", now=21)
-    assert farewell.over(now=21, least=10) == ["a"]
-    assert farewell.over(now=80, least=10) == []
-    assert farewell.over(now=81, least=10) == ["b"]
+def test_what_is_gone_stays_for_a_time_whoever_reads() -> None:
+    gone: Farewell[str] = Farewell()
+    gone.gone("a", now=0)
+    gone.gone("a", now=9)  # once is enough
+    gone.gone("b", now=21)
+    assert gone.over(now=59, retention=60) == []
+    assert gone.over(now=60, retention=60) == ["a"]
+    assert gone.over(now=81, retention=60) == ["b"]
 
 
-def test_farewell_taken_back() -> None:
-    farewell: Farewell[str] = Farewell()
-    farewell.gone("a", now=0)
-    farewell.shown()
-    farewell.back("a")
-    assert "a" not in farewell
-    farewell.gone("a", now=5)
-    assert farewell.over(now=6, least=0) == [], "this end was not shown yet"
+def test_what_is_back_is_not_gone() -> None:
+    gone: Farewell[str] = Farewell()
+    gone.gone("a", now=0)
+    gone.back("a")
+    assert "a" not in gone
+    gone.gone("a", now=5)
+    assert gone.over(now=64, retention=60) == [], "this end is not that old"
 
 
-def test_farewell_is_bounded() -> None:
-    farewell: Farewell[int] = Farewell(limit=2)
+def test_no_more_stay_than_allowed() -> None:
+    gone: Farewell[int] = Farewell(limit=2)
     for number in range(5):
-        farewell.gone(number, now=number)
-    assert farewell.over(now=5, least=0) == [0, 1, 2]
+        gone.gone(number, now=number)
+    assert gone.over(now=5, retention=60) == [0, 1, 2]
 
 
 def test_records_of_several_cpus_are_summed_by_device() -> None:
@@ -193,6 +190,9 @@ def test_as_long_as_nothing_moves_no_device_is_asked_for_again() -> None:
     assert asked == [2, 2]
     # One that was nowhere may be somewhere by now.
     assert owners.update([seen(2, 3)], place_of, "the next")
+    places[3] = "host", "eth1"
+    assert owners.update([seen(2, 3)], place_of, "the next")
+    assert owners.owner(1) == (PROGRAM, ("host", "eth1"))
 
 
 def test_a_smaller_reading_is_a_new_record() -> None:
@@ -214,6 +214,3 @@ def test_a_deleted_record_is_booked_and_forgotten() -> None:
     now = {(1, 2): reading(9), (1, 3): reading(2, name="eth1")}
     ledger.book(PROGRAM, PLACED, now, by_index)
     assert drops(ledger) == {("ns1", "eth0"): (16, 960), ("ns1", "eth1"): (2, 120)}
-    places[3] = "host", "eth1"
-    assert owners.update([seen(2, 3)], place_of, "the next")
-    assert owners.owner(1) == (PROGRAM, ("host", "eth1"))

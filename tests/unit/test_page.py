@@ -119,7 +119,7 @@ def test_the_page_of_the_agent_is_made_of_what_it_observes() -> None:
         flows_held=7,
         sample_rate=1,
         standings=lambda: [standing],
-        counts=lambda farewell: [] if farewell else [Count(program, ("host", "eth0"), tally)],
+        counts=lambda: [Count(program, ("host", "eth0"), tally)],
         held_flows=lambda *_: [],
         attach_failures=lambda: {Reason.BUSY: 3},
     )

@@ -8,22 +8,20 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Farewell(Generic[K]):
-    """What has gone stays until its last counts were shown once, within bounds of time.
+    """Keeps what has gone for a while, whoever reads the page meanwhile.
 
-    Prometheus would else never learn of packets between its last scrape and the end.
+    Each scraper reads the last counts at its own next scrape. A scrape cannot be told from a
+    person's request, nor one scraper from another, so only time decides.
     """
 
-    def __init__(self, most: float = 60.0, limit: int = 256) -> None:
-        """Bounds it.
+    def __init__(self, limit: int = 1024) -> None:
+        """Start with nothing.
 
         Args:
-            most: Seconds after which something goes even if it was never shown.
-            limit: How many may stay; beyond it what went first goes.
+            limit: How many may stay. Beyond it, what went first goes, however early that is.
         """
-        self._most = most
         self._limit = limit
         self._gone: dict[K, float] = {}
-        self._shown: set[K] = set()
 
     def __contains__(self, key: K) -> bool:
         return key in self._gone
@@ -32,27 +30,21 @@ class Farewell(Generic[K]):
         return iter(self._gone)
 
     def gone(self, key: K, now: float) -> None:
-        """Notes an end, once; ``now`` in seconds of a monotonic clock."""
+        """Note an end, once; ``now`` in seconds of a monotonic clock."""
         self._gone.setdefault(key, now)
 
     def back(self, key: K) -> None:
-        """Takes the end back."""
+        """Take the end back."""
         self._gone.pop(key, None)
-        self._shown.discard(key)
 
-    def shown(self) -> None:
-        """Notes that a scrape has read the last counts of all that is gone."""
-        self._shown.update(self._gone)
-
-    def over(self, now: float, least: float) -> list[K]:
-        """Takes out, and returns, what has been gone for ``least`` seconds and may go."""
+    def over(self, now: float, retention: float) -> list[K]:
+        """Take out, and return, what has been gone for ``retention`` seconds."""
+        excess = len(self._gone) - self._limit
         over = [
             key
-            for key, since in self._gone.items()
-            if now - since >= (least if key in self._shown else max(least, self._most))
+            for at, (key, since) in enumerate(self._gone.items())
+            if at < excess or now - since >= retention
         ]
-        staying = [key for key in self._gone if key not in set(over)]
-        over += staying[: max(0, len(staying) - self._limit)]
         for key in over:
             self.back(key)
         return over
