@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from xdpscope.accounting.books import Books
 from xdpscope.accounting.farewell import Farewell
-from xdpscope.accounting.flows import FlowCount, FlowLedger
+from xdpscope.accounting.flows import ANNOUNCEMENT, FlowCount, FlowLedger
 from xdpscope.accounting.ledger import Ledger, Place, PlaceOf, Tally
 from xdpscope.accounting.owners import Owners
 from xdpscope.accounting.places import NO_PLACE, Places
@@ -116,7 +116,17 @@ class Observer:
         inventory: Inventory,
         scope: Scope,
         flows: Flows | None = None,
+        announcement: float = ANNOUNCEMENT,
     ) -> None:
+        """Observe nothing yet.
+
+        Args:
+            engine: What traces programs.
+            inventory: What finds them.
+            scope: Which of them, and of their interfaces, are observed.
+            flows: Limits of what is kept of flows.
+            announcement: Seconds for which a flow's new series stays at 0.
+        """
         self._engine = engine
         self._inventory = inventory
         self._scope = scope
@@ -134,7 +144,7 @@ class Observer:
         self._books = Books(self._ledger)
         self._owners = Owners()
         tables = engine.flow_tables()
-        self._flows = FlowLedger(tables, flows or Flows()) if tables else None
+        self._flows = FlowLedger(tables, flows or Flows(), announcement) if tables else None
         self._flows_of = -1  # version of the books at whose flows were read last
 
     def close(self) -> None:
@@ -249,8 +259,7 @@ class Observer:
                     owner = target.program.id, place
                     shown[owner] = target.program
                     report.others.append(Count(target.program, place, flows.other(owner)))
-                    if tally.counts[1:].any():
-                        report.unaccounted.append(Count(target.program, place, tally))
+                    report.unaccounted.append(Count(target.program, place, tally))
             report.exported.extend(
                 FlowShown.of(shown[count.owner], count)
                 for count in flows.exported

@@ -175,12 +175,16 @@ def observing(
     max_entries: int = 1 << 20,
     top: int = 500,
     idle_timeout: float = 3600.0,
+    announcement: float = 0.0,
 ) -> Iterator[Observer]:
-    """An observer, of which nothing is limited that the caller does not limit."""
+    """An observer, of which nothing is limited that the caller does not limit.
+
+    A flow's series counts from the reading after the one that gives it, not a minute later.
+    """
     flows = Flows(max_entries=max_entries, top=top, idle_timeout=idle_timeout)
     with (
         Inventory() as inventory,
-        Observer(engine, inventory, Scope(), flows=flows) as observer,
+        Observer(engine, inventory, Scope(), flows, announcement) as observer,
     ):
         yield observer
 

@@ -25,6 +25,11 @@ def table() -> Iterator[Table]:
         yield table
 
 
+def ledger_of(table: Table, announcement: float = 0, **limits: float) -> FlowLedger:
+    """A new series counts from the reading after the one that gives it."""
+    return FlowLedger([table.reader], Flows(**limits), announcement)  # type: ignore[arg-type]
+
+
 def exported(ledger: FlowLedger) -> dict[str, tuple[int, int]]:
     return {count.flow.source: (count.packets, count.bytes) for count in ledger.exported}
 
@@ -35,61 +40,73 @@ def other(ledger: FlowLedger) -> tuple[int, int]:
 
 
 def test_a_flow_is_told_by_its_whole_key(table: Table) -> None:
-    ledger, known = FlowLedger([table.reader], Flows()), owners()
+    ledger, known = ledger_of(table), owners()
     table.put((3, 0, 0), table.flow4(1), packets=5, size=500)
     table.write()
     ledger.read(known, total(5, 500), now=1, moved=True)
-    (count,) = ledger.exported
+    assert (exported(ledger), other(ledger)) == ({"10.0.0.1": (0, 0)}, (5, 500))
+    (count,) = ledger.held(known, 10, None, None)
     assert (count.owner, count.verdict, count.packets, count.bytes) == (OWNER, "drop", 5, 500)
     flow = count.flow
     assert (flow.protocol, flow.source, flow.destination) == ("udp", "10.0.0.1", "192.0.2.1")
     assert (flow.source_port, flow.destination_port) == (1000, 53)
-    assert other(ledger) == (0, 0)
 
 
 @pytest.mark.skipif(possible_cpus() < 2, reason="one CPU has nothing to be merged with")
 @pytest.mark.parametrize("before", [0, (1 << 62) + 1])
 def test_a_flow_on_several_cpus_is_one(table: Table, before: int) -> None:
     """Summed exactly, whatever it has had before."""
-    ledger, known = FlowLedger([table.reader], Flows()), owners()
+    ledger, known = ledger_of(table), owners()
     table.put((3, 0, 0), table.flow4(1), packets=5, size=500 + before)
     table.put((9, 1, 2), table.flow4(1), packets=2, size=300)
     table.write()
     ledger.read(known, total(7, 800 + before), now=1, moved=True)
     assert ledger.entries == 1
-    assert exported(ledger) == {"10.0.0.1": (7, 800 + before)}
+    assert exported(ledger) == {"10.0.0.1": (0, 0)}
     assert [flow.bytes for flow in ledger.held(known, 10, None, None)] == [800 + before]
+    for where in (3, 0, 0), (9, 1, 2):
+        table.slots[where]["packets"] += 1
+        table.slots[where]["bytes"] += 100
+    table.write()
+    ledger.read(known, total(9, 1000 + before), now=2, moved=False)
+    assert exported(ledger) == {"10.0.0.1": (2, 200)}
+    assert other(ledger) == (7, 800 + before)
 
 
 def test_what_leaves_the_table_or_the_top_is_in_other(table: Table) -> None:
-    ledger, known = FlowLedger([table.reader], Flows(top=1)), owners()
+    ledger, known = ledger_of(table, top=1), owners()
     table.put((0, 0, 0), table.flow4(1), packets=100, size=6000)
     table.put((0, 0, 1), table.flow4(2), packets=10, size=600)
     table.write()
     ledger.read(known, total(110, 6600), now=1, moved=True)
-    assert exported(ledger) == {"10.0.0.1": (100, 6000)}
-    assert other(ledger) == (10, 600)
+    assert exported(ledger) == {"10.0.0.1": (0, 0)}
+    assert other(ledger) == (110, 6600)
 
-    # The second gets ahead: it has its own series for what is new alone.
+    # The second gets ahead: it has its own series, for what comes from now on.
     table.slots[0, 0, 1]["packets"], table.slots[0, 0, 1]["bytes"] = 1010, 60600
     table.write()
     ledger.read(known, total(1110, 66600), now=2, moved=False)
-    assert exported(ledger) == {"10.0.0.2": (1000, 60000)}
-    assert other(ledger) == (110, 6600)
+    assert exported(ledger) == {"10.0.0.2": (0, 0)}
+    assert other(ledger) == (1110, 66600)
+    table.slots[0, 0, 1]["packets"], table.slots[0, 0, 1]["bytes"] = 1015, 60900
+    table.write()
+    ledger.read(known, total(1115, 66900), now=2, moved=False)
+    assert exported(ledger) == {"10.0.0.2": (5, 300)}
+    assert other(ledger) == (1110, 66600)
 
     # It is pushed out; another one has its place, with as many packets.
-    table.put((0, 0, 1), table.flow4(3), packets=1010, size=60600)
+    table.put((0, 0, 1), table.flow4(3), packets=1015, size=60900)
     table.write()
-    ledger.read(known, total(2120, 127200), now=3, moved=False)
-    assert exported(ledger) == {"10.0.0.3": (1010, 60600)}
-    assert other(ledger) == (1110, 66600)
+    ledger.read(known, total(2130, 127800), now=3, moved=False)
+    assert exported(ledger) == {"10.0.0.3": (0, 0)}
+    assert other(ledger) == (2130, 127800)
     assert ledger.evictions == {"idle": 0, "pressure": 1}
 
 
 @pytest.mark.parametrize("still", [False, True])
 def test_idle_flows_age_out_and_come_back(table: Table, still: bool) -> None:
     """Whether or not it is known that nothing has come."""
-    ledger, known = FlowLedger([table.reader], Flows(idle_timeout=10)), owners()
+    ledger, known = ledger_of(table, idle_timeout=10), owners()
     table.put((0, 0, 0), table.flow4(1), packets=5, size=300)
     table.write()
     ledger.read(known, total(5, 300), now=100, moved=True)
@@ -104,32 +121,60 @@ def test_idle_flows_age_out_and_come_back(table: Table, still: bool) -> None:
     table.slots[0, 0, 0]["packets"], table.slots[0, 0, 0]["bytes"] = 7, 420
     table.write()
     ledger.read(known, total(7, 420), now=201, moved=False)
-    assert (ledger.entries, exported(ledger)) == (1, {"10.0.0.1": (2, 120)})
-    assert other(ledger) == (5, 300)
+    assert (ledger.entries, exported(ledger)) == (1, {"10.0.0.1": (0, 0)})
+    assert other(ledger) == (7, 420)
 
 
 def test_where_nothing_was_counted_nothing_is_read(table: Table) -> None:
     """But for sets that were being changed when they were last read."""
-    ledger, known = FlowLedger([table.reader], Flows()), owners()
+    ledger, known = ledger_of(table), owners()
     table.put((3, 0, 0), table.flow4(1), packets=5, size=300)
     table.sets[3, 0]["started"] += 1
     table.write()
     ledger.read(known, total(5, 300), now=1, moved=True)
-    assert (exported(ledger), other(ledger)) == ({}, (5, 300))
+    assert (exported(ledger), other(ledger)) == ({}, (0, 0))
     table.sets[3, 0]["done"] += 1
     table.write()
     ledger.read(known, total(5, 300), now=2, moved=False, still=True)
-    assert exported(ledger) == {"10.0.0.1": (5, 300)}
+    assert (exported(ledger), other(ledger)) == ({"10.0.0.1": (0, 0)}, (5, 300))
     table.slots[3, 0, 0]["packets"] = 6
     table.write()
     ledger.read(known, total(5, 300), now=3, moved=False, still=True)
-    assert exported(ledger) == {"10.0.0.1": (5, 300)}
+    assert exported(ledger) == {"10.0.0.1": (0, 0)}
     ledger.read(known, total(6, 300), now=4, moved=False)
-    assert exported(ledger) == {"10.0.0.1": (6, 300)}
+    assert exported(ledger) == {"10.0.0.1": (1, 0)}
+
+
+def test_bytes_that_come_a_moment_later(table: Table) -> None:
+    """The kernel counts a packet, then its bytes; a reading may come in between."""
+    ledger, known = ledger_of(table), owners()
+    slot = table.slots[3, 0, 0]
+    table.put((3, 0, 0), table.flow4(1), packets=1, size=60)
+    table.write()
+    ledger.read(known, total(1, 60), now=1, moved=True)
+    slot["packets"] = 2
+    table.write()
+    ledger.read(known, total(1, 60), now=2, moved=False)
+    slot["bytes"] = 120
+    table.write()
+    ledger.read(known, total(2, 120), now=3, moved=False)
+    assert (exported(ledger), other(ledger)) == ({"10.0.0.1": (1, 60)}, (1, 60))
+
+
+def test_a_flow_that_was_replaced_by_itself(table: Table) -> None:
+    """Pushed out and back between two readings, with more packets but fewer bytes."""
+    ledger, known = ledger_of(table), owners()
+    table.put((3, 0, 0), table.flow4(1), packets=5, size=5000)
+    table.write()
+    ledger.read(known, total(5, 5000), now=1, moved=True)
+    table.put((3, 0, 0), table.flow4(1), packets=6, size=360)
+    table.write()
+    ledger.read(known, total(11, 5360), now=2, moved=False)
+    assert (exported(ledger), other(ledger)) == ({"10.0.0.1": (6, 360)}, (5, 5000))
 
 
 def test_no_more_are_held_than_allowed(table: Table) -> None:
-    ledger, known = FlowLedger([table.reader], Flows(max_entries=10)), owners()
+    ledger, known = ledger_of(table, max_entries=10), owners()
     for number in range(40):
         table.put((number, 0, 0), table.flow4(number), packets=number + 1, size=100)
     table.write()
@@ -141,7 +186,7 @@ def test_no_more_are_held_than_allowed(table: Table) -> None:
 
 
 def test_a_renamed_interface_takes_nothing_along(table: Table) -> None:
-    ledger, known = FlowLedger([table.reader], Flows()), owners()
+    ledger, known = ledger_of(table), owners()
     table.put((0, 0, 0), table.flow4(1), packets=5, size=300)
     table.write()
     ledger.read(known, total(5, 300), now=1, moved=True)
@@ -160,27 +205,69 @@ def test_a_renamed_interface_takes_nothing_along(table: Table) -> None:
 
 @pytest.mark.parametrize("moved", [False, True])
 def test_a_set_in_the_middle_of_a_change_is_left_for_later(table: Table, moved: bool) -> None:
-    ledger, known = FlowLedger([table.reader], Flows()), owners()
+    """``other`` too: else what is in there now would later be in its flow as well."""
+    ledger, known = ledger_of(table), owners()
     table.put((0, 0, 0), table.flow4(1), packets=5, size=300)
+    table.put((1, 0, 0), table.flow4(2), packets=5, size=300)
     table.write()
-    ledger.read(known, total(5, 300), now=1, moved=True)
-    table.put((0, 0, 0), table.flow4(2), packets=1000, size=1)
+    ledger.read(known, total(10, 600), now=1, moved=True)
+    assert (exported(ledger), other(ledger)) == (
+        {"10.0.0.1": (0, 0), "10.0.0.2": (0, 0)}, (10, 600),
+    )  # fmt: skip
+
+    # A third is being put beside the first, by a CPU that is stopped; meanwhile both go on.
+    table.put((0, 0, 1), table.flow4(3), packets=1000, size=60000)
     table.sets["done"][0, 0] -= 1
+    for at in 0, 1:
+        table.slots[at, 0, 0]["packets"] += 100
+        table.slots[at, 0, 0]["bytes"] += 6000
     table.write()
-    ledger.read(known, total(5, 300), now=2, moved=moved)
-    assert exported(ledger) == {"10.0.0.1": (5, 300)}
+    for now in 2, 3:
+        ledger.read(known, total(210, 12600), now=now, moved=moved)
+        assert (exported(ledger), other(ledger)) == (
+            {"10.0.0.1": (0, 0), "10.0.0.2": (100, 6000)}, (10, 600),
+        )  # fmt: skip
+
     table.sets["done"][0, 0] += 1
     table.write()
-    ledger.read(known, total(1005, 301), now=3, moved=False)
-    assert exported(ledger) == {"10.0.0.2": (1000, 1)}
-    assert other(ledger) == (5, 300)
+    ledger.read(known, total(1210, 72600), now=4, moved=False)
+    assert exported(ledger) == {
+        "10.0.0.1": (100, 6000), "10.0.0.2": (100, 6000), "10.0.0.3": (0, 0),
+    }  # fmt: skip
+    assert other(ledger) == (1010, 60600)
+
+
+def test_every_scraper_reads_a_new_series_at_0(table: Table) -> None:
+    """Two that scrape at different intervals; what comes before a series counts is in other."""
+    ledger, known = ledger_of(table, announcement=60), owners()
+    read: dict[int, list[int]] = {15: [], 60: []}
+    sent, before = 0, 0
+    for now in range(301):
+        sent += 10
+        if now >= 7:
+            if now == 7:
+                table.put((0, 0, 0), table.flow4(1), packets=0, size=0)
+            table.slots[0, 0, 0]["packets"] += 10
+            table.slots[0, 0, 0]["bytes"] += 600
+            table.write()
+        scraping = [interval for interval in read if (now + 4) % interval == 0]
+        if scraping or now % 5 == 0:  # a scrape, or a scan of the host
+            ledger.read(known, total(sent, 60 * sent), now=1000 + now, moved=now == 0)
+            shown = exported(ledger).get("10.0.0.1")
+            assert (shown or (0, 0))[0] + other(ledger)[0] == sent
+            assert other(ledger)[0] >= before
+            before = other(ledger)[0]
+            for interval in scraping:
+                if shown is not None:
+                    read[interval].append(shown[0])
+    assert all(values[0] == 0 and values[-1] > 1500 for values in read.values())
 
 
 def test_nothing_is_lost_whatever_happens(table: Table) -> None:
     """250 readings of a table under random traffic; the totals are the truth."""
     dice = random.Random(20261121)
     ledger, known = (
-        FlowLedger([table.reader], Flows(max_entries=90, top=20, idle_timeout=5)),
+        ledger_of(table, max_entries=90, top=20, idle_timeout=5),
         owners(),
     )
     packets, before, highest = 0, 0, {}
@@ -212,7 +299,7 @@ def test_coming_and_going_takes_no_memory() -> None:
     """20 minutes, a reading every five seconds; every flow lives for a minute or two."""
     resident, readings = [], 240
     with flow_table(sets=1024) as table:
-        ledger, known = FlowLedger([table.reader], Flows(max_entries=3000, top=200)), owners()
+        ledger, known = ledger_of(table, max_entries=3000, top=200), owners()
         packets = 0
         for interval in range(readings):
             for number in range(100):
@@ -233,7 +320,7 @@ def test_coming_and_going_takes_no_memory() -> None:
 
 
 def test_flows_are_found_by_verdict_and_in_order(table: Table) -> None:
-    ledger, known = FlowLedger([table.reader], Flows(top=0)), owners()
+    ledger, known = ledger_of(table, top=0), owners()
     for number in range(1, 9):
         verdict = "pass" if number % 2 else "drop"
         table.put((number, 0, 0), table.flow4(number, verdict), packets=number, size=60)

@@ -10,7 +10,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ import pytest
 
 from tests.kernel.agent import QUICK, AgentProcess, traced
 from tests.kernel.lab import Lab, addressed, frame
+from tests.kernel.pinned import UNALTERED
+from tests.kernel.pinned import udp as flow_of
 from tests.kernel.test_chains import (
     DROP,
     LINKS,
@@ -42,6 +44,7 @@ from tests.unit.authority import (
 )
 from tests.unit.test_sums import documented_sum
 from tests.waiting import wait_for
+from xdpscope.accounting.flows import ANNOUNCEMENT
 
 PROMETHEUS = os.environ.get("PROMETHEUS") or shutil.which("prometheus")
 PROMTOOL = os.environ.get("PROMTOOL") or shutil.which("promtool")
@@ -151,6 +154,47 @@ def test_what_prometheus_reads_is_what_was_sent(lab: Lab, tmp_path: Path) -> Non
             assert ratio == pytest.approx({"": 0.75}, rel=0.01)
             # An emulated machine may be late with some.
             assert prometheus.query("avg_over_time(up[1m])")[""] > 0.5
+
+
+@pytest.mark.timeout(900)
+def test_increase_is_what_was_sent_from_the_first_packet_on(lab: Lab, tmp_path: Path) -> None:
+    """Of verdicts, flows and packets in no flow, for scrapers with different intervals."""
+    interface = 'interface="xst0"'
+    verdicts = f'xdp_packets_total{{{interface},verdict="drop"}}'
+    flows = f'xdp_flow_packets_total{{{interface},verdict="drop"}}'
+    in_none = f'xdp_flow_unaccounted_packets_total{{{interface},verdict="drop"}}'
+    veth = lab.veth("xst0")
+    lab.attach(lab.load(UNALTERED, "flows"), veth)
+    with AgentProcess(QUICK) as agent, ExitStack() as stack:
+        agent.ready()
+        wait_for(lambda: traced(agent, UNALTERED))
+        servers = []
+        for seconds in (2, 20):
+            (directory := tmp_path / str(seconds)).mkdir()
+            servers.append(stack.enter_context(scraping(agent, directory, seconds=seconds)))
+        began = time.time()
+        for server in servers:
+            wait_for(lambda each=server: each.query(verdicts) == {"drop": 0})
+            assert server.query(f"count({in_none} == 0)") == {"": 4}
+        seconds_sent = 0
+        while seconds_sent < ANNOUNCEMENT + 60:
+            veth.send(flow_of(4000), times=3)
+            veth.send(addressed(frame(60), what=DROP))
+            time.sleep(1)
+            seconds_sent += 1
+        sent = {verdicts: 4 * seconds_sent, flows: 3 * seconds_sent, in_none: seconds_sent}
+        for server in servers:
+            wait_for(lambda each=server: each.query(verdicts) == {"drop": sent[verdicts]})
+            window = f"[{int(time.time() - began) + 60}s]"
+            for series, packets in sent.items():
+                # As increase(), without what that adds for the ends of the window.
+                grown = f"sum(max_over_time({series}{window}) - min_over_time({series}{window}))"
+                assert server.query(grown) == {"": packets}, series
+            mine = flows.replace("}", ',source_port="4000"}')
+            assert server.query(f"min_over_time({mine}{window})") == {"drop": 0}
+            assert 0 < server.query(mine)["drop"] < 3 * seconds_sent
+        increase = servers[0].query(f"sum(increase({flows}{window}))")
+        assert increase == pytest.approx({"": sent[flows]}, rel=0.05)
 
 
 def test_prometheus_with_certificate_and_password(lab: Lab, tmp_path: Path) -> None:

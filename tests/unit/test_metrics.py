@@ -74,6 +74,9 @@ def test_flows() -> None:
     why = place | {"verdict": "drop", "reason": "truncated"}
     assert ("xdp_flow_unaccounted_packets_total", why, 2) in samples
     assert ("xdp_flow_unaccounted_bytes_total", why, 40) in samples
+    unaccounted = [value for name, _, value in samples if "unaccounted_packets" in name]
+    assert len(unaccounted) == 4 * 6, "from 0 on, for each reason and verdict"
+    assert sum(unaccounted) == 2
     assert ("xdp_flow_table_entries", {}, 4) in samples
     assert ("xdp_flow_evictions_total", {"reason": "pressure"}, 2) in samples
     assert ("xdpscope_flow_sample_rate", {}, 10) in samples

@@ -2,14 +2,17 @@
 """Which flows have a series of their own, and what all the others amount to.
 
 The kernel counts each packet twice: in its flow, and then in the totals of its program,
-place and verdict. Of a flow that is exported, all that has come since the agent saw it
-last is added to its series. ``other`` is what the totals have beside these and the
-packets in no flow: so a flow that leaves the kernel's table, or loses its series, is in
-there at once, and nothing is lost or counted twice.
+place and verdict. A flow that gets a series stays at 0 there for a time (``ANNOUNCEMENT``),
+so that every scraper reads it at 0; then what comes is added to its series. ``other`` is
+what the totals have beside the series and the packets in no flow: so what came before a
+series counts is in there and stays there, a flow that leaves the kernel's table, or loses
+its series, is in there at once, and nothing is lost or counted twice.
 
 The totals are read before the flows, so that ``other`` may come out too small by what
 arrived in between, never too large: it is published as the largest that ever came out,
-never falls, and is exact whenever nothing arrives.
+never falls, and is exact whenever nothing arrives. That holds only if all flows were read.
+A CPU that is stopped while it replaces a flow leaves a set that cannot be read: until it
+can be, ``other`` stays as it is.
 """
 
 from collections import Counter
@@ -30,6 +33,9 @@ from xdpscope.config import Flows
 # How much more a flow must have than one with a series to take that from it: flows of about
 # the same rate would else lose and win it by turns, each time as a new series.
 _STICKINESS = 1.5
+
+ANNOUNCEMENT = 65.0
+"""Seconds for which a new series stays at 0: a scrape a minute, and some delay."""
 
 _NOTHING = np.zeros((len(VERDICTS), 2), np.int64)
 
@@ -61,13 +67,25 @@ class FlowCount:
     packets: int
     bytes: int
     rate: float = 0.0  # packets a second of late
+    counts_from: float = 0.0  # a monotonic clock's seconds, from which on its series grows
 
 
 class FlowLedger:
     """The flows of all programs."""
 
-    def __init__(self, tables: Iterable[SlotTable], limits: Flows) -> None:
+    def __init__(
+        self, tables: Iterable[SlotTable], limits: Flows, announcement: float = ANNOUNCEMENT
+    ) -> None:
+        """Read nothing yet.
+
+        Args:
+            tables: The kernel's, one a family.
+            limits: How many flows are held and exported.
+            announcement: Seconds for which a new series stays at 0.
+        """
         self.limits = limits
+        self._announcement = announcement
+        self._complete = False  # whether ``other`` is of the last reading
         self.entries = 0
         self.evictions = Counter(idle=0, pressure=0)
         self._tables = list(tables)
@@ -105,8 +123,15 @@ class FlowLedger:
         self._respect_limit()
         self.entries = sum(len(group.name) for group in self._groups)
         before = self._exported.keys()
-        self._export(owners)
-        if not (still and self._exported.keys() == before and self._others.keys() == totals.keys()):
+        self._export(owners, now)
+        unchanged = (
+            still
+            and self._complete
+            and self._exported.keys() == before
+            and self._others.keys() == totals.keys()
+        )
+        self._complete = all(table.complete for table in self._tables)
+        if self._complete and not unchanged:
             self._sum_up(totals)
 
     def _respect_limit(self) -> None:
@@ -124,7 +149,7 @@ class FlowLedger:
             table.let_go(mine)
             self._groups[number] = _only(group, ~mine)
 
-    def _export(self, owners: Owners) -> None:
+    def _export(self, owners: Owners, now: float) -> None:
         names = self._known()
         scores = [
             np.where(known, group.score * _STICKINESS + 1e-9, group.score)
@@ -148,11 +173,14 @@ class FlowLedger:
                 if count is None:
                     fresh.append(at)
                     continue
-                count.packets += packets
-                count.bytes += size
+                if now >= count.counts_from:
+                    count.packets += packets
+                    count.bytes += size
                 count.rate = _rate(score)
                 exported[version, name] = count
             for at, count in zip(fresh, _described(table, group, fresh, owners), strict=True):
+                count.packets = count.bytes = 0
+                count.counts_from = now + self._announcement
                 exported[version, int(group.name[at])] = count
         self._exported = exported
 
@@ -186,7 +214,7 @@ class FlowLedger:
 
     @property
     def exported(self) -> list[FlowCount]:
-        """Flows with a series; packets and bytes since they have it."""
+        """Flows with a series, and the packets and bytes in it."""
         return list(self._exported.values())
 
     def other(self, owner: Owner) -> Tally:

@@ -175,9 +175,11 @@ class SlotTable:
         self._whole = not len(unread)
         changed_sets = self._sets["done"] != self._done
         packets = np.ascontiguousarray(self._flows["packets"]).reshape(-1)
+        sizes = np.ascontiguousarray(self._flows["bytes"]).reshape(-1)
         if self._adopted:
             self._adopted, self._aged = False, packets != 0
-        changed = packets != self._packets
+        # The kernel adds a packet's bytes a moment after it has counted the packet.
+        changed = (packets != self._packets) | (sizes != self._bytes)
         replaced = np.repeat(changed_sets.reshape(-1), self._shape[2])
         doubtful = (packets != 0) & (replaced | renamed)
         changed[unread] = doubtful[unread] = False
@@ -185,11 +187,18 @@ class SlotTable:
         pushed_out = 0
         if len(occupied):
             pushed_out = self._occupy(occupied, scopes)
-            changed[occupied] = packets[occupied] != self._packets[occupied]
+            changed[occupied] = (packets[occupied] != self._packets[occupied]) | (
+                sizes[occupied] != self._bytes[occupied]
+            )
         # What cannot be told whose it is is left as it is, until that is known.
         changed &= self._scope != UNKNOWN
-        delta_packets, delta_bytes = self._advance(changed, packets, now)
+        delta_packets, delta_bytes = self._advance(changed, packets, sizes, now)
         return self._group(delta_packets, delta_bytes, now - timeout), pushed_out
+
+    @property
+    def complete(self) -> bool:
+        """Whether the last reading had every slot: no set was being changed all the time."""
+        return not self._ready or self._whole
 
     def _fetch(self) -> Indices:
         """Copies the table; returns the slots of sets that would not stand still for it."""
@@ -262,12 +271,13 @@ class SlotTable:
         self._grouping = None
         return max(0, puts - free - idle)
 
-    def _advance(self, changed: NDArray[np.bool_], packets: U64, now: float) -> tuple[U64, U64]:
+    def _advance(
+        self, changed: NDArray[np.bool_], packets: U64, sizes: U64, now: float
+    ) -> tuple[U64, U64]:
         """Takes over the counts of now of these slots; what they have grown by."""
         self._age(now)
-        sizes = np.ascontiguousarray(self._flows["bytes"]).reshape(-1)
         # Fewer than before: the same flow again, that was pushed out in between.
-        same = packets >= self._packets
+        same = (packets >= self._packets) & (sizes >= self._bytes)
         grown = np.where(changed, packets - self._packets * same, np.uint64(0))
         grown_bytes = np.where(changed, sizes - self._bytes * same, np.uint64(0))
         np.copyto(self._packets, packets, where=changed)

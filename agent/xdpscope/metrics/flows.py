@@ -72,10 +72,9 @@ def _unaccounted(report: "FlowReport") -> Iterable[Metric]:
         for reason in REASONS:
             tallies = zip(VERDICTS, *count.tally.unaccounted(reason), strict=True)
             for verdict, number, size in tallies:
-                # Noughts of all would be four series for each that says something.
-                if number:
-                    packets.add_metric([*place, verdict, reason], number)
-                    sizes.add_metric([*place, verdict, reason], size)
+                # From 0 on: a series that began above 0 would hide its first packets from rates.
+                packets.add_metric([*place, verdict, reason], number)
+                sizes.add_metric([*place, verdict, reason], size)
     return [packets, sizes]
 
 
