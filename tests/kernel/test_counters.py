@@ -20,6 +20,8 @@ from xdpscope.observer import Observer
 from xdpscope.tracing.reason import Scope
 from xdpscope.tracing.templates import FlowSizes
 
+pytestmark = pytest.mark.every_kernel
+
 COST = "xdpscope_tracer_run_seconds_total"
 FLOWS = FlowSizes(sets=64, sample_rate=1)
 KEPT = 1000.0

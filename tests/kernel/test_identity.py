@@ -13,6 +13,8 @@ from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.reason import Scope
 from xdpscope.tracing.templates import FlowSizes
 
+pytestmark = pytest.mark.every_kernel
+
 
 @pytest.mark.parametrize("watch_devices", [True, False])
 def test_without_the_socket_option_inode_numbers_are_gone_by(

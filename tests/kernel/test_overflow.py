@@ -14,6 +14,8 @@ from xdpscope.libbpf import Program
 from xdpscope.observer import Observer
 from xdpscope.tracing.engine import Engine
 
+pytestmark = pytest.mark.every_kernel
+
 INLINE = 4
 """DEVICES_INLINE of bpf/xdpscope.h."""
 
