@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Of which programs it can be told that they leave their packets as they are."""
 
+import os
+
 import pytest
 
+from tests.kernel import raw
 from tests.kernel.lab import Lab, function_names
+from xdpscope.libbpf import Instruction
 from xdpscope.tracing.alteration import alters_packets, harmless_calls
 
 pytestmark = pytest.mark.every_kernel
@@ -29,3 +33,74 @@ def test_without_knowing_helpers_only_what_calls_none_is_certain(lab: Lab) -> No
 
 def test_what_is_secret_may_alter_packets(harmless: frozenset[int]) -> None:
     assert alters_packets([], harmless)
+
+
+def _kernel() -> tuple[int, int]:
+    major, minor = os.uname().release.split(".")[:2]
+    return int(major), int(minor)
+
+
+def _writing(*middle: Instruction, through: int = 2) -> list[Instruction]:
+    """A program that has the packet in r2, does something, and writes through a register."""
+    return [
+        Instruction(0x61, 2, 1, 0, 0),  # r2 = data
+        Instruction(0x61, 3, 1, 4, 0),  # r3 = data_end
+        Instruction(0xB7, 0, 0, 0, 2),  # r0 = XDP_PASS
+        Instruction(0xBF, 4, 2, 0, 0),
+        Instruction(0x07, 4, 0, 0, 14),
+        Instruction(0x2D, 4, 3, len(middle) + 2, 0),  # if r4 > r3, to the end
+        *middle,
+        Instruction(0x72, through, 0, 0, 1),  # *(u8 *)through = 1
+        Instruction(0xB7, 0, 0, 0, 2),
+        Instruction(0x95, 0, 0, 0, 0),
+    ]
+
+
+_SAVE, _CLEAR = Instruction(0x7B, 10, 2, -8, 0), Instruction(0x7A, 10, 0, -8, 0)
+_FORGET = Instruction(0xB7, 2, 0, 0, 0)
+
+# What loads on which kernels, and hides the pointer to the packet in an atomic operation.
+ATOMIC = {
+    "add": ((5, 10), _writing(_CLEAR, Instruction(0xDB, 10, 2, -8, 0))),
+    "exchange": ((5, 12), _writing(_SAVE, _FORGET, Instruction(0xDB, 10, 2, -8, 0xE1))),
+    "compare and exchange": (
+        (5, 12), _writing(_SAVE, _FORGET, Instruction(0xDB, 10, 2, -8, 0xF1), through=0),
+    ),
+    "load-acquire": (
+        (6, 15), _writing(_SAVE, _FORGET, Instruction(0xDB, 2, 10, -8, 0x100)),
+    ),
+    "store-release": (
+        (6, 15),
+        _writing(
+            Instruction(0xDB, 10, 2, -8, 0x110), _FORGET, Instruction(0x79, 2, 10, -8, 0)
+        ),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ATOMIC)
+def test_a_pointer_in_an_atomic_operation(name: str, harmless: frozenset[int]) -> None:
+    since, instructions = ATOMIC[name]
+    if _kernel() < since:
+        pytest.skip(f"this instruction came with Linux {since[0]}.{since[1]}")
+    with raw.load_xdp(instructions) as program:
+        verdict, _ = program.test_run(bytes(64))
+        assert verdict == 2
+        assert alters_packets(program.instructions(), harmless)
+
+
+def test_an_indirect_jump(harmless: frozenset[int]) -> None:
+    """The instruction after it leaves the packet alone; the target does not."""
+    if _kernel() < (6, 19):
+        pytest.skip("indirect jumps came with Linux 6.19")
+    instructions = _writing(
+        Instruction(0x18, 5, 2, 0, 0),  # r5 = the table
+        Instruction(0, 0, 0, 0, 0),
+        Instruction(0x79, 5, 5, 0, 0),
+        Instruction(0x0D, 5, 0, 0, 0),  # gotox r5
+        Instruction(0x95, 0, 0, 0, 0),
+    )
+    with raw.jump_table(11, 10) as table:
+        instructions[6] = instructions[6]._replace(imm=table.fileno())
+        with raw.load_xdp(instructions) as program:
+            assert alters_packets(program.instructions(), harmless)

@@ -9,11 +9,20 @@ from xdpscope.libbpf._raw import lib
 LD, LDX, ST, STX = lib.BPF_LD, lib.BPF_LDX, lib.BPF_ST, lib.BPF_STX
 ALU, ALU64, JMP, JMP32 = lib.BPF_ALU, lib.BPF_ALU64, lib.BPF_JMP, lib.BPF_JMP32
 # Sizes and modes.
-DW, MEM, IMM = lib.BPF_DW, lib.BPF_MEM, lib.BPF_IMM
+DW, MEM, IMM, ATOMIC = lib.BPF_DW, lib.BPF_MEM, lib.BPF_IMM, lib.BPF_ATOMIC
+MEMSX = 0x80
+"""A load that extends the sign (Linux 6.6)."""
 # Operations, and whether on a register.
-ADD, SUB, MOV, RSH = lib.BPF_ADD, lib.BPF_SUB, lib.BPF_MOV, lib.BPF_RSH
-JA, JEQ, JNE = lib.BPF_JA, lib.BPF_JEQ, lib.BPF_JNE
+ADD, SUB, MUL, DIV, MOD = lib.BPF_ADD, lib.BPF_SUB, lib.BPF_MUL, lib.BPF_DIV, lib.BPF_MOD
+OR, AND, XOR, NEG = lib.BPF_OR, lib.BPF_AND, lib.BPF_XOR, lib.BPF_NEG
+LSH, RSH, ARSH = lib.BPF_LSH, lib.BPF_RSH, lib.BPF_ARSH
+MOV, END = lib.BPF_MOV, lib.BPF_END
+JA, JEQ, JNE, JSET = lib.BPF_JA, lib.BPF_JEQ, lib.BPF_JNE, lib.BPF_JSET
+JGT, JGE, JLT, JLE = lib.BPF_JGT, lib.BPF_JGE, lib.BPF_JLT, lib.BPF_JLE
+JSGT, JSGE, JSLT, JSLE = lib.BPF_JSGT, lib.BPF_JSGE, lib.BPF_JSLT, lib.BPF_JSLE
 CALL, EXIT = lib.BPF_CALL, lib.BPF_EXIT
+# Atomic operations, in ``imm``; FETCH may be added to ADD, OR, AND, XOR.
+FETCH, XCHG, CMPXCHG = lib.BPF_FETCH, lib.BPF_XCHG, lib.BPF_CMPXCHG
 K, X = lib.BPF_K, lib.BPF_X
 
 LOAD_64 = LD | DW | IMM
@@ -47,6 +56,11 @@ class Instruction(NamedTuple):
     def mode(self) -> int:
         """Of a load or store."""
         return self.code & 0xE0
+
+    @property
+    def by_register(self) -> bool:
+        """Whether the operand of an arithmetic instruction or a jump is a register."""
+        return bool(self.code & X)
 
     @property
     def calls_helper(self) -> bool:

@@ -6,9 +6,10 @@ every path, with an eye on one thing only: which registers, and which places on 
 hold a pointer to the packet or to its ``struct xdp_buff``. The verifier has seen to it that
 such a pointer is kept nowhere else, and that nothing is done with one but to add a number, or
 to make a number of it. A program leaves its packets alone for certain if it stores through
-none of them and calls nothing but helpers that are known to be harmless. Whatever else there
-is counts as altering; tail calls and functions of its own do, because what they lead to can
-be replaced.
+none of them and calls nothing but helpers that are known to be harmless. Only instructions on a
+list are followed. A program with any other instruction counts as altering: one that is newer than
+the list, an indirect jump, a tail call. So does one with functions of its own, because an
+extension can replace them.
 """
 
 from collections.abc import Sequence, Set
@@ -25,7 +26,23 @@ _LONGEST = 8192
 
 _REGISTERS = 12  # r0 to r10, and the one that the kernel's own rewriting uses
 _RESULT, _FIRST_ARGUMENT, _FRAME = 0, 1, 10
-_LOST_IN_A_CALL = slice(0, 6)
+
+# The instructions whose effect is known. A program with any other one counts as altering.
+_ARITHMETIC = {isa.ADD, isa.SUB, isa.MUL, isa.DIV, isa.MOD, isa.OR, isa.AND, isa.XOR, isa.NEG}
+_ARITHMETIC |= {isa.LSH, isa.RSH, isa.ARSH, isa.MOV, isa.END}
+_COMPARISONS = {isa.JEQ, isa.JNE, isa.JSET, isa.JGT, isa.JGE, isa.JLT, isa.JLE}
+_COMPARISONS |= {isa.JSGT, isa.JSGE, isa.JSLT, isa.JSLE}
+_ATOMIC = {
+    operation | fetch
+    for operation in (isa.ADD, isa.OR, isa.AND, isa.XOR)
+    for fetch in (0, isa.FETCH)
+} | {isa.XCHG, isa.CMPXCHG}
+
+# What a 64-bit constant may be: a number, a map, a map's value, a variable of the kernel.
+_CONSTANTS = range(4)
+
+# A barrier against speculation, BPF_ST | BPF_NOSPEC, which the verifier adds (Linux 5.14).
+_NO_SPECULATION = 0xC2
 
 
 class Holds(Enum):
@@ -128,18 +145,29 @@ class _Walk:
                 ahead.extend((to, tuple(after)) for to in following)
 
     def _step(self, at: int, registers: list[Holds]) -> tuple[int, ...]:
-        """Does one instruction to the registers; where it may go on."""
+        """Apply one instruction to ``registers``; return where the program may go on."""
         insn = self._instructions[at]
+        if max(insn.dst, insn.src) >= _REGISTERS:
+            raise _Alters
         match insn.klass:
-            case isa.ALU | isa.ALU64:
+            case isa.ALU | isa.ALU64 if insn.operation in _ARITHMETIC:
                 registers[insn.dst] = self._calculated(insn, registers)
-            case isa.LDX:
-                registers[insn.dst] = self._loaded(insn, registers[insn.src])
-            case isa.ST | isa.STX:
-                self._store(insn, registers)
+            case isa.LDX if insn.mode in (isa.MEM, isa.MEMSX):
+                registers[insn.dst] = self._loaded(insn, insn.src, registers)
+            case isa.ST if insn.code == _NO_SPECULATION:
+                pass
+            case isa.ST if insn.mode == isa.MEM:
+                self._store(insn, Holds.OTHER, registers)
+            case isa.STX if insn.mode == isa.MEM:
+                self._store(insn, registers[insn.src], registers)
+            case isa.STX if insn.mode == isa.ATOMIC and insn.imm in _ATOMIC:
+                self._store(insn, registers[insn.src], registers)
+                if insn.imm & isa.FETCH:
+                    result = _RESULT if insn.imm == isa.CMPXCHG else insn.src
+                    registers[result] = self._loaded(insn, insn.dst, registers)
             case isa.JMP | isa.JMP32:
                 return self._jump(at, insn, registers)
-            case _ if insn.code == isa.LOAD_64:
+            case _ if insn.code == isa.LOAD_64 and insn.src in _CONSTANTS:
                 registers[insn.dst] = Holds.OTHER
                 return (at + 2,)
             case _:
@@ -148,49 +176,53 @@ class _Walk:
 
     @staticmethod
     def _calculated(insn: Instruction, registers: list[Holds]) -> Holds:
-        operand = registers[insn.src] if insn.code & isa.X else Holds.OTHER
-        if insn.klass == isa.ALU64:
-            if insn.operation == isa.MOV:
-                return operand
-            if insn.operation in (isa.ADD, isa.SUB):
-                # Which of the two is the pointer, if both may be, is not known.
-                return registers[insn.dst] if operand is Holds.OTHER else Holds.UNKNOWN
-        return Holds.OTHER
+        own = registers[insn.dst]
+        operand = registers[insn.src] if insn.by_register else Holds.OTHER
+        if insn.klass == isa.ALU or insn.operation not in (isa.MOV, isa.ADD, isa.SUB):
+            return Holds.OTHER  # The verifier allows nothing else with pointers.
+        if insn.operation == isa.MOV:
+            if insn.off and operand is not Holds.OTHER:
+                raise _Alters  # An extended sign, or a cast to another address space.
+            return operand
+        if insn.operation == isa.SUB and own is operand is Holds.PACKET:
+            return Holds.OTHER  # The distance of two pointers is a number.
+        # Where both may be the pointer, which of them it is remains open.
+        return own if operand is Holds.OTHER else Holds.UNKNOWN
 
-    def _loaded(self, insn: Instruction, base: Holds) -> Holds:
-        if insn.size != isa.DW or base is Holds.PACKET:
+    def _loaded(self, insn: Instruction, base: int, registers: list[Holds]) -> Holds:
+        """Return what a load through the register ``base`` may yield."""
+        held = registers[base]
+        if insn.size != isa.DW or held is Holds.PACKET:
             return Holds.OTHER  # a part is no pointer, and in packets there are none
-        if base is Holds.CONTEXT:
+        if held is Holds.CONTEXT:
             return Holds.PACKET
-        if insn.src == _FRAME:
+        if base == _FRAME:
             spilled = self._spilled_anywhere or insn.off in self._spilled
         else:
             spilled = self._spilled_anywhere or bool(self._spilled)
-        return Holds.UNKNOWN if spilled or base is Holds.UNKNOWN else Holds.OTHER
+        return Holds.UNKNOWN if spilled or held is Holds.UNKNOWN else Holds.OTHER
 
-    def _store(self, insn: Instruction, registers: list[Holds]) -> None:
+    def _store(self, insn: Instruction, stored: Holds, registers: list[Holds]) -> None:
         if registers[insn.dst] is not Holds.OTHER:
             raise _Alters
-        if insn.klass == isa.ST:
-            return
-        if insn.mode != isa.MEM:
-            # An atomic operation. What it leaves in either register is a number.
-            registers[insn.src] = registers[_RESULT] = Holds.OTHER
-        elif insn.size == isa.DW and registers[insn.src] is not Holds.OTHER:
+        if insn.size == isa.DW and stored is not Holds.OTHER:
             if insn.dst == _FRAME:
                 self._spilled.add(insn.off)
             else:
                 self._spilled_anywhere = True
 
     def _jump(self, at: int, insn: Instruction, registers: list[Holds]) -> tuple[int, ...]:
-        if insn.operation == isa.EXIT:
+        if insn.code == isa.JMP | isa.EXIT:
             return ()
-        if insn.operation == isa.CALL:
-            if not insn.calls_helper or insn.imm not in self._harmless:
-                raise _Alters
-            registers[_LOST_IN_A_CALL] = [Holds.OTHER] * 6
+        if insn.calls_helper and insn.imm in self._harmless:
+            # The arguments stay: a just-in-time compiler may put the helper in place, and the
+            # verifier then removes the instructions that save registers around the call.
+            registers[_RESULT] = Holds.OTHER
             return (at + 1,)
-        if insn.operation == isa.JA:
-            far = insn.klass == isa.JMP32
-            return (at + 1 + (insn.imm if far else insn.off),)
-        return (at + 1, at + 1 + insn.off)
+        if insn.code == isa.JMP | isa.JA:
+            return (at + 1 + insn.off,)
+        if insn.code == isa.JMP32 | isa.JA:
+            return (at + 1 + insn.imm,)
+        if insn.operation in _COMPARISONS:
+            return (at + 1, at + 1 + insn.off)
+        raise _Alters
