@@ -41,10 +41,19 @@ static __always_inline void tell_target(struct program_record *record, struct bp
 {
 	struct bpf_prog *target = extension->aux->dst_prog;
 
-	if (!target)
-		return;
-	record->target = target->aux->id;
 	record->function = extension->aux->attach_btf_id;
+	/* The name is in the target's BTF. It may be gone, where the extension is not attached. */
+	bpf_probe_read_kernel_str(record->replaced, sizeof(record->replaced),
+				  extension->aux->attach_func_name);
+	if (target)
+		record->target = target->aux->id;
+}
+
+static __always_inline bool is_bound(struct bpf_prog_aux *aux)
+{
+	if (aux->offload_requested)
+		return true;
+	return bpf_core_field_exists(aux->dev_bound) && aux->dev_bound;
 }
 
 SEC("iter/bpf_prog")
@@ -58,7 +67,11 @@ int programs(struct bpf_iter__bpf_prog *ctx)
 	record.extension = is_extension_of_xdp(prog);
 	if (!record.extension && !is_xdp(prog->type))
 		return 0;
+	/* Nothing can be read of a program whose device is gone: its info is ENODEV. */
+	if (is_bound(prog->aux) && !prog->aux->offload)
+		return 0;
 	record.id = prog->aux->id;
+	record.offloaded = prog->aux->offload_requested;
 	record.attach_type = prog->expected_attach_type;
 	record.at_egress = is_at_egress(prog, record.extension);
 	if (record.extension)

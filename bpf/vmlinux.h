@@ -143,11 +143,17 @@ typedef struct {
 } atomic64_t;
 
 struct bpf_prog;
+struct bpf_prog_offload;
 
 struct bpf_prog_aux {
 	atomic64_t refcnt;
 	__u32 id;
 	__u32 attach_btf_id;
+	/* The name of the function that a tracing program or an extension was loaded for. */
+	const char *attach_func_name;
+	bool dev_bound; /* to one device (6.3) */
+	bool offload_requested; /* to a network card */
+	struct bpf_prog_offload *offload; /* of both; NULL once the device is gone */
 	/* Of an extension: what it extends (5.10), the program itself only until it is attached there. */
 	struct bpf_prog *dst_prog;
 	enum bpf_prog_type saved_dst_prog_type;

@@ -7,7 +7,8 @@
 #ifndef __XDPSCOPE_H
 #define __XDPSCOPE_H
 
-#define DEVICE_NAME_SIZE 16
+#define DEVICE_NAME_SIZE   16
+#define REPLACED_NAME_SIZE 64
 
 /*
  * Constants of the templates. The agent loads each copy with others in their place.
@@ -190,7 +191,10 @@ struct program_record {
 	__u32 at_egress; /* sees packets where they leave: it, or what it extends, is for a devmap */
 	/* Of an extension that is yet to be attached: to which program and function; else nought. */
 	__u32 target;
-	__u32 function; /* its type in the target's BTF */
+	__u32 function; /* its type in the target's BTF; also of an extension that is attached */
+	__u32 offloaded; /* a network card runs it */
+	__u32 zero;
+	char replaced[REPLACED_NAME_SIZE]; /* that function's name, of an extension only */
 	__u64 references; /* the iterator's own included */
 };
 

@@ -62,7 +62,8 @@ NAMED_FLOWS = unsampled(once("xdp_flow_packets_total", *PLACE, 'source!="other"'
 
 def uncounted() -> str:
     """Programs that decide about packets and are not counted, nor is one in their place."""
-    refused = series("xdp_program_traced", 'reason=~"no_btf|not_jited|kernel_refused|busy"')
+    reasons = "no_btf|not_jited|unsupported_entry|kernel_refused|busy"
+    refused = series("xdp_program_traced", f'reason=~"{reasons}"')
     components = series("xdp_program_component_info", 'position="0"')
     replaced = f'label_replace({components}, "program_id", "$1", "dispatcher_id", "(.*)")'
     return f"({refused} == 0) unless on (instance, program_id) {replaced}"

@@ -11,8 +11,8 @@ from xdpscope.observer import Count, FlowShown, Standing
 def as_json(standing: Standing) -> dict[str, object]:
     """JSON values only. ``reason`` is empty, and ``traceable`` true, where nothing is amiss.
 
-    ``chain`` has a component's places in dispatchers, a ``position`` null where it is not known;
-    ``called_by``, for a program that only tail calls reach, those that these begin with.
+    ``chain`` has a component's positions in dispatchers; ``called_by``,
+    for a program that only tail calls reach, has those that these begin with.
     """
     program = standing.program
     return {

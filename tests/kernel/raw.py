@@ -14,10 +14,15 @@ _CALL = {"x86_64": 321}[platform.machine()]
 _MAP_CREATE, _MAP_UPDATE, _PROG_LOAD, _BTF_LOAD, _MAP_FREEZE = 0, 2, 5, 18, 22
 
 _XDP = 6  # BPF_PROG_TYPE_XDP
+_ATTACHED_AS_XDP = 37  # BPF_XDP
+
+BOUND = 1 << 6
+"""BPF_F_XDP_DEV_BOUND_ONLY (Linux 6.3)."""
 _LOG_SIZE = 1 << 16
 
-INT, POINTER, ARRAY, STRUCT, ENUM, FORWARD, TYPEDEF = 1, 2, 3, 4, 6, 7, 8
-FUNCTION, PROTOTYPE, FLOAT = 12, 13, 16
+# Kinds of types, BTF_KIND_*.
+INT, POINTER, STRUCT, ENUM, FORWARD, TYPEDEF, CONST = 1, 2, 4, 6, 7, 8, 10
+FUNCTION, PROTOTYPE = 12, 13
 
 
 def bpf(command: int, attributes: bytes) -> int:
@@ -47,15 +52,20 @@ class Btf:
         self._strings = b"\0"
         self._count = itertools.count(1)
 
-    def add(self, kind: int, name: str = "", *, length: int = 0, size: int = 0, rest: bytes = b"",
-            flag: bool = False) -> int:  # fmt: skip
+    def add(
+        self, kind: int, name: str = "", *, length: int = 0, size: int = 0, rest: bytes = b""
+    ) -> int:
         """Add a type; return its number. ``size`` is the type referred to, where there is one."""
-        info = kind << 24 | length | flag << 31
+        info = kind << 24 | length
         self._types += struct.pack("=3I", self._name(name), info, size) + rest
         return next(self._count)
 
     def integer(self, name: str, size: int) -> int:
         return self.add(INT, name, size=size, rest=struct.pack("=I", 1 << 24 | 8 * size))
+
+    def enumeration(self, name: str, value: str) -> int:
+        rest = struct.pack("=Ii", self._name(value), 0)
+        return self.add(ENUM, name, length=1, size=4, rest=rest)
 
     def function(self, name: str, returned: int, *arguments: int) -> int:
         """Add a global function, whose arguments have these types."""
@@ -93,7 +103,8 @@ def load_xdp(
     name: str = "",
     btf: Btf | None = None,
     function: int = 0,
-    offload_to: int = 0,
+    device: int = 0,
+    flags: int = 0,
 ) -> Program:
     """Load an XDP program.
 
@@ -102,7 +113,9 @@ def load_xdp(
         name: At most 15 characters.
         btf: Its types, with ``function`` as the number of its entry function.
         function: See ``btf``.
-        offload_to: The ifindex of the network card that runs it.
+        device: The ifindex of the network card that runs it or, with BOUND in ``flags``, of the
+            only device that it may be attached to.
+        flags: BPF_F_*.
 
     Raises:
         OSError: the kernel refused; the message has the verifier's log.
@@ -120,7 +133,7 @@ def load_xdp(
     attributes = struct.pack(
         "=IIQQIIQII16sII",
         _XDP, len(instructions), _address(room), _address(license_),
-        1, _LOG_SIZE, _address(log), 0, 0, name.encode(), offload_to, 0,
+        1, _LOG_SIZE, _address(log), 0, flags, name.encode(), device, _ATTACHED_AS_XDP,
     )  # fmt: skip
     if types is not None:
         described = types.fileno(), 8, _address(functions), 1

@@ -86,7 +86,7 @@ def reasons(observer: Observer) -> dict[str, str]:
     return {name: str(each.reason or "") for name, each in standings(observer).items()}
 
 
-def positions(observer: Observer) -> dict[str, list[int | None]]:
+def positions(observer: Observer) -> dict[str, list[int]]:
     """Of each component, its positions; all are in the one dispatcher there is."""
     found = standings(observer)
     dispatcher = found["xdp_dispatcher"].program.id
@@ -172,9 +172,9 @@ def extend_too(extension: Program, target: Program, function: int) -> Descriptor
 
 @pytest.mark.usefixtures("link_targets")
 def test_a_component_of_two_dispatchers(lab: Lab, observer: Observer) -> None:
-    """It stands for one of them; the other has it called, and does not say where it stands."""
+    """It replaces the entry function of one of them, and fills a slot of the other."""
     first, second = lab.load("xdp_dispatcher", "dispatcher"), lab.load("xdp_dispatcher", "chain")
-    with extension_of(second, "first_component") as extension, extension.attached():
+    with extension_of(second, "prog3") as extension, extension.attached():
         lab.attach(second, lab.veth("xst1"))
         entry = first.entry_function()
         assert entry is not None
@@ -184,9 +184,55 @@ def test_a_component_of_two_dispatchers(lab: Lab, observer: Observer) -> None:
             found = standings(observer)["drop_instead"]
             assert found.part.chain == (
                 ChainPlace(first.info().id, 0),
-                ChainPlace(second.info().id, None),
+                ChainPlace(second.info().id, 3),
             )
             assert [at.interface for at in found.attachments] == ["xst0", "xst1"]
         observer.look(0)
         found = standings(observer)["drop_instead"]
-        assert found.part.chain == (ChainPlace(second.info().id, None),)
+        assert found.part.chain == (ChainPlace(second.info().id, 3),)
+
+
+@pytest.mark.parametrize(
+    ("function", "replacement"), [("stage", "replace_stage"), ("limit", "replace_limit")]
+)
+def test_a_replaced_function_that_is_no_entry(
+    lab: Lab, observer: Observer, function: str, replacement: str
+) -> None:
+    """What it returns is no verdict: 0, or its second argument, 4."""
+    program, veth = lab.load("staged", "stages"), lab.veth("xst0")
+    with extension_of(program, function, replacement, "replacements") as extension:
+        observer.look(0)
+        assert reasons(observer)[replacement] == "no_verdict"
+        with extension.attached():
+            lab.attach(program, veth)
+            observer.look(0)
+            found = standings(observer)[replacement]
+            assert (found.part.role, found.part.chain, found.reason) == (
+                "extension",
+                (),
+                Reason.NO_VERDICT,
+            )
+            assert reasons(observer)["staged"] == ""
+            veth.send(frame(60), times=10)
+            expect(observer, {("staged", "xst0", "pass"): (10, 600)})
+            assert {count.program.function for count in observer.counts()} == {"staged"}
+
+
+@pytest.mark.usefixtures("link_targets")
+def test_a_component_that_replaces_another_function_too(lab: Lab, observer: Observer) -> None:
+    """Its results would be of both kinds, so none is counted."""
+    dispatcher, other = lab.load("xdp_dispatcher", "chain"), lab.load("staged", "stages")
+    with (
+        extension_of(dispatcher, "prog3") as extension,
+        extension.attached(),
+        extension_of(other, "stage", "replace_stage", "replacements") as stage,
+    ):
+        lab.attach(dispatcher, lab.veth("xst0"))
+        observer.look(0)
+        assert reasons(observer)["drop_instead"] == ""
+        function = stage.function
+        with extend_too(extension.program, other, function):
+            observer.look(0)
+            assert reasons(observer)["drop_instead"] == "no_verdict"
+        observer.look(0)
+        assert reasons(observer)["drop_instead"] == ""

@@ -131,7 +131,7 @@ def programs_at_work(lab: Lab) -> Iterator[dict[str, Veth]]:
     lab.attach(behind["to_device"], veths["xst2"])
     behind.put("devices", 0, lab.index("xst0p"), behind["where_it_leaves"])
     calling = lab.load("xdp_dispatcher", "chain")
-    with extension_of(calling, "first_component") as extension, extension.attached():
+    with extension_of(calling, "prog3") as extension, extension.attached():
         lab.attach(calling, veths["xst1"])
         yield veths
 

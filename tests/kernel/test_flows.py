@@ -268,7 +268,7 @@ def test_two_programs_see_flows_of_their_own(lab: Lab, observer: Observer) -> No
 
 def test_dispatcher_and_component_both_see_the_flow(lab: Lab, observer: Observer) -> None:
     veth, dispatcher = lab.veth("xst0"), lab.load("xdp_dispatcher", "chain")
-    with extension_of(dispatcher, "first_component") as extension, extension.attached():
+    with extension_of(dispatcher, "prog3") as extension, extension.attached():
         lab.attach(dispatcher, veth)
         observer.look(0)
         expected = Expected()

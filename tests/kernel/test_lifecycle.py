@@ -20,13 +20,15 @@ from xdpscope.config import Selection
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.model import Snapshot
 from xdpscope.errors import KernelError
-from xdpscope.libbpf import Link, Object, Program
+from xdpscope.libbpf import Btf, Link, Object, Program
 from xdpscope.observer import Observer
 from xdpscope.tracing import targets
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.reason import Reason, Scope
 
 pytestmark = pytest.mark.every_kernel
+
+_FUNCTION = 12  # BTF_KIND_FUNC
 
 
 def is_loaded(program_id: int) -> bool:
@@ -154,8 +156,10 @@ def test_a_dispatcher_is_left_alone_until_it_is_in_service(lab: Lab, observer: O
 class Extension:
     """A freplace program, loaded."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, function: int) -> None:
         self.program = program
+        self.function = function
+        """The number of the function to be replaced, in its program's BTF."""
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -164,12 +168,18 @@ class Extension:
 
 
 @contextmanager
-def extension_of(target: Program, function: str) -> Iterator[Extension]:
+def extension_of(
+    target: Program, function: str, name: str = "drop_instead", source: str = "extension"
+) -> Iterator[Extension]:
     with ExitStack() as stack:
-        loaded = stack.enter_context(Object(compiled("extension")))
-        loaded.aim("drop_instead", target, function)
+        loaded = stack.enter_context(Object(compiled(source)))
+        loaded.choose(name)
+        loaded.aim(name, target, function)
         loaded.load()
-        yield Extension(stack.enter_context(loaded.program("drop_instead")))
+        types = stack.enter_context(Btf.from_kernel(target.info().btf_id))
+        number = types.find(function, _FUNCTION)
+        assert number is not None
+        yield Extension(stack.enter_context(loaded.program(name)), number)
 
 
 @pytest.mark.usefixtures("link_targets")

@@ -245,7 +245,7 @@ def test_sums_count_each_packet_once(lab: Lab, tmp_path: Path) -> None:
     with (
         chain(veths["xst1"], *LINKS),
         filtering(veths["xst2"], "native", "port", "9999", "--mode", "dst", "--proto", "udp"),
-        extension_of(calling, "first_component") as extension,
+        extension_of(calling, "prog3") as extension,
         extension.attached(),
         extend_too(extension.program, replaced, entry.type_id),
         AgentProcess(QUICK) as agent,

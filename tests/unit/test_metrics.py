@@ -101,13 +101,13 @@ def test_programs() -> None:
 
 
 def test_a_component_of_several_dispatchers() -> None:
-    part = Part(Role.COMPONENT, (ChainPlace(23, 0), ChainPlace(31, 2), ChainPlace(40, None)))
+    part = Part(Role.COMPONENT, (ChainPlace(23, 0), ChainPlace(31, 2), ChainPlace(40, 5)))
     standing = Standing(PROGRAM, part, (), None, missed=0, run_seconds=None)
     samples = page(p=ProgramCollector(lambda: [standing]))
     found = [labels for name, labels, _ in samples if name == "xdp_program_component_info"]
     assert found == [
         EXAMPLE | {"dispatcher_id": dispatcher, "position": position}
-        for dispatcher, position in (("23", "0"), ("31", "2"), ("40", ""))
+        for dispatcher, position in (("23", "0"), ("31", "2"), ("40", "5"))
     ]
     roles = [labels["role"] for name, labels, _ in samples if name == "xdp_program_info"]
     assert roles == ["component"]
@@ -125,7 +125,7 @@ def test_a_program_that_vanished_keeps_its_counters() -> None:
 def test_attach_failures_start_at_nought() -> None:
     samples = page(a=AgentCollector(lambda: Counter({Reason.BUSY: 2})))
     found = {labels["reason"]: v for name, labels, v in samples if "failures" in name}
-    assert found == {"busy": 2, "kernel_refused": 0, "vanished": 0}
+    assert found == {"busy": 2, "kernel_refused": 0, "unsupported_entry": 0, "vanished": 0}
 
 
 class Failing(Collector):

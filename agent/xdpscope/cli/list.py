@@ -56,10 +56,7 @@ def _table(standings: list[Standing]) -> Table:
 
 def _role(part: Part) -> str:
     """The role, and to whom a component or a tail-called program belongs."""
-    lines = [
-        f"{'' if place.position is None else f'{place.position} '}of {place.dispatcher}"
-        for place in part.chain
-    ]
+    lines = [f"{place.position} of {place.dispatcher}" for place in part.chain]
     if part.callers:
         lines.append(f"of {', '.join(map(str, part.callers))}")
     return "\n".join([part.role, *lines]) if len(lines) > 1 else " ".join([part.role, *lines])

@@ -92,6 +92,7 @@ class Inventory:
             attachments={id: tuple(sorted(at, key=_order)) for id, at in attachments.items() if at},
             holders=listed.holders,
             claimed=listed.claimed,
+            extensions=listed.extensions,
             chains=listed.chains,
             running=frozenset(running),
             tail_called=leaves,
@@ -102,12 +103,14 @@ class Inventory:
 
     @staticmethod
     def _targets_of_extensions(listed: ProgramList) -> Mapping[int, Iterable[int]]:
-        if listed.chains:
-            return {id: [at.dispatcher for at in chain] for id, chain in listed.chains.items()}
+        if listed.extended:
+            return listed.extended
         # Before Linux 5.13 no link tells what it is on: an extension may be in any dispatcher.
         programs = listed.programs.values()
         dispatchers = frozenset(p.id for p in programs if p.role is Role.DISPATCHER)
-        return {p.id: dispatchers for p in programs if p.extension}
+        return {
+            p.id: dispatchers for p in programs if p.extension and p.id not in listed.extensions
+        }
 
 
 def _order(at: Attachment) -> tuple[bool, Attachment]:

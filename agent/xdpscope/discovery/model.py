@@ -19,10 +19,15 @@ class Role(StrEnum):
 
     ROOT = "root"
     DISPATCHER = "dispatcher"
-    COMPONENT = "component"  # a freplace program inside a dispatcher
+    COMPONENT = "component"  # a freplace program inside a dispatcher, or for an entry function
+    EXTENSION = "extension"  # a freplace program for any other function: it returns no verdict
     DEVMAP = "devmap"  # run by a devmap's entry, where a redirected packet leaves
     CPUMAP = "cpumap"  # run by a cpumap's entry, on the CPU that a packet was redirected to
     TAILCALL = "tailcall"  # reached through a prog array only
+
+
+UNNAMED = "(unnamed)"
+"""The name of a program that has none: neither a name nor BTF."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +37,15 @@ class XdpProgram:
     id: int
     tag: str
     name: str  # as the kernel has it, cut at 15 characters
-    function: str  # the entry function's whole name; ``name`` where there is no BTF
+    function: str  # the entry function's whole name; ``name``, or UNNAMED, where there is no BTF
     entry_type_id: int  # the entry function's id in the program's BTF; 0: no BTF
     jited: bool
     attach_type: str  # libbpf's name; empty where this kernel does not tell
     extension: bool = False  # a freplace program, in place of a function of an XDP program
     at_egress: bool = False  # its packets are those of the device that they leave by
     map_ids: tuple[int, ...] = ()  # of the maps that it uses
+    offloaded: bool = False  # a network card runs it
+    entry_problem: str = ""  # why no tracer can read its entry function; empty: one can
 
     @property
     def role(self) -> Role:
@@ -73,12 +80,12 @@ class Attachment:
 class ChainPlace:
     """A component's place in a dispatcher.
 
-    ``position`` is 0 for the first, and for a component that stands in for the dispatcher's
-    entry function; None where the name of the function that it replaces does not tell.
+    ``position`` is 0 for the first, and for a component that replaces the dispatcher's entry
+    function.
     """
 
     dispatcher: int
-    position: int | None
+    position: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +110,8 @@ class Snapshot:
     # Programs whose entry function an extension stands in for, which leaves a tracer no place; or
     # is loaded to stand in for, which a tracer there would forbid.
     claimed: frozenset[int] = frozenset()
+    # Freplace programs for functions that return no verdict. See Role.EXTENSION.
+    extensions: frozenset[int] = frozenset()
     # By component; empty where this kernel does not tell.
     chains: Mapping[int, tuple[ChainPlace, ...]] = field(default_factory=dict)
     # Programs that run without being attached anywhere: a cpumap's entry has them do so.
@@ -125,4 +134,6 @@ class Snapshot:
         """What part a program plays now."""
         if program.id in self.tail_called:
             return Part(Role.TAILCALL, callers=self.tail_called[program.id])
+        if program.id in self.extensions:
+            return Part(Role.EXTENSION)
         return Part(program.role, chain=self.chains.get(program.id, ()))

@@ -4,15 +4,16 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from errno import ENODEV
 from typing import Self
 
+from xdpscope.discovery.entry import problem_of
 from xdpscope.discovery.links import TracingLinks
 from xdpscope.discovery.listing import Listing
-from xdpscope.discovery.model import ChainPlace, XdpProgram
-from xdpscope.errors import KernelError, Vanished
-from xdpscope.libbpf import Btf, LinkEnds, Program, attach_type_name
+from xdpscope.discovery.model import UNNAMED, ChainPlace, Role, XdpProgram
+from xdpscope.errors import KernelError, NotPermitted, Vanished
+from xdpscope.libbpf import Btf, EntryFunction, Program, ProgramInfo, attach_type_name
 
 _UNSPECIFIED = 0  # no attach type given: what loaders before 5.9 did; it means plain XDP
 _XDP = "xdp"
@@ -32,8 +33,10 @@ class Entry:
     attach_type: int = _UNSPECIFIED
     extension: bool = False
     at_egress: bool = False
-    target: int = 0  # of an extension that is yet to be attached: the program that it is for,
-    function: int = 0  # and the type of the function there
+    target: int = 0  # of an extension that is yet to be attached: the program that it is for
+    function: int = 0  # of an extension: the type of the function that it was loaded for
+    offloaded: bool = False
+    replaced: str = ""  # of an extension: the name of that function, as far as it fits
     references: int = 0
 
 
@@ -45,6 +48,9 @@ class ProgramList:
     holders: dict[int, int]  # see Snapshot
     chains: dict[int, tuple[ChainPlace, ...]]  # see Snapshot
     claimed: frozenset[int]  # see Snapshot
+    extensions: frozenset[int] = frozenset()  # see Snapshot
+    # By freplace program: what it is attached to; empty where this kernel does not tell.
+    extended: dict[int, list[int]] = field(default_factory=dict)
 
 
 class Census:
@@ -75,9 +81,19 @@ class Census:
         records = self._listing.read()
         if records is not self._records:
             self._records = records
+            names = records.dtype.names or ()
             self._entries = {
-                id: Entry(kind, bool(extension), bool(at_egress), target, function, references - 1)
-                for id, kind, extension, at_egress, target, function, references in records.tolist()
+                each["id"]: Entry(
+                    each["attach_type"],
+                    bool(each["extension"]),
+                    bool(each["at_egress"]),
+                    each["target"],
+                    each["function"],
+                    bool(each["offloaded"]),
+                    each["replaced"].decode(errors="replace"),
+                    each["references"] - 1,
+                )
+                for each in (dict(zip(names, row, strict=True)) for row in records.tolist())
             }
         return self._entries
 
@@ -93,7 +109,9 @@ class ProgramSource:
             self._census = None
         self._links = TracingLinks()
         self._known: dict[int, XdpProgram | None] = {}  # None: not an XDP program
-        self._positions: dict[LinkEnds, int | None] = {}
+        self._positions: dict[tuple[int, int], int | None] = {}  # by program and function
+        self._extensions: frozenset[int] = frozenset()
+        self._classified: set[int] = set()  # freplace programs, by the names of functions
         self._told: tuple[object, object] = None, None  # by the kernel: what was found is of that
         self._found = ProgramList({}, {}, {}, frozenset())
 
@@ -126,48 +144,100 @@ class ProgramSource:
         if census is self._told[0] and links is self._told[1]:
             return self._found
         programs = self._describe_all(census)
-        tracers: Counter[int] = Counter()
+        tracers: Counter[int] = Counter(link.target for link in links)
         chains: dict[int, list[ChainPlace]] = defaultdict(list)
-        positions: dict[LinkEnds, int | None] = {}
-        claims = {(entry.target, entry.function) for entry in census.values() if entry.target}
+        extended: dict[int, list[int]] = defaultdict(list)
+        # What each freplace program replaces, or was loaded to replace: program and function.
+        replaced: dict[int, set[tuple[int, int]]] = defaultdict(set)
+        for id, entry in census.items():
+            if entry.target:
+                replaced[id].add((entry.target, entry.function))
         for link in links:
-            tracers[link.target] += 1
             program = programs.get(link.program)
-            target = programs.get(link.target)
-            if program is None or not program.extension or target is None:
+            if program is None or not program.extension or link.target not in programs:
                 continue
-            claims.add((link.target, link.function))
-            with suppress(Vanished):
-                positions[link] = self._position(link, target)
-                chains[program.id].append(ChainPlace(target.id, positions[link]))
-        self._positions = positions
+            replaced[program.id].add((link.target, link.function))
+            extended[program.id].append(link.target)
+            position = self._position(programs[link.target], link.function)
+            if position is not None:
+                chains[program.id].append(ChainPlace(link.target, position))
+        claims = set().union(*replaced.values())
+        self._positions = {ends: at for ends, at in self._positions.items() if ends in claims}
+        self._extensions = frozenset(
+            program.id
+            for program in programs.values()
+            if program.extension
+            and self._returns_no_verdict(program.id, census[program.id], programs, replaced)
+        )
         holders = {id: census[id].references - tracers[id] for id in programs}
         self._found = ProgramList(
             programs,
             holders,
             {id: tuple(sorted(places, key=_by_dispatcher)) for id, places in chains.items()},
             frozenset(p.id for p in programs.values() if (p.id, p.entry_type_id) in claims),
+            self._extensions,
+            dict(extended),
         )
         # If one could not be described, it is tried again.
         self._told = (census, links) if len(self._known) == len(census) else (None, None)
         return self._found
 
-    def _position(self, link: LinkEnds, target: XdpProgram) -> int | None:
-        """The position that this link gives a component; asked for once."""
-        if target.entry_type_id == link.function:
+    def _returns_no_verdict(
+        self,
+        id: int,
+        entry: Entry,
+        programs: Mapping[int, XdpProgram],
+        replaced: Mapping[int, set[tuple[int, int]]],
+    ) -> bool:
+        """Return whether a freplace program replaces a function whose result is no verdict."""
+        targets = [(programs[target], function) for target, function in replaced.get(id, ())
+                   if target in programs]  # fmt: skip
+        if targets:
+            return any(self._position(*each) is None for each in targets)
+        if id in self._classified:
+            return id in self._extensions
+        # Before Linux 5.13 no link tells what it is on. The name of the function does.
+        self._classified.add(id)
+        return bool(entry.replaced) and not any(
+            _COMPONENT.fullmatch(entry.replaced)
+            if program.role is Role.DISPATCHER and program.entry_type_id != entry.function
+            else program.entry_type_id == entry.function
+            and program.function.startswith(entry.replaced)
+            for program in programs.values()
+        )
+
+    def _position(self, target: XdpProgram, function: int) -> int | None:
+        """Return the position of a component that replaces this function; None: not a component.
+
+        The kernel is asked once.
+        """
+        if target.entry_type_id == function:
             return 0
-        if link in self._positions:
-            return self._positions[link]
-        with Program.open(target.id) as program, Btf.from_kernel(program.info().btf_id) as btf:
-            found = _COMPONENT.fullmatch(btf.name(link.function))
-        return int(found[1]) if found else None
+        if target.role is not Role.DISPATCHER:
+            return None
+        ends = target.id, function
+        if ends not in self._positions:
+            try:
+                with (
+                    Program.open(target.id) as program,
+                    Btf.from_kernel(program.info().btf_id) as btf,
+                ):
+                    found = _COMPONENT.fullmatch(btf.name(function))
+            except Vanished:
+                return None
+            self._positions[ends] = int(found[1]) if found else None
+        return self._positions[ends]
 
     def _describe_all(self, census: Mapping[int, Entry]) -> dict[int, XdpProgram]:
         self._known = {id: program for id, program in self._known.items() if id in census}
         for id, entry in census.items():
             if id not in self._known:
-                with suppress(Vanished):
+                try:
                     self._known[id] = self._describe(id, entry)
+                except KernelError as error:
+                    # Gone, or its device is: one that a network card was to run.
+                    if not isinstance(error, Vanished) and error.errno != ENODEV:
+                        raise
         return {id: program for id, program in self._known.items() if program is not None}
 
     def _describe(self, id: int, entry: Entry) -> XdpProgram | None:
@@ -175,21 +245,37 @@ class ProgramSource:
             info = program.info()
             if not (info.is_xdp or entry.extension):
                 return None
-            function = program.entry_function(info)
+            function, problem = self._entry_function(info)
         if function is not None and function.name == ANCHOR:
             return None
         return XdpProgram(
             id=id,
             tag=info.tag,
             name=info.name,
-            function=function.name if function else info.name,
+            function=function.name if function else info.name or UNNAMED,
             entry_type_id=function.type_id if function else 0,
             jited=info.jited,
             attach_type=self._attach_type(entry),
             extension=entry.extension,
             at_egress=entry.at_egress,
             map_ids=info.map_ids,
+            offloaded=entry.offloaded,
+            entry_problem=problem,
         )
+
+    @staticmethod
+    def _entry_function(info: ProgramInfo) -> tuple[EntryFunction | None, str]:
+        """Return the main function, None without BTF; and why no tracer can read it."""
+        if not (info.btf_id and info.entry_type_id):
+            return None, ""
+        type_id = info.entry_type_id
+        try:
+            with Btf.from_kernel(info.btf_id) as btf:
+                return EntryFunction(btf.name(type_id), type_id), problem_of(btf, type_id)
+        except (NotPermitted, Vanished):
+            raise
+        except KernelError as error:
+            return EntryFunction(info.name or UNNAMED, type_id), f"its BTF is not valid: {error}"
 
     def _attach_type(self, entry: Entry) -> str:
         if self._census is None:
@@ -200,4 +286,4 @@ class ProgramSource:
 
 
 def _by_dispatcher(place: ChainPlace) -> tuple[int, int]:
-    return place.dispatcher, -1 if place.position is None else place.position
+    return place.dispatcher, place.position

@@ -68,6 +68,10 @@ static const struct btf_array *xdpscope_btf_array(const struct btf_type *t)
     return btf_array(t);
 }
 static const struct btf_enum *xdpscope_btf_enum(const struct btf_type *t) { return btf_enum(t); }
+static const struct btf_param *xdpscope_btf_params(const struct btf_type *t)
+{
+    return btf_params(t);
+}
 static __u32 xdpscope_btf_member_bit_offset(const struct btf_type *t, __u32 index)
 {
     return btf_member_bit_offset(t, index);

@@ -10,6 +10,16 @@ from xdpscope.errors import Vanished
 from xdpscope.libbpf._raw import ffi, lib
 from xdpscope.libbpf.descriptor import fail
 
+_VOID = 0
+
+_MODIFIERS = {
+    lib.BTF_KIND_TYPEDEF,
+    lib.BTF_KIND_CONST,
+    lib.BTF_KIND_VOLATILE,
+    lib.BTF_KIND_RESTRICT,
+    lib.BTF_KIND_TYPE_TAG,
+}
+
 # A structured type as numpy's constructor takes it.
 _Layout = dict[str, list[Any] | int]
 
@@ -95,6 +105,46 @@ class Btf:
         values = lib.xdpscope_btf_enum(found)
         count = lib.xdpscope_btf_vlen(found)
         return {self._name(values[i].name_off): values[i].val for i in range(count)}
+
+    def prototype(self, function: int) -> tuple[int, list[int]]:
+        """Return the types of a function: what it returns, and its arguments.
+
+        Raises:
+            Vanished: the BTF has no such function.
+        """
+        found = self._type(self._type(function).type)
+        if lib.xdpscope_btf_kind(found) != lib.BTF_KIND_FUNC_PROTO:
+            raise Vanished(f"BTF type {function} is not a function", ENOENT)
+        parameters = lib.xdpscope_btf_params(found)
+        count = lib.xdpscope_btf_vlen(found)
+        return found.type, [parameters[i].type for i in range(count)]
+
+    def is_pointer_to(self, type_id: int, structure: str) -> bool:
+        """Return whether a type is a pointer to the structure of this name."""
+        pointer = self._type(self._plain(type_id))
+        if lib.xdpscope_btf_kind(pointer) != lib.BTF_KIND_PTR:
+            return False
+        found = self._type(self._plain(pointer.type))
+        kind = lib.xdpscope_btf_kind(found)
+        return bool(kind == lib.BTF_KIND_STRUCT) and self._name(found.name_off) == structure
+
+    def is_integer(self, type_id: int) -> bool:
+        """Return whether a type is an integer or an enumeration that fits into 64 bits."""
+        found = self._type(self._plain(type_id))
+        kind = lib.xdpscope_btf_kind(found)
+        if kind in (lib.BTF_KIND_ENUM, lib.BTF_KIND_ENUM64):
+            return True
+        return bool(kind == lib.BTF_KIND_INT) and found.size in (1, 2, 4, 8)
+
+    def _plain(self, type_id: int) -> int:
+        """Return the type without its qualifiers and type names."""
+        # A cycle of these is refused by the kernel; each step is to another type.
+        while type_id != _VOID:
+            found = self._type(type_id)
+            if lib.xdpscope_btf_kind(found) not in _MODIFIERS:
+                break
+            type_id = found.type
+        return type_id
 
     def struct(self, name: str) -> np.dtype[Any]:
         """The layout of the structure of this name.

@@ -11,7 +11,7 @@ from xdpscope import __version__, libbpf
 from xdpscope.tracing.reason import Reason
 
 # Those that come of an attempt; the others are known without one.
-_ATTEMPTED = (Reason.BUSY, Reason.KERNEL_REFUSED, Reason.VANISHED)
+_ATTEMPTED = (Reason.BUSY, Reason.KERNEL_REFUSED, Reason.UNSUPPORTED_ENTRY, Reason.VANISHED)
 
 
 class AgentCollector(Collector):

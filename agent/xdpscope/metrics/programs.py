@@ -64,8 +64,7 @@ class ProgramCollector(Collector):
             part = standing.part
             info.add_metric([*labels, program.tag, part.role, program.attach_type], 1)
             for place in part.chain:
-                position = "" if place.position is None else str(place.position)
-                component.add_metric([*labels, str(place.dispatcher), position], 1)
+                component.add_metric([*labels, str(place.dispatcher), str(place.position)], 1)
             for at in standing.attachments:
                 attachment.add_metric([*labels, at.netns, at.interface, at.mode], 1)
         return [info, attachment, component, traced, missed, cost]

@@ -17,6 +17,9 @@ class Reason(StrEnum):
     TAILCALL_ONLY = "tailcall_only"  # a tail call goes past what is hooked at the entry
     NOT_ATTACHED = "not_attached"
     EXCLUDED = "excluded"  # by the configuration
+    NO_VERDICT = "no_verdict"  # an extension: what it returns is no verdict
+    UNSUPPORTED_ENTRY = "unsupported_entry"  # no tracer can read its entry function
+    OFFLOADED = "offloaded"  # a network card runs it
     KERNEL_REFUSED = "kernel_refused"
     VANISHED = "vanished"
 
@@ -33,10 +36,16 @@ class Scope:
         attachments = snapshot.attachments.get(program.id, ())
         if not self.programs.admits(*program.selectors):
             return Reason.EXCLUDED
+        if program.offloaded:
+            return Reason.OFFLOADED
+        if program.id in snapshot.extensions:
+            return Reason.NO_VERDICT
         if program.id in snapshot.tail_called:
             return Reason.TAILCALL_ONLY
         if not program.entry_type_id:
             return Reason.NO_BTF
+        if program.entry_problem:
+            return Reason.UNSUPPORTED_ENTRY
         if not program.jited:
             return Reason.NOT_JITED
         if not snapshot.in_service(program.id):

@@ -5,12 +5,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from errno import E2BIG, EBUSY
+from errno import E2BIG, EACCES, EBUSY
+from math import inf
 
 import structlog
 
 from xdpscope.discovery.model import Attachment, Part, Role, Snapshot, XdpProgram
-from xdpscope.errors import KernelError, Vanished
+from xdpscope.errors import KernelError, LoadError, Vanished
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.pins import TargetPins
 from xdpscope.tracing.reason import Reason, Scope
@@ -208,6 +209,8 @@ class Targets:
                 _log.info("let go", program=program.function, program_id=program.id, reason=reason)
             if reason is None and target.reason is not None:
                 self._untold.append(target.program)
+            if reason is Reason.UNSUPPORTED_ENTRY and target.reason is not reason:
+                _cannot_trace(target.program, reason, target.program.entry_problem)
             target.reason = reason
         for target, reason in arming:
             if interrupted():
@@ -251,21 +254,29 @@ class Targets:
         target.refusal = reason = _reason_of(error)
         self.failures[reason] += 1
         target.again_at = time.monotonic() + min(_LONGEST_PAUSE, 2.0**target.refusals)
+        if reason is Reason.UNSUPPORTED_ENTRY:
+            target.again_at = inf  # The verifier's answer stays the same.
         target.refusals += 1
         if target.refusals == 1:
-            program = target.program
-            # That a program is gone before we come is nobody's fault.
-            say = _log.info if reason is Reason.VANISHED else _log.warning
-            say(
-                "cannot trace",
-                program=program.function,
-                program_id=program.id,
-                reason=reason,
-                error=str(error),
-            )
+            _cannot_trace(target.program, reason, str(error))
+
+
+def _cannot_trace(program: XdpProgram, reason: Reason, error: str) -> None:
+    # That a program is gone before we come is nobody's fault.
+    say = _log.info if reason is Reason.VANISHED else _log.warning
+    say(
+        "cannot trace",
+        program=program.function,
+        program_id=program.id,
+        reason=reason,
+        error=error,
+    )
 
 
 def _reason_of(error: KernelError) -> Reason:
     if isinstance(error, Vanished):
         return Reason.VANISHED
+    if isinstance(error, LoadError) and error.errno == EACCES and error.log:
+        # The verifier lets the same tracer read the packet of other targets, but not of this one.
+        return Reason.UNSUPPORTED_ENTRY
     return Reason.BUSY if error.errno in (EBUSY, E2BIG) else Reason.KERNEL_REFUSED

@@ -61,6 +61,11 @@ _REASONS = {
     "not_attached": "Nothing runs it: no interface, and no entry of a map.",
     "excluded": "The configuration leaves it out.",
     "kernel_refused": "The kernel refused the tracer; the agent's log has its words.",
+    "no_verdict": "It replaces a function of another program, and returns no verdict. The other "
+    "program is counted.",
+    "unsupported_entry": "Its entry function is not like int f(struct xdp_md *), so no tracer can "
+    "read the packet. The agent's log says what differs.",
+    "offloaded": "A network card runs it, where no tracer can be.",
     "vanished": "It went away while it was looked at.",
 }
 

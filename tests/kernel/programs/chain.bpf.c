@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* Like libxdp's dispatcher of several components: each has a function to take the place of. */
+/* Like libxdp's dispatcher of several components: each replaces one of its functions. */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
 
-__attribute__((noinline)) int first_component(struct xdp_md *ctx)
+__attribute__((noinline)) int prog3(struct xdp_md *ctx)
 {
 	/* What the compiler cannot see through is called. */
 	volatile int verdict = XDP_PASS;
@@ -14,7 +14,7 @@ __attribute__((noinline)) int first_component(struct xdp_md *ctx)
 SEC("xdp")
 int xdp_dispatcher(struct xdp_md *ctx)
 {
-	return first_component(ctx);
+	return prog3(ctx);
 }
 
 char LICENSE[] SEC("license") = "GPL";
