@@ -199,7 +199,13 @@ class Observer:
         Raises:
             KernelError: the host cannot be looked at; what was found before stays.
         """
+        with self._lock:
+            # Before the inventory: what is not in service then has run in tests only until now.
+            idle = list(read_counts([t.tracer for t in self._targets if t.idle and t.tracer]))
+            spilled = self._engine.spilled() if idle else {}
         snapshot = self._inventory.take()
+        with self._lock:
+            self._books.skip(idle, spilled, snapshot.in_service)
         # A scrape must wait neither for hundreds to have their flows counted nor for a log.
         with self._lock:
             incomplete = self._take_over(snapshot, linger)
@@ -335,8 +341,16 @@ class Observer:
     def _book(self, place_of: PlaceOf) -> Mapping[int, NDArray[Any]]:
         """Books all there is; what the engine's ``spilled`` had."""
         spilled = self._engine.spilled()
-        tracers = [target.tracer for target in self._targets if target.tracer is not None]
-        self._books.book(read_counts(tracers), spilled, place_of)
+        tracers, idle = [], set()
+        for target in self._targets:
+            if target.tracer is None:
+                continue
+            if target.idle:
+                idle.add(target.tracer.number)
+            else:
+                tracers.append(target.tracer)
+                target.booked = True
+        self._books.book(read_counts(tracers), spilled, place_of, idle)
         return spilled
 
     def _read_flows(self, place_of: PlaceOf) -> Mapping[int, NDArray[Any]]:

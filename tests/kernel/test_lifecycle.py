@@ -127,6 +127,7 @@ def test_an_idle_program_is_armed_but_not_kept_alive(lab: Lab, observer: Observe
 
     lab.attach(program, veth)
     veth.send(frame(60), times=3)  # before anybody looked again
+    observer.look(0)
     expect(observer, {("decide_pass", "xst0", "pass"): (3, 180)})
 
     lab.attach(None, veth)

@@ -210,9 +210,9 @@ def test_an_entry_is_replaced_and_deleted(
     if not engine.tells_targets:
         observer.look(0)  # else it was armed
     way.send(0, DROP, times=4)
+    observer.look(0)
     expected["write_where_it_leaves", "xst1", "drop"] = 4, 240
     expect_of(observer, "leaves", expected)
-    observer.look(0)
     assert reasons(observer)["where_it_leaves"] == "not_attached"
     assert reasons(observer)["write_where_it_leaves"] == ""
 

@@ -117,3 +117,23 @@ def test_a_quiet_target_may_have_records_elsewhere(records: NDArray[Any]) -> Non
     assert len(list(kept.seen)) == 3
     kept.book([Counted(PROGRAMS, NUMBERS, records)], {2: spilled}, somewhere)
     assert drops(ledger) == [(1, 60), (9, 180), (1, 60)]
+
+
+def test_what_an_idle_target_counts_is_left_out(records: NDArray[Any]) -> None:
+    ledger = Ledger()
+    kept = Books(ledger)
+    counted = [Counted(PROGRAMS, NUMBERS, records)]
+    for _ in range(2):
+        kept.skip(counted, {}, lambda program: program == 71)
+        kept.book([], {}, somewhere, NUMBERS)
+        assert [len(ledger.of(program)) for program in PROGRAMS] == [0, 0, 0]
+    kept.book(counted, {}, somewhere)
+    assert drops(ledger) == [(0, 0), (1, 60), (0, 0)]
+    records["devices"]["verdicts"]["packets"][:, 1, 0, 1] += 2
+    records["devices"]["identity"][:, 1, 0] = DEVICE
+    kept.skip(counted, {}, lambda program: program != 70)
+    seen = len(list(kept.seen))
+    kept.book(counted, {}, somewhere)
+    assert drops(ledger) == [(0, 0), (3, 60), (2, 0)]
+    kept.book([], {}, somewhere, NUMBERS)
+    assert len(list(kept.seen)) == seen

@@ -5,7 +5,7 @@ On a host of hundreds of programs most are quiet between one reading and the nex
 sense of a record takes a hundred times what telling that it is the same one does.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,7 @@ class Books:
         self.version = 0
         """Another as soon as anything is booked that was not before."""
         self._entries: dict[int, _Entry] = {}  # by the target's number
+        self._skipped: dict[int, int] = {}  # sums of targets, by the same
 
     @property
     def seen(self) -> Iterable[Seen]:
@@ -55,16 +56,22 @@ class Books:
                 yield entry.spilled
 
     def book(
-        self, counted: Iterable[Counted], spilled: Mapping[int, NDArray[Any]], place_of: PlaceOf
+        self,
+        counted: Iterable[Counted],
+        spilled: Mapping[int, NDArray[Any]],
+        place_of: PlaceOf,
+        idle: Collection[int] = (),
     ) -> None:
         """Books all there is.
 
         Args:
-            counted: Every target.
+            counted: Every target, those that are idle excepted.
             spilled: ``struct device_counts``, shape (devices, CPUs), by the target's number.
             place_of: See the ledger.
+            idle: The numbers of targets that keep what was booked of them.
         """
-        before, self._entries = self._entries, {}
+        before = self._entries
+        self._entries = {number: each for number, each in before.items() if number in idle}
         for part in counted:
             each = zip(
                 part.programs, part.numbers, part.records, sums(part.records).tolist(), strict=True
@@ -87,6 +94,33 @@ class Books:
         if entry is not None:
             self.version += 1
             self._ledger.close(entry.inline.program, "spilled", by_device(record), place_of)
+
+    def skip(
+        self,
+        counted: Iterable[Counted],
+        spilled: Mapping[int, NDArray[Any]],
+        in_service: Callable[[int], bool],
+    ) -> None:
+        """Leave out what idle targets counted up to this reading.
+
+        Args:
+            counted: Targets that were idle when they were read.
+            spilled: As for ``book``.
+            in_service: Says of a program's id whether it is not idle any more. Its packets count.
+        """
+        before, self._skipped = self._skipped, {}
+        for part in counted:
+            each = zip(
+                part.programs, part.numbers, part.records, sums(part.records).tolist(), strict=True
+            )
+            for program, number, records, total in each:
+                if in_service(program):
+                    continue
+                self._skipped[number] = total
+                rest = spilled.get(number)
+                if total != before.get(number, 0) or rest is not None:
+                    self._ledger.skip(program, "placed", of_target(records))
+                    self._ledger.skip(program, "spilled", {} if rest is None else by_device(rest))
 
     def _book(
         self,

@@ -104,6 +104,10 @@ class Ledger:
         for identity in last:
             self._booked[program][store].pop(identity, None)
 
+    def skip(self, program: int, store: str, reading: Reading) -> None:
+        """Begin anew at this reading: nothing that came before it is booked."""
+        self._booked.setdefault(program, {})[store] = dict(reading)
+
     def grown(self) -> set[Place]:
         """Places where anything was booked since this was last asked."""
         found, self._grown = self._grown, set()

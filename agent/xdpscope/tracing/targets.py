@@ -38,10 +38,26 @@ class Target:
     refusal: Reason | None = None  # why the last attempt to attach failed
     refusals: int = 0
     again_at: float = 0.0
+    booked: bool = True  # False: what a tracer counted before this agent started is not read yet
 
     @property
     def armed(self) -> bool:
         return self.tracer is not None and self.tracer.attached
+
+    @property
+    def idle(self) -> bool:
+        """Whether a tracer of verdicts alone is in place although no packets come."""
+        waits = self.armed and self.booked and self.reason is Reason.NOT_ATTACHED
+        return waits and not self.counts_flows
+
+    @property
+    def counts_flows(self) -> bool:
+        return self.tracer is not None and self.tracer.counts_flows
+
+    @property
+    def ends_flows(self) -> bool:
+        """Whether flows are still counted although the program went out of service."""
+        return self.reason is Reason.NOT_ATTACHED and self.counts_flows
 
 
 class Targets:
@@ -53,6 +69,9 @@ class Targets:
     go as soon as tracers alone hold it; and a dispatcher is not armed,
     because libxdp may still replace its entry function, which a tracer would forbid. Nor does a
     tracer stay where an extension is loaded that is meant for its place.
+
+    The tracer of an idle program counts verdicts only. So it can be told which packets came while
+    nothing ran the program: those are of BPF_PROG_RUN, and are not counted.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -89,7 +108,7 @@ class Targets:
         removed. Returns early, with the rest undone, once ``interrupted`` says so.
         """
         if self._settled is not None and snapshot is self._settled[0] and scope == self._settled[1]:
-            targets = [target for target in self if target.refusal is not None]
+            targets = [t for t in self if t.refusal is not None or t.ends_flows]
             self._settle(targets, snapshot, scope, interrupted)
             return [id for id in self._targets if id not in snapshot.programs]
         self._settled = None
@@ -117,10 +136,10 @@ class Targets:
             _log.info("tracing", program=program.function, program_id=program.id)
 
     def incomplete(self) -> Iterator[Target]:
-        """Targets of which only verdicts are counted so far."""
+        """Targets in service of which only verdicts are counted so far."""
         for target in self:
             tracer = target.tracer
-            if tracer is not None and tracer.attached and not tracer.complete:
+            if target.reason is None and tracer is not None and not tracer.complete:
                 yield target
 
     def follow_up(self, target: Target) -> None:
@@ -171,6 +190,7 @@ class Targets:
             return
         try:
             target.tracer = Tracer(self._engine, program, pins)
+            target.booked = False
         except KernelError as error:
             pins.remove()
             _log.warning(
@@ -203,6 +223,9 @@ class Targets:
                     self._prepare(target)
                     arming.append((target, reason))
                     continue
+                # At the second scan: one alone may have missed a device that moved.
+                if arm and target.ends_flows:
+                    self._stop_flows(target)
             elif target.tracer is not None and target.armed:
                 target.tracer.detach()
                 program = target.program
@@ -246,6 +269,16 @@ class Targets:
             self._refused(target, error)
         else:
             target.refusal, target.refusals = None, 0
+
+    def _stop_flows(self, target: Target) -> None:
+        """Replace the tracer of a program that went out of service by one of verdicts."""
+        if target.tracer is None:
+            return
+        target.tracer.detach()
+        try:
+            target.tracer.attach()
+        except KernelError as error:
+            self._refused(target, error)
 
     def _refused(self, target: Target, error: KernelError) -> None:
         if target.tracer is not None and target.tracer.unused:

@@ -210,6 +210,11 @@ class Tracer:
         return self._last is None
 
     @property
+    def counts_flows(self) -> bool:
+        """Whether any of the programs that count flows is attached."""
+        return bool(self._attached.keys() - {self._engine.templates.variant.first})
+
+    @property
     def unused(self) -> bool:
         """Whether it never was attached."""
         return self._ready is not None
