@@ -16,6 +16,8 @@ from xdpscope.metrics.programs import ProgramCollector
 from xdpscope.observer import Observer
 from xdpscope.tracing import targets
 
+pytestmark = pytest.mark.every_kernel
+
 DROPS = (Instruction(0xB7, 0, 0, 0, 1), Instruction(0x95, 0, 0, 0, 0))
 
 Definition = Callable[[raw.Btf, str], int]

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Programs that run while they are attached nowhere: BPF_PROG_RUN, as xdp-trafficgen does it."""
 
+import pytest
+
 from tests.kernel.conftest import counted, expect, reasons
 from tests.kernel.flows import check_sums, observing
 from tests.kernel.lab import Lab, frame
 from xdpscope.observer import Observer
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.templates import FlowSizes
+
+pytestmark = pytest.mark.every_kernel
 
 
 def test_runs_of_a_program_that_is_not_attached(lab: Lab, observer: Observer) -> None:
