@@ -223,8 +223,9 @@ def _programs() -> list[Line]:
     attached = rows(
         Words(
             "Attachments",
-            "Where each program is attached, and whether what it decides there is counted. A"
-            " component is attached where its dispatcher is.",
+            "Where each program receives packets, and whether what it decides there is counted. A"
+            " component is attached where its dispatcher is. A program on a bond (via) receives"
+            " packets from the bond's lower devices.",
             "No XDP program is attached here.",
         ),
         {
@@ -244,6 +245,7 @@ def _programs() -> list[Line]:
             "netns": Column("namespace", width=150),
             "interface": Column("interface", width=150),
             "mode": Column("mode", width=90),
+            "via": Column("via", width=110),
             "program": Column("program", link=to_program),
             "role": Column("role", width=110),
             "program_id": Column("id", width=80),

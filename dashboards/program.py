@@ -226,8 +226,9 @@ def _attachments() -> Panel:
     return rows(
         Words(
             "Attachments",
-            "Where the program is attached, and whether what it decides there is counted. A"
-            " component is attached where its dispatcher is.",
+            "Where the program receives packets, and whether what it decides there is counted. A"
+            " component is attached where its dispatcher is. A program on a bond (via) receives"
+            " packets from the bond's lower devices.",
             "The program is attached nowhere: it runs behind a map, or not at all.",
         ),
         {"A": attached},
@@ -236,6 +237,7 @@ def _attachments() -> Panel:
             "netns": Column("namespace"),
             "interface": Column("interface"),
             "mode": Column("mode", width=90),
+            "via": Column("via", width=110),
             "role": Column("role", width=110),
             "program_id": Column("id", width=80),
             "tag": Column("tag", width=170),

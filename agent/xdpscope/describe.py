@@ -5,6 +5,7 @@
 """
 
 from xdpscope.accounting.reading import VERDICTS
+from xdpscope.discovery.model import Attachment
 from xdpscope.observer import Count, FlowShown, Standing
 
 
@@ -22,10 +23,7 @@ def as_json(standing: Standing) -> dict[str, object]:
         "tag": program.tag,
         "role": str(standing.part.role),
         "attach_type": program.attach_type,
-        "attachments": [
-            {"netns": at.netns, "interface": at.interface, "mode": str(at.mode)}
-            for at in standing.attachments
-        ],
+        "attachments": [_location(at) for at in standing.attachments],
         "chain": [
             {"dispatcher_id": place.dispatcher, "position": place.position}
             for place in standing.part.chain
@@ -34,6 +32,24 @@ def as_json(standing: Standing) -> dict[str, object]:
         "traceable": standing.reason is None,
         "reason": str(standing.reason or ""),
     }
+
+
+def _location(at: Attachment) -> dict[str, object]:
+    """Return one attachment.
+
+    ``via`` is there on a lower device of a bond only: the bond that the program is attached to.
+    ``receives`` is there on the bond itself only, and false.
+    """
+    shown: dict[str, object] = {
+        "netns": at.netns,
+        "interface": at.interface,
+        "mode": str(at.mode),
+    }
+    if at.via:
+        shown["via"] = at.via
+    if not at.receives:
+        shown["receives"] = False
+    return shown
 
 
 def count_as_json(count: Count) -> dict[str, object]:

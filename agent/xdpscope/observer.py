@@ -18,7 +18,7 @@ from xdpscope.accounting.farewell import Farewell
 from xdpscope.accounting.flows import ANNOUNCEMENT, FlowCount, FlowLedger
 from xdpscope.accounting.ledger import Ledger, Place, PlaceOf, Tally
 from xdpscope.accounting.owners import Owners
-from xdpscope.accounting.places import NO_PLACE, Places
+from xdpscope.accounting.places import NO_PLACE, Places, Uppers
 from xdpscope.accounting.spilled import SpilledRecords
 from xdpscope.config import Flows
 from xdpscope.discovery.inventory import Inventory
@@ -134,6 +134,7 @@ class Observer:
         self._interrupt = threading.Event()
         self._snapshot = Snapshot()
         self._places = Places()
+        self._uppers = Uppers()
         self._spilled = SpilledRecords()
         self._ledger = Ledger()
         self._targets = Targets(engine)
@@ -226,6 +227,7 @@ class Observer:
             spilled = self._book(self._places.at_once)
         self._places.settle()
         self._snapshot = snapshot
+        self._uppers.update(snapshot, time.monotonic())
         if self._looked:  # else there may be some that were never booked
             self._forget_spilled(spilled)
         gone = self._targets.reconcile(snapshot, self._scope, self._interrupt.is_set)
@@ -315,7 +317,9 @@ class Observer:
         places = dict.fromkeys(totals)
         if target.reason is None:
             # Noughts too, so that a rate knows where a count began.
-            places.update(dict.fromkeys((at.netns, at.interface) for at in target.attachments))
+            places.update(
+                dict.fromkeys((at.netns, at.interface) for at in target.attachments if at.receives)
+            )
         for place in places:
             if place not in self._places_hidden and self._admits(place):
                 yield place, totals.get(place, _NO_TALLY)
@@ -336,7 +340,7 @@ class Observer:
         netns, interface = place
         if not self._inventory.everywhere and netns != HOST and place != NO_PLACE:
             return False
-        return self._scope.interfaces.admits(interface)
+        return self._scope.interfaces.admits(interface, *self._uppers.of(place))
 
     def _book(self, place_of: PlaceOf) -> Mapping[int, NDArray[Any]]:
         """Books all there is; what the engine's ``spilled`` had."""
@@ -363,7 +367,8 @@ class Observer:
             place = place_of(*device)
             return place if place is not None and self._admits(place) else None
 
-        view = self._places.version, self._scope, self._inventory.everywhere
+        everywhere = self._inventory.everywhere
+        view = self._places.version, self._uppers.version, self._scope, everywhere
         moved = self._owners.update(self._books.seen, admitted, view)
         totals = {
             (target.program.id, place): tally

@@ -87,14 +87,26 @@ def test_without_flows_nothing_is_said_of_them() -> None:
 
 
 def test_programs() -> None:
-    at = (Attachment("host", "eth0", Mode.NATIVE), Attachment("blue", "eth0", Mode.GENERIC))
+    at = (
+        Attachment("host", "eth0", Mode.NATIVE),
+        Attachment("blue", "eth0", Mode.GENERIC),
+        Attachment("host", "bond0", Mode.NATIVE, receives=False),
+        Attachment("host", "eth1", Mode.NATIVE, via="bond0"),
+    )
     standing = Standing(PROGRAM, ROOT, at, None, missed=3, run_seconds=0.25)
     samples = page(p=ProgramCollector(lambda: [standing]))
     info = {"tag": "0123456789abcdef", "role": "root", "attach_type": "xdp"}
     assert ("xdp_program_info", EXAMPLE | info, 1) in samples
-    for netns, mode in (("host", "native"), ("blue", "generic")):
-        place = {"netns": netns, "interface": "eth0", "mode": mode}
-        assert ("xdp_program_attachment_info", EXAMPLE | place, 1) in samples
+    found = [each for name, *each in samples if name == "xdp_program_attachment_info"]
+    labels = ("netns", "interface", "mode", "via")
+    assert found == [
+        [EXAMPLE | dict(zip(labels, location, strict=True)), 1]
+        for location in (
+            ("host", "eth0", "native", ""),
+            ("blue", "eth0", "generic", ""),
+            ("host", "eth1", "native", "bond0"),
+        )
+    ]
     assert ("xdp_program_traced", EXAMPLE | {"reason": ""}, 1) in samples
     assert ("xdpscope_tracer_missed_total", EXAMPLE, 3) in samples
     assert ("xdpscope_tracer_run_seconds_total", EXAMPLE, 0.25) in samples

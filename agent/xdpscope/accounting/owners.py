@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xdpscope.accounting.ledger import Place
+from xdpscope.discovery.model import interface_name
 
 U64 = NDArray[np.uint64]
 
@@ -169,4 +170,4 @@ class Owners:
 
 def _place(device: Device, place_of: PlaceOf) -> Place | None:
     identity, inode, name = device
-    return place_of(identity >> 32, identity & 0xFFFFFFFF, inode, name.decode(errors="replace"))
+    return place_of(identity >> 32, identity & 0xFFFFFFFF, inode, interface_name(name))

@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the device that a record is bound to, to the names of its place."""
 
+from collections.abc import Mapping
+
 from xdpscope.accounting.ledger import Place
 from xdpscope.accounting.reading import UNPLACED
 from xdpscope.discovery.model import Snapshot
 
 NO_PLACE: Place = ("unknown", "unknown")
 """Of packets for whose device there was no record left."""
+
+# Seconds for which an interface that has left its bond is still selected by the bond's name: for
+# every scraper to read the last counts.
+_KEPT = 60.0
 
 # Namespaces come and go all day where containers do. So many that are gone keep their names,
 # for what their records may still grow by, or be read for the first time.
@@ -103,3 +109,29 @@ class Places:
         if self.in_view(serial):
             return (serial, index) not in self._now.interfaces
         return inode in self._inodes
+
+
+class Uppers:
+    """The bonds, or the like, that locations belong to: their names select the locations, too."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        """Another one whenever the names for any location change."""
+        self._now: Mapping[Place, tuple[str, ...]] = {}
+        self._left: dict[Place, tuple[float, tuple[str, ...]]] = {}  # when, from where
+
+    def update(self, snapshot: Snapshot, now: float) -> None:
+        """Take what a scan found; ``now`` in seconds of a monotonic clock."""
+        before, self._now = self._now, snapshot.uppers
+        left = {place: each for place, each in self._left.items() if now < each[0] + _KEPT}
+        left.update({place: (now, names) for place, names in before.items()})
+        left = {place: each for place, each in left.items() if place not in self._now}
+        if self._now != before or left != self._left:
+            self._left = left
+            self.version += 1
+
+    def of(self, place: Place) -> tuple[str, ...]:
+        """Return the names of the devices above a location, the nearest first."""
+        if place in self._left:
+            return self._left[place][1]
+        return self._now.get(place, ())

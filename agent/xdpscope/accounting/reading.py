@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xdpscope.discovery.model import interface_name
+
 VERDICTS = ("aborted", "drop", "pass", "tx", "redirect", "unknown")
 """In the order of ``enum verdict``."""
 
@@ -68,9 +70,7 @@ def by_device(records: NDArray[Any]) -> Reading:
     np.add.at(sums[:, 1:], where, _pairs(used["unaccounted"]))
     names, inodes = used["name"][first].tolist(), used["netns"][first].tolist()
     return {
-        (identity >> 32, identity & 0xFFFFFFFF): DeviceReading(
-            name.decode(errors="replace"), each, inode
-        )
+        (identity >> 32, identity & 0xFFFFFFFF): DeviceReading(interface_name(name), each, inode)
         for identity, name, inode, each in zip(
             identities.tolist(), names, inodes, sums, strict=True
         )

@@ -9,7 +9,8 @@ from rich.table import Table
 
 from xdpscope.cli.console import console, note
 from xdpscope.describe import as_json
-from xdpscope.discovery.model import Part
+from xdpscope.discovery.model import Attachment, Part
+from xdpscope.kernel.netns import HOST
 from xdpscope.log import printable
 from xdpscope.observer import Standing
 from xdpscope.survey import survey
@@ -38,12 +39,7 @@ def _table(standings: list[Standing]) -> Table:
     table.add_column("ATTACHED", overflow="fold")
     table.add_column("TRACEABLE")
     for standing in standings:
-        places = [
-            f"{printable(at.interface)} ({at.mode})"
-            if at.netns == "host"
-            else f"{printable(at.netns)}/{printable(at.interface)} ({at.mode})"
-            for at in standing.attachments
-        ]
+        places = [_location(at) for at in standing.attachments]
         table.add_row(
             str(standing.program.id),
             escape(printable(standing.program.function)),
@@ -52,6 +48,14 @@ def _table(standings: list[Standing]) -> Table:
             "[green]yes[/]" if standing.reason is None else f"[yellow]no: {standing.reason}[/]",
         )
     return table
+
+
+def _location(at: Attachment) -> str:
+    """Return where a program is attached: ``eth0 (native)``, ``blue/eth0 (native)``; or, on a lower
+    device of a bond, ``eth1 via bond0``.
+    """
+    name = printable(at.interface if at.netns == HOST else f"{at.netns}/{at.interface}")
+    return f"{name} via {printable(at.via)}" if at.via else f"{name} ({at.mode})"
 
 
 def _role(part: Part) -> str:

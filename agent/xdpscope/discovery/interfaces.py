@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Interfaces and the XDP programs attached to them, over rtnetlink(7).
 
-Three attributes of some sixty are wanted, of every interface, every few seconds. So this
+A few attributes of some sixty are wanted, of every interface, every few seconds. So this
 reads the dump itself: a general decoder takes thirty times as long, which on a host with
 hundreds of interfaces was most of what the idle agent cost (docs/decisions/0004). And of
 an interface that the kernel describes as it did before, nothing is read again.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from errno import EAGAIN
 from typing import Self
 
-from xdpscope.discovery.model import Mode
+from xdpscope.discovery.model import Mode, interface_name
 from xdpscope.errors import KernelError
 from xdpscope.kernel import netns
 
@@ -33,10 +33,17 @@ _LINK = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags
 _RTEXT_FILTER_SKIP_STATS = 1 << 3  # leave out the counters, which are most of an answer (4.6)
 
 # include/uapi/linux/if_link.h
-_IFLA_IFNAME, _IFLA_EXT_MASK, _IFLA_XDP = 3, 29, 43
+_IFLA_IFNAME, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_EXT_MASK, _IFLA_XDP = 3, 10, 18, 29, 43
+_IFLA_PARENT_DEV_BUS_NAME = 57  # 5.14
+_IFLA_INFO_KIND = 1
 # The attribute within IFLA_XDP that carries each mode's program id (4.19).
 _MODES = {5: Mode.NATIVE, 6: Mode.GENERIC, 7: Mode.OFFLOAD}
 
+BOND, NETVSC = "bond", "hv_netvsc"
+"""Kinds that pass a program on to other interfaces; see uppers.py."""
+
+# netvsc has no kind of its own; no other network device is on this bus.
+_BUS_OF_NETVSC = "vmbus"
 
 _ATTEMPTS = 10
 _READ_SIZE = 1 << 17  # more than the kernel puts into one answer
@@ -49,6 +56,8 @@ class Interface:
     index: int
     name: str
     programs: tuple[tuple[Mode, int], ...]
+    kind: str = ""  # the kernel's name of a virtual device's type, or NETVSC
+    master: int = 0  # ifindex of the bond, bridge, … that it is a part of
 
 
 class Decoder:
@@ -161,17 +170,27 @@ def _attributes(data: memoryview) -> Iterator[tuple[int, memoryview]]:
         data = data[_aligned(max(size, _ATTRIBUTE.size)) :]
 
 
+def _text(value: memoryview) -> str:
+    return bytes(value).partition(b"\0")[0].decode(errors="replace")
+
+
 def _interface(message: memoryview) -> Interface:
     index: int = _LINK.unpack_from(message)[2]
-    name = ""
+    name, kind, master = "", "", 0
     programs: tuple[tuple[Mode, int], ...] = ()
-    for kind, value in _attributes(message[_LINK.size :]):
-        if kind == _IFLA_IFNAME:
-            name = bytes(value).rstrip(b"\0").decode(errors="replace")
-        elif kind == _IFLA_XDP:
+    for type, value in _attributes(message[_LINK.size :]):
+        if type == _IFLA_IFNAME:
+            name = interface_name(bytes(value))
+        elif type == _IFLA_MASTER:
+            master = _NUMBER.unpack(value)[0]
+        elif type == _IFLA_LINKINFO:
+            kind = _text(dict(_attributes(value)).get(_IFLA_INFO_KIND, value[:0]))
+        elif type == _IFLA_PARENT_DEV_BUS_NAME and _text(value) == _BUS_OF_NETVSC:
+            kind = NETVSC
+        elif type == _IFLA_XDP:
             programs = tuple(
                 (_MODES[number], _NUMBER.unpack(id)[0])
                 for number, id in _attributes(value)
                 if number in _MODES
             )
-    return Interface(index, name, programs)
+    return Interface(index, name, programs, kind, master)

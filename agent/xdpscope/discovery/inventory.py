@@ -9,6 +9,7 @@ from xdpscope.discovery.maps import MapEntries, MapEntry, MapKind, tail_called
 from xdpscope.discovery.model import Attachment, Mode, Role, Snapshot
 from xdpscope.discovery.namespaces import Namespaces, NamespaceSource
 from xdpscope.discovery.programs import ProgramList, ProgramSource
+from xdpscope.discovery.uppers import Uppers
 from xdpscope.kernel.netns import HOST
 
 
@@ -64,12 +65,16 @@ class Inventory:
     ) -> Snapshot:
         attachments: dict[int, set[Attachment]] = defaultdict(set)
         interfaces = {}
+        above: dict[tuple[str, str], tuple[str, ...]] = {}
         for namespace in namespaces.seen:
+            uppers = Uppers.of(namespace.interfaces)
+            above.update({(namespace.name, name): up for name, up in uppers.names.items()})
             for interface in namespace.interfaces:
-                place = namespace.name, interface.name
-                interfaces[namespace.serial, interface.index] = place
+                interfaces[namespace.serial, interface.index] = namespace.name, interface.name
                 for mode, program_id in interface.programs:
-                    attachments[program_id].add(Attachment(*place, mode))
+                    attachments[program_id].update(
+                        uppers.attachments(namespace.name, interface, mode)
+                    )
         running = set()
         for entry in entries:
             if entry.kind is MapKind.CPUMAP:
@@ -97,6 +102,7 @@ class Inventory:
             running=frozenset(running),
             tail_called=leaves,
             interfaces=interfaces,
+            uppers=above,
             namespaces={each.serial: (each.inode, each.name) for each in namespaces.seen},
             names=namespaces.names,
         )
@@ -113,6 +119,6 @@ class Inventory:
         }
 
 
-def _order(at: Attachment) -> tuple[bool, Attachment]:
-    """Our own namespace's first."""
-    return at.netns != HOST, at
+def _order(at: Attachment) -> tuple[bool, str, str, bool, Attachment]:
+    """Put our own namespace first, and a lower device after its upper one."""
+    return at.netns != HOST, at.netns, at.via or at.interface, bool(at.via), at

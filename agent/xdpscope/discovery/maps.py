@@ -8,7 +8,7 @@ from enum import IntEnum
 from typing import Self
 
 from xdpscope.discovery.listing import Listing
-from xdpscope.discovery.model import XdpProgram
+from xdpscope.discovery.model import XdpProgram, interface_name
 from xdpscope.errors import KernelError
 from xdpscope.kernel import netns
 
@@ -81,7 +81,7 @@ class MapEntries:
                     program,
                     (serial if by_cookie else inode, index),
                     inode,
-                    name.decode(errors="replace"),
+                    interface_name(name),
                 )
                 for map_id, kind, program, index, inode, name, serial in records.tolist()
             ]

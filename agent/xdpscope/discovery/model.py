@@ -6,6 +6,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 
+def interface_name(raw: bytes) -> str:
+    """Return the label value for an interface's name: text, and different for different names.
+
+    The kernel allows almost any bytes in a name. Bytes that are not UTF-8 are written as ``\\xff``.
+    A backslash is doubled, so that no name can look like another.
+    """
+    return raw.partition(b"\0")[0].replace(b"\\", rb"\\").decode(errors="backslashreplace")
+
+
 class Mode(StrEnum):
     """How an interface runs a program."""
 
@@ -69,11 +78,16 @@ class XdpProgram:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Attachment:
-    """One place where a program is attached."""
+    """One location of a program: an interface that it is attached to, or receives packets from."""
 
     netns: str
     interface: str
     mode: Mode
+    # On a lower device of a bond that the program is attached to: the name of the bond. A packet's
+    # device is the lower one.
+    via: str = ""
+    # False for a bond: it passes the program on to its lower devices. They receive the packets.
+    receives: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +135,9 @@ class Snapshot:
     tail_called: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     # (namespace's serial number, ifindex) to (namespace name, interface name).
     interfaces: Mapping[tuple[int, int], tuple[str, str]] = field(default_factory=dict)
+    # (namespace name, interface name) to the names of the bonds, or the like, that it is a lower
+    # device of, the nearest first.
+    uppers: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
     # Serial number to (inode number, name), of the namespaces that were looked into.
     namespaces: Mapping[int, tuple[int, str]] = field(default_factory=dict)
     # Inode number to name, of all namespaces that have one.

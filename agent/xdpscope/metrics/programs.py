@@ -29,8 +29,9 @@ class ProgramCollector(Collector):
         )
         attachment = GaugeMetricFamily(
             "xdp_program_attachment_info",
-            "A place where an XDP program is attached.",
-            labels=[*_PROGRAM, "netns", "interface", "mode"],
+            "A location where an XDP program receives packets; via names the bond that it is"
+            " attached to, if it is not attached to the interface itself.",
+            labels=[*_PROGRAM, "netns", "interface", "mode", "via"],
         )
         component = GaugeMetricFamily(
             "xdp_program_component_info",
@@ -66,5 +67,7 @@ class ProgramCollector(Collector):
             for place in part.chain:
                 component.add_metric([*labels, str(place.dispatcher), str(place.position)], 1)
             for at in standing.attachments:
-                attachment.add_metric([*labels, at.netns, at.interface, at.mode], 1)
+                if at.receives:
+                    where = [at.netns, at.interface, at.mode, at.via]
+                    attachment.add_metric([*labels, *where], 1)
         return [info, attachment, component, traced, missed, cost]

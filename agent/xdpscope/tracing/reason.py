@@ -50,7 +50,10 @@ class Scope:
             return Reason.NOT_JITED
         if not snapshot.in_service(program.id):
             return Reason.NOT_ATTACHED
-        if attachments and not any(self.interfaces.admits(at.interface) for at in attachments):
+        if attachments and not any(
+            self.interfaces.admits(at.interface, *snapshot.uppers.get((at.netns, at.interface), ()))
+            for at in attachments
+        ):
             return Reason.EXCLUDED
         if program.id in snapshot.claimed:
             return Reason.BUSY

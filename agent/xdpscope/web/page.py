@@ -322,8 +322,9 @@ def _places(program: Shown) -> str:
 
 def _place(at: Shown) -> str:
     netns = "" if at["netns"] == "host" else f"{at['netns']}/"
-    mode = f' <span class="soft">{_text(at["mode"])}</span>' if "mode" in at else ""
-    return f"{_text(netns)}{_text(at['interface'])}{mode}"
+    how = f"via {at['via']}" if at.get("via") else at.get("mode", "")
+    soft = f' <span class="soft">{_text(how)}</span>' if how else ""
+    return f"{_text(netns)}{_text(at['interface'])}{soft}"
 
 
 def _peer(flow: Shown, which: str) -> str:
