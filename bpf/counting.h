@@ -30,8 +30,11 @@ struct {
  * Advances whenever a device appears in a network namespace. As long as it stands
  * still, an address of a net_device means the device that it meant before: to be
  * another one, or one in another namespace, it would have to appear first.
+ *
+ * Negative while the agent knows that device_appears() does not run. Then nothing that a
+ * record remembers is equal to it, and the device of each packet is identified.
  */
-__u64 epoch;
+SEC(".data.epoch") __u64 epoch;
 
 /* The key of the only element of `counts`: cheaper here than on the stack. */
 __u32 only;
@@ -159,6 +162,12 @@ static __always_inline bool recognised(struct device_counts *known, struct net_d
 	return known->identity == identity_of(device);
 }
 
+/* What a record remembers of an epoch: nothing of one that cannot be relied on. */
+static __always_inline __u64 to_remember(__u64 now)
+{
+	return now & ~sign(now);
+}
+
 /* Binds a record, of this CPU alone, to a device. */
 static __always_inline void bind_record(struct device_counts *known, struct net_device *device,
 					__u64 identity, __u64 index)
@@ -226,7 +235,7 @@ static __always_inline struct device_counts *record_of(struct net_device *device
 	if (known->identity == 0)
 		bind_record(known, device, identity, index);
 	known->device = (__u64)device;
-	known->epoch = epoch;
+	known->epoch = to_remember(epoch);
 	return known;
 }
 

@@ -34,6 +34,8 @@ ALERTS = PAGES.parent / "config" / "prometheus" / "alerts.yml"
 class _EmptyHost:
     """Stands for the observer: no programs, no failures, flows that nobody has."""
 
+    watches_devices = True
+
     def counts(self) -> list[object]:
         return []
 

@@ -87,7 +87,8 @@ class Watch(threading.Thread):
                 observer = stack.enter_context(Observer(engine, inventory, self._scope(), flows))
                 self.observer = observer
                 if not engine.watches_devices:
-                    _log.warning("devices cannot be watched: tracing costs a little more")
+                    why = {"error": engine.hook_failure} if engine.hook_failure else {}
+                    _log.warning("devices cannot be watched: tracing costs a little more", **why)
                 pace = Pace()
                 while not self._stopping.is_set():
                     began = time.monotonic()
@@ -155,7 +156,7 @@ class Page:
                 "verdicts": VerdictCollector(self._counts),
                 "flows": FlowCollector(self._flow_report),
                 "programs": ProgramCollector(self._standings),
-                "agent": AgentCollector(self._attach_failures),
+                "agent": AgentCollector(self._attach_failures, self._watches_devices),
             }
         )
         self.registry.register(collectors)
@@ -220,6 +221,10 @@ class Page:
     def _standings(self) -> Sequence[Standing]:
         observer = self._watch.observer
         return observer.standings() if observer is not None else ()
+
+    def _watches_devices(self) -> bool | None:
+        observer = self._watch.observer
+        return observer.watches_devices if observer is not None else None
 
     def _attach_failures(self) -> Mapping[Reason, int]:
         observer = self._watch.observer

@@ -21,6 +21,7 @@ from xdpscope.errors import (
 )
 from xdpscope.kernel import bpffs, capabilities, machine
 from xdpscope.tracing.engine import Engine, may_hook
+from xdpscope.tracing.hook import ftrace_is_off
 from xdpscope.tracing.pins import InUse, PinPath
 
 
@@ -138,6 +139,8 @@ def _tracing() -> Finding:
                 " and for flows every program is traced at its entry too"
             )
             cure = "nothing to do; the kernel's raw_notifier_call_chain cannot be hooked"
+            if ftrace_is_off():
+                cure = "sysctl kernel.ftrace_enabled=1"
             if not may_hook():
                 cure = (
                     "run in the host's PID namespace: hostPID in Kubernetes, --pid=host elsewhere"

@@ -170,6 +170,11 @@ class Observer:
         return self._looked
 
     @property
+    def watches_devices(self) -> bool:
+        """Whether devices are recognised without reading their identity for each packet."""
+        return self._engine.watches_devices
+
+    @property
     def sample_rate(self) -> int:
         """Of so many packets one is taken for flows."""
         return self._engine.sample_rate
@@ -207,6 +212,7 @@ class Observer:
         snapshot = self._inventory.take()
         with self._lock:
             self._books.skip(idle, spilled, snapshot.in_service)
+        self._engine.check_devices(snapshot.interfaces.keys())
         # A scrape must wait neither for hundreds to have their flows counted nor for a log.
         with self._lock:
             incomplete = self._take_over(snapshot, linger)

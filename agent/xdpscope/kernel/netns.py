@@ -9,6 +9,7 @@ import ctypes
 import os
 import socket
 import sys
+import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -129,6 +130,28 @@ def _is_plain(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return name != HOST and not (name.isdecimal() and len(name) >= _INODE_DIGITS)
+
+
+def register_loopback() -> None:
+    """Make a network namespace, and leave it at once; the kernel registers a loopback device.
+
+    A thread of its own does that. The namespace ends with the thread.
+
+    Raises:
+        OSError: EPERM: CAP_SYS_ADMIN is missing, or a filter forbids it. ENOSPC: the limit of
+            namespaces is reached.
+    """
+    errors: list[int] = []
+
+    def run() -> None:
+        if _libc.unshare(_CLONE_NEWNET) < 0:
+            errors.append(ctypes.get_errno())
+
+    thread = threading.Thread(target=run, name="loopback", daemon=True)
+    thread.start()
+    thread.join()
+    if errors:
+        raise OSError(errors[0], os.strerror(errors[0]))
 
 
 def enter(path: str, inode: int) -> None:

@@ -15,10 +15,16 @@ _ATTEMPTED = (Reason.BUSY, Reason.KERNEL_REFUSED, Reason.UNSUPPORTED_ENTRY, Reas
 
 
 class AgentCollector(Collector):
-    """``xdpscope_build_info`` and ``xdpscope_attach_failures_total``."""
+    """``xdpscope_build_info``, ``xdpscope_attach_failures_total`` and the hook on devices."""
 
-    def __init__(self, attach_failures: Callable[[], Mapping[Reason, int]]) -> None:
+    def __init__(
+        self,
+        attach_failures: Callable[[], Mapping[Reason, int]],
+        watches_devices: Callable[[], bool | None] = lambda: None,
+    ) -> None:
+        """Take what to read from; ``watches_devices`` returns None as long as it is not known."""
         self._attach_failures = attach_failures
+        self._watches_devices = watches_devices
 
     def collect(self) -> Iterable[Metric]:
         build = GaugeMetricFamily(
@@ -37,4 +43,12 @@ class AgentCollector(Collector):
         counted = self._attach_failures()
         for reason in _ATTEMPTED:
             failures.add_metric([reason], counted.get(reason, 0))
-        return [build, failures]
+        hook = GaugeMetricFamily(
+            "xdpscope_device_hook_active",
+            "Whether the kernel tells tracers of new devices. If not, the device of each packet is"
+            " identified, which is as exact and costs more.",
+        )
+        watches = self._watches_devices()
+        if watches is not None:
+            hook.add_metric([], int(watches))
+        return [build, failures, hook]

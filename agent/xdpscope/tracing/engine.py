@@ -3,7 +3,7 @@
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import ExitStack, suppress
 from functools import cached_property, partial
 from typing import Any, Self
@@ -105,7 +105,17 @@ class Engine:
     @property
     def watches_devices(self) -> bool:
         """Whether devices are recognised without reading their identity."""
-        return self.templates.variant.watches_devices
+        return self.templates.hook is not None and self.templates.hook.trusted
+
+    @property
+    def hook_failure(self) -> str:
+        """Why the hook on devices is not relied on; empty if it is, or if there is none."""
+        return self.templates.hook.failure if self.templates.hook is not None else ""
+
+    def check_devices(self, devices: Set[tuple[int, int]]) -> None:
+        """Make sure, once a scan, that devices are still recognised: see ``DeviceHook.check``."""
+        if self.templates.hook is not None:
+            self.templates.hook.check(devices)
 
     def alters_packets(self, target: Program) -> bool:
         """Whether a target may alter its packets; False only if it is certain not to.

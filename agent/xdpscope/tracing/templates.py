@@ -8,7 +8,7 @@ one this kernel takes is found by loading.
 
 import secrets
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from errno import EPROTO
 from hashlib import sha256
@@ -21,6 +21,7 @@ from xdpscope.accounting.reading import of_target
 from xdpscope.errors import KernelError, TracingUnavailable
 from xdpscope.kernel import netns
 from xdpscope.libbpf import Btf, EntryFunction, Link, Map, Object, Program, Slots, Template, typed
+from xdpscope.tracing.hook import DeviceHook, ftrace_is_off
 from xdpscope.tracing.pins import PinPath, Shared, State
 
 _ONLY_KEY = b"\0\0\0\0"
@@ -165,6 +166,10 @@ class Attached:
         self.program.close()
 
 
+class SilentHookError(KernelError):
+    """The kernel takes the hook on devices, but never runs it."""
+
+
 class Templates:
     """A loaded object; makes the tracing programs of each target."""
 
@@ -217,6 +222,11 @@ class Templates:
             }
             self._object = loaded
             self._counts = stack.enter_context(loaded.map("counts"))
+            self.hook = (
+                DeviceHook(stack.enter_context(loaded.map(".data.epoch")))
+                if variant.watches_devices
+                else None
+            )
             self._resources = stack.pop_all()
 
     @staticmethod
@@ -341,6 +351,20 @@ class Templates:
                 anchor.test_run(bytes(64))
                 self._check_one(counts)
 
+    def test_hook(self) -> None:
+        """Make sure that devices are recognised exactly.
+
+        ``kernel.ftrace_enabled`` may be switched on again: until then the hook is not trusted.
+
+        Raises:
+            SilentHookError: the hook does not run, and never will.
+        """
+        if self.hook is None:
+            return
+        self.hook.decide()
+        if not self.hook.trusted and not ftrace_is_off():
+            raise SilentHookError(f"the hook on devices is silent: {self.hook.failure}", EPROTO)
+
     def _check_one(self, counts: Map) -> None:
         records = typed(counts.lookup(_ONLY_KEY), self.btf.struct("target_counts"))
         packets = sum(int(each.counts[0, :, 0].sum()) for each in of_target(records).values())
@@ -364,9 +388,16 @@ def load(
             hint="use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
         )
     *others, last = variants(flows, watch_devices)
+    silent = False
     for variant in others:
-        with suppress(KernelError):
+        if silent and variant.watches_devices:
+            continue
+        try:
             return _tried(variant, flows, anchor, entry, pins)
+        except SilentHookError:
+            silent = True
+        except KernelError:
+            continue
     return _tried(last, flows, anchor, entry, pins)
 
 
@@ -380,6 +411,7 @@ def _tried(
     state = pins.state(variant.id(flows)) if pins is not None else None
     with ExitStack() as stack:
         templates = stack.enter_context(closing(Templates(variant, flows, anchor, entry, state)))
+        templates.test_hook()
         templates.try_on(anchor, entry)
         stack.pop_all()
         return templates, state

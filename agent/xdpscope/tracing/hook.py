@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The hook that tells tracers of new devices, and whether the kernel still runs it.
+
+Tracers recognise a device by its address, as long as the hook, ``device_appears`` in
+``bpf/counting.h``, counts every device that appears. There are cases in which the kernel never runs
+the hook, and reports no error: while ``kernel.ftrace_enabled`` is 0, and where the compiler has
+inlined the hooked function. A device that moves would then keep its old location. While the hook is
+silent, the agent marks its count as unreliable. Tracers then identify the device of each packet,
+which is as exact and costs more.
+"""
+
+import time
+from collections.abc import Set
+from pathlib import Path
+
+import numpy as np
+import structlog
+
+from xdpscope.kernel import netns
+from xdpscope.libbpf import Map
+
+_log = structlog.get_logger(__name__)
+
+_FTRACE = Path("/proc/sys/kernel/ftrace_enabled")
+
+# Seconds between two tests of a hook that failed one.
+_PAUSE = 60.0
+
+SILENT = "the hook on devices is silent: each packet's device is identified, which costs more"
+"""What the log says of it."""
+
+_ONLY_KEY = b"\0\0\0\0"
+
+# See `epoch` in bpf/counting.h.
+_UNRELIABLE = 1 << 63
+# Added when the hook can be trusted again: no record has a value as large as what follows.
+_STEP = 1 << 32
+
+
+def ftrace_is_off() -> bool:
+    """Return whether the kernel runs no hook on its functions, by ``kernel.ftrace_enabled``."""
+    try:
+        return _FTRACE.read_text().strip() == "0"
+    except OSError:  # this kernel cannot switch it off
+        return False
+
+
+class DeviceHook:
+    """The hook of one engine, through the count that it advances."""
+
+    def __init__(self, epoch: Map) -> None:
+        """Take the map with the hook's count."""
+        self._epoch = epoch
+        self._devices: Set[tuple[int, int]] = frozenset()
+        self._at_last_scan = -1
+        self._again_at = 0.0
+        self.failure = ""
+        """Why the hook is not trusted; empty while it is."""
+
+    @property
+    def trusted(self) -> bool:
+        """Return whether tracers recognise devices with the hook's help."""
+        return not self._read() & _UNRELIABLE
+
+    def test(self) -> bool:
+        """Return whether the hook runs when a device appears: ``failure`` says why not.
+
+        The device is the loopback of a network namespace that exists for a moment only.
+        """
+        if ftrace_is_off():
+            self.failure = "kernel.ftrace_enabled is 0"
+            return False
+        before = self._read()
+        try:
+            netns.register_loopback()
+        except OSError as error:
+            self.failure = f"it cannot be tested: {error.strerror}"
+            return False
+        if self._read() == before:
+            self.failure = "the kernel does not call it: raw_notifier_call_chain may be inlined"
+            return False
+        self.failure = ""
+        return True
+
+    def check(self, devices: Set[tuple[int, int]]) -> None:
+        """Look for signs of silence, once a scan, and let tracers do without the hook if need be.
+
+        Args:
+            devices: Those found by the scan, each by its namespace's serial number and its ifindex.
+        """
+        now = self._read()
+        unnoticed = not devices <= self._devices and now == self._at_last_scan
+        retry = bool(now & _UNRELIABLE) and time.monotonic() >= self._again_at
+        if (ftrace_is_off() or unnoticed or retry) and self.decide():
+            if self.trusted:
+                _log.info("the hook on devices works again")
+            else:
+                _log.warning(SILENT, error=self.failure)
+        self._devices, self._at_last_scan = devices, self._read()
+
+    def decide(self) -> bool:
+        """Test the hook, and have tracers trust it or not; return whether that is a change."""
+        trusted, works = self.trusted, self.test()
+        # While ftrace is off, asking whether it is on again costs nothing.
+        self._again_at = 0.0 if ftrace_is_off() else time.monotonic() + _PAUSE
+        if works == trusted:
+            return False
+        value = self._read()
+        if works:
+            self._write((value & ~_UNRELIABLE) + _STEP)
+        else:
+            self._write(value | _UNRELIABLE)
+        return True
+
+    def _read(self) -> int:
+        return int(self._epoch.lookup(_ONLY_KEY).view(np.uint64)[0, 0])
+
+    def _write(self, value: int) -> None:
+        self._epoch.update(_ONLY_KEY, np.uint64(value).tobytes())
