@@ -31,10 +31,14 @@ struct {
  * still, an address of a net_device means the device that it meant before: to be
  * another one, or one in another namespace, it would have to appear first.
  *
- * Negative while the agent knows that device_appears() does not run. Then nothing that a
- * record remembers is equal to it, and the device of each packet is identified.
+ * Records remember `kept`, and are compared with `now`. Both are the same, but while the
+ * agent knows that device_appears() does not run: then `now` is what `kept` never is, and
+ * the device of each packet is identified.
  */
-SEC(".data.epoch") __u64 epoch;
+SEC(".data.epoch") struct {
+	__u64 now;
+	__u64 kept;
+} epoch;
 
 /* The key of the only element of `counts`: cheaper here than on the stack. */
 __u32 only;
@@ -158,14 +162,8 @@ static __always_inline bool recognised(struct device_counts *known, struct net_d
 				       bool by_epoch)
 {
 	if (by_epoch)
-		return known->device == (__u64)device && known->epoch == epoch;
+		return known->device == (__u64)device && known->epoch == epoch.now;
 	return known->identity == identity_of(device);
-}
-
-/* What a record remembers of an epoch: nothing of one that cannot be relied on. */
-static __always_inline __u64 to_remember(__u64 now)
-{
-	return now & ~sign(now);
 }
 
 /* Binds a record, of this CPU alone, to a device. */
@@ -235,7 +233,7 @@ static __always_inline struct device_counts *record_of(struct net_device *device
 	if (known->identity == 0)
 		bind_record(known, device, identity, index);
 	known->device = (__u64)device;
-	known->epoch = to_remember(epoch);
+	known->epoch = epoch.kept;
 	return known;
 }
 
@@ -243,8 +241,11 @@ static __always_inline struct device_counts *record_of(struct net_device *device
 SEC("fentry/raw_notifier_call_chain")
 int BPF_PROG(device_appears, void *chain, unsigned long event)
 {
-	if (event == bpf_core_enum_value(enum netdev_cmd, NETDEV_REGISTER))
-		__sync_fetch_and_add(&epoch, 1);
+	if (event != bpf_core_enum_value(enum netdev_cmd, NETDEV_REGISTER))
+		return 0;
+	/* In this order: in between, no record that is bound anew seems to be current. */
+	__sync_fetch_and_add(&epoch.now, 1);
+	__sync_fetch_and_add(&epoch.kept, 1);
 	return 0;
 }
 

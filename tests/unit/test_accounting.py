@@ -9,6 +9,7 @@ from xdpscope import bpf
 from xdpscope.accounting.farewell import Farewell
 from xdpscope.accounting.ledger import Ledger, Place
 from xdpscope.accounting.owners import Owners, Seen
+from xdpscope.accounting.places import Uppers
 from xdpscope.accounting.reading import (
     UNPLACED,
     VERDICTS,
@@ -16,6 +17,7 @@ from xdpscope.accounting.reading import (
     no_counts,
     of_target,
 )
+from xdpscope.discovery.model import Snapshot
 from xdpscope.libbpf import Object
 
 PROGRAM = 7
@@ -214,3 +216,20 @@ def test_a_deleted_record_is_booked_and_forgotten() -> None:
     now = {(1, 2): reading(9), (1, 3): reading(2, name="eth1")}
     ledger.book(PROGRAM, PLACED, now, by_index)
     assert drops(ledger) == {("ns1", "eth0"): (16, 960), ("ns1", "eth1"): (2, 120)}
+
+
+def test_a_bond_selects_what_has_left_it_for_a_minute() -> None:
+    uppers, eth0, eth1 = Uppers(), ("host", "eth0"), ("host", "eth1")
+    both = Snapshot(uppers={eth0: ("bond0",), eth1: ("bond0",)})
+    one = Snapshot(uppers={eth0: ("bond0",)})
+    uppers.update(both, 0)
+    uppers.update(one, 10)
+    first = uppers.version
+    uppers.update(one, 69)
+    assert (uppers.of(eth0), uppers.of(eth1)) == (("bond0",), ("bond0",))
+    assert uppers.version == first
+    uppers.update(one, 70)
+    assert (uppers.of(eth0), uppers.of(eth1)) == (("bond0",), ())
+    assert uppers.version > first
+    uppers.update(Snapshot(uppers={eth0: ("bond0",), eth1: ("bond1",)}), 80)
+    assert uppers.of(eth1) == ("bond1",)

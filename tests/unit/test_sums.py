@@ -37,12 +37,14 @@ class Page:
         inside = ",".join(f'{key}="{value}"' for key, value in labels.items())
         self.series.append({"series": f"{name}{{{inside}}}", "values": values})
 
-    def program(self, id: str, role: str, *interfaces: str, reason: str = "") -> None:
-        """A program, and where it is attached."""
+    def program(
+        self, id: str, role: str, *interfaces: str, reason: str = "", via: str = ""
+    ) -> None:
+        """A program, and where it receives packets."""
         self._add("1x40", "xdp_program_info", program_id=id, role=role)
         self._add(f"{int(not reason)}x40", "xdp_program_traced", program_id=id, reason=reason)
         for interface in interfaces:
-            place = {"netns": "host", "interface": interface, "mode": "native"}
+            place = {"netns": "host", "interface": interface, "mode": "native", "via": via}
             self._add("1x40", "xdp_program_attachment_info", program_id=id, **place)
 
     def component(self, id: str, dispatcher: str, position: str) -> None:
@@ -130,6 +132,16 @@ def test_a_component_in_the_place_of_its_dispatcher() -> None:
     page = Page("a")
     alone(page, "8", "eth0")
     check([page], {("eth0", "drop"): 8})
+
+
+def test_a_component_in_the_place_of_its_dispatcher_on_a_bond() -> None:
+    page = Page("a")
+    page.program("8", "dispatcher", "eth0", "eth1", reason="busy", via="bond0")
+    page.program("80", "component", "eth0", "eth1", via="bond0")
+    page.component("80", "8", "0")
+    page.packets("80", "eth0", "drop", 8)
+    page.packets("80", "eth1", "drop", 9)
+    check([page], {("eth0", "drop"): 8, ("eth1", "drop"): 9})
 
 
 def test_a_dispatcher_that_seems_to_have_two_in_its_place() -> None:

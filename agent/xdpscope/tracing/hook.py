@@ -31,9 +31,9 @@ SILENT = "the hook on devices is silent: each packet's device is identified, whi
 
 _ONLY_KEY = b"\0\0\0\0"
 
-# See `epoch` in bpf/counting.h.
+# In `epoch.now` of bpf/counting.h; `epoch.kept` never has it.
 _UNRELIABLE = 1 << 63
-# Added when the hook can be trusted again: no record has a value as large as what follows.
+# Added when the hook can be trusted again: no record remembers what follows.
 _STEP = 1 << 32
 
 
@@ -105,15 +105,16 @@ class DeviceHook:
         self._again_at = 0.0 if ftrace_is_off() else time.monotonic() + _PAUSE
         if works == trusted:
             return False
-        value = self._read()
+        kept = self._read() & ~_UNRELIABLE
         if works:
-            self._write((value & ~_UNRELIABLE) + _STEP)
+            self._write(kept + _STEP, kept + _STEP)
         else:
-            self._write(value | _UNRELIABLE)
+            self._write(kept | _UNRELIABLE, kept)
         return True
 
     def _read(self) -> int:
+        """Return ``epoch.now``."""
         return int(self._epoch.lookup(_ONLY_KEY).view(np.uint64)[0, 0])
 
-    def _write(self, value: int) -> None:
-        self._epoch.update(_ONLY_KEY, np.uint64(value).tobytes())
+    def _write(self, now: int, kept: int) -> None:
+        self._epoch.update(_ONLY_KEY, np.array([now, kept], np.uint64).tobytes())
