@@ -27,6 +27,8 @@ from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.reason import Scope
 from xdpscope.tracing.templates import FlowSizes
 
+pytestmark = pytest.mark.every_kernel
+
 BALANCE_RR, ACTIVE_BACKUP, BALANCE_XOR = 0, 1, 2
 
 

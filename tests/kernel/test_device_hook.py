@@ -22,6 +22,8 @@ from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.reason import Scope
 from xdpscope.tracing.templates import FlowSizes
 
+pytestmark = pytest.mark.every_kernel
+
 FTRACE = Path("/proc/sys/kernel/ftrace_enabled")
 FLOWS = FlowSizes(sets=64, sample_rate=1)
 

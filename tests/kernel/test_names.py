@@ -7,10 +7,14 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from tests.kernel.agent import QUICK, AgentProcess, traced, wait_for
 from tests.kernel.conftest import expect
 from tests.kernel.lab import Lab, Veth, frame
 from xdpscope.observer import Observer
+
+pytestmark = pytest.mark.every_kernel
 
 _SIOCSIFNAME = 0x8923  # include/uapi/linux/sockios.h
 
