@@ -142,7 +142,7 @@ def test_records_of_several_cpus_are_summed_by_device() -> None:
     found = of_target(values)
     assert {identity: each.name for identity, each in found.items()} == {
         (5, 2): "eth0",
-        (5, 9): "\ufffd\ufffd",
+        (5, 9): r"\xff\xfe",
         UNPLACED: "",
     }
     nonzero = {

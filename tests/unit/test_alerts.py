@@ -137,7 +137,7 @@ def test_every_metric_exists() -> None:
 def test_recording_rules_are_named_by_the_convention() -> None:
     for rule in rules("recording.yml"):
         level, metric, operations = rule["record"].split(":")
-        assert set(level.split("_")) <= {"program", "interface", "verdict", "component"}
+        assert set(level.split("_")) <= {"program", "interface", "verdict", "component", "via"}
         assert metric.startswith("xdp_") and operations
 
 
