@@ -11,7 +11,7 @@ space or of other software (marker ``one_kernel``) runs on the first kernel only
 on each.
 
 An emulated machine keeps one CPU busy, so as many suites run at once as there are CPUs. Every line
-is printed as it comes, with the suite's name in front. The exit status is 1 if any suite failed.
+is printed as it comes, with the suite's name and its seconds so far in front. The exit status is 1 if any suite failed.
 """
 
 from __future__ import annotations
@@ -178,8 +178,9 @@ class Runner:
             )
             self._running[suite] = process
         assert process.stdout is not None
+        began = time.monotonic()
         for line in process.stdout:
-            print(f"{suite.name:>10} | {line}", end="", flush=True)
+            print(f"{suite.name:>10} {time.monotonic() - began:5.0f} | {line}", end="", flush=True)
         status = process.wait()
         with self._lock:
             del self._running[suite]
