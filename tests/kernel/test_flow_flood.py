@@ -1,12 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Millions of flows that nobody asked for, and the few that somebody did."""
 
-import multiprocessing
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,59 +153,6 @@ def test_flood(lab: Lab, engine: Engine, version: int, chunks: int, rounds: int)
             sum(count.tally.packets[verdict] for count in observer.counts()) for verdict in (1, 2)
         )
         assert (drops, passes) == (flood.sent, chunks * rounds * HEAVY * HEAVY_PACKETS)
-
-
-def _flood_on(cpu: int, fd: int, first: int, end: Any) -> None:
-    """New flows all the time, and the same few busy ones in between."""
-    os.sched_setaffinity(0, {cpu})
-    with closing(Program.duplicate(fd)) as program:
-        while not end.is_set():
-            program.test_run(packet(4, first, FLOOD), 500)
-            first += 500
-            for number in range(HEAVY):
-                program.test_run(packet(4, FIRST_HEAVY + number, LEGITIMATE), 8)
-
-
-def test_reading_while_cpus_are_stopped(lab: Lab) -> None:
-    """A host takes a virtual CPU away at any moment, and so while it replaces a flow.
-
-    The emulator does: one thread takes turns for all CPUs.
-    """
-    cpus = sorted(os.sched_getaffinity(0))
-    if len(cpus) < 2:
-        pytest.skip("one CPU: nothing is stopped while the agent reads")
-    program = lab.load("next_source4", "flows")
-    lab.attach(program, lab.veth("xst0"))
-    context = multiprocessing.get_context("fork")
-    end, monotone = context.Event(), Monotone()
-    with (
-        Engine(FlowSizes(sets=16, sample_rate=1)) as engine,
-        observing(engine, top=TOP) as observer,
-    ):
-        observer.look(0)
-        floods = [
-            context.Process(target=_flood_on, args=(cpu, program.fileno(), cpu << 24, end))
-            for cpu in cpus[1:]
-        ]
-        os.sched_setaffinity(0, cpus[:1])
-        try:
-            for flood in floods:
-                flood.start()
-            readings = incomplete = 0
-            until = time.monotonic() + 20
-            while time.monotonic() < until or readings < 50:
-                monotone.check(everything(observer))
-                readings += 1
-                tables = observer._flows._tables if observer._flows else []
-                incomplete += not all(table.complete for table in tables)
-        finally:
-            end.set()
-            for flood in floods:
-                flood.join()
-            os.sched_setaffinity(0, cpus)
-        print(f"{incomplete} of {readings} readings were incomplete")
-        monotone.check(everything(observer))
-        check_sums(observer)
 
 
 def test_no_more_flows_are_held_than_may_be(lab: Lab, engine: Engine) -> None:

@@ -3,10 +3,12 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.kernel.agent import wait_for
 from tests.kernel.conftest import Counts, expect
 from tests.kernel.flows import on_one_cpu
 from tests.kernel.lab import Lab, Veth, frame
@@ -47,6 +49,10 @@ def move_back(lab: Lab, veth: Veth) -> None:
     with lab.within(AWAY) as inside:
         inside.route.link("set", index=inside.index(veth.name), net_ns_pid=1)
     lab.route.link("set", index=veth.index, state="up")
+    # The kernel lets the peer send a moment later, and drops what comes before.
+    state = Path(f"/sys/class/net/{veth.peer}/operstate")
+    wait_for(lambda: state.read_text() == "up\n", patience=30)
+    lab.route.link("get", index=lab.index(veth.peer))  # waits for a change that is under way
 
 
 def overflow(engine: Engine) -> int:
