@@ -138,6 +138,8 @@ def _tracing() -> Finding:
                 "works, but devices cannot be watched: some 20 instructions a packet more,"
                 " and for flows every program is traced at its entry too"
             )
+            if engine.hook_failure:
+                found += f"; the hook on them does not run: {engine.hook_failure}"
             cure = "nothing to do; the kernel's raw_notifier_call_chain cannot be hooked"
             if ftrace_is_off():
                 cure = "sysctl kernel.ftrace_enabled=1"

@@ -169,6 +169,7 @@ def test_a_hook_that_never_runs(
         Observer(engine, inventory, Scope()) as observer,
     ):
         assert not engine.templates.variant.watches_devices
+        assert "inlined" in engine.hook_failure
         observer.look(1000)
         veth.send(frame(60), times=3)
         expect(observer, {("host", "xst0"): 3})

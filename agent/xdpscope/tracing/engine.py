@@ -109,8 +109,9 @@ class Engine:
 
     @property
     def hook_failure(self) -> str:
-        """Why the hook on devices is not relied on; empty if it is, or if there is none."""
-        return self.templates.hook.failure if self.templates.hook is not None else ""
+        """Why the hook on devices is not relied on; empty if it is, or was refused."""
+        hook = self.templates.hook
+        return self.templates.hook_failure if hook is None else hook.failure
 
     def check_devices(self, devices: Set[tuple[int, int]]) -> None:
         """Make sure, once a scan, that devices are still recognised: see ``DeviceHook.check``."""

@@ -169,6 +169,10 @@ class Attached:
 class SilentHookError(KernelError):
     """The kernel takes the hook on devices, but never runs it."""
 
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the hook on devices is silent: {why}", EPROTO)
+        self.why = why
+
 
 class Templates:
     """A loaded object; makes the tracing programs of each target."""
@@ -222,6 +226,7 @@ class Templates:
             }
             self._object = loaded
             self._counts = stack.enter_context(loaded.map("counts"))
+            self.hook_failure = ""  # of a variant that was tried before
             self.hook = (
                 DeviceHook(stack.enter_context(loaded.map(".data.epoch")))
                 if variant.watches_devices
@@ -363,7 +368,7 @@ class Templates:
             return
         self.hook.decide()
         if not self.hook.trusted and not ftrace_is_off():
-            raise SilentHookError(f"the hook on devices is silent: {self.hook.failure}", EPROTO)
+            raise SilentHookError(self.hook.failure)
 
     def _check_one(self, counts: Map) -> None:
         records = typed(counts.lookup(_ONLY_KEY), self.btf.struct("target_counts"))
@@ -388,17 +393,17 @@ def load(
             hint="use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
         )
     *others, last = variants(flows, watch_devices)
-    silent = False
+    failure = ""
     for variant in others:
-        if silent and variant.watches_devices:
+        if failure and variant.watches_devices:
             continue
         try:
-            return _tried(variant, flows, anchor, entry, pins)
-        except SilentHookError:
-            silent = True
+            return _tried(variant, flows, anchor, entry, pins, failure)
+        except SilentHookError as error:
+            failure = error.why
         except KernelError:
             continue
-    return _tried(last, flows, anchor, entry, pins)
+    return _tried(last, flows, anchor, entry, pins, failure)
 
 
 def _tried(
@@ -407,10 +412,12 @@ def _tried(
     anchor: Program,
     entry: EntryFunction,
     pins: PinPath | None,
+    hook_failure: str,
 ) -> tuple[Templates, State | None]:
     state = pins.state(variant.id(flows)) if pins is not None else None
     with ExitStack() as stack:
         templates = stack.enter_context(closing(Templates(variant, flows, anchor, entry, state)))
+        templates.hook_failure = hook_failure
         templates.test_hook()
         templates.try_on(anchor, entry)
         stack.pop_all()
