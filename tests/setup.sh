@@ -217,6 +217,7 @@ current() { cmp -s "$1" "$venv/.installed/${1##*/}"; }
 
 # Notes it.
 installed() {
+	[ ! -f "$venv/.installed" ] || rm "$venv/.installed" # of before there were several
 	mkdir -p "$venv/.installed"
 	cp "$1" "$venv/.installed/"
 }
