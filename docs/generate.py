@@ -42,7 +42,7 @@ class _EmptyHost:
     def standings(self) -> list[object]:
         return []
 
-    def flow_counts(self) -> FlowReport:
+    def flow_counts(self, client: str = "") -> FlowReport:
         return FlowReport(0, {}, 1)
 
     def attach_failures(self) -> dict[object, int]:

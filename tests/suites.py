@@ -11,7 +11,8 @@ space or of other software (marker ``one_kernel``) runs on the first kernel only
 on each.
 
 An emulated machine keeps one CPU busy, so as many suites run at once as there are CPUs. Every line
-is printed as it comes, with the suite's name and its seconds so far in front. The exit status is 1 if any suite failed.
+is printed as it comes, with the suite's name and its seconds so far in front. The exit status is 1
+if any suite failed.
 """
 
 from __future__ import annotations

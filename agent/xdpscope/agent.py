@@ -44,7 +44,7 @@ from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.pins import PinPath
 from xdpscope.tracing.reason import Reason, Scope
 from xdpscope.tracing.templates import FlowSizes
-from xdpscope.web.app import create_app
+from xdpscope.web.app import READER, create_app
 from xdpscope.web.policy import Policy, PolicyFile
 from xdpscope.web.server import WebServer
 
@@ -216,7 +216,7 @@ class Page:
 
     def _flow_report(self) -> FlowReport | None:
         observer = self._watch.observer
-        return observer.flow_counts() if observer is not None else None
+        return observer.flow_counts(READER.get()) if observer is not None else None
 
     def _standings(self) -> Sequence[Standing]:
         observer = self._watch.observer

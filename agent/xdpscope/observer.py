@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from xdpscope.accounting.books import Books
 from xdpscope.accounting.farewell import Farewell
-from xdpscope.accounting.flows import ANNOUNCEMENT, FlowCount, FlowLedger
+from xdpscope.accounting.flows import PATIENCE, FlowCount, FlowLedger
 from xdpscope.accounting.ledger import Ledger, Place, PlaceOf, Tally
 from xdpscope.accounting.owners import Owners
 from xdpscope.accounting.places import NO_PLACE, Places, Uppers
@@ -116,7 +116,7 @@ class Observer:
         inventory: Inventory,
         scope: Scope,
         flows: Flows | None = None,
-        announcement: float = ANNOUNCEMENT,
+        patience: float = PATIENCE,
     ) -> None:
         """Observe nothing yet.
 
@@ -125,7 +125,7 @@ class Observer:
             inventory: What finds them.
             scope: Which of them, and of their interfaces, are observed.
             flows: Limits of what is kept of flows.
-            announcement: Seconds for which a flow's new series stays at 0.
+            patience: Seconds for which a client is waited for to see a flow's new series at 0.
         """
         self._engine = engine
         self._inventory = inventory
@@ -145,7 +145,7 @@ class Observer:
         self._books = Books(self._ledger)
         self._owners = Owners()
         tables = engine.flow_tables()
-        self._flows = FlowLedger(tables, flows or Flows(), announcement) if tables else None
+        self._flows = FlowLedger(tables, flows or Flows(), patience) if tables else None
         self._flows_of = -1  # version of the books at whose flows were read last
 
     def close(self) -> None:
@@ -259,8 +259,12 @@ class Observer:
                 for place, tally in self._shown(target)
             ]
 
-    def flow_counts(self) -> FlowReport | None:
-        """The flows of this moment, as they are to be shown; None if none are kept."""
+    def flow_counts(self, client: str = "") -> FlowReport | None:
+        """Return the flows of this moment; None if none are kept.
+
+        Args:
+            client: Who is shown them: a scraper, by whatever tells it from others. Empty: nobody.
+        """
         with self._lock:
             if self._flows is None:
                 return None
@@ -274,6 +278,8 @@ class Observer:
                     shown[owner] = target.program
                     report.others.append(Count(target.program, place, flows.other(owner)))
                     report.unaccounted.append(Count(target.program, place, tally))
+            if client:
+                flows.shown(client, time.monotonic())
             report.exported.extend(
                 FlowShown.of(shown[count.owner], count)
                 for count in flows.exported

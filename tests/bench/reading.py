@@ -74,7 +74,7 @@ class Reading:
         self._owners = owners()
         packets = int(table.slots["packets"].sum())
         self._totals = total(packets, packets * 100)
-        self.ledger = FlowLedger([table.reader], Flows(max_entries=2**24), announcement=0)
+        self.ledger = FlowLedger([table.reader], Flows(max_entries=2**24), patience=0)
         self.read()
 
     def read(self) -> None:

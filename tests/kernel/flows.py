@@ -175,7 +175,7 @@ def observing(
     max_entries: int = 1 << 20,
     top: int = 500,
     idle_timeout: float = 3600.0,
-    announcement: float = 0.0,
+    patience: float = 0.0,
 ) -> Iterator[Observer]:
     """An observer, of which nothing is limited that the caller does not limit.
 
@@ -184,7 +184,7 @@ def observing(
     flows = Flows(max_entries=max_entries, top=top, idle_timeout=idle_timeout)
     with (
         Inventory() as inventory,
-        Observer(engine, inventory, Scope(), flows, announcement) as observer,
+        Observer(engine, inventory, Scope(), flows, patience) as observer,
     ):
         yield observer
 

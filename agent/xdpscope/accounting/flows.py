@@ -2,11 +2,11 @@
 """Which flows have a series of their own, and what all the others amount to.
 
 The kernel counts each packet twice: in its flow, and then in the totals of its program,
-place and verdict. A flow that gets a series stays at 0 there for a time (``ANNOUNCEMENT``),
-so that every scraper reads it at 0; then what comes is added to its series. ``other`` is
-what the totals have beside the series and the packets in no flow: so what came before a
-series counts is in there and stays there, a flow that leaves the kernel's table, or loses
-its series, is in there at once, and nothing is lost or counted twice.
+place and verdict. A flow that gets a series stays at 0 there until every client that reads
+the page has seen it; then what comes is added to its series. ``other`` is what the totals
+have beside the series and the packets in no flow: so what came before a series counts is in
+there and stays there, a flow that leaves the kernel's table, or loses its series, is in
+there at once, and nothing is lost or counted twice.
 
 The totals are read before the flows, so that ``other`` may come out too small by what
 arrived in between, never too large: it is published as the largest that ever came out,
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from xdpscope.accounting.ledger import Tally
 from xdpscope.accounting.owners import Owner, Owners
+from xdpscope.accounting.readers import Readers
 from xdpscope.accounting.reading import VERDICTS
 from xdpscope.accounting.slots import HALF_LIFE, Grouped, SlotTable
 from xdpscope.config import Flows
@@ -34,8 +35,8 @@ from xdpscope.config import Flows
 # the same rate would else lose and win it by turns, each time as a new series.
 _STICKINESS = 1.5
 
-ANNOUNCEMENT = 65.0
-"""Seconds for which a new series stays at 0: a scrape a minute, and some delay."""
+PATIENCE = 65.0
+"""Seconds for which a client that has read the page is waited for: a scrape a minute, and delay."""
 
 _NOTHING = np.zeros((len(VERDICTS), 2), np.int64)
 
@@ -67,24 +68,28 @@ class FlowCount:
     packets: int
     bytes: int
     rate: float = 0.0  # packets a second of late
-    counts_from: float = 0.0  # a monotonic clock's seconds, from which on its series grows
+    since: int = 0  # the reading that gave it a series
+    counts: bool = False  # whether its series grows yet
 
 
 class FlowLedger:
     """The flows of all programs."""
 
     def __init__(
-        self, tables: Iterable[SlotTable], limits: Flows, announcement: float = ANNOUNCEMENT
+        self, tables: Iterable[SlotTable], limits: Flows, patience: float = PATIENCE
     ) -> None:
         """Read nothing yet.
 
         Args:
             tables: The kernel's, one a family.
             limits: How many flows are held and exported.
-            announcement: Seconds for which a new series stays at 0.
+            patience: Seconds for which a client is waited for to see a new series at 0. With 0, a
+                series counts from the reading after the one that gives it.
         """
         self.limits = limits
-        self._announcement = announcement
+        self._patience = patience
+        self._readers = Readers(patience)
+        self._reading = 0
         self._complete = False  # whether ``other`` is of the last reading
         self.entries = 0
         self.evictions = Counter(idle=0, pressure=0)
@@ -113,6 +118,7 @@ class FlowLedger:
                 totals.
         """
         self._groups = []
+        self._reading += 1
         for table in self._tables:
             timeout = self.limits.idle_timeout
             grouped, pushed_out = table.read(owners.scopes, now, moved, timeout, still)
@@ -173,16 +179,24 @@ class FlowLedger:
                 if count is None:
                     fresh.append(at)
                     continue
-                if now >= count.counts_from:
+                count.counts = count.counts or self._seen(count.since, now)
+                if count.counts:
                     count.packets += packets
                     count.bytes += size
                 count.rate = _rate(score)
                 exported[version, name] = count
             for at, count in zip(fresh, _described(table, group, fresh, owners), strict=True):
                 count.packets = count.bytes = 0
-                count.counts_from = now + self._announcement
+                count.since = self._reading
                 exported[version, int(group.name[at])] = count
         self._exported = exported
+
+    def shown(self, client: str, now: float) -> None:
+        """Note that a client is shown the last reading; see :class:`Readers`."""
+        self._readers.shown(client, self._reading, now)
+
+    def _seen(self, reading: int, now: float) -> bool:
+        return not self._patience or self._readers.all_have_seen(reading, now)
 
     def _known(self) -> list[NDArray[np.bool_]]:
         """Of each group, which flows have a series."""

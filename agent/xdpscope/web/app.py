@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol
 
 from starlette.applications import Starlette
@@ -28,7 +29,12 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from starlette.requests import Request
 
-__all__ = ["Source", "create_app"]
+__all__ = ["READER", "Source", "create_app"]
+
+READER: ContextVar[str] = ContextVar("READER", default="")
+"""Who reads the metrics that are collected now: address and program, as far as that tells."""
+
+_AGENT_LENGTH = 200  # characters of a User-Agent that are kept
 
 _EVERYONE = Policy()
 # Flows in an answer to one who does not say how many.
@@ -90,6 +96,7 @@ class _Endpoints:
         names = request.query_params.getlist("name[]")
 
         def work() -> Response:
+            READER.set(_reader(request))
             body, content_type = expose(self._source.registry, accept, names)
             return Answer(request, body, content_type, vary="Accept")
 
@@ -120,6 +127,11 @@ class _Endpoints:
         if self._source.ready():
             return PlainTextResponse("ready\n")
         return PlainTextResponse("the first discovery has not finished\n", 503)
+
+
+def _reader(request: Request) -> str:
+    host = request.client.host if request.client is not None else ""
+    return f"{host} {request.headers.get('user-agent', '')[:_AGENT_LENGTH]}"
 
 
 def _verdict(request: Request) -> str | None:
