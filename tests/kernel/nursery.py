@@ -49,6 +49,13 @@ class Started:
         return status
 
 
+def forget_soon() -> None:
+    """What a ``before`` may be: what is gone leaves the page after two scans."""
+    from xdpscope import agent
+
+    agent._RETENTION = 0.0
+
+
 def _run(arguments: list[str], stderr: Connection, before: Callable[[], object]) -> None:
     os.dup2(stderr.fileno(), sys.stderr.fileno())
     stderr.close()

@@ -14,6 +14,7 @@ import pytest
 
 from tests.kernel.agent import QUICK, AgentProcess, traced
 from tests.kernel.lab import Lab, frame, kernel_objects, loaded_programs, settled_objects
+from tests.kernel.nursery import forget_soon
 from tests.waiting import wait_for
 from xdpscope.tracing.engine import Engine
 
@@ -53,8 +54,13 @@ def test_killed_under_traffic_it_leaves_nothing(lab: Lab) -> None:
     assert lab.attached_program(veth) is not None
 
 
-@pytest.mark.every_kernel
-@pytest.mark.parametrize("first", [pytest.param((), id="itself"), pytest.param(SHELL, id="shell")])
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param((), id="itself", marks=pytest.mark.every_kernel),
+        pytest.param(SHELL, id="shell", marks=pytest.mark.one_kernel),
+    ],
+)
 def test_killed_with_its_pid_namespace_it_keeps_nobody_waiting(
     lab: Lab, first: tuple[str, ...]
 ) -> None:
@@ -196,7 +202,7 @@ def test_rounds(lab: Lab, rounds: int) -> None:
     """Load, attach, send, detach, unload, while the agent runs."""
     veth = lab.veth("xst0")
     before = settled_objects()
-    with AgentProcess("discovery: {interval: 200ms}\n") as agent:
+    with AgentProcess("discovery: {interval: 200ms}\n", before=forget_soon) as agent:
         agent.ready()
         early: tuple[int, int] | None = None
         for number in range(rounds):
