@@ -13,8 +13,12 @@ REPOSITORY = Path(__file__).parents[2]
 
 DEPENDS_ON_THE_KERNEL = {
     "test_alteration.py",
+    "test_bond.py",
     "test_capabilities.py",
     "test_chains.py",
+    "test_counters.py",
+    "test_device_hook.py",
+    "test_entries.py",
     "test_fallback.py",
     "test_flow_flood.py",
     "test_flow_properties.py",
@@ -23,13 +27,16 @@ DEPENDS_ON_THE_KERNEL = {
     "test_maps.py",
     "test_namespaces.py",
     "test_namespaces_change.py",
+    "test_overflow.py",
     "test_pin_path.py",
     "test_pins.py",
     "test_torture.py",
+    "test_unattached.py",
     "test_verdicts.py",
 }
 OTHER_SOFTWARE = {
     "test_bcc.py",
+    "test_bond_sums.py",
     "test_dashboards.py",
     "test_image.py",
     "test_page.py",
