@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from pyroute2.netlink.exceptions import NetlinkError
 
-from tests.kernel.agent import wait_for
 from tests.kernel.conftest import expect, reasons
 from tests.kernel.lab import Lab, Veth, frame
 from tests.kernel.namespaces import inside, namespace, path_of
 from tests.kernel.test_lifecycle import link_targets  # noqa: F401 - a fixture
+from tests.waiting import wait_for
 from xdpscope.__main__ import main
 from xdpscope.config import Selection
 from xdpscope.discovery.inventory import Inventory

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.kernel.agent import QUICK, AgentProcess, traced, wait_for
+from tests.kernel.agent import QUICK, AgentProcess, traced
 from tests.kernel.lab import Lab, Veth, frame
 from tests.kernel.namespaces import counted, expect, in_service, inside, path_of
 from tests.kernel.test_flows import udp4
+from tests.waiting import wait_for
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.kernel import netns
 from xdpscope.libbpf.stats import run_time_stats

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.kernel.agent import QUICK, AgentProcess, traced, wait_for
+from tests.kernel.agent import QUICK, AgentProcess, traced
 from tests.kernel.conftest import expect
 from tests.kernel.lab import Lab, Veth, frame
+from tests.waiting import wait_for
 from xdpscope.observer import Observer
 
 pytestmark = pytest.mark.every_kernel

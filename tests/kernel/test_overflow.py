@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.kernel.agent import wait_for
 from tests.kernel.conftest import Counts, expect
 from tests.kernel.flows import on_one_cpu
 from tests.kernel.lab import Lab, Veth, frame
+from tests.waiting import wait_for
 from xdpscope.libbpf import Program
 from xdpscope.observer import Observer
 from xdpscope.tracing.engine import Engine
