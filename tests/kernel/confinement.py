@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Give a process the rights of root in a container: chosen capabilities, little memory to lock.
-
-What setpriv(1) and prlimit(1) do before a command, for a process that is forked and runs none.
-"""
+"""Limit a process that was forked: what setpriv, prlimit and unshare do before a command."""
 
 import ctypes
 import os
@@ -24,6 +21,9 @@ LOCKED_MEMORY = 64 * 1024
 # include/uapi/linux/prctl.h
 _PR_CAPBSET_DROP = 24
 _PR_SET_NO_NEW_PRIVS = 38
+# include/uapi/linux/sched.h and mount.h
+_CLONE_NEWNS = 0x20000
+_MS_REC, _MS_PRIVATE = 1 << 14, 1 << 18
 # include/uapi/linux/capability.h
 _VERSION_3 = 0x20080522
 
@@ -31,7 +31,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def confine(capabilities: Collection[str]) -> None:
-    """Leave this process nothing but ``capabilities``, names without CAP_.
+    """Leave this process the rights of root in a container, with 64 KiB of memory to lock.
+
+    Args:
+        capabilities: Those that it keeps, without CAP_.
 
     Raises:
         OSError: the kernel refused.
@@ -48,6 +51,22 @@ def confine(capabilities: Collection[str]) -> None:
     header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
     _check(_libc.capset(header, (ctypes.c_uint32 * 6)(*sets)))
     _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
+
+
+def limit_descriptors(soft: int, hard: int) -> None:
+    """Let this process open so many files."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def hide_btf() -> None:
+    """Hide the kernel's BTF from this process.
+
+    Raises:
+        OSError: the kernel refused.
+    """
+    _check(_libc.unshare(_CLONE_NEWNS))
+    _check(_libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None))
+    _check(_libc.mount(b"none", b"/sys/kernel/btf", b"tmpfs", 0, None))
 
 
 def _check(status: int) -> None:

@@ -10,12 +10,17 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from typing import TextIO
+from typing import NamedTuple, TextIO
+
+_COMMANDS = ("run", "doctor", "list")
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["xdpscope.__main__", "xdpscope.agent", "xdpscope.cli.run"])
+_context.set_forkserver_preload(
+    ["xdpscope.__main__", "xdpscope.agent", *(f"xdpscope.cli.{each}" for each in _COMMANDS)]
+)
 
 
 class Started:
@@ -49,11 +54,45 @@ class Started:
         return status
 
 
+class Finished(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def finished(*arguments: str, before: Callable[[], object] = bool) -> Finished:
+    """Run ``xdpscope`` with some arguments to its end; it calls ``before`` first."""
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        names = [f"/proc/{os.getpid()}/fd/{file.fileno()}" for file in (stdout, stderr)]
+        process = _context.Process(target=_run_into, args=(list(arguments), names, before))
+        process.start()
+        process.join()
+        assert process.exitcode is not None
+        for file in (stdout, stderr):
+            file.seek(0)
+        return Finished(process.exitcode, stdout.read(), stderr.read())
+
+
 def forget_soon() -> None:
     """What a ``before`` may be: what is gone leaves the page after two scans."""
     from xdpscope import agent
 
     agent._RETENTION = 0.0
+
+
+def _run_into(arguments: list[str], files: list[str], before: Callable[[], object]) -> None:
+    for number, name in enumerate(files, start=1):
+        file = os.open(name, os.O_WRONLY)
+        os.dup2(file, number)
+        os.close(file)
+    before()
+    from xdpscope.__main__ import main
+
+    status = main(arguments)
+    sys.stdout.flush()
+    sys.exit(status)
 
 
 def _run(arguments: list[str], stderr: Connection, before: Callable[[], object]) -> None:

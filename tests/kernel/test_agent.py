@@ -6,15 +6,16 @@ import random
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from tests.kernel.agent import QUICK, AgentProcess, traced
+from tests.kernel.confinement import confine, hide_btf, limit_descriptors
 from tests.kernel.lab import Lab, frame, kernel_objects, loaded_programs, settled_objects
-from tests.kernel.nursery import forget_soon
+from tests.kernel.nursery import finished, forget_soon
 from tests.waiting import wait_for
 from xdpscope.tracing.engine import Engine
 
@@ -132,9 +133,11 @@ def test_reload(lab: Lab) -> None:
         assert agent.stop() == 0
 
 
-def failure(config: str = "", prefix: tuple[str, ...] = (), port: int = 0) -> tuple[int, str]:
+def failure(
+    config: str = "", port: int = 0, before: Callable[[], object] = bool
+) -> tuple[int, str]:
     """The exit status and what was said of an agent that cannot start."""
-    with AgentProcess(config, prefix, port) as agent:
+    with AgentProcess(config, port=port, before=before) as agent:
         status = agent.wait()
         said = [line for line in agent.stderr if not line.startswith("{")]
         return status, "\n".join(said)
@@ -164,14 +167,14 @@ def test_a_wrong_configuration() -> None:
 def test_many_targets_need_many_descriptors(lab: Lab) -> None:
     """The limit that it is started with, 1,024 as a rule, is not one of programs."""
     lab.attach(lab.load("decide_pass"), lab.veth("xst0"))
-    with AgentProcess(prefix=["prlimit", "--nofile=24:4096"]) as agent:
+    with AgentProcess(before=partial(limit_descriptors, 24, 4096)) as agent:
         agent.ready()
         assert "tracing" in agent.events()
 
 
 @pytest.mark.one_kernel
 def test_no_privileges() -> None:
-    status, said = failure(prefix=("setpriv", "--bounding-set=-all", "--inh-caps=-all"))
+    status, said = failure(before=partial(confine, ()))
     assert status == 1
     assert "CAP_SYS_ADMIN" in said
     assert len(said.splitlines()) <= 2, said
@@ -179,8 +182,7 @@ def test_no_privileges() -> None:
 
 @pytest.mark.one_kernel
 def test_a_kernel_without_btf(lab: Lab) -> None:
-    hide = 'mount -t tmpfs none /sys/kernel/btf && exec "$@"'
-    status, said = failure(prefix=("unshare", "--mount", "sh", "-c", hide, "sh"))
+    status, said = failure(before=hide_btf)
     assert status == 1
     assert "no BTF" in said
     assert "CONFIG_DEBUG_INFO_BTF" in said
@@ -189,7 +191,7 @@ def test_a_kernel_without_btf(lab: Lab) -> None:
 
 @pytest.mark.every_kernel
 def test_doctor_is_content() -> None:
-    output = subprocess.check_output([sys.executable, "-m", "xdpscope", "doctor", "--json"])
+    output = finished("doctor", "--json").stdout
     findings = {finding["check"]: finding["status"] for finding in json.loads(output)}
     assert findings["fentry/fexit on BPF programs"] == "ok"
     assert "fail" not in findings.values()

@@ -5,7 +5,6 @@ import json
 import platform
 import signal
 import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
@@ -18,6 +17,7 @@ from tests.kernel.agent import AgentEnded, AgentProcess, traced
 from tests.kernel.confinement import confine
 from tests.kernel.lab import Lab, Veth
 from tests.kernel.namespaces import UNSHARE, Namespace, Tether, inside, namespace, path_of
+from tests.kernel.nursery import finished
 from tests.kernel.pinned import BPFFS, UNALTERED, pinned_links, settled, udp, wipe
 from tests.kernel.programs import REPOSITORY
 from tests.waiting import wait_for
@@ -53,13 +53,6 @@ def granted() -> list[str]:
         old = yaml.safe_load((KUBERNETES / "components/linux-5.10/kustomization.yaml").read_text())
         names += [each["value"] for each in yaml.safe_load(old["patches"][0]["patch"])]
     return names
-
-
-def confined(capabilities: Sequence[str]) -> tuple[str, ...]:
-    """Before a command: root as in a container, with 64 KiB of memory to lock."""
-    kept = "".join(f",+{name.lower()}" for name in capabilities)
-    privileges = (f"--bounding-set=-all{kept}", "--inh-caps=-all", "--no-new-privs")
-    return ("prlimit", "--memlock=65536:65536", "setpriv", *privileges)
 
 
 class Scene:
@@ -174,8 +167,7 @@ def test_each_of_them_is_needed(scene: Scene, capability: str) -> None:
 
 def test_doctor_misses_what_is_missing() -> None:
     def finding(names: Sequence[str]) -> dict[str, str]:
-        command = [*confined(names), sys.executable, "-m", "xdpscope", "doctor", "--json"]
-        findings = json.loads(subprocess.run(command, capture_output=True, text=True).stdout)
+        findings = json.loads(finished("doctor", "--json", before=partial(confine, names)).stdout)
         (found,) = [each for each in findings if each["check"] == "capabilities"]
         return dict(found)
 

@@ -2,8 +2,6 @@
 """The hook that tells of new devices falls silent, and what is counted stays exact."""
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +11,7 @@ import pytest
 from tests.kernel.agent import QUICK, AgentProcess, traced
 from tests.kernel.lab import Lab, Veth, frame
 from tests.kernel.namespaces import counted, expect, in_service, inside, path_of
+from tests.kernel.nursery import finished
 from tests.kernel.test_flows import udp4
 from tests.waiting import wait_for
 from xdpscope.discovery.inventory import Inventory
@@ -178,8 +177,7 @@ def test_a_hook_that_never_runs(
 
 def doctor() -> dict[str, str]:
     """What it says of tracing."""
-    command = [sys.executable, "-m", "xdpscope", "doctor", "--json"]
-    findings = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout)
+    findings = json.loads(finished("doctor", "--json").stdout)
     found: dict[str, str] = next(f for f in findings if f["check"].startswith("fentry/fexit"))
     return found
 

@@ -2,8 +2,6 @@
 """What the running agent serves."""
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
@@ -11,6 +9,7 @@ import pytest
 
 from tests.kernel.agent import QUICK, AgentProcess, traced
 from tests.kernel.lab import Lab, frame
+from tests.kernel.nursery import finished
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.one_kernel
@@ -71,7 +70,7 @@ def test_the_api_lists_what_list_prints(lab: Lab, agent: AgentProcess) -> None:
     wait_for(lambda: traced(agent, "decide_pass"))
     veth.send(frame(60), times=7)
     served = json.loads(agent.get("/api/v1/programs"))
-    printed = subprocess.check_output([sys.executable, "-m", "xdpscope", "list", "--json"])
+    printed = finished("list", "--json").stdout
     ours = [program for program in served if program["program"] == "decide_pass"]
     (counts,) = ours[0].pop("counts")
     assert (counts["netns"], counts["interface"]) == ("host", "xst0")

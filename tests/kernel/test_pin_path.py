@@ -3,8 +3,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -14,6 +12,7 @@ import pytest
 
 from tests.kernel.agent import QUICK, AgentProcess, traced
 from tests.kernel.lab import Drizzle, Lab, kernel_objects, settled_objects
+from tests.kernel.nursery import Finished, finished
 from tests.kernel.pinned import (
     BPFFS,
     OWN_LINKS,
@@ -43,11 +42,10 @@ def pin_path() -> Iterator[None]:
     assert tree(BPFFS) == others
 
 
-def doctor(configuration: str, *options: str) -> subprocess.CompletedProcess[str]:
+def doctor(configuration: str, *options: str) -> Finished:
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
         Path(file.name).write_text(configuration)
-        command = [sys.executable, "-m", "xdpscope", "doctor", "--config", file.name, *options]
-        return subprocess.run(command, capture_output=True, text=True)
+        return finished("doctor", "--config", file.name, *options)
 
 
 def total(agent: AgentProcess) -> float | None:
@@ -133,7 +131,7 @@ def test_a_directory_is_one_agents_until_it_is_cleaned(lab: Lab) -> None:
             said = [line for line in second.stderr if not line.startswith("{")]
         assert f"{PATH} is in use" in said[0] and "directory of its own" in said[1]
         refused = doctor(PINNING, "--clean")
-        assert refused.returncode == 1
+        assert refused.status == 1
         assert f"{PATH} is in use" in refused.stderr
         assert len(refused.stderr.splitlines()) == 2
         findings = json.loads(doctor(PINNING, "--json").stdout)
@@ -146,14 +144,14 @@ def test_a_directory_is_one_agents_until_it_is_cleaned(lab: Lab) -> None:
     assert kernel_objects() != before
     (state,) = PATH.iterdir()
     done = doctor(PINNING, "--clean")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.status, done.stderr) == (0, "")
     assert done.stdout == f"removed {state}, with the counts of 1 program\n"
     wait_for(lambda: kernel_objects() == before)
     assert not PATH.exists()
     again = doctor(PINNING, "--clean")
-    assert (again.returncode, again.stdout) == (0, "")
+    assert (again.status, again.stdout) == (0, "")
     unset = doctor(QUICK, "--clean")
-    assert unset.returncode == 2 and "state.pin_path" in unset.stderr
+    assert unset.status == 2 and "state.pin_path" in unset.stderr
 
 
 @pytest.mark.parametrize(
