@@ -26,8 +26,6 @@ from tests.kernel.pinned import (
 from tests.kernel.programs import newer_build, other_build
 from tests.waiting import wait_for
 
-pytestmark = pytest.mark.every_kernel
-
 PATH = BPFFS / "xst"
 PINNING = QUICK + f"state: {{pin_path: {PATH}}}\n"
 
@@ -69,6 +67,7 @@ def build(path: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(path)}
 
 
+@pytest.mark.one_kernel
 @pytest.mark.timeout(600)
 def test_agents_come_and_go_and_the_account_goes_on(lab: Lab) -> None:
     """Killed, restarted, upgraded, with traffic all the time; then by one that cannot go on."""
@@ -117,6 +116,7 @@ def test_agents_come_and_go_and_the_account_goes_on(lab: Lab) -> None:
         assert agent.stop() == 0
 
 
+@pytest.mark.every_kernel
 def test_a_directory_is_one_agents_until_it_is_cleaned(lab: Lab) -> None:
     veth, program = lab.veth("xst0"), lab.load(UNALTERED, "flows")
     program_id = program.info().id
@@ -154,6 +154,7 @@ def test_a_directory_is_one_agents_until_it_is_cleaned(lab: Lab) -> None:
     assert unset.status == 2 and "state.pin_path" in unset.stderr
 
 
+@pytest.mark.every_kernel
 @pytest.mark.parametrize(
     ("path", "status", "words"),
     [
@@ -174,6 +175,7 @@ def test_a_path_that_cannot_be_used(path: str, status: int, words: tuple[str, ..
     assert tree(BPFFS) == pinned
 
 
+@pytest.mark.every_kernel
 def test_without_a_path_nothing_is_pinned(lab: Lab) -> None:
     lab.attach(lab.load(UNALTERED, "flows"), lab.veth("xst0"))
     before, pinned = settled_objects(), tree(BPFFS)
