@@ -363,7 +363,7 @@ def test_a_name_that_comes_back_goes_on_from_its_total(lab: Lab, observer: Obser
         total += round_
         expect(observer, {("decide_drop", "xst0", "drop"): (total, total * 60)})
         lab.delete(veth)
-        observer.look(0)
+        observer.look(1000)
         expect(observer, {("decide_drop", "xst0", "drop"): (total, total * 60)})
         observer.look(0)
         expect(observer, {})
