@@ -124,9 +124,9 @@ def test_killed_at_any_moment_it_loses_no_packet(
     ("sizes", "program", "least"),
     [
         pytest.param(None, UNALTERED, 4, id="verdicts"),
-        pytest.param(FLOWS, UNALTERED, 8, id="unaltered"),
+        pytest.param(FLOWS, UNALTERED, 8, id="unaltered", marks=pytest.mark.nightly),
         pytest.param(FLOWS, ALTERED, 10, id="altered"),
-        pytest.param(SAMPLED, UNALTERED, 8, id="sampled"),
+        pytest.param(SAMPLED, UNALTERED, 8, id="sampled", marks=pytest.mark.nightly),
     ],
 )
 def test_ended_at_each_step_of_attaching(
