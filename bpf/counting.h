@@ -243,7 +243,7 @@ int BPF_PROG(device_appears, void *chain, unsigned long event)
 {
 	if (event != bpf_core_enum_value(enum netdev_cmd, NETDEV_REGISTER))
 		return 0;
-	/* In this order: in between, no record that is bound anew seems to be current. */
+	/* In this order: in between, no record that is bound again seems to be current. */
 	__sync_fetch_and_add(&epoch.now, 1);
 	__sync_fetch_and_add(&epoch.kept, 1);
 	return 0;

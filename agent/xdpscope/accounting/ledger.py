@@ -105,7 +105,7 @@ class Ledger:
             self._booked[program][store].pop(identity, None)
 
     def skip(self, program: int, store: str, reading: Reading) -> None:
-        """Begin anew at this reading: nothing that came before it is booked."""
+        """Start again at this reading: do not book what came before it."""
         self._booked.setdefault(program, {})[store] = dict(reading)
 
     def grown(self) -> set[Place]:
