@@ -39,7 +39,7 @@ def test_the_page_counts_exactly(lab: Lab, agent: AgentProcess) -> None:
         assert page["xdp_bytes_total", *key, verdict] == packets * {"pass": 90}.get(verdict, 60)
     name = key[2:]
     assert page["xdp_program_info", "xdp", *name, "root", info.tag] == 1
-    assert page["xdp_program_attachment_info", "xst0", "generic", "host", *name] == 1
+    assert page["xdp_program_attachment_info", "xst0", "generic", "host", *name, ""] == 1
     assert page["xdp_program_traced", *name, ""] == 1
     assert page["xdpscope_tracer_missed_total", *name] == 0
     assert all(
