@@ -217,7 +217,7 @@ current() { cmp -s "$1" "$venv/.installed/${1##*/}"; }
 
 # Notes it.
 installed() {
-	[ ! -f "$venv/.installed" ] || rm "$venv/.installed" # of before there were several
+	[ ! -f "$venv/.installed" ] || rm "$venv/.installed" # a file in earlier versions
 	mkdir -p "$venv/.installed"
 	cp "$1" "$venv/.installed/"
 }

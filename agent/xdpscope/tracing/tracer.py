@@ -223,7 +223,7 @@ class Tracer:
         """Lets the target go. A packet still inside it may be counted a moment later."""
         if self._last is None:
             missed = [self._drop(name) for name in list(self._attached)]
-            self._missed += missed[0]  # the first is an exit, whichever they are
+            self._missed += missed[0]  # the first one is an exit in every variant
             self._last = self._expense()
 
     def close(self) -> None:
