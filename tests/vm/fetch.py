@@ -224,7 +224,7 @@ def _kernel_packages(apt: Apt, wanted: Kernel) -> tuple[list[str], str]:
     Kernels have been one package, or image and modules, or four: so dependencies are followed from
     the meta package, through what carries a kernel release in its name and only that.
     """
-    metas = (DEBIAN_META,) if wanted.suite else (DEBIAN_META, UBUNTU_META)
+    metas = (wanted.meta,) if wanted.suite else (DEBIAN_META, UBUNTU_META)
     meta = next((fields for fields in map(apt.show, metas) if fields), None)
     if meta is None:
         raise VmError(

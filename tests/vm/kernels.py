@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 DEBIAN_META = "linux-image-amd64"
 """Depends on the suite's current kernel; the ``cloud`` flavour is not taken, for it has no 9p."""
 
+DEBIAN_RT_META = "linux-image-rt-amd64"
+"""The same with PREEMPT_RT."""
+
 UBUNTU_META = "linux-image-generic"
 
 
@@ -31,6 +34,8 @@ class Kernel:
     name: str
     suite: str | None
     """The Debian suite that carries it; None for the machine's own distribution."""
+    meta: str = DEBIAN_META
+    """The Debian package that depends on it."""
 
 
 KERNELS = {
@@ -40,6 +45,7 @@ KERNELS = {
         Kernel("6.1", "bookworm"),
         Kernel("6.12", "trixie"),
         Kernel("newest", "trixie-backports"),
+        Kernel("rt", "trixie-backports", DEBIAN_RT_META),
         Kernel("default", None),
     )
 }
