@@ -84,6 +84,13 @@ leaving:
 	return device;
 }
 
+/* Keeps the compiler from moving what is in memory across it. */
+#define barrier() asm volatile("" ::: "memory")
+
+/* Reads and writes that the compiler leaves where they are. */
+#define read_once(place)	 (*(const volatile __typeof__(place) *)&(place))
+#define write_once(place, value) (*(volatile __typeof__(place) *)&(place) = (value))
+
 static __always_inline struct target_counts *target_counts(void)
 {
 	return bpf_map_lookup_elem(&counts, &only);
@@ -163,7 +170,31 @@ static __always_inline bool recognised(struct device_counts *known, struct net_d
 {
 	if (by_epoch)
 		return known->device == (__u64)device && known->epoch == epoch.now;
-	return known->identity == identity_of(device);
+	return known->identity == identity_of(device) && known->device;
+}
+
+/*
+ * Advances `*target` so that the device's record, if it can be told at a glance and is one of the
+ * target's own, is the first of `devices`. False if there is none.
+ */
+static __always_inline bool find_own(struct target_counts **target, struct net_device *device,
+				     bool by_epoch)
+{
+	__u64 wanted = by_epoch ? (__u64)device : identity_of(device);
+	struct target_counts *shifted = *target;
+
+	for (int i = 0; i < DEVICES_INLINE; i++) {
+		struct device_counts *known = &shifted->devices[0];
+
+		if (__builtin_expect((by_epoch ? known->device : known->identity) == wanted, !i))
+			break;
+		if (i == DEVICES_INLINE - 1)
+			return false;
+		shifted = (void *)shifted + sizeof(struct device_counts);
+		asm volatile("" : "+r"(shifted)); /* else each sum begins with `target` */
+	}
+	*target = shifted;
+	return !by_epoch || shifted->devices[0].epoch == epoch.now;
 }
 
 /* Binds a record, of this CPU alone, to a device. */
@@ -217,13 +248,26 @@ static __always_inline void find_place(struct target_counts *target, __u64 ident
 	}
 }
 
-/* The record of any device; NULL if there is no place left for one. */
-static __always_inline struct device_counts *record_of(struct net_device *device,
-						       struct target_counts *target)
+/*
+ * The record of any device; NULL if there is no place left for one. With `unrecognised` the device
+ * is not to be recognised at a glance the next time.
+ */
+static __always_inline struct device_counts *
+record_of(struct net_device *device, struct target_counts *target, bool unrecognised)
 {
-	__u64 identity = identity_of(device), index;
+	/* Before the identity: a device that moves in between is then identified once more. */
+	__u64 current = read_once(epoch.kept);
 	struct device_counts *known;
+	__u64 identity, index;
 
+	barrier();
+	identity = identity_of(device);
+	/* First where it is likely: `find_own` has looked at the others. */
+	if (target->devices[DEVICES_INLINE - 1].identity) {
+		known = spilled_record(identity);
+		if (known && known->identity)
+			return known;
+	}
 	find_place(target, identity);
 	/* From memory, so that the verifier follows one path from here, and not one for each. */
 	index = *(volatile __u64 *)&target->index;
@@ -232,8 +276,8 @@ static __always_inline struct device_counts *record_of(struct net_device *device
 	known = &target->devices[index];
 	if (known->identity == 0)
 		bind_record(known, device, identity, index);
-	known->device = (__u64)device;
-	known->epoch = epoch.kept;
+	known->device = unrecognised ? 0 : (__u64)device;
+	known->epoch = current;
 	return known;
 }
 

@@ -9,6 +9,7 @@
 #define __XDPSCOPE_FLOW_TABLE_H
 
 #include "counting.h"
+#include "flow_hash.h"
 
 /* The agent sets the number of sets, a power of two. */
 struct {
@@ -28,38 +29,18 @@ struct {
 /* Whether there ever was a flow of the family: an empty table need not be read. */
 SEC(".data.taken") __u32 taken[2];
 
-static __always_inline __u64 hash4(__u64 first, __u64 second)
-{
-	return first * constant64(HASH_FIRST) + second * constant64(HASH_SECOND);
-}
-
-/*
- * Each word has a factor of its own, so that nobody can weigh one against another. What flows
- * differ in most, the lower half of the source and the ports, has one that is known to spread;
- * products of such may not be, so what has one of them is stirred.
- */
-static __always_inline __u64 hash6(const __u64 *words, __u64 last)
-{
-	__u64 first = constant64(HASH_FIRST), second = constant64(HASH_SECOND);
-	__u64 rest = ((words[0] * second + words[2]) * second + words[3]) * first;
-
-	rest ^= rest >> 32;
-	return (rest + words[1]) * second + last * first;
-}
-
-/* The upper bits are the good ones of such a hash. */
+/* The first set of a flow: the upper bits of its hash. */
 static __always_inline __u32 set_of(__u64 hash)
 {
 	asm volatile("%0 >>= %1" : "+r"(hash) : "i"(SET_SHIFT));
 	return hash;
 }
 
+/* The second one: other bits. */
 static __always_inline __u32 other_set_of(__u64 hash)
 {
-	return set_of(hash << 20);
+	return set_of(hash << OTHER_SET);
 }
-
-#define barrier() asm volatile("" ::: "memory")
 
 static __always_inline bool same_key(const __u64 *one, const __u64 *other, int words)
 {
@@ -159,73 +140,81 @@ static __always_inline bool count_if4(struct flow4 *flow, __u64 first, __u64 sec
 }
 
 /* The words of the key are read each time they are needed: there are more than registers. */
-static __always_inline bool count_if6(struct flow6 *flow, const volatile __u64 *words, __u64 last,
-				      __u64 length)
+static __always_inline bool is_flow6(const struct flow6 *flow, const volatile __u64 *words,
+				     __u64 last)
 {
 	/* First what flows differ in most: the lower half of the source, ports. */
-	if (flow->key[1] != words[1] || flow->key[4] != last || flow->key[0] != words[0] ||
-	    flow->key[3] != words[3] || flow->key[2] != words[2] ||
-	    flow->target != constant(TARGET))
-		return false;
-	flow->packets++;
-	flow->bytes += length;
-	return true;
+	return flow->key[1] == words[1] && flow->key[4] == last && flow->key[0] == words[0] &&
+	       flow->key[3] == words[3] && flow->key[2] == words[2] &&
+	       flow->target == constant(TARGET);
 }
 
 /*
- * Counts one packet of a flow. Of the key, `second` or `last` is the word that the exit has
- * added to.
+ * Count one packet of a flow. `second` or `last` is the word of the key that the exit has added
+ * to.
  */
-static __always_inline void count_flow4(const union flow_key *key, __u64 second, __u64 length)
+static __always_inline void count_flow4(__u64 first, __u64 second, __u64 length)
 {
-	/* Read twice rather than kept across the call. */
-	const volatile __u64 *first = &key->words[0];
-	__u32 at = set_of(hash4(*first, second));
+	__u64 hash = hash4(first, second, constant64(HASH_FIRST), constant64(HASH_SECOND));
+	volatile __u64 kept = hash; /* on the stack: registers are for what every packet needs */
+	__u32 at = set_of(hash);
 	struct flow_set4 *set;
 	struct flow4 wanted;
-	__u64 again;
 
 	set = bpf_map_lookup_elem(&flows4, &at);
 	if (!set)
 		return;
-	again = *first;
 	/* By itself, as code of its own: it is here that flows are found. */
-	if (__builtin_expect(count_if4(&set->flows[0], again, second, length), true)) {
+	if (__builtin_expect(count_if4(&set->flows[0], first, second, length), true)) {
 		asm volatile("");
 		return;
 	}
 	for (int i = 1; i < FLOW_WAYS; i++) {
-		if (count_if4(&set->flows[i], again, second, length))
+		if (count_if4(&set->flows[i], first, second, length))
 			return;
 	}
-	wanted = (struct flow4){ .key = { again, second }, .packets = 1, .bytes = length };
+	wanted = (struct flow4){ .key = { first, second }, .packets = 1, .bytes = length };
 	wanted.target = constant(TARGET);
-	settle4(set, &wanted, other_set_of(hash4(again, second)));
+	settle4(set, &wanted, other_set_of(kept));
 }
 
-static __always_inline void count_flow6(const union flow_key *key, __u64 last, __u64 length)
+/*
+ * `changed`, where there is one, is not 0 if the key was changed while it was read: then the packet
+ * is not counted, and the result is true.
+ */
+static __always_inline bool count_flow6(const union flow_key *key, __u64 last, __u64 length,
+					const volatile __u64 *changed)
 {
-	const __u64 *words = key->words;
-	__u32 at = set_of(hash6(words, last));
-	struct flow_set6 *set;
+	const volatile __u64 *words = key->words;
+	__u64 hash = hash6(words, last, constant64(HASH_FIRST), constant64(HASH_SECOND));
+	volatile __u64 kept = hash;
+	__u32 at = set_of(hash);
+	struct flow_set6 *set, *shifted;
 	struct flow6 wanted;
 
-	set = bpf_map_lookup_elem(&flows6, &at);
+	set = shifted = bpf_map_lookup_elem(&flows6, &at);
 	if (!set)
-		return;
-	if (__builtin_expect(count_if6(&set->flows[0], words, last, length), true)) {
-		asm volatile("");
-		return;
-	}
-	for (int i = 1; i < FLOW_WAYS; i++) {
-		if (count_if6(&set->flows[i], words, last, length))
-			return;
+		return false;
+	for (int i = 0; i < FLOW_WAYS; i++) {
+		if (__builtin_expect(is_flow6(&shifted->flows[0], words, last), !i)) {
+			if (changed && *changed)
+				return true;
+			shifted->flows[0].packets++;
+			shifted->flows[0].bytes += length;
+			return false;
+		}
+		shifted = (void *)shifted + sizeof(struct flow6);
+		asm volatile("" : "+r"(shifted)); /* else each sum begins with `set` */
 	}
 	wanted = (struct flow6){ .packets = 1, .bytes = length };
-	__builtin_memcpy(wanted.key, words, sizeof(wanted.key));
+	for (int i = 0; i < 4; i++)
+		wanted.key[i] = words[i];
 	wanted.key[4] = last;
 	wanted.target = constant(TARGET);
-	settle6(set, &wanted, other_set_of(hash6(words, last)));
+	if (changed && *changed)
+		return true;
+	settle6(set, &wanted, other_set_of(kept));
+	return false;
 }
 
 #endif

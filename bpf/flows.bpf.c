@@ -20,35 +20,74 @@
 #include "flow_table.h"
 
 /* A packet that does not take the short way. */
-static __noinline int enter_other(struct xdp_buff *xdp, struct entry *entry)
+static __noinline int enter_other(struct xdp_buff *xdp, struct target_counts *target)
 {
-	enum entry_kind kind = parse(xdp, &entry->key);
+	bool layer3 = is_layer3(device_of(xdp, target));
+	struct entry *entry = &target->entry;
 
-	entry->ipv4 = entry->ipv6 = 0;
-	entry->other = (__u64)xdp;
-	entry->kind = kind;
+	if (layer3)
+		entry->layer3 = true;
+	entry->short4 = entry->layer3 ? 0 : bpf_htons(ETH_P_IP);
+	entry->short6 = entry->layer3 ? 0 : bpf_htons(ETH_P_IPV6);
+	write_once(entry->owner, 0);
+	barrier();
+	entry->kind = parse(xdp, &entry->key, layer3);
+	barrier();
+	write_once(entry->owner, (__u64)xdp + OWNER_OTHER);
+	return 0;
+}
+
+static __always_inline int enter_packet(struct xdp_buff *xdp, struct target_counts *target,
+					enum reader reader)
+{
+	enum entry_kind kind;
+
+	/* No packet's: any value will do, and this one is in a register. */
+	write_once(target->entry.owner, (__u64)target);
+	kind = key_of(xdp, &target->entry.key, reader, &target->entry);
+	if (__builtin_expect(kind == ENTRY_IPV4, true)) {
+		barrier();
+		write_once(target->entry.owner, (__u64)xdp + OWNER_IPV4);
+		return 0;
+	}
+	if (kind != ENTRY_IPV6)
+		return enter_other(xdp, target);
+	barrier();
+	write_once(target->entry.owner, (__u64)xdp + OWNER_IPV6);
 	return 0;
 }
 
 static __always_inline int enter(__u64 *ctx, enum reader reader)
 {
 	struct target_counts *target = target_counts();
-	enum entry_kind kind;
-	struct xdp_buff *xdp;
 
 	if (!target)
 		return 0;
-	xdp = packet_of(ctx);
-	kind = key_of(xdp, &target->entry.key, reader);
-	if (__builtin_expect(kind == ENTRY_IPV4, true)) {
-		target->entry.ipv4 = (__u64)xdp;
-		return 0;
+	return enter_packet(packet_of(ctx), target, reader);
+}
+
+/* At the exit, where there is no entry: by itself, so that usual packets do without it. */
+#define DEFINE_ENTER_AGAIN(name, reader)                                       \
+	static __noinline int enter_again_##name(struct xdp_buff *xdp,         \
+						 struct target_counts *target) \
+	{                                                                      \
+		if (is_layer3(device_of(xdp, target)))                         \
+			return enter_other(xdp, target);                       \
+		return enter_packet(xdp, target, reader);                      \
 	}
-	if (kind != ENTRY_IPV6)
-		return enter_other(xdp, &target->entry);
-	target->entry.ipv4 = 0;
-	target->entry.ipv6 = (__u64)xdp;
-	return 0;
+
+DEFINE_ENTER_AGAIN(plain, READ_PLAIN)
+DEFINE_ENTER_AGAIN(cast, READ_CAST)
+DEFINE_ENTER_AGAIN(copy, READ_COPY)
+
+static __always_inline int enter_again(struct xdp_buff *xdp, struct target_counts *target,
+				       enum reader reader)
+{
+	if (reader == READ_PLAIN)
+		return enter_again_plain(xdp, target);
+	if (reader == READ_CAST)
+		return enter_again_cast(xdp, target);
+	return enter_again_copy(xdp, target);
 }
 
 SEC("fentry")
@@ -70,14 +109,15 @@ int enter_copy(__u64 *ctx)
 }
 
 /* One of each SAMPLE_RATE packets, but not always the same one: traffic has rhythms. */
-static __noinline int enter_taken(__u64 *ctx, struct entry *entry)
+static __noinline int enter_taken(__u64 *ctx, struct target_counts *target)
 {
+	struct entry *entry = &target->entry;
 	__u32 rate = constant(SAMPLE_RATE);
 	__u32 at = bpf_get_prandom_u32() % rate;
 
 	entry->skip = rate - 1 - entry->sample_at + at;
 	entry->sample_at = at;
-	return enter_other(packet_of(ctx), entry);
+	return enter_other(packet_of(ctx), target);
 }
 
 SEC("fentry")
@@ -91,34 +131,50 @@ int enter_sampled(__u64 *ctx)
 	entry = &target->entry;
 	if (__builtin_expect(entry->skip, true)) {
 		entry->skip--;
-		entry->other = 0;
+		write_once(entry->owner, 0);
 		return 0;
 	}
-	return enter_taken(ctx, entry);
+	return enter_taken(ctx, target);
 }
 
-/* Counts a packet of a flow, if it has one; else `reason` of `target` says why not. */
+/* Count a packet of a flow, if it has one; else `reason` of `target` says why not. */
 static __always_inline void account(struct xdp_buff *xdp, struct target_counts *target,
 				    __u64 verdict, __u64 length)
 {
 	struct entry *entry = &target->entry;
+	__u64 owner = read_once(entry->owner);
+	union flow_key key = entry->key;
 	__u64 index = target->index;
 	__u32 kind = ENTRY_NONE;
+	bool short_way = true;
 
-	if (entry->ipv4 == (__u64)xdp)
+	/* The number is what is calculated with: the verifier lets no pointer be subtracted. */
+	if (owner == (__u64)xdp) {
 		kind = ENTRY_IPV4;
-	else if (entry->ipv6 == (__u64)xdp)
+	} else if (owner - OWNER_IPV6 == (__u64)xdp) {
 		kind = ENTRY_IPV6;
-	else if (entry->other == (__u64)xdp)
-		kind = entry->kind;
-	entry->ipv4 = entry->ipv6 = entry->other = 0;
+	} else {
+		short_way = false;
+		if (owner - OWNER_OTHER == (__u64)xdp)
+			kind = entry->kind;
+	}
+	barrier();
+	if (read_once(entry->owner) != owner)
+		kind = ENTRY_NONE;
+	write_once(entry->owner, 0);
+	/* The first of its kind, made a key of before anybody knew. */
+	if (short_way && is_layer3(device_of(xdp, target))) {
+		entry->layer3 = true;
+		entry->short4 = entry->short6 = 0;
+		kind = ENTRY_NONE;
+	}
 	target->reason = kind - ENTRY_NOT_IP;
 	if (index >= NO_INDEX)
 		target->reason = REASON_TABLE_FULL;
 	else if (kind == ENTRY_IPV4)
-		count_flow4(&entry->key, entry->key.words[1] | verdict | index << 16, length);
+		count_flow4(key.words[0], key.words[1] | verdict | index << 16, length);
 	else if (kind == ENTRY_IPV6)
-		count_flow6(&entry->key, entry->key.words[4] | verdict << 32 | index << 48, length);
+		count_flow6(&key, key.words[4] | verdict << 32 | index << 48, length, NULL);
 }
 
 /*
@@ -133,7 +189,8 @@ static __always_inline bool entered(const struct entry *entry)
 /* Which record is the device's, or is now: `index` of `target`, NO_INDEX if there is none. */
 static __noinline int find_record(struct xdp_buff *xdp, struct target_counts *target)
 {
-	struct device_counts *known = record_of(device_of(xdp, target), target);
+	struct net_device *device = device_of(xdp, target);
+	struct device_counts *known = record_of(device, target, is_layer3(device));
 
 	target->index = known ? known->index : NO_INDEX;
 	return 0;
@@ -151,10 +208,10 @@ static __always_inline struct device_counts *found_record(struct xdp_buff *xdp,
 }
 
 /* Any packet whatever. */
-static __noinline int leave_other(__u64 *ctx, struct target_counts *target, __u64 length)
+static __noinline int leave_other(struct xdp_buff *xdp, struct target_counts *target,
+				  __u64 returned, __u64 length)
 {
-	__u64 verdict = lesser((__u32)ctx[1], VERDICT_UNKNOWN), reason;
-	struct xdp_buff *xdp = (struct xdp_buff *)ctx[0];
+	__u64 verdict = lesser((__u32)returned, VERDICT_UNKNOWN), reason;
 	struct device_counts *known;
 
 	if (!entered(&target->entry))
@@ -175,17 +232,87 @@ static __noinline int leave_other(__u64 *ctx, struct target_counts *target, __u6
 	return 0;
 }
 
-/* An IPv6 packet on the target's first device, with a known verdict. */
-static __noinline int leave_ipv6(__u64 *ctx, struct target_counts *target, __u64 length)
-{
-	__u64 verdict = ctx[1] & 7; /* leave() has looked at the rest of it */
-	struct tally *tally = &target->devices[0].verdicts[verdict];
-	struct entry *entry = &target->entry;
+/* From a verdict's counter to the one of packets not sampled, of the same verdict. */
+#define SAMPLED_OUT_OFFSET                                                       \
+	(((int)offsetof(struct device_counts, unaccounted[REASON_SAMPLED_OUT]) - \
+	  (int)offsetof(struct device_counts, verdicts)) /                       \
+	 (int)sizeof(struct tally))
 
-	entry->ipv6 = 0;
-	count_flow6(&entry->key, entry->key.words[4] | verdict << 32, length);
+/* An IPv6 packet on the target's first device, with a known verdict. */
+static __noinline int leave_ipv6(struct target_counts *target, __u64 verdict, __u64 length)
+{
+	struct entry *entry = &target->entry;
+	struct target_counts *shifted;
+	struct tally *tally;
+	bool changed;
+
+	write_once(entry->owner, 0);
+	changed = count_flow6(&entry->key, entry->key.words[4] | verdict << 32, length,
+			      &entry->owner);
+	shifted = (void *)((struct tally *)target + verdict);
+	asm volatile("" : "+r"(shifted));
+	tally = shifted->devices[0].verdicts;
+	if (__builtin_expect(changed, false))
+		add(tally + SAMPLED_OUT_OFFSET, length);
 	add(tally, length);
 	return 0;
+}
+
+/* Count an IPv4 packet on the target's first device, in its flow and then in its verdict. */
+static __always_inline void count_ipv4(struct target_counts *target, __u64 first, __u64 second,
+				       __u32 verdict, __u64 length)
+{
+	struct target_counts *shifted = (void *)((struct tally *)target + verdict);
+
+	asm volatile("" : "+r"(shifted)); /* computed now, so that `target` need not be kept */
+	count_flow4(first, second, length);
+	add(&shifted->devices[0].verdicts[0], length);
+}
+
+/*
+ * An IPv4 packet on another of the target's own devices. That `index` is below DEVICES_INLINE is
+ * known from the code that has bound the record.
+ */
+static __always_inline bool leave_own(struct xdp_buff *xdp, struct target_counts *target,
+				      __u64 returned, __u64 length, bool by_epoch)
+{
+	struct target_counts *shifted = target;
+	__u64 key[2], index;
+	__u32 verdict;
+
+	if (!find_own(&shifted, device_of(xdp, target), by_epoch))
+		return false;
+	if (!by_epoch && !shifted->devices[0].device)
+		return false;
+	verdict = low_half(returned);
+	if (verdict > VERDICT_REDIRECT)
+		return false;
+	/* Before `owner`: see struct entry. */
+	key[1] = read_once(target->entry.key.words[1]);
+	key[0] = read_once(target->entry.key.words[0]);
+	if (read_once(target->entry.owner) != (__u64)xdp + OWNER_IPV4)
+		return false;
+	write_once(target->entry.owner, verdict);
+	index = shifted->devices[0].index;
+	count_ipv4(shifted, key[0], key[1] | verdict | index << 16, verdict, length);
+	return true;
+}
+
+/* A packet that is not one of the usual on the target's first device. */
+static __noinline int leave_by_epoch_other(struct xdp_buff *xdp, struct target_counts *target,
+					   __u64 returned, __u64 length)
+{
+	if (leave_own(xdp, target, returned, length, true))
+		return 0;
+	return leave_other(xdp, target, returned, length);
+}
+
+static __noinline int leave_by_identity_other(struct xdp_buff *xdp, struct target_counts *target,
+					      __u64 returned, __u64 length)
+{
+	if (leave_own(xdp, target, returned, length, false))
+		return 0;
+	return leave_other(xdp, target, returned, length);
 }
 
 /* After enter_plain() and its like. */
@@ -194,40 +321,37 @@ static __always_inline int leave(__u64 *ctx, bool by_epoch)
 	__u64 length = length_of(packet_of(ctx));
 	struct target_counts *target = target_counts();
 	struct device_counts *first;
-	struct tally *tally;
 	struct xdp_buff *xdp;
+	__u64 key[2], owner, returned;
 	__u32 verdict;
 
 	if (!target)
 		return 0;
 	xdp = packet_of(ctx);
+	returned = ctx[1]; /* here, so that `ctx` need not be kept */
 	first = &target->devices[0];
 	if (__builtin_expect(!recognised(first, device_of(xdp, target), by_epoch), false))
 		goto other;
-	if (__builtin_expect(target->entry.ipv4 == (__u64)xdp, true)) {
-		verdict = low_half(ctx[1]);
-		if (__builtin_expect(verdict > VERDICT_REDIRECT, false))
-			goto other;
-		target->entry.ipv4 = 0;
-		tally = &first->verdicts[verdict];
-		count_flow4(&target->entry.key, target->entry.key.words[1] | verdict, length);
-		add(tally, length);
+	verdict = low_half(returned);
+	if (__builtin_expect(verdict > VERDICT_REDIRECT, false))
+		goto other;
+	/* Before `owner`: see struct entry. */
+	key[1] = read_once(target->entry.key.words[1]);
+	key[0] = read_once(target->entry.key.words[0]);
+	owner = read_once(target->entry.owner);
+	if (__builtin_expect(owner == (__u64)xdp + OWNER_IPV4, true)) {
+		/* No packet's: any value will do, and this one is in a register. */
+		write_once(target->entry.owner, verdict);
+		count_ipv4(target, key[0], key[1] | verdict, verdict, length);
 		return 0;
 	}
-	if (target->entry.ipv6 == (__u64)xdp) {
-		if (low_half(ctx[1]) > VERDICT_REDIRECT)
-			goto other;
-		return leave_ipv6(ctx, target, length);
-	}
+	if (owner - OWNER_IPV6 == (__u64)xdp)
+		return leave_ipv6(target, verdict, length);
 other:
-	return leave_other(ctx, target, length);
+	if (by_epoch)
+		return leave_by_epoch_other(xdp, target, returned, length);
+	return leave_by_identity_other(xdp, target, returned, length);
 }
-
-/* From a verdict's counter to the one of packets not sampled, of the same verdict. */
-#define SAMPLED_OUT_OFFSET                                                       \
-	(((int)offsetof(struct device_counts, unaccounted[REASON_SAMPLED_OUT]) - \
-	  (int)offsetof(struct device_counts, verdicts)) /                       \
-	 (int)sizeof(struct tally))
 
 /* A packet on the target's first device that was not taken for flows. */
 static __always_inline int leave_untaken(__u64 *ctx, struct device_counts *first, __u64 length)
@@ -252,8 +376,8 @@ static __always_inline int leave_sampled(__u64 *ctx, bool by_epoch)
 	xdp = packet_of(ctx);
 	first = &target->devices[0];
 	if (__builtin_expect(!recognised(first, device_of(xdp, target), by_epoch), false) ||
-	    __builtin_expect(target->entry.other == (__u64)xdp, false))
-		return leave_other(ctx, target, length);
+	    __builtin_expect(target->entry.owner - OWNER_OTHER == (__u64)xdp, false))
+		return leave_other(packet_of(ctx), target, ctx[1], length);
 	if (!entered(&target->entry))
 		return 0; /* counted by count_meanwhile() */
 	return leave_untaken(ctx, first, length);
@@ -270,7 +394,6 @@ static __always_inline int leave_unaltered(__u64 *ctx, enum reader reader)
 	struct target_counts *target = target_counts();
 	struct device_counts *first;
 	enum entry_kind kind;
-	struct tally *tally;
 	struct xdp_buff *xdp;
 	__u32 verdict;
 
@@ -283,18 +406,17 @@ static __always_inline int leave_unaltered(__u64 *ctx, enum reader reader)
 	if (__builtin_expect(!recognised(first, device_of(xdp, target), true), false) ||
 	    verdict > VERDICT_REDIRECT)
 		goto other;
-	kind = key_of(xdp, &target->entry.key, reader);
+	kind = key_of(xdp, &target->entry.key, reader, NULL);
 	if (__builtin_expect(kind == ENTRY_IPV4, true)) {
-		tally = &first->verdicts[verdict];
-		count_flow4(&target->entry.key, target->entry.key.words[1] | verdict, length);
-		add(tally, length);
+		count_ipv4(target, target->entry.key.words[0], target->entry.key.words[1] | verdict,
+			   verdict, length);
 		return 0;
 	}
 	if (kind == ENTRY_IPV6)
-		return leave_ipv6(ctx, target, length);
+		return leave_ipv6(target, verdict, length);
 other:
-	enter_other(packet_of(ctx), &target->entry);
-	return leave_other(ctx, target, length);
+	enter_again(packet_of(ctx), target, reader);
+	return leave_by_epoch_other(packet_of(ctx), target, ctx[1], length);
 }
 
 /* The same of sampled packets. */
@@ -311,13 +433,13 @@ static __always_inline int leave_unaltered_sampled(__u64 *ctx)
 	entry = &target->entry;
 	entry->counted = true;
 	if (__builtin_expect(!entry->skip, false)) {
-		enter_taken(ctx, entry);
-		return leave_other(ctx, target, length);
+		enter_taken(ctx, target);
+		return leave_other(packet_of(ctx), target, ctx[1], length);
 	}
 	entry->skip--;
 	if (__builtin_expect(!recognised(first, device_of(packet_of(ctx), target), true), false)) {
 		entry->kind = ENTRY_NONE;
-		return leave_other(ctx, target, length);
+		return leave_other(packet_of(ctx), target, ctx[1], length);
 	}
 	return leave_untaken(ctx, first, length);
 }
@@ -350,7 +472,7 @@ static __always_inline int count_meanwhile(__u64 *ctx, bool by_epoch)
 	device = device_of(packet_of(ctx), target);
 	known = &target->devices[0];
 	if (!recognised(known, device, by_epoch))
-		known = record_of(device, target);
+		known = record_of(device, target, is_layer3(device));
 	add(known ? &known->verdicts[verdict] : &target->unplaced[verdict], length);
 	return 0;
 }

@@ -20,7 +20,18 @@ enum {
 	ETH_P_IPV6 = 0x86dd,
 	ETH_P_8021Q = 0x8100,
 	ETH_P_8021AD = 0x88a8,
-	VLAN_TAGS = 2,
+	ETH_P_QINQ1 = 0x9100, /* tags from before 802.1ad */
+	ETH_P_QINQ2 = 0x9200,
+	ETH_P_QINQ3 = 0x9300,
+	ETH_P_MPLS = 0x8847,
+	ETH_P_MPLS_MULTICAST = 0x8848,
+	ETH_P_PPPOE_SESSION = 0x8864,
+	LAYER2_HEADERS = 8, /* tags, labels and the like between Ethernet and IP, at most */
+
+	PPPOE_VERSION_TYPE = 0x11,
+	PPP_IP = 0x0021,
+	PPP_IPV6 = 0x0057,
+	PPP_MPLS = 0x0281,
 
 	IPV4_HEADER = 20,
 	IPV6_HEADER = 40,
@@ -30,12 +41,14 @@ enum {
 	PROTO_ICMP = 1,
 	PROTO_TCP = 6,
 	PROTO_UDP = 17,
+	PROTO_DCCP = 33,
 	PROTO_ROUTING = 43,
 	PROTO_FRAGMENT = 44,
 	PROTO_AH = 51,
 	PROTO_ICMPV6 = 58,
 	PROTO_DSTOPTS = 60,
 	PROTO_SCTP = 132,
+	PROTO_UDPLITE = 136,
 
 	TCP_HEADER = 20,
 	UDP_HEADER = 8,
@@ -76,10 +89,10 @@ static __always_inline bool transport_ports(__u64 at, __u64 end, __u8 protocol, 
 	ports[0] = ports[1] = 0;
 	if (protocol == PROTO_TCP)
 		header = TCP_HEADER;
-	else if (protocol == PROTO_UDP)
+	else if (protocol == PROTO_UDP || protocol == PROTO_UDPLITE)
 		header = UDP_HEADER;
-	else if (protocol == PROTO_SCTP)
-		header = SCTP_HEADER;
+	else if (protocol == PROTO_SCTP || protocol == PROTO_DCCP)
+		header = SCTP_HEADER; /* DCCP's fixed part is as long */
 	else if (protocol == (v6 ? PROTO_ICMPV6 : PROTO_ICMP))
 		header = ICMP_HEADER;
 	else
@@ -174,22 +187,125 @@ static __always_inline enum entry_kind parse_ipv6(__u64 at, __u64 end, union flo
 	return ENTRY_IPV6;
 }
 
+/* include/uapi/linux/if_arp.h: Ethernet, and devices whose packets begin with IP. */
+enum {
+	ARPHRD_ETHER = 1,
+	ARPHRD_PPP = 512,
+	ARPHRD_RAWIP = 519,
+	ARPHRD_TUNNEL = 768, /* IPIP */
+	ARPHRD_TUNNEL6 = 769,
+	ARPHRD_SIT = 776,
+	ARPHRD_IPGRE = 778,
+	ARPHRD_IP6GRE = 823,
+	ARPHRD_NONE = 0xfffe, /* tun, WireGuard */
+};
+
+/* Whether the packets that come by a device begin with IP, not with Ethernet. */
+static __always_inline bool is_layer3(struct net_device *device)
+{
+	switch (device->type) {
+	case ARPHRD_PPP:
+	case ARPHRD_RAWIP:
+	case ARPHRD_TUNNEL:
+	case ARPHRD_TUNNEL6:
+	case ARPHRD_SIT:
+	case ARPHRD_IPGRE:
+	case ARPHRD_IP6GRE:
+	case ARPHRD_NONE:
+		return true;
+	case ARPHRD_ETHER: /* a tun may be told to call itself so */
+		return device->hard_header_len == 0;
+	default:
+		return false;
+	}
+}
+
+static __always_inline bool is_tag(__be16 type)
+{
+	return type == bpf_htons(ETH_P_8021Q) || type == bpf_htons(ETH_P_8021AD) ||
+	       type == bpf_htons(ETH_P_QINQ1) || type == bpf_htons(ETH_P_QINQ2) ||
+	       type == bpf_htons(ETH_P_QINQ3);
+}
+
+static __always_inline bool is_mpls(__be16 type)
+{
+	return type == bpf_htons(ETH_P_MPLS) || type == bpf_htons(ETH_P_MPLS_MULTICAST);
+}
+
+/* The type of Ethernet that stands for a protocol of PPP; 0 for all others. */
+static __always_inline __be16 type_in_ppp(__be16 protocol)
+{
+	if (protocol == bpf_htons(PPP_IP))
+		return bpf_htons(ETH_P_IP);
+	if (protocol == bpf_htons(PPP_IPV6))
+		return bpf_htons(ETH_P_IPV6);
+	if (protocol == bpf_htons(PPP_MPLS))
+		return bpf_htons(ETH_P_MPLS);
+	return 0;
+}
+
+/* The type of Ethernet that stands for the version of IP at `at`; 0 if it is none. */
+static __always_inline int type_of_version(__u64 at, __u64 end, __be16 *type)
+{
+	__u8 first;
+
+	if (!take(&first, &at, sizeof(first), end))
+		return ENTRY_TRUNCATED;
+	*type = 0;
+	if (first >> 4 == 4)
+		*type = bpf_htons(ETH_P_IP);
+	else if (first >> 4 == 6)
+		*type = bpf_htons(ETH_P_IPV6);
+	return 0;
+}
+
+/*
+ * Moves `*at` from the Ethernet header to what follows tags, MPLS labels and the header of a PPPoE
+ * session, and gets its type. The result is 0, or an enum entry_kind.
+ */
+static __always_inline int skip_layer2(__u64 *at, __u64 end, __be16 *type)
+{
+	__u8 header[8];
+
+	*at += ETH_TYPE;
+	if (!take(type, at, sizeof(*type), end))
+		return ENTRY_TRUNCATED;
+	for (int i = 0; i < LAYER2_HEADERS; i++) {
+		if (is_tag(*type)) {
+			if (!take(header, at, 4, end))
+				return ENTRY_TRUNCATED;
+			*type = *(__be16 *)&header[2];
+		} else if (is_mpls(*type)) {
+			if (!take(header, at, 4, end))
+				return ENTRY_TRUNCATED;
+			if (header[2] & 1) /* the last label: what follows has no type */
+				return type_of_version(*at, end, type);
+		} else if (*type == bpf_htons(ETH_P_PPPOE_SESSION)) {
+			if (!take(header, at, 8, end))
+				return ENTRY_TRUNCATED;
+			if (header[0] != PPPOE_VERSION_TYPE || header[1] != 0)
+				return ENTRY_NOT_IP;
+			*type = type_in_ppp(*(__be16 *)&header[6]);
+		} else {
+			break;
+		}
+	}
+	return 0;
+}
+
 /* Any packet whatever. */
-static __noinline int parse(struct xdp_buff *xdp, union flow_key *key)
+static __noinline int parse(struct xdp_buff *xdp, union flow_key *key, bool layer3)
 {
 	__u64 at = (__u64)xdp->data, end = (__u64)xdp->data_end;
-	__be16 type = 0, tag[2];
+	__be16 type = 0;
+	int failed;
 
-	at += ETH_TYPE;
-	if (!take(&type, &at, sizeof(type), end))
-		return ENTRY_TRUNCATED;
-	for (int i = 0; i < VLAN_TAGS; i++) {
-		if (type != bpf_htons(ETH_P_8021Q) && type != bpf_htons(ETH_P_8021AD))
-			break;
-		if (!take(tag, &at, sizeof(tag), end))
-			return ENTRY_TRUNCATED;
-		type = tag[1];
-	}
+	if (layer3)
+		failed = type_of_version(at, end, &type);
+	else
+		failed = skip_layer2(&at, end, &type);
+	if (failed)
+		return failed;
 	if (type == bpf_htons(ETH_P_IP))
 		return parse_ipv4(at, end, key);
 	if (type == bpf_htons(ETH_P_IPV6))
@@ -226,10 +342,11 @@ enum {
 
 /*
  * The key of a packet that can take the short way, into `key`, and of which family; else
- * ENTRY_NONE: it is parse()'s.
+ * ENTRY_NONE: it is parse()'s. `types` says which types of Ethernet can; NULL where it is known that
+ * the packet begins with Ethernet.
  */
 static __always_inline enum entry_kind key_of(struct xdp_buff *xdp, union flow_key *key,
-					      enum reader reader)
+					      enum reader reader, const struct entry *types)
 {
 	const void *data = xdp->data;
 	__u64 room = (__u64)xdp->data_end - (__u64)data;
@@ -247,7 +364,7 @@ static __always_inline enum entry_kind key_of(struct xdp_buff *xdp, union flow_k
 		bytes = (void *)copy + COPY_PAD - COPY_BEGIN;
 	}
 	type = *(volatile __u16 *)(bytes + ETH_TYPE);
-	if (__builtin_expect(type == bpf_htons(ETH_P_IP), true)) {
+	if (__builtin_expect(type == (types ? types->short4 : bpf_htons(ETH_P_IP)), true)) {
 		if ((word_at(bytes, ETH_HEADER) & IPV4_CHECKED) != IPV4_PLAIN)
 			return ENTRY_NONE;
 		transit = word_at(bytes, ETH_HEADER + 8);
@@ -257,7 +374,7 @@ static __always_inline enum entry_kind key_of(struct xdp_buff *xdp, union flow_k
 		key->words[0] = word_at(bytes, ETH_HEADER + 16);
 		return ENTRY_IPV4;
 	}
-	if (type != bpf_htons(ETH_P_IPV6) || room < PLAIN_UDP6)
+	if (type != (types ? types->short6 : bpf_htons(ETH_P_IPV6)) || room < PLAIN_UDP6)
 		return ENTRY_NONE;
 	transit = word_at(bytes, ETH_HEADER) & IPV6_CHECKED;
 	if (transit != IPV6_PLAIN(PROTO_UDP) &&

@@ -13,7 +13,7 @@
 static __noinline int count_other(struct net_device *device, struct target_counts *target,
 				  enum verdict verdict, __u64 length)
 {
-	struct device_counts *known = record_of(device, target);
+	struct device_counts *known = record_of(device, target, false);
 
 	if (verdict < VERDICTS)
 		add(known ? &known->verdicts[verdict] : &target->unplaced[verdict], length);
@@ -23,7 +23,7 @@ static __noinline int count_other(struct net_device *device, struct target_count
 static __always_inline int count(__u64 *ctx, bool by_epoch)
 {
 	__u64 length = length_of(packet_of(ctx));
-	struct target_counts *target = target_counts();
+	struct target_counts *target = target_counts(), *shifted;
 	struct net_device *device;
 	enum verdict verdict;
 
@@ -31,9 +31,10 @@ static __always_inline int count(__u64 *ctx, bool by_epoch)
 		return 0;
 	device = device_of(packet_of(ctx), target);
 	verdict = verdict_of(ctx);
-	if (__builtin_expect(!recognised(&target->devices[0], device, by_epoch), false))
+	shifted = target;
+	if (__builtin_expect(!find_own(&shifted, device, by_epoch), false))
 		return count_other(device, target, verdict, length);
-	add(&target->devices[0].verdicts[verdict], length);
+	add(&shifted->devices[0].verdicts[verdict], length);
 	return 0;
 }
 

@@ -114,6 +114,8 @@ typedef struct {
 struct net_device {
 	char name[16];
 	int ifindex;
+	unsigned short type; /* ARPHRD_... */
+	unsigned short hard_header_len;
 	possible_net_t nd_net;
 };
 

@@ -66,7 +66,8 @@ struct tally {
  * `epoch` only remember by what that identity was last recognised.
  */
 struct device_counts {
-	__u64 device; /* struct net_device * */
+	/* struct net_device *, or `identity`; 0 with flows, if packets do not begin with Ethernet */
+	__u64 device;
 	__u64 epoch;
 	struct tally verdicts[VERDICTS];
 	/* The network namespace's cookie, or its inode where there is none, << 32 | ifindex;
@@ -117,15 +118,33 @@ union flow_key {
 };
 
 /*
- * Of the packet that is inside the target now, on this CPU: one of the first members is the
- * address of its struct xdp_buff, by which the exit knows that the entry was its own.
+ * What the address of a packet's struct xdp_buff is advanced by in `owner`: how its key was made.
+ * The address is a multiple of eight.
+ */
+enum owner_offset {
+	OWNER_IPV4, /* the short way */
+	OWNER_IPV6,
+	OWNER_OTHER, /* see `kind` */
+};
+
+/*
+ * The packet that is inside the target now, on this CPU. `owner` tells the exit whether the key is
+ * that of its own packet.
+ *
+ * Where packets can preempt each other on one CPU (PREEMPT_RT), other entries and exits run at any
+ * point in between, but never inside a program of the same kind: the kernel skips these. So the
+ * entry gives up `owner` before it writes the key, and sets it afterwards. The exit checks `owner`
+ * after it has read the key.
  */
 struct entry {
-	__u64 ipv4;
+	__u64 owner;
 	union flow_key key;
-	__u64 ipv6;
-	__u64 other;
-	__u16 kind; /* enum entry_kind, if it is `other`; 0: there never was one */
+	/* Types of Ethernet whose packets may take the short way: 0 until one packet was seen to
+	 * begin with Ethernet, and for good once one was seen that does not.
+	 */
+	__be16 short4, short6;
+	__u32 layer3; /* whether there ever was such a packet */
+	__u16 kind; /* enum entry_kind, for OWNER_OTHER; 0: there never was one */
 	__u16 counted; /* by unaltered_*, which found meanwhile_* to be told of it */
 	__u32 skip; /* packets not to be taken before the next one */
 	__u64 sample_at; /* which of the last SAMPLE_RATE packets was taken */

@@ -18,6 +18,9 @@ from dpkt.ethernet import (
     ETH_TYPE_8021Q,
     ETH_TYPE_IP,
     ETH_TYPE_IP6,
+    ETH_TYPE_MPLS,
+    ETH_TYPE_MPLS_MCAST,
+    ETH_TYPE_PPPoE,
     Ethernet,
     VLANtag8021Q,
 )
@@ -44,10 +47,55 @@ from dpkt.udp import UDP
 NOT_IP = "not_ip"
 TRUNCATED = "truncated"
 
-MOST_TAGS = 2
+MOST_LAYER2_HEADERS = 8
+"""Tags, labels and the like that are followed, between Ethernet and IP."""
 MOST_EXTENSIONS = 6
 
-_WITH_PORTS = {IP_PROTO_TCP: TCP, IP_PROTO_UDP: UDP, IP_PROTO_SCTP: SCTP}
+IP_PROTO_DCCP, IP_PROTO_UDPLITE = 33, 136
+
+_TAGS = (ETH_TYPE_8021Q, ETH_TYPE_8021AD, 0x9100, 0x9200, 0x9300)
+_MPLS = (ETH_TYPE_MPLS, ETH_TYPE_MPLS_MCAST)
+# RFC 1661, RFC 3032: what PPP calls that for which Ethernet has a type.
+_IN_PPP = {0x0021: ETH_TYPE_IP, 0x0057: ETH_TYPE_IP6, 0x0281: ETH_TYPE_MPLS}
+
+
+class UDPLITE(UDP):
+    """RFC 3828: as UDP's, with the checksum's coverage for the length."""
+
+
+class DCCP(Packet):
+    """RFC 4340, 5.1: what the headers of all packets begin with."""
+
+    __hdr__ = (
+        ("sport", "H", 0),
+        ("dport", "H", 0),
+        ("offset", "B", 0),
+        ("coverage", "B", 0),
+        ("sum", "H", 0),
+        ("kind", "B", 0),
+        ("sequence", "3s", b""),
+    )
+
+
+class PPPoESession(Packet):
+    """RFC 2516, 4, with the protocol of PPP behind it."""
+
+    __hdr__ = (
+        ("version_type", "B", 0x11),
+        ("code", "B", 0),
+        ("session", "H", 0),
+        ("len", "H", 0),
+        ("protocol", "H", 0),
+    )
+
+
+_WITH_PORTS = {
+    IP_PROTO_TCP: TCP,
+    IP_PROTO_UDP: UDP,
+    IP_PROTO_SCTP: SCTP,
+    IP_PROTO_UDPLITE: UDPLITE,
+    IP_PROTO_DCCP: DCCP,
+}
 _ICMP = {4: (IP_PROTO_ICMP, ICMP), 6: (IP_PROTO_ICMP6, ICMP6)}
 _OPTIONS_LIKE = (IP_PROTO_HOPOPTS, IP_PROTO_ROUTING, IP_PROTO_DSTOPTS)
 
@@ -94,27 +142,58 @@ class _Rest:
             raise _Truncated
         self.data = self.data[size:]
 
+    def take_bytes(self, size: int) -> bytes:
+        found = self.data[:size]
+        self.skip(size)
+        return found
+
     def take(self, kind: type[H]) -> H:
         header = self.peek(kind)
         self.skip(kind.__hdr_len__)
         return header
 
 
-def flow_of(frame: bytes) -> Flow | str:
-    """The flow of an Ethernet frame, or NOT_IP or TRUNCATED."""
+def flow_of(frame: bytes, *, layer3: bool = False) -> Flow | str:
+    """Return the flow of a packet, or NOT_IP or TRUNCATED.
+
+    Args:
+        frame: An Ethernet frame.
+        layer3: It is none: the packet begins with IP, as on a tun.
+    """
+    rest = _Rest(frame)
     try:
-        return _flow_of(_Rest(frame))
+        return _flow_of(rest, _version(rest) if layer3 else _layer2(rest))
     except _Truncated:
         return TRUNCATED
     except _NotIp:
         return NOT_IP
 
 
-def _flow_of(rest: _Rest) -> Flow:
+def _version(rest: _Rest) -> int:
+    """Return the type that Ethernet would give an IP packet."""
+    if not rest.data:
+        raise _Truncated
+    return {4: ETH_TYPE_IP, 6: ETH_TYPE_IP6}.get(rest.data[0] >> 4, 0)
+
+
+def _layer2(rest: _Rest) -> int:
+    """Return the type of what follows Ethernet, tags, labels and PPPoE."""
     kind = rest.take(Ethernet).type
-    for _ in range(MOST_TAGS):
-        if kind in (ETH_TYPE_8021Q, ETH_TYPE_8021AD):
+    for _ in range(MOST_LAYER2_HEADERS):
+        if kind in _TAGS:
             kind = rest.take(VLANtag8021Q).type
+        elif kind in _MPLS:
+            if int.from_bytes(rest.take_bytes(4), "big") >> 8 & 1:
+                return _version(rest)
+        elif kind == ETH_TYPE_PPPoE:
+            session = rest.take(PPPoESession)
+            if (session.version_type, session.code) != (0x11, 0):
+                raise _NotIp
+            kind = _IN_PPP.get(session.protocol, 0)
+    return kind
+
+
+def _flow_of(rest: _Rest, kind: int) -> Flow:
     if kind == ETH_TYPE_IP:
         return _flow4(rest)
     if kind == ETH_TYPE_IP6:

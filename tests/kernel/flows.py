@@ -51,9 +51,13 @@ class Expected:
         frame: bytes,
         times: int = 1,
         longer: int = 0,
+        layer3: bool = False,
     ) -> None:
-        """A frame as it came in, which left ``longer`` by so many bytes."""
-        key = program, interface, verdict, flow_of(frame)
+        """Add a frame as it came in, which left ``longer`` by so many bytes.
+
+        With ``layer3`` it begins with IP.
+        """
+        key = program, interface, verdict, flow_of(frame, layer3=layer3)
         self._packets[key] += times
         self._bytes[key] += times * (len(frame) + longer)
 

@@ -50,6 +50,7 @@ def samples() -> list[Sample]:
 class _Maker:
     def __init__(self) -> None:
         self._random = random.Random(20)
+        self._layer2: dict[bytes, int] = {}  # how long it is, by frame
 
     def make(self) -> list[Sample]:
         made = [self._flow(number) for number in range(FLOWS + 200)]
@@ -65,12 +66,16 @@ class _Maker:
         return Sample(self._ethernet(packet, 0x0800 if version == 4 else 0x86DD), flow)
 
     def _ethernet(self, packet: bytes, kind: int | None = None) -> bytes:
-        """Behind up to two tags; the kind of ``packet`` is that, or what it begins with."""
+        """Behind tags, labels and PPPoE; the kind of ``packet`` is that, or what it begins with."""
+        from scapy.contrib.mpls import MPLS
         from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
+        from scapy.layers.ppp import PPP, PPPoE
 
         if kind is None:
             return packet
-        tags = self._random.choice([[], [], [], [Dot1Q], [Dot1AD], [Dot1AD, Dot1Q], [Dot1Q, Dot1Q]])
+        tags = self._random.choice(
+            [[], [], [], [Dot1Q], [Dot1AD], [Dot1AD, Dot1Q], [Dot1Q, Dot1Q], [Dot1AD, Dot1Q, Dot1Q]]
+        )
         # The last byte is what decide_by_source_mac goes by.
         source = f"02:00:00:00:00:{self._random.choice([0, 1, 2, 3, 4, 77]):02x}"
         frame = Ether(dst="02:00:00:00:00:02", src=source)
@@ -78,8 +83,27 @@ class _Maker:
             frame = frame / tag(
                 vlan=self._random.randrange(1, 4095), prio=self._random.randrange(8)
             )
-        frame.lastlayer().type = kind
-        return bytes(frame) + packet
+        if self._random.randrange(8) == 0:
+            frame.lastlayer().type = self._random.choice([0x9100, 0x9200, 0x9300])
+            frame = frame / Dot1Q(vlan=self._random.randrange(1, 4095))
+        match self._random.choice(["", "", "", "", "mpls", "pppoe"]):
+            case "mpls":
+                frame.lastlayer().type = self._random.choice([0x8847, 0x8848])
+                labels = self._random.randrange(1, 4)
+                for number in range(labels):
+                    label = self._random.randrange(16, 1 << 20)
+                    frame = frame / MPLS(label=label, s=number == labels - 1, ttl=9)
+            case "pppoe":
+                frame.lastlayer().type = 0x8864
+                protocol = 0x0021 if kind == 0x0800 else 0x0057
+                session = self._random.randrange(1, 65536)
+                frame = frame / PPPoE(sessionid=session, len=len(packet) + 2)
+                frame = frame / PPP(proto=protocol)
+            case _:
+                frame.lastlayer().type = kind
+        made = bytes(frame) + packet
+        self._layer2[made] = len(made) - len(packet)
+        return made
 
     def _ports(self) -> tuple[int, int]:
         return self._random.randrange(1, 65536), self._random.randrange(1, 65536)
@@ -109,6 +133,14 @@ class _Maker:
         def sctp() -> tuple["Packet", int, str, tuple[int, int]]:
             return SCTP(sport=source, dport=destination), 132, "sctp", (source, destination)
 
+        def udplite() -> tuple["Packet", int, str, tuple[int, int]]:
+            header = UDP(sport=source, dport=destination, len=8)
+            return header, 136, "udplite", (source, destination)
+
+        def dccp() -> tuple["Packet", int, str, tuple[int, int]]:
+            ports = source.to_bytes(2, "big") + destination.to_bytes(2, "big")
+            return Raw(ports + bytes(12)), 33, "dccp", (source, destination)
+
         def icmp() -> tuple["Packet", int, str, tuple[int, int]]:
             kind, code = self._random.randrange(20), self._random.randrange(16)
             return ICMP(type=kind, code=code), 1, "icmp", (kind, code)
@@ -131,7 +163,18 @@ class _Maker:
             number = self._random.choice([50, 59, 88, 58 if version == 4 else 1])
             return Raw(b"\1\2"), number, str(number), (0, 0)
 
-        kinds = [tcp, tcp, udp, udp, sctp, icmp if version == 4 else icmpv6, gre, others]
+        kinds = [
+            tcp,
+            tcp,
+            udp,
+            udp,
+            sctp,
+            udplite,
+            dccp,
+            icmp if version == 4 else icmpv6,
+            gre,
+            others,
+        ]
         header, number, name, ports = self._random.choice(kinds)()
         return header / rest, number, name, ports
 
@@ -197,9 +240,7 @@ class _Maker:
 
     def _cut(self, sample: Sample) -> Sample:
         """Somewhere before the ports: neither family has room for them in so few bytes."""
-        shortest = 15 + 4 * sum(
-            sample.frame[12 + 4 * tag : 14 + 4 * tag] in (b"\x81\0", b"\x88\xa8") for tag in (0, 1)
-        )
+        shortest = self._layer2[sample.frame] + 1
         version = 6 if ":" in sample.flow.source else 4
         longest = shortest + (38 if version == 6 else 18)
         return Sample(sample.frame[: self._random.randrange(15, longest + 1)], TRUNCATED)
@@ -214,17 +255,20 @@ class _Maker:
         def ethernet(**fields: int) -> "Packet":
             return Ether(dst="02:00:00:00:00:02", src="02:00:00:00:00:01", **fields)
 
-        three = ethernet() / Dot1Q(vlan=1) / Dot1Q(vlan=2) / Dot1Q(vlan=3)
+        nine = ethernet()
+        for number in range(9):  # one more than is followed
+            nine = nine / Dot1Q(vlan=1 + number)
         return [
             ethernet() / ARP(),
             ethernet() / Dot1Q(vlan=5) / ARP(),
             Dot3(dst="02:00:00:00:00:02", src="02:00:00:00:00:01") / LLC() / STP(),
             Dot3(dst="02:00:00:00:00:02", src="02:00:00:00:00:01") / LLC() / SNAP() / IP(),
-            ethernet() / PPPoE() / PPP() / IP(),
+            ethernet() / PPPoE() / PPP(proto=0xC021) / Raw(bytes(50)),
+            ethernet() / PPPoE(code=9) / Raw(bytes(50)),
             ethernet(type=0x8847) / Raw(bytes(50)),
             ethernet(type=0x88CC) / Raw(bytes(1)),
             ethernet(type=0x9100) / Raw(bytes(50)),
-            three / IP() / UDP(),
+            nine / IP() / UDP(),
             ethernet(type=0x0800) / IPv6() / UDP(),
             ethernet(type=0x86DD) / IP() / UDP() / Raw(bytes(20)),
             ethernet() / IP(version=5) / UDP(),

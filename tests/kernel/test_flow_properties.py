@@ -42,9 +42,9 @@ HEADERS = 180
 """No further bytes of a packet are changed."""
 
 _word = st.binary(min_size=2, max_size=2)
-_protocol = st.sampled_from([6, 17, 132, 1, 58, 6, 17, 47, 50, 59, 4, 41, 255]) | st.integers(
-    0, 255
-)
+_protocol = st.sampled_from(
+    [6, 17, 33, 136, 132, 1, 58, 6, 17, 47, 50, 59, 4, 41, 255]
+) | st.integers(0, 255)
 _transport = st.binary(min_size=12, max_size=24)
 
 
@@ -83,8 +83,24 @@ def _ipv6(draw: st.DrawFn) -> bytes:
 
 
 @st.composite
+def _layer2(draw: st.DrawFn) -> bytes:
+    """What may be between Ethernet's addresses and the type of IP, and how that is written."""
+    header = draw(st.sampled_from(["tag", "tag", "mpls", "pppoe"]))
+    if header == "tag":
+        kind = draw(st.sampled_from([0x8100, 0x88A8, 0x9100, 0x9200, 0x9300]))
+        return kind.to_bytes(2, "big") + draw(_word)
+    if header == "mpls":
+        kind = draw(st.sampled_from([0x8847, 0x8848]))
+        labels = draw(st.binary(min_size=4, max_size=12))
+        return kind.to_bytes(2, "big") + labels[: len(labels) // 4 * 4]
+    code = draw(st.sampled_from([b"\x11\0", b"\x11\0", b"\x11\0", b"\x11\x09", b"\x12\0"]))
+    protocol = draw(st.sampled_from([0x21, 0x57, 0x281, 0xC021]))
+    return b"\x88\x64" + code + draw(_word) + draw(_word) + protocol.to_bytes(2, "big")
+
+
+@st.composite
 def _frames(draw: st.DrawFn) -> bytes:
-    tags = draw(st.lists(st.sampled_from([b"\x81\0", b"\x88\xa8"]), max_size=3))
+    headers = draw(st.lists(_layer2(), max_size=2) | st.lists(_layer2(), max_size=10))
     kind, packet = draw(
         st.tuples(st.just(b"\x08\0"), _ipv4())
         | st.tuples(st.just(b"\x86\xdd"), _ipv6())
@@ -93,10 +109,11 @@ def _frames(draw: st.DrawFn) -> bytes:
             st.binary(min_size=30, max_size=80),
         )
     )
+    # Labels and PPP have no room for a type of Ethernet.
+    if headers and headers[-1][:2] in (b"\x88\x47", b"\x88\x48", b"\x88\x64"):
+        kind = b""
     source = b"\x02\0\0\0\0" + bytes([draw(st.integers(0, 5))])
-    return (
-        b"\x02\0\0\0\0\x02" + source + b"".join(tag + draw(_word) for tag in tags) + kind + packet
-    )
+    return b"\x02\0\0\0\0\x02" + source + b"".join(headers) + kind + packet
 
 
 def variants(frame: bytes, source: random.Random) -> Iterator[bytes]:

@@ -43,7 +43,7 @@ _NOTHING = np.zeros((len(VERDICTS), 2), np.int64)
 _PROTOCOLS = {(4, 1): "icmp", (6, 58): "icmpv6"} | {
     (version, number): name
     for version in (4, 6)
-    for number, name in ((6, "tcp"), (17, "udp"), (132, "sctp"))
+    for number, name in ((6, "tcp"), (17, "udp"), (33, "dccp"), (132, "sctp"), (136, "udplite"))
 }
 
 

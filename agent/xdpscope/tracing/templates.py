@@ -36,9 +36,8 @@ _HASHES = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
 WAYS = 4
 """Places in a set."""
 
-# Secret factors that targets choose their two from; and how evenly they must spread keys.
+# Secret factors, odd, that targets choose their two from.
 _FACTORS = 16
-_LARGEST_TERM = 16
 
 # Any other constant in the place of _BY_INODE.
 _BY_COOKIE = 0
@@ -103,30 +102,6 @@ def variants(flows: FlowSizes | None, watch_devices: bool) -> Iterator[Variant]:
             pair = leave, f"enter_{reader}"
             alone = (f"unaltered_{reader}",) if watches else pair
             yield Variant("flows", f"meanwhile_{known}", watches, pair, alone)
-
-
-def _factor() -> int:
-    """A secret factor under which keys that follow one another spread evenly.
-
-    Multiples of a factor fill the sets evenly if it is badly approximated by fractions, as
-    part of the word and of its lower parts: that is, if no term of their continued fractions
-    is large.
-    """
-    while True:
-        factor = secrets.randbits(64) | 1
-        if all(_spreads(factor % (1 << bits), 1 << bits) for bits in (16, 32, 64)):
-            return factor
-
-
-def _spreads(part: int, whole: int) -> bool:
-    denominators = 0, 1
-    while part and denominators[1] < 1 << 14:
-        term, rest = divmod(whole, part)
-        if term > _LARGEST_TERM:
-            return False
-        whole, part = part, rest
-        denominators = denominators[1], term * denominators[1] + denominators[0]
-    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +169,7 @@ class Templates:
         """
         self.variant = variant
         self.tells_targets = False
-        self._factors = [_factor() for _ in range(_FACTORS)]
+        self._factors = [secrets.randbits(64) | 1 for _ in range(_FACTORS)]
         with ExitStack() as stack:
             loaded = stack.enter_context(Object(bpf.path_of(variant.object)))
             hooks = [_HOOK] if variant.watches_devices else []

@@ -151,4 +151,34 @@ int next_source6(struct xdp_md *ctx)
 	return next_source(ctx, IPV6_SOURCE);
 }
 
+/*
+ * For families of flows: each run's packet is of the next one. The number's low `bits` go to the byte
+ * at `byte`, the others to the 16 bits at `word`, in network order. With `bits` 0 and no `word`, the 64
+ * bits at `byte` are random.
+ */
+struct {
+	__u32 next, byte, word, bits;
+} family = { .byte = IPV4_SOURCE };
+
+#define LAST_OFFSET 127
+
+SEC("xdp")
+int next_of_family(struct xdp_md *ctx)
+{
+	__u8 *data = (__u8 *)(long)ctx->data, *end = (__u8 *)(long)ctx->data_end;
+	__u32 number = family.next++, byte = family.byte, word = family.word, bits = family.bits;
+
+	if (byte > LAST_OFFSET || word > LAST_OFFSET || bits > 8 || data + LAST_OFFSET + 8 > end)
+		return XDP_ABORTED;
+	if (!word) {
+		*(__u32 *)(data + byte) = bpf_get_prandom_u32();
+		*(__u32 *)(data + byte + 4) = bpf_get_prandom_u32();
+		return XDP_DROP;
+	}
+	data[byte] = number & ((1 << bits) - 1);
+	data[word] = number >> bits >> 8;
+	data[word + 1] = number >> bits;
+	return XDP_DROP;
+}
+
 char LICENSE[] SEC("license") = "GPL";
