@@ -160,24 +160,23 @@ struct {
 	__u32 next, byte, word, bits;
 } family = { .byte = IPV4_SOURCE };
 
-#define LAST_OFFSET 127
-
 SEC("xdp")
 int next_of_family(struct xdp_md *ctx)
 {
 	__u8 *data = (__u8 *)(long)ctx->data, *end = (__u8 *)(long)ctx->data_end;
-	__u32 number = family.next++, byte = family.byte, word = family.word, bits = family.bits;
+	__u32 number = family.next++, bits = family.bits & 15;
+	__u8 *byte = data + (family.byte & 127), *word = data + (family.word & 127);
 
-	if (byte > LAST_OFFSET || word > LAST_OFFSET || bits > 8 || data + LAST_OFFSET + 8 > end)
+	if (byte + 8 > end || word + 2 > end)
 		return XDP_ABORTED;
-	if (!word) {
-		*(__u32 *)(data + byte) = bpf_get_prandom_u32();
-		*(__u32 *)(data + byte + 4) = bpf_get_prandom_u32();
+	if (!family.word) {
+		*(__u32 *)byte = bpf_get_prandom_u32();
+		*(__u32 *)(byte + 4) = bpf_get_prandom_u32();
 		return XDP_DROP;
 	}
-	data[byte] = number & ((1 << bits) - 1);
-	data[word] = number >> bits >> 8;
-	data[word + 1] = number >> bits;
+	*byte = number & ((1 << bits) - 1);
+	word[0] = number >> bits >> 8;
+	word[1] = number >> bits;
 	return XDP_DROP;
 }
 
