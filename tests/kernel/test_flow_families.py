@@ -11,6 +11,8 @@ from tests.kernel.test_flow_flood import LEGITIMATE, packet
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.templates import FlowSizes
 
+pytestmark = pytest.mark.every_kernel
+
 SETS = 1024
 FLOWS = 4 * SETS
 """As many as there is room for: of random ones, 89 in a hundred find a place."""

@@ -17,6 +17,8 @@ from tests.reference import Flow, flow_of
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.templates import FlowSizes
 
+pytestmark = pytest.mark.every_kernel
+
 # include/uapi/linux/if_tun.h
 _TUNSETIFF = 0x400454CA
 _IFF_TUN, _IFF_NO_PI = 1, 0x1000
