@@ -60,6 +60,15 @@ struct device_counts blank;
 		__c;                                                 \
 	})
 
+/* Whether a number is TARGET: cheaper than `constant`, which the value would be moved through. */
+static __always_inline bool is_target(__u64 number)
+{
+	asm goto("if %0 != %1 goto %l[other]" : : "r"(number), "i"(TARGET) : : other);
+	return true;
+other:
+	return false;
+}
+
 /*
  * Whose a packet is: the device's that it came by or, in copies of the template for
  * programs that run where packets leave, the device's that it leaves by.

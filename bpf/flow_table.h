@@ -130,9 +130,16 @@ static __always_inline bool same_key(const __u64 *one, const __u64 *other, int w
 DEFINE_FAMILY(4, 2)
 DEFINE_FAMILY(6, 5)
 
-static __always_inline bool count_if4(struct flow4 *flow, __u64 first, __u64 second, __u64 length)
+/* `usual`: see is_target(). Compilers cannot repeat what it is made of, so not in loops. */
+static __always_inline bool is_own(__u64 target, bool usual)
 {
-	if (flow->key[0] != first || flow->key[1] != second || flow->target != constant(TARGET))
+	return usual ? is_target(target) : target == constant(TARGET);
+}
+
+static __always_inline bool count_if4(struct flow4 *flow, __u64 first, __u64 second, __u64 length,
+				      bool usual)
+{
+	if (flow->key[0] != first || flow->key[1] != second || !is_own(flow->target, usual))
 		return false;
 	flow->packets++;
 	flow->bytes += length;
@@ -141,12 +148,11 @@ static __always_inline bool count_if4(struct flow4 *flow, __u64 first, __u64 sec
 
 /* The words of the key are read each time they are needed: there are more than registers. */
 static __always_inline bool is_flow6(const struct flow6 *flow, const volatile __u64 *words,
-				     __u64 last)
+				     __u64 last, bool usual)
 {
 	/* First what flows differ in most: the lower half of the source, ports. */
 	return flow->key[1] == words[1] && flow->key[4] == last && flow->key[0] == words[0] &&
-	       flow->key[3] == words[3] && flow->key[2] == words[2] &&
-	       flow->target == constant(TARGET);
+	       flow->key[3] == words[3] && flow->key[2] == words[2] && is_own(flow->target, usual);
 }
 
 /*
@@ -155,9 +161,7 @@ static __always_inline bool is_flow6(const struct flow6 *flow, const volatile __
  */
 static __always_inline void count_flow4(__u64 first, __u64 second, __u64 length)
 {
-	__u64 hash = hash4(first, second, constant64(HASH_FIRST), constant64(HASH_SECOND));
-	volatile __u64 kept = hash; /* on the stack: registers are for what every packet needs */
-	__u32 at = set_of(hash);
+	__u32 at = set_of(hash4(first, second, constant64(HASH_FIRST), constant64(HASH_SECOND)));
 	struct flow_set4 *set;
 	struct flow4 wanted;
 
@@ -165,56 +169,72 @@ static __always_inline void count_flow4(__u64 first, __u64 second, __u64 length)
 	if (!set)
 		return;
 	/* By itself, as code of its own: it is here that flows are found. */
-	if (__builtin_expect(count_if4(&set->flows[0], first, second, length), true)) {
+	if (__builtin_expect(count_if4(&set->flows[0], first, second, length, true), true)) {
 		asm volatile("");
 		return;
 	}
+	asm volatile("" : "+r"(set)); /* so that nothing is computed sooner */
 	for (int i = 1; i < FLOW_WAYS; i++) {
-		if (count_if4(&set->flows[i], first, second, length))
+		if (count_if4(&set->flows[i], first, second, length, false))
 			return;
 	}
 	wanted = (struct flow4){ .key = { first, second }, .packets = 1, .bytes = length };
 	wanted.target = constant(TARGET);
-	settle4(set, &wanted, other_set_of(kept));
+	/* Computed once more: to keep it would cost each packet an instruction. */
+	asm volatile("" : "+r"(first), "+r"(second));
+	settle4(set, &wanted,
+		other_set_of(
+			hash4(first, second, constant64(HASH_FIRST), constant64(HASH_SECOND))));
 }
 
 /*
- * `changed`, where there is one, is not 0 if the key was changed while it was read: then the packet
- * is not counted, and the result is true.
+ * Where `key` may change while it is read, `*owner` is not `left` afterwards: then the packet is
+ * not counted, and the result is false. `owner` is NULL where it cannot.
  */
 static __always_inline bool count_flow6(const union flow_key *key, __u64 last, __u64 length,
-					const volatile __u64 *changed)
+					const volatile __u64 *owner, __u64 left)
 {
 	const volatile __u64 *words = key->words;
-	__u64 hash = hash6(words, last, constant64(HASH_FIRST), constant64(HASH_SECOND));
-	volatile __u64 kept = hash;
-	__u32 at = set_of(hash);
+	__u32 at = set_of(hash6(words, last, constant64(HASH_FIRST), constant64(HASH_SECOND)));
 	struct flow_set6 *set, *shifted;
 	struct flow6 wanted;
 
-	set = shifted = bpf_map_lookup_elem(&flows6, &at);
+	set = bpf_map_lookup_elem(&flows6, &at);
 	if (!set)
-		return false;
-	for (int i = 0; i < FLOW_WAYS; i++) {
-		if (__builtin_expect(is_flow6(&shifted->flows[0], words, last), !i)) {
-			if (changed && *changed)
-				return true;
-			shifted->flows[0].packets++;
-			shifted->flows[0].bytes += length;
+		return true;
+	if (__builtin_expect(is_flow6(&set->flows[0], words, last, true), true)) {
+		if (owner && *owner != left)
 			return false;
-		}
+		set->flows[0].packets++;
+		set->flows[0].bytes += length;
+		asm volatile("");
+		return true;
+	}
+	shifted = set;
+	asm volatile("" : "+r"(shifted)); /* so that nothing is computed sooner */
+#pragma unroll
+	for (int i = 1; i < FLOW_WAYS; i++) {
 		shifted = (void *)shifted + sizeof(struct flow6);
 		asm volatile("" : "+r"(shifted)); /* else each sum begins with `set` */
+		if (is_flow6(&shifted->flows[0], words, last, false)) {
+			if (owner && *owner != left)
+				return false;
+			shifted->flows[0].packets++;
+			shifted->flows[0].bytes += length;
+			return true;
+		}
 	}
 	wanted = (struct flow6){ .packets = 1, .bytes = length };
 	for (int i = 0; i < 4; i++)
 		wanted.key[i] = words[i];
 	wanted.key[4] = last;
 	wanted.target = constant(TARGET);
-	if (changed && *changed)
-		return true;
-	settle6(set, &wanted, other_set_of(kept));
-	return false;
+	if (owner && *owner != left)
+		return false;
+	settle6(set, &wanted,
+		other_set_of(
+			hash6(wanted.key, last, constant64(HASH_FIRST), constant64(HASH_SECOND))));
+	return true;
 }
 
 #endif

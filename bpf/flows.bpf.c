@@ -174,7 +174,7 @@ static __always_inline void account(struct xdp_buff *xdp, struct target_counts *
 	else if (kind == ENTRY_IPV4)
 		count_flow4(key.words[0], key.words[1] | verdict | index << 16, length);
 	else if (kind == ENTRY_IPV6)
-		count_flow6(&key, key.words[4] | verdict << 32 | index << 48, length, NULL);
+		count_flow6(&key, key.words[4] | verdict << 32 | index << 48, length, NULL, 0);
 }
 
 /*
@@ -244,15 +244,16 @@ static __noinline int leave_ipv6(struct target_counts *target, __u64 verdict, __
 	struct entry *entry = &target->entry;
 	struct target_counts *shifted;
 	struct tally *tally;
-	bool changed;
+	bool counted;
 
-	write_once(entry->owner, 0);
-	changed = count_flow6(&entry->key, entry->key.words[4] | verdict << 32, length,
-			      &entry->owner);
+	/* No packet's: any value will do, and this one is in a register. */
+	write_once(entry->owner, verdict);
+	counted = count_flow6(&entry->key, entry->key.words[4] | verdict << 32, length,
+			      &entry->owner, verdict);
 	shifted = (void *)((struct tally *)target + verdict);
 	asm volatile("" : "+r"(shifted));
 	tally = shifted->devices[0].verdicts;
-	if (__builtin_expect(changed, false))
+	if (__builtin_expect(!counted, false))
 		add(tally + SAMPLED_OUT_OFFSET, length);
 	add(tally, length);
 	return 0;

@@ -125,6 +125,9 @@ def test_templates_tell_where_they_take_a_value() -> None:
     assert template.map_slots(99) == ()
     assert template.constant_slots(0x63) == ()
     (narrow, *_), (wide, *_) = (template.constant_slots(n) for n in (0x7A26E7, 0x9E3779B97F4A7C15))
+    assert template.comparison_slots(0x63) == ()
+    (compared, *_) = template.comparison_slots(0x7A26E7)
+    assert template.filled(((compared,), 7)).instructions[compared].imm == 7
     shifts = template.shift_slots(61)
     filled = template.filled(((narrow,), 7), ((wide,), 0xFEDCBA9876543210), (shifts, 50))
     assert filled.instructions[narrow].imm == 7

@@ -41,6 +41,11 @@ class Template:
 
         return self._slots(takes)
 
+    def comparison_slots(self, value: int) -> Slots:
+        """Where the program compares a register with this constant of 31 bits; maybe nowhere."""
+        codes = (isa.JMP | isa.JEQ | isa.K, isa.JMP | isa.JNE | isa.K)
+        return self._slots(lambda insn, _: insn.code in codes and insn.imm == value)
+
     def shift_slots(self, bits: int) -> Slots:
         """Where the program shifts 64 bits to the right by so many; maybe nowhere."""
         shift = isa.ALU64 | isa.RSH | isa.K

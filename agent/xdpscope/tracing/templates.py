@@ -223,7 +223,7 @@ class Templates:
         return _Copyable(
             template,
             template.map_slots(loaded.map_fd("counts")),
-            template.constant_slots(_TARGET),
+            template.constant_slots(_TARGET) + template.comparison_slots(_TARGET),
             (first, second),
             template.switch_slots(),
         )
