@@ -6,7 +6,6 @@ thousand of them and a reading happens with each scrape. Per-slot arrays are fla
 order (set, CPU, way) in which the kernel hands the table out.
 """
 
-import secrets
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xdpscope.accounting.key_hash import U64, KeyHash
 from xdpscope.accounting.owners import UNKNOWN, Scopes, code
 from xdpscope.libbpf import Map, typed
 
-U64 = NDArray[np.uint64]
 Indices = NDArray[np.intp]
 
 HALF_LIFE = 10.0
@@ -125,7 +124,7 @@ class SlotTable:
         info = table.info
         self._shape = (info.max_entries, info.cpus, record["flows"].shape[0])
         self._size = int(np.prod(self._shape))
-        self._factors = [np.uint64(secrets.randbits(64) | 1) for _ in range(1 + family.words)]
+        self._hash = KeyHash(1 + family.words)
         self._ready = False
 
     def _prepare(self) -> None:
@@ -226,18 +225,11 @@ class SlotTable:
         found: U64 = np.ascontiguousarray(column).reshape(-1)[slots]
         return found
 
-    def _hash(self, seed: U64, words: list[U64]) -> U64:
-        found = seed * self._factors[0]
-        for word, factor in zip(words, self._factors[1:], strict=True):
-            found ^= found >> np.uint64(29)
-            found += word * factor
-        return found ^ (found >> np.uint64(32))
-
     def _occupy(self, slots: Indices, scopes: Scopes) -> int:
         """Sees to slots that may have got other flows; how many were pushed out for them."""
         words = [self._column("key", slots, word) for word in range(self.family.words)]
         target = self._column("target", slots).astype(np.uint64)
-        occupant = self._hash(target, words)
+        occupant = self._hash([target, *words])
         others = occupant != self._occupant[slots]
         mine = slots[others]
         # Every put is into a free place or pushes out; not all of it can be seen. What had
@@ -266,7 +258,7 @@ class SlotTable:
             self._score[renamed] = 0
         self._scope[slots] = scope
         words[-1] &= ~(mask << shift)
-        self._name[slots] = self._hash(scope.astype(np.uint64), words)
+        self._name[slots] = self._hash([scope.astype(np.uint64), *words])
         self._held[slots] &= scope != UNKNOWN
         self._grouping = None
         return max(0, puts - free - idle)
