@@ -31,10 +31,17 @@ struct {
  * still, an address of a net_device means the device that it meant before: to be
  * another one, or one in another namespace, it would have to appear first.
  *
- * Records remember `kept`, and are compared with `now`. Both are the same, but while the
- * agent knows that device_appears() does not run: then `now` is what `kept` never is, and
- * the device of each packet is identified.
+ * Records remember the sum of an address and `kept`, and are compared with that of an address
+ * and `now`: one comparison for both. The step is 2^64 divided by the golden ratio, whose
+ * multiples keep furthest from 0: for addresses that are less than 2^46 apart, sums of two
+ * epochs differ until 100,000 devices have appeared in between.
+ *
+ * `now` and `kept` are the same, but while the agent knows that device_appears() does not
+ * run: then they are 2^63 apart, no record seems current, and the device of each packet is
+ * identified.
  */
+#define EPOCH_STEP 0x9e3779b97f4a7c15
+
 SEC(".data.epoch") struct {
 	__u64 now;
 	__u64 kept;
@@ -178,8 +185,8 @@ static __always_inline bool recognised(struct device_counts *known, struct net_d
 				       bool by_epoch)
 {
 	if (by_epoch)
-		return known->device == (__u64)device && known->epoch == epoch.now;
-	return known->identity == identity_of(device) && known->device;
+		return known->mark - epoch.now == (__u64)device; /* no pointer may be added to */
+	return known->identity == identity_of(device) && known->mark;
 }
 
 /*
@@ -190,12 +197,15 @@ static __always_inline bool find_own(struct target_counts **target, struct net_d
 				     bool by_epoch)
 {
 	__u64 wanted = by_epoch ? (__u64)device : identity_of(device);
+	__u64 now = by_epoch ? epoch.now : 0;
 	struct target_counts *shifted = *target;
 
 	for (int i = 0; i < DEVICES_INLINE; i++) {
 		struct device_counts *known = &shifted->devices[0];
 
-		if (__builtin_expect((by_epoch ? known->device : known->identity) == wanted, !i))
+		__u64 found = by_epoch ? known->mark - now : known->identity;
+
+		if (__builtin_expect(found == wanted, !i))
 			break;
 		if (i == DEVICES_INLINE - 1)
 			return false;
@@ -203,7 +213,7 @@ static __always_inline bool find_own(struct target_counts **target, struct net_d
 		asm volatile("" : "+r"(shifted)); /* else each sum begins with `target` */
 	}
 	*target = shifted;
-	return !by_epoch || shifted->devices[0].epoch == epoch.now;
+	return true;
 }
 
 /* Binds a record, of this CPU alone, to a device. */
@@ -285,8 +295,9 @@ record_of(struct net_device *device, struct target_counts *target, bool unrecogn
 	known = &target->devices[index];
 	if (known->identity == 0)
 		bind_record(known, device, identity, index);
-	known->device = unrecognised ? 0 : (__u64)device;
-	known->epoch = current;
+	write_once(known->mark, unrecognised ? 0 : (__u64)device);
+	if (!unrecognised)
+		known->mark = read_once(known->mark) + current;
 	return known;
 }
 
@@ -297,8 +308,8 @@ int BPF_PROG(device_appears, void *chain, unsigned long event)
 	if (event != bpf_core_enum_value(enum netdev_cmd, NETDEV_REGISTER))
 		return 0;
 	/* In this order: in between, no record that is bound again seems to be current. */
-	__sync_fetch_and_add(&epoch.now, 1);
-	__sync_fetch_and_add(&epoch.kept, 1);
+	__sync_fetch_and_add(&epoch.now, EPOCH_STEP);
+	__sync_fetch_and_add(&epoch.kept, EPOCH_STEP);
 	return 0;
 }
 

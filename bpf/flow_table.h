@@ -161,7 +161,9 @@ static __always_inline bool is_flow6(const struct flow6 *flow, const volatile __
  */
 static __always_inline void count_flow4(__u64 first, __u64 second, __u64 length)
 {
-	__u32 at = set_of(hash4(first, second, constant64(HASH_FIRST), constant64(HASH_SECOND)));
+	__u64 hash = hash4(first, second, constant64(HASH_FIRST), constant64(HASH_SECOND));
+	volatile __u64 kept = hash; /* in memory, for want of a register */
+	__u32 at = set_of(hash);
 	struct flow_set4 *set;
 	struct flow4 wanted;
 
@@ -180,11 +182,7 @@ static __always_inline void count_flow4(__u64 first, __u64 second, __u64 length)
 	}
 	wanted = (struct flow4){ .key = { first, second }, .packets = 1, .bytes = length };
 	wanted.target = constant(TARGET);
-	/* Computed once more: to keep it would cost each packet an instruction. */
-	asm volatile("" : "+r"(first), "+r"(second));
-	settle4(set, &wanted,
-		other_set_of(
-			hash4(first, second, constant64(HASH_FIRST), constant64(HASH_SECOND))));
+	settle4(set, &wanted, other_set_of(kept));
 }
 
 /*
@@ -195,7 +193,9 @@ static __always_inline bool count_flow6(const union flow_key *key, __u64 last, _
 					const volatile __u64 *owner, __u64 left)
 {
 	const volatile __u64 *words = key->words;
-	__u32 at = set_of(hash6(words, last, constant64(HASH_FIRST), constant64(HASH_SECOND)));
+	__u64 hash = hash6(words, last, constant64(HASH_FIRST), constant64(HASH_SECOND));
+	volatile __u64 kept = hash; /* in memory, for want of a register */
+	__u32 at = set_of(hash);
 	struct flow_set6 *set, *shifted;
 	struct flow6 wanted;
 
@@ -231,9 +231,7 @@ static __always_inline bool count_flow6(const union flow_key *key, __u64 last, _
 	wanted.target = constant(TARGET);
 	if (owner && *owner != left)
 		return false;
-	settle6(set, &wanted,
-		other_set_of(
-			hash6(wanted.key, last, constant64(HASH_FIRST), constant64(HASH_SECOND))));
+	settle6(set, &wanted, other_set_of(kept));
 	return true;
 }
 

@@ -263,9 +263,12 @@ static __noinline int leave_ipv6(struct target_counts *target, __u64 verdict, __
 static __always_inline void count_ipv4(struct target_counts *target, __u64 first, __u64 second,
 				       __u32 verdict, __u64 length)
 {
-	struct target_counts *shifted = (void *)((struct tally *)target + verdict);
+	struct target_counts *shifted;
 
-	asm volatile("" : "+r"(shifted)); /* computed now, so that `target` need not be kept */
+	/* In this order, so that neither `verdict` nor `target` need be kept. */
+	asm volatile("" : "+r"(second));
+	shifted = (void *)((struct tally *)target + verdict);
+	asm volatile("" : "+r"(shifted));
 	count_flow4(first, second, length);
 	add(&shifted->devices[0].verdicts[0], length);
 }
@@ -283,7 +286,7 @@ static __always_inline bool leave_own(struct xdp_buff *xdp, struct target_counts
 
 	if (!find_own(&shifted, device_of(xdp, target), by_epoch))
 		return false;
-	if (!by_epoch && !shifted->devices[0].device)
+	if (!by_epoch && !shifted->devices[0].mark)
 		return false;
 	verdict = low_half(returned);
 	if (verdict > VERDICT_REDIRECT)

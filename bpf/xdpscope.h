@@ -62,13 +62,14 @@ struct tally {
 /*
  * What one target did with the packets of one device, on one CPU.
  *
- * A record is bound to its device's identity once and for all; `device` and
- * `epoch` only remember by what that identity was last recognised.
+ * A record is bound to its device's identity once and for all; `mark` only remembers by what
+ * that identity was last recognised.
  */
 struct device_counts {
-	/* struct net_device *, or `identity`; 0 with flows, if packets do not begin with Ethernet */
-	__u64 device;
-	__u64 epoch;
+	/* The device's address and the epoch, added up; 0 with flows, if packets do not begin with
+	 * Ethernet
+	 */
+	__u64 mark;
 	struct tally verdicts[VERDICTS];
 	/* The network namespace's cookie, or its inode where there is none, << 32 | ifindex;
 	 * 0: unused

@@ -58,9 +58,8 @@ def test_the_sum_grows_with_any_counter(records: NDArray[Any]) -> None:
         records["unplaced"]["bytes"][at] += 1
         assert (sums(records) - before).tolist() == [n == at[0] for n in range(3)]
     before = sums(records)
-    records["entry"]["ipv4"] += 1
-    records["devices"]["epoch"] += 1
-    records["devices"]["device"] += 1
+    records["entry"]["owner"] += 1
+    records["devices"]["mark"] += 1
     assert sums(records).tolist() == before.tolist()
 
 

@@ -31,10 +31,11 @@ SILENT = "the hook on devices is silent: each packet's device is identified, whi
 
 _ONLY_KEY = b"\0\0\0\0"
 
-# In `epoch.now` of bpf/counting.h; `epoch.kept` never has it.
-_UNRELIABLE = 1 << 63
-# Added when the hook can be trusted again: no record remembers what follows.
-_STEP = 1 << 32
+# How far `epoch.now` of bpf/counting.h is from `epoch.kept` while the hook is not trusted.
+_APART = np.uint64(1 << 63)
+# Added when the hook can be trusted again, so that no record remembers what follows: as many
+# steps of the hook as 2**32 devices make.
+_JUMP = np.uint64((0x9E3779B97F4A7C15 << 32) % (1 << 64))
 
 
 def ftrace_is_off() -> bool:
@@ -52,7 +53,7 @@ class DeviceHook:
         """Take the map with the hook's count."""
         self._epoch = epoch
         self._devices: Set[tuple[int, int]] = frozenset()
-        self._at_last_scan = -1
+        self._at_last_scan: tuple[np.uint64, np.uint64] | None = None
         self._again_at = 0.0
         self.failure = ""
         """Why the hook is not trusted; empty while it is."""
@@ -60,7 +61,8 @@ class DeviceHook:
     @property
     def trusted(self) -> bool:
         """Return whether tracers recognise devices with the hook's help."""
-        return not self._read() & _UNRELIABLE
+        now, kept = self._read()
+        return bool(now == kept)
 
     def test(self) -> bool:
         """Return whether the hook runs when a device appears: ``failure`` says why not.
@@ -88,9 +90,8 @@ class DeviceHook:
         Args:
             devices: Those found by the scan, each by its namespace's serial number and its ifindex.
         """
-        now = self._read()
-        unnoticed = not devices <= self._devices and now == self._at_last_scan
-        retry = bool(now & _UNRELIABLE) and time.monotonic() >= self._again_at
+        unnoticed = not devices <= self._devices and self._read() == self._at_last_scan
+        retry = not self.trusted and time.monotonic() >= self._again_at
         if (ftrace_is_off() or unnoticed or retry) and self.decide():
             if self.trusted:
                 _log.info("the hook on devices works again")
@@ -105,16 +106,13 @@ class DeviceHook:
         self._again_at = 0.0 if ftrace_is_off() else time.monotonic() + _PAUSE
         if works == trusted:
             return False
-        kept = self._read() & ~_UNRELIABLE
-        if works:
-            self._write(kept + _STEP, kept + _STEP)
-        else:
-            self._write(kept | _UNRELIABLE, kept)
+        _, kept = self._read()
+        with np.errstate(over="ignore"):
+            now, kept = (kept + _JUMP,) * 2 if works else (kept + _APART, kept)
+        self._epoch.update(_ONLY_KEY, np.array([now, kept]).tobytes())
         return True
 
-    def _read(self) -> int:
-        """Return ``epoch.now``."""
-        return int(self._epoch.lookup(_ONLY_KEY).view(np.uint64)[0, 0])
-
-    def _write(self, now: int, kept: int) -> None:
-        self._epoch.update(_ONLY_KEY, np.array([now, kept], np.uint64).tobytes())
+    def _read(self) -> tuple[np.uint64, np.uint64]:
+        """Return ``epoch.now`` and ``epoch.kept``."""
+        now, kept = self._epoch.lookup(_ONLY_KEY).view(np.uint64)[0]
+        return now, kept
