@@ -87,7 +87,11 @@ def _files(arguments: list[str]) -> list[str]:
 def suites(kernels: list[str], *, nightly: bool = False, matrix: bool = False) -> list[Suite]:
     """Return the suites to run on ``kernels``, those that take longest first."""
     if nightly:
-        return [Suite(f"{each} long", each, "nightly") for each in kernels]
+        found = [Suite(f"{each} long", each, "nightly and not stalled") for each in kernels]
+        if _AT_ONCE in kernels:
+            stalled = ("--parallel", "--stall")
+            found.append(Suite("stalled", _AT_ONCE, "stalled", machine=stalled))
+        return found
     if matrix:
         return [Suite(each, each, "not nightly") for each in kernels]
     first = kernels[0]

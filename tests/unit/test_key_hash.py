@@ -36,5 +36,7 @@ def test_a_word_cannot_make_up_for_the_one_before(bit: int) -> None:
         bits = [0, *(1 << number for number in range(64))]
         differences = np.array([one | two for one in bits for two in bits], np.uint64)
         wanted = hashed([np.array([first]), np.array([second])])
-        found = hashed([np.full_like(differences, first ^ np.uint64(1 << bit)), second ^ differences])
+        found = hashed(
+            [np.full_like(differences, first ^ np.uint64(1 << bit)), second ^ differences]
+        )
         assert wanted not in found

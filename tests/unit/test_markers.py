@@ -103,6 +103,11 @@ def test_each_long_variant_has_a_short_one() -> None:
     assert functions(long) <= functions(markers().keys() - long)
 
 
+def test_what_needs_stalled_cpus_runs_nightly() -> None:
+    assert marked("stalled")
+    assert marked("stalled") <= marked("nightly")
+
+
 def test_what_runs_at_once_depends_on_the_kernel() -> None:
     assert marked("at_once")
     assert marked("at_once") <= marked("every_kernel") - marked("nightly")

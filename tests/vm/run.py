@@ -21,12 +21,12 @@ import sys
 import sysconfig
 import tempfile
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from . import kvm
+from . import kvm, stall
 from .fetch import SBIN_PATH, ensure
 from .kernels import KERNELS, LAST_PARALLEL, InstalledKernel, VmError
 
@@ -69,6 +69,8 @@ class Machine:
     """One CPU whose clock advances one nanosecond an instruction: times are instruction counts."""
     parallel: bool = False
     """A host thread for each CPU, not one that takes turns, which newer kernels need to survive."""
+    stall: bool = False
+    """Stop one of these threads for 20 ms at random moments."""
     emulate: bool = False
     """Emulate the CPU even where KVM works; ``icount`` implies it."""
     forward: Sequence[tuple[int, int]] = ()
@@ -96,6 +98,8 @@ def run(command: Sequence[str], *, kernel: str = "default", machine: Machine | N
     for part in ("agent", "tests"):
         compileall.compile_dir(WORK_TREE / part, quiet=2)
     chosen = ensure(kernel)
+    if machine.stall and not machine.parallel:
+        raise VmError("--stall stops the thread of one CPU: it needs --parallel")
     if machine.parallel and machine.icount:
         raise VmError("--icount counts the instructions of one CPU: leave out --parallel")
     virtualised = not (machine.emulate or machine.icount) and kvm.works(chosen)
@@ -110,9 +114,7 @@ def run(command: Sequence[str], *, kernel: str = "default", machine: Machine | N
         orders = Path(name)
         (orders / "layout").write_text(_layout(chosen, machine))
         (orders / "command").write_text(_command(command, machine))
-        ended = _boot(
-            _virtual_machine(chosen, machine, accelerator, orders), orders, machine.timeout
-        )
+        ended = _boot(_virtual_machine(chosen, machine, accelerator, orders), orders, machine)
         return _outcome(ended, orders, machine, chosen)
 
 
@@ -201,6 +203,8 @@ def _virtual_machine(
         ]
         qemu += ["-netdev", ",".join(["user,id=forward", *rules])]
         qemu += ["-device", "virtio-net-pci,netdev=forward,romfile="]
+    if machine.stall:
+        qemu += ["-name", "debug-threads=on"]
     kernel_options = (
         f"PATH={HERE / 'boot'}:/bin",  # for the init: see boot/
         "oops=panic",  # a test must not pass on a kernel that is no longer sound
@@ -222,9 +226,9 @@ def _virtual_machine(
     ]
 
 
-def _boot(command: Sequence[str], orders: Path, timeout: float) -> bool:
+def _boot(command: Sequence[str], orders: Path, machine: Machine) -> bool:
     """Run the machine to its end and pass its output on; False if the time limit ended it."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + machine.timeout
     # virtme-ng wants a home directory only for settings, which would make one machine differ from
     # another; its temporary files go where they are removed even if it is killed.
     environment = {**os.environ, "PATH": f"{_SCRIPTS}:{SBIN_PATH}"}
@@ -232,7 +236,7 @@ def _boot(command: Sequence[str], orders: Path, timeout: float) -> bool:
     # timeout(1) is the safety net for the day this process itself is killed: no machine outlives
     # its limit by much. Pipes, never our own files: QEMU truncates a regular file it is given.
     process = subprocess.Popen(
-        ["timeout", "--signal=KILL", f"{timeout + 15:.0f}", *command],
+        ["timeout", "--signal=KILL", f"{machine.timeout + 15:.0f}", *command],
         cwd="/",
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -241,7 +245,8 @@ def _boot(command: Sequence[str], orders: Path, timeout: float) -> bool:
         start_new_session=True,
     )
     try:
-        return _pass_on(process, deadline)
+        with stall.stalling(process.pid) if machine.stall else nullcontext():
+            return _pass_on(process, deadline)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
@@ -309,6 +314,7 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--icount", action="store_true", help="one CPU, and an instruction takes a nanosecond")
     add("--parallel", action="store_true", help="a thread for each CPU; kernels up to 6.1")
+    add("--stall", action="store_true", help="with --parallel: stop a CPU for 20 ms now and then")
     add("--emulate", action="store_true", help="emulate the CPU even where KVM works")
     add(
         "--forward",
@@ -337,6 +343,7 @@ def machine_from(options: argparse.Namespace) -> Machine:
         timeout=options.timeout,
         icount=options.icount,
         parallel=options.parallel,
+        stall=options.stall,
         emulate=options.emulate,
         forward=tuple(options.forward),
         environment=dict(options.env),
