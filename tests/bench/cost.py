@@ -33,7 +33,7 @@ class Cost:
         with tempfile.TemporaryDirectory(dir=BUILT) as directory:
             result = Path(directory) / "result.json"
             command = ["python", "-m", "tests.bench.guest", str(result)]
-            machine = Machine(icount=True, timeout=300)
+            machine = Machine(icount=True, timeout=900)
             if status := run(command, kernel=kernel, machine=machine):
                 raise VmError(f"measuring on kernel {kernel} failed with status {status}")
             found: dict[str, Any] = json.loads(result.read_text())
