@@ -76,6 +76,8 @@ int programs(struct bpf_iter__bpf_prog *ctx)
 	record.at_egress = is_at_egress(prog, record.extension);
 	if (record.extension)
 		tell_target(&record, prog);
+	bpf_probe_read_kernel(record.tag, sizeof(record.tag), prog->tag);
+	bpf_probe_read_kernel(record.name, sizeof(record.name), prog->aux->name);
 	record.references = prog->aux->refcnt.counter;
 	bpf_seq_write(ctx->meta->seq, &record, sizeof(record));
 	return 0;

@@ -153,6 +153,7 @@ struct bpf_prog_aux {
 	__u32 attach_btf_id;
 	/* The name of the function that a tracing program or an extension was loaded for. */
 	const char *attach_func_name;
+	char name[16];
 	bool dev_bound; /* to one device (6.3) */
 	bool offload_requested; /* to a network card */
 	struct bpf_prog_offload *offload; /* of both; NULL once the device is gone */
@@ -165,6 +166,7 @@ struct bpf_prog_aux {
 struct bpf_prog {
 	enum bpf_prog_type type;
 	enum bpf_attach_type expected_attach_type;
+	__u8 tag[8];
 	struct bpf_prog_aux *aux;
 };
 

@@ -214,6 +214,9 @@ struct program_record {
 	__u32 function; /* its type in the target's BTF; also of an extension that is attached */
 	__u32 offloaded; /* a network card runs it */
 	__u32 zero;
+	/* For a program that this host does not allow the agent to open: */
+	__u8 tag[8];
+	char name[16];
 	char replaced[REPLACED_NAME_SIZE]; /* that function's name, of an extension only */
 	__u64 references; /* the iterator's own included */
 };

@@ -28,8 +28,8 @@ from xdpscope.describe import as_json, count_as_json, flow_as_json
 from xdpscope.discovery.events import LinkEvents
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.namespaces import NamespaceSource
-from xdpscope.errors import ConfigError
-from xdpscope.kernel import machine
+from xdpscope.errors import ConfigError, NotPermitted
+from xdpscope.kernel import capabilities, machine
 from xdpscope.libbpf import possible_cpus
 from xdpscope.metrics import (
     AgentCollector,
@@ -107,8 +107,8 @@ class Watch(threading.Thread):
         linger = max(_RETENTION, _RETENTION_SCANS * self.config.discovery.interval)
         try:
             observer.look(linger)
-        except Exception:
-            if not observer.looked:
+        except Exception as error:
+            if isinstance(error, NotPermitted) and not capabilities.may_open_programs():
                 raise
             # What is traced stays so; whatever this was may be over by the next look.
             _log.exception("discovery failed; looking again later")

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -23,6 +24,7 @@ from xdpscope.accounting.spilled import SpilledRecords
 from xdpscope.config import Flows
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.model import Attachment, Part, Snapshot, XdpProgram
+from xdpscope.errors import KernelError
 from xdpscope.kernel.netns import HOST
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.reason import Reason, Scope
@@ -105,6 +107,15 @@ class FlowReport:
     exported: list[FlowShown] = field(default_factory=list)
     others: list[Count] = field(default_factory=list)
     unaccounted: list[Count] = field(default_factory=list)
+
+
+@contextmanager
+def _noting(failures: list[KernelError | OSError]) -> Iterator[None]:
+    """Go on after an error of the kernel's, and keep it."""
+    try:
+        yield
+    except (KernelError, OSError) as error:
+        failures.append(error)
 
 
 class Observer:
@@ -203,39 +214,53 @@ class Observer:
             linger: Seconds for which what is gone stays on the page.
 
         Raises:
-            KernelError: the host cannot be looked at; what was found before stays.
+            KernelError: some part of the host cannot be looked at: what was found there before
+                stays. Everything else was done.
+            OSError: the same.
         """
-        with self._lock:
+        failures: list[KernelError | OSError] = []
+        with self._lock, _noting(failures):
             # Before the inventory: what is not in service then has run in tests only until now.
             idle = list(read_counts([t.tracer for t in self._targets if t.idle and t.tracer]))
             spilled = self._engine.spilled() if idle else {}
         snapshot = self._inventory.take()
-        with self._lock:
-            self._books.skip(idle, spilled, snapshot.in_service)
-        self._engine.check_devices(snapshot.interfaces.keys())
+        failures += self._inventory.failures
+        if not failures:
+            with self._lock, _noting(failures):
+                self._books.skip(idle, spilled, snapshot.in_service)
+        with _noting(failures):
+            self._engine.check_devices(snapshot.interfaces.keys())
         # A scrape must wait neither for hundreds to have their flows counted nor for a log.
         with self._lock:
-            incomplete = self._take_over(snapshot, linger)
+            incomplete = self._take_over(snapshot, linger, failures)
         self._targets.tell()
         for target in incomplete:
             if self._interrupt.is_set():
                 return
             with self._lock:
                 self._targets.follow_up(target)
+        if failures:
+            raise failures[0]
 
-    def _take_over(self, snapshot: Snapshot, linger: float) -> list[Target]:
+    def _take_over(
+        self, snapshot: Snapshot, linger: float, failures: list[KernelError | OSError]
+    ) -> list[Target]:
         """Those that have only verdicts counted then; none if interrupted."""
         self._places.expect(snapshot)
-        spilled = self._read_flows(self._places.at_once)
+        spilled: Mapping[int, NDArray[Any]] = {}
+        with _noting(failures):
+            spilled = self._read_flows(self._places.at_once)
         if snapshot is not self._snapshot:
             # Under the old names still, of interfaces that were renamed or are gone: what
             # has come since the flows were read.
-            spilled = self._book(self._places.at_once)
+            with _noting(failures):
+                spilled = self._book(self._places.at_once)
         self._places.settle()
         self._snapshot = snapshot
         self._uppers.update(snapshot, time.monotonic())
         if self._looked:  # else there may be some that were never booked
-            self._forget_spilled(spilled)
+            with _noting(failures):
+                self._forget_spilled(spilled)
         gone = self._targets.reconcile(snapshot, self._scope, self._interrupt.is_set)
         if self._interrupt.is_set():
             return []

@@ -95,17 +95,14 @@ class InterfaceSource:
             decoder: Whoever reads again and again keeps one.
         """
         self._decoder = decoder or Decoder()
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        self._socket = _opened()
         self._sequence = 0
+        self.namespace_cookie = netns.cookie_of(self._socket) if netns.has_cookies() else None
+        """The cookie of the namespace it reads; None where inode numbers are gone by."""
 
     def close(self) -> None:
         """Closes the netlink socket."""
         self._socket.close()
-
-    @property
-    def namespace_cookie(self) -> int | None:
-        """The cookie of the namespace it reads; None where inode numbers are gone by."""
-        return netns.cookie_of(self._socket) if netns.has_cookies() else None
 
     def __enter__(self) -> Self:
         return self
@@ -121,10 +118,17 @@ class InterfaceSource:
         Raises:
             KernelError: the kernel refused, or they never hold still (EAGAIN).
         """
-        for _ in range(_ATTEMPTS):
-            found = self._dump()
-            if found is not None:
-                return found
+        if self._socket.fileno() < 0:
+            self._socket = _opened()
+        try:
+            for _ in range(_ATTEMPTS):
+                found = self._dump()
+                if found is not None:
+                    return found
+        except (KernelError, OSError):
+            # The kernel still has the rest of that dump to send, and starts no other meanwhile.
+            self._socket.close()
+            raise
         raise KernelError("interfaces change faster than they can be listed", EAGAIN)
 
     def _dump(self) -> list[Interface] | None:
@@ -157,6 +161,10 @@ class InterfaceSource:
             if sequence == self._sequence:
                 yield kind, flags, data[_HEADER.size : size]
             data = data[_aligned(size) :]
+
+
+def _opened() -> socket.socket:
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
 
 
 def _aligned(size: int) -> int:

@@ -2,15 +2,44 @@
 """Programs and interfaces put together into one snapshot."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from typing import Self
+from collections.abc import Callable, Iterable, Mapping
+from typing import Generic, Self, TypeVar
 
 from xdpscope.discovery.maps import MapEntries, MapEntry, MapKind, tail_called
 from xdpscope.discovery.model import Attachment, Mode, Role, Snapshot
 from xdpscope.discovery.namespaces import Namespaces, NamespaceSource
 from xdpscope.discovery.programs import ProgramList, ProgramSource
+from xdpscope.discovery.retry import check_capability
 from xdpscope.discovery.uppers import Uppers
+from xdpscope.errors import KernelError
 from xdpscope.kernel.netns import HOST
+
+T = TypeVar("T")
+
+
+class Reading(Generic[T]):
+    """What a source gave the last time, for when it gives nothing."""
+
+    def __init__(self, read: Callable[[], T]) -> None:
+        self._read = read
+        self._last: T | None = None
+
+    def again(self, failures: list[KernelError | OSError]) -> T:
+        """Read once more; add to ``failures`` if that cannot be, and return the last reading.
+
+        Raises:
+            KernelError: there is none.
+            OSError: the same.
+        """
+        try:
+            self._last = self._read()
+        except (KernelError, OSError) as error:
+            if self._last is None:
+                raise
+            if isinstance(error, KernelError):
+                check_capability(error)
+            failures.append(error)
+        return self._last
 
 
 class Inventory:
@@ -25,8 +54,13 @@ class Inventory:
         self._programs = ProgramSource()
         self._namespaces = namespaces or NamespaceSource()
         self._maps = MapEntries()
+        self._programs_read = Reading(self._programs.read)
+        self._namespaces_read = Reading(self._namespaces.read)
+        self._maps_read = Reading(self._maps.read)
         self._found: object = None
         self._snapshot = Snapshot()
+        self.failures: list[KernelError | OSError] = []
+        """What could not be read for the last snapshot."""
 
     def close(self) -> None:
         self._maps.close()
@@ -51,11 +85,21 @@ class Inventory:
     def take(self) -> Snapshot:
         """What is there now; the same object as the last time, if nothing has changed since.
 
+        Of what cannot be read the last reading stands, and ``failures`` says why.
+
         Raises:
             NotPermitted: for want of CAP_SYS_ADMIN.
+            KernelError: something cannot be read, and never could.
+            OSError: the same.
         """
+        failures: list[KernelError | OSError] = []
+        self.failures = failures
         # Interfaces and maps first: a program that they name is then in the list, or gone.
-        found = self._namespaces.read(), self._maps.read(), self._programs.read()
+        found = (
+            self._namespaces_read.again(failures),
+            self._maps_read.again(failures),
+            self._programs_read.again(failures),
+        )
         if found != self._found:
             self._found, self._snapshot = found, self._put_together(*found)
         return self._snapshot

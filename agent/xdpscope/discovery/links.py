@@ -3,7 +3,8 @@
 
 from collections.abc import Collection
 
-from xdpscope.errors import Vanished
+from xdpscope.discovery.retry import Retries, check_capability
+from xdpscope.errors import KernelError, Vanished
 from xdpscope.libbpf import Link, LinkEnds
 
 
@@ -11,13 +12,15 @@ class TracingLinks:
     """Walks the kernel's links; what a link joins never changes and is asked for once."""
 
     def __init__(self) -> None:
-        self._known: dict[int, LinkEnds] = {}
+        self._known: dict[int, LinkEnds | None] = {}  # None: it cannot be read
+        self._unreadable = Retries()
         self._found: Collection[LinkEnds] = []
 
     def read(self) -> Collection[LinkEnds]:
         """Every link whose target the kernel names; none before Linux 5.13.
 
-        The same collection as the last time, if there are the same links.
+        The same collection as the last time, if there are the same links. One that cannot be read
+        is left out, and tried again later.
 
         Each holds a reference on its target.
 
@@ -25,18 +28,24 @@ class TracingLinks:
             NotPermitted: for want of CAP_SYS_ADMIN.
         """
         ids = list(Link.ids())
-        if ids == list(self._known):
+        if ids == list(self._known) and not self._unreadable.due:
             return self._found
-        known: dict[int, LinkEnds] = {}
+        known: dict[int, LinkEnds | None] = {}
         for id in ids:
             ends = self._known.get(id)
-            if ends is None:
+            if id not in self._known or self._unreadable.is_due(id):
                 try:
                     with Link.open(id) as link:
                         ends = link.ends()
                 except Vanished:
                     continue
+                except KernelError as error:
+                    check_capability(error)
+                    self._unreadable.failed(id, error)
+                else:
+                    self._unreadable.succeeded(id)
             known[id] = ends
+        self._unreadable.keep(known)
         self._known = known
-        self._found = [ends for ends in known.values() if ends.target]
+        self._found = [ends for ends in known.values() if ends is not None and ends.target]
         return self._found

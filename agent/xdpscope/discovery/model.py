@@ -55,6 +55,7 @@ class XdpProgram:
     map_ids: tuple[int, ...] = ()  # of the maps that it uses
     offloaded: bool = False  # a network card runs it
     entry_problem: str = ""  # why no tracer can read its entry function; empty: one can
+    unreadable: str = ""  # why the agent may not open it; empty: it may
 
     @property
     def role(self) -> Role:

@@ -9,8 +9,8 @@ and ends with it, so that none can be left behind in a namespace that is not our
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from errno import EAGAIN, ENOENT, ESRCH, ESTALE
 from typing import Self, TypeVar
 
 import structlog
@@ -23,6 +23,9 @@ from xdpscope.kernel.netns import HOST
 _log = structlog.get_logger(__name__)
 
 _SERIAL_MASK = 0xFFFFFFFF
+
+# What opening or entering a namespace says once it, or the process that led there, is gone.
+_GONE = (ENOENT, ESRCH, ESTALE)
 
 T = TypeVar("T")
 
@@ -56,6 +59,7 @@ class NamespaceSource:
         self._inode = netns.own_inode()
         self._own = InterfaceSource(self._decoder)
         self._last: dict[int, Namespace] = {}
+        self._named: dict[str, int] = {}
         self._complaints: set[str] = set()
 
     def close(self) -> None:
@@ -68,7 +72,9 @@ class NamespaceSource:
         self.close()
 
     def read(self) -> Namespaces:
-        """All that can be looked into. What cannot, or is gone, is passed over.
+        """All that can be looked into, and what cannot for a moment as it was at the last reading.
+
+        What the agent may not look into, or is gone, is passed over.
 
         Raises:
             KernelError: our own cannot be.
@@ -79,6 +85,10 @@ class NamespaceSource:
         others = {inode: ways for inode, ways in found.ways.items() if inode != self._inode}
         if others:
             seen += _in_a_thread_of_its_own(lambda: list(self._visit(others, names)))
+        if not found.complete:
+            # The process that would not say where it is may be in one of these.
+            there = {self._inode, *found.ways}
+            seen += [each for each in self._last.values() if each.inode not in there]
         self._last = {each.serial: each for each in seen}
         self._decoder.forget_unused()
         return Namespaces(seen, names)
@@ -87,7 +97,8 @@ class NamespaceSource:
         """Which namespaces there are to look into; of others than our own, ways that lead there."""
         if not self.everywhere:
             return netns.Found()
-        found = netns.find()
+        found = netns.find(self._named)
+        self._named = dict(found.named)
         if found.unreadable:
             self._complain(
                 "cannot tell the network namespaces of some processes",
@@ -99,28 +110,43 @@ class NamespaceSource:
     def _visit(
         self, others: Mapping[int, Sequence[str]], names: Mapping[int, str]
     ) -> Iterator[Namespace]:
+        before = {each.inode: each for each in self._last.values()}
         for inode, ways in others.items():
-            with suppress(KernelError, OSError):
+            name = names.get(inode, str(inode))
+            found: Namespace | None = None
+            try:
                 if self._enter(inode, ways):
-                    yield self._look_around(inode, names.get(inode, str(inode)))
+                    found = self._look_around(inode, name)
+            except (KernelError, OSError):
+                # For want of descriptors or memory, say: not because it is gone.
+                if inode in before:
+                    found = replace(before[inode], name=name)
+            if found is not None:
+                yield found
 
     def _enter(self, inode: int, ways: Sequence[str]) -> bool:
-        forbidden: OSError | None = None
+        """Return whether one of the ways leads there; False if it is gone.
+
+        Raises:
+            OSError: it may be there, but cannot be entered.
+        """
+        problem: OSError | None = None
         for way in ways:
             try:
                 netns.enter(way, inode)
-            except PermissionError as error:
-                forbidden = error
-            except OSError:  # gone meanwhile
-                continue
+            except OSError as error:
+                if error.errno not in _GONE:
+                    problem = error
             else:
                 return True
-        if forbidden is not None:
+        if isinstance(problem, PermissionError):
             self._complain(
                 "cannot look into some network namespaces",
-                error=str(forbidden),
+                error=str(problem),
                 hint="CAP_SYS_ADMIN is missing, or a security module forbids it",
             )
+        if problem is not None:
+            raise problem
         return False
 
     def _look_around(self, inode: int, name: str) -> Namespace:
@@ -160,6 +186,9 @@ def _in_a_thread_of_its_own(task: Callable[[], T]) -> T:
             result.set_exception(error)
 
     thread = threading.Thread(target=run, name="namespaces", daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError as error:  # as many threads as may be, or no memory
+        raise OSError(EAGAIN, str(error)) from error
     thread.join()
     return result.result()

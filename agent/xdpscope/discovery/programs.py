@@ -5,15 +5,23 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from errno import ENODEV
+from errno import EAGAIN, EINTR, EIO, EMFILE, ENFILE, ENODEV, ENOMEM
 from typing import Self
+
+import structlog
 
 from xdpscope.discovery.entry import problem_of
 from xdpscope.discovery.links import TracingLinks
 from xdpscope.discovery.listing import Listing
 from xdpscope.discovery.model import UNNAMED, ChainPlace, Role, XdpProgram
+from xdpscope.discovery.retry import Retries, check_capability
 from xdpscope.errors import KernelError, NotPermitted, Vanished
 from xdpscope.libbpf import Btf, EntryFunction, Program, ProgramInfo, attach_type_name
+
+_log = structlog.get_logger(__name__)
+
+# What says nothing of the object that was asked for.
+_PASSING = (EAGAIN, EINTR, EIO, EMFILE, ENFILE, ENODEV, ENOMEM)
 
 _UNSPECIFIED = 0  # no attach type given: what loaders before 5.9 did; it means plain XDP
 _XDP = "xdp"
@@ -36,6 +44,8 @@ class Entry:
     target: int = 0  # of an extension that is yet to be attached: the program that it is for
     function: int = 0  # of an extension: the type of the function that it was loaded for
     offloaded: bool = False
+    tag: str = ""
+    name: str = ""  # as the kernel has it, cut at 15 characters
     replaced: str = ""  # of an extension: the name of that function, as far as it fits
     references: int = 0
 
@@ -90,6 +100,8 @@ class Census:
                     each["target"],
                     each["function"],
                     bool(each["offloaded"]),
+                    bytes(each["tag"]).hex(),
+                    each["name"].decode(errors="replace"),
                     each["replaced"].decode(errors="replace"),
                     each["references"] - 1,
                 )
@@ -109,6 +121,7 @@ class ProgramSource:
             self._census = None
         self._links = TracingLinks()
         self._known: dict[int, XdpProgram | None] = {}  # None: not an XDP program
+        self._unreadable = Retries()
         self._positions: dict[tuple[int, int], int | None] = {}  # by program and function
         self._extensions: frozenset[int] = frozenset()
         self._classified: set[int] = set()  # freplace programs, by the names of functions
@@ -128,6 +141,8 @@ class ProgramSource:
     def read(self) -> ProgramList:
         """All XDP programs and extensions of them; the same list, if nothing changed.
 
+        A program that cannot be opened is ``unreadable``, and tried again later.
+
         A tracer of somebody else is not counted among a program's holders: two that waited
         for each other to let go would keep a program for ever.
 
@@ -141,7 +156,8 @@ class ProgramSource:
         # After the census, so that a tracer new in between makes the number too small: then
         # a program is let go for a moment, not kept.
         links = self._links.read()
-        if census is self._told[0] and links is self._told[1]:
+        same = census is self._told[0] and links is self._told[1]
+        if same and not self._unreadable.due:
             return self._found
         programs = self._describe_all(census)
         tracers: Counter[int] = Counter(link.target for link in links)
@@ -223,21 +239,27 @@ class ProgramSource:
                     Btf.from_kernel(program.info().btf_id) as btf,
                 ):
                     found = _COMPONENT.fullmatch(btf.name(function))
-            except Vanished:
-                return None
+            except KernelError as error:
+                check_capability(error)
+                return None  # not known; asked again at the next scan
             self._positions[ends] = int(found[1]) if found else None
         return self._positions[ends]
 
     def _describe_all(self, census: Mapping[int, Entry]) -> dict[int, XdpProgram]:
         self._known = {id: program for id, program in self._known.items() if id in census}
+        self._unreadable.keep(census)
         for id, entry in census.items():
-            if id not in self._known:
-                try:
-                    self._known[id] = self._describe(id, entry)
-                except KernelError as error:
-                    # Gone, or its device is: one that a network card was to run.
-                    if not isinstance(error, Vanished) and error.errno != ENODEV:
-                        raise
+            if id in self._known and not self._unreadable.is_due(id):
+                continue
+            try:
+                self._known[id] = self._describe(id, entry)
+            except KernelError as error:
+                # Gone, or its device is: one that a network card was to run.
+                if not isinstance(error, Vanished) and error.errno != ENODEV:
+                    check_capability(error)
+                    self._cannot_read(id, entry, error)
+            else:
+                self._unreadable.succeeded(id)
         return {id: program for id, program in self._known.items() if program is not None}
 
     def _describe(self, id: int, entry: Entry) -> XdpProgram | None:
@@ -263,6 +285,36 @@ class ProgramSource:
             entry_problem=problem,
         )
 
+    def _cannot_read(self, id: int, entry: Entry, error: KernelError) -> None:
+        if self._unreadable.failed(id, error):
+            hint = "does a security module, such as SELinux, forbid it? See its audit log"
+            more = {"hint": hint} if isinstance(error, NotPermitted) else {}
+            _log.warning(
+                "cannot read a program: it is not traced",
+                program_id=id,
+                program=entry.name,
+                error=error.summary,
+                **more,
+            )
+        # Without the census it may not even be an XDP program.
+        self._known[id] = (
+            None
+            if self._census is None
+            else XdpProgram(
+                id=id,
+                tag=entry.tag,
+                name=entry.name,
+                function=entry.name or UNNAMED,
+                entry_type_id=0,
+                jited=False,
+                attach_type=self._attach_type(entry),
+                extension=entry.extension,
+                at_egress=entry.at_egress,
+                offloaded=entry.offloaded,
+                unreadable=error.summary,
+            )
+        )
+
     @staticmethod
     def _entry_function(info: ProgramInfo) -> tuple[EntryFunction | None, str]:
         """Return the main function, None without BTF; and why no tracer can read it."""
@@ -275,6 +327,8 @@ class ProgramSource:
         except (NotPermitted, Vanished):
             raise
         except KernelError as error:
+            if error.errno in _PASSING:
+                raise
             return EntryFunction(info.name or UNNAMED, type_id), f"its BTF is not valid: {error}"
 
     def _attach_type(self, entry: Entry) -> str:

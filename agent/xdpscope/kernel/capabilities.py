@@ -28,6 +28,11 @@ WITHOUT: Mapping[str, str] = {
 """What is lost without those that the agent can do without."""
 
 
+def may_open_programs() -> bool:
+    """Return whether this process has the capability to open other people's programs."""
+    return OPEN_PROGRAMS in effective()
+
+
 def effective() -> frozenset[str]:
     """Which of the capabilities that matter here are in force."""
     status = Path("/proc/self/status").read_text()

@@ -13,7 +13,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from errno import ESTALE
+from errno import EINVAL, ENOENT, ESRCH, ESTALE
 from functools import cache
 from pathlib import Path
 
@@ -25,6 +25,9 @@ _OWN = "/proc/self/ns/net"
 
 # Of processes in one namespace so many are remembered as ways in: the first may end.
 _WAYS = 4
+
+# What the link to its namespace says of a process that has ended, or is about to.
+_ENDED = (ENOENT, ESRCH, EINVAL)
 
 _CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
 _INODE_DIGITS = 10  # what the kernel gives namespaces begins at 0xf0000000
@@ -70,22 +73,31 @@ class Found:
     # Those of ip-netns(8). A namespace with several has the first in the alphabet.
     names: Mapping[int, str] = field(default_factory=dict)
     unreadable: int = 0  # processes that would not say in which one they are
+    # False: the kernel would not say of some process, for a reason that may pass.
+    complete: bool = True
+    named: Mapping[str, int] = field(default_factory=dict)  # paths of ip-netns(8)
 
 
-def find() -> Found:
+def find(before: Mapping[str, int] | None = None) -> Found:
     """Every namespace that has a name or a process, our own among them.
 
     One that only a descriptor or a socket holds is not found.
+
+    Args:
+        before: What paths led to when last looked at, for those that cannot be looked at now.
+
+    Raises:
+        OSError: names or processes cannot be listed.
     """
-    named = _named()
+    named = _named(before or {})
     ways: dict[int, list[str]] = defaultdict(list)
     names: dict[int, str] = {}
-    for inode, path in named:
+    for path, inode in named.items():
         ways[inode].append(path)
         name = os.path.basename(path)  # noqa: PTH119 - hundreds of them, every few seconds
         if _is_plain(name):
             names.setdefault(inode, name)
-    unreadable = 0
+    unreadable, complete = 0, True
     for pid in os.listdir("/proc"):  # noqa: PTH208
         if not pid[0].isdigit():
             continue
@@ -96,30 +108,37 @@ def find() -> Found:
         except PermissionError:
             unreadable += 1
             continue
-        except OSError:  # ended, or about to
+        except OSError as error:
+            complete &= error.errno in _ENDED
             continue
         into = ways[inode]
         if len(into) < _WAYS:
             into.append(path)
-    return Found(ways, names, unreadable)
+    return Found(ways, names, unreadable, complete, named)
 
 
-def _named() -> list[tuple[int, str]]:
-    """(inode, path) of what ip-netns(8) has named, in the order of the alphabet."""
-    found = []
+def _named(before: Mapping[str, int]) -> dict[str, int]:
+    """By path, the inode of what ip-netns(8) has named, in the order of the alphabet."""
+    found = {}
+    device = os.stat(_OWN).st_dev  # noqa: PTH116
     try:
-        device = os.stat(_OWN).st_dev  # noqa: PTH116
         paths = sorted(map(str, _NAMED.iterdir()))
-    except OSError:  # no namespace was ever named here
-        return []
+    except FileNotFoundError:  # no namespace was ever named here
+        return {}
+    except PermissionError:
+        return dict(before)
     for path in paths:
         try:
             status = os.stat(path)  # noqa: PTH116
-        except OSError:  # deleted meanwhile
+        except FileNotFoundError:  # deleted meanwhile
+            continue
+        except OSError:
+            if path in before:
+                found[path] = before[path]
             continue
         # A file that is no namespace: the mount on it is gone, or is not to be seen from here.
         if status.st_dev == device:
-            found.append((status.st_ino, path))
+            found[path] = status.st_ino
     return found
 
 

@@ -4,7 +4,7 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from errno import EAGAIN
+from errno import EAGAIN, EIO
 from typing import Self
 
 from xdpscope.errors import Vanished
@@ -95,6 +95,8 @@ class Link(Pinnable):
         try:
             while part := os.read(fd, _READ_SIZE):
                 parts.append(part)
+        except OSError as error:
+            fail(-(error.errno or EIO), "reading an iterator")
         finally:
             os.close(fd)
         return b"".join(parts)

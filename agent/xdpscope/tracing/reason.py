@@ -20,6 +20,7 @@ class Reason(StrEnum):
     NO_VERDICT = "no_verdict"  # an extension: what it returns is no verdict
     UNSUPPORTED_ENTRY = "unsupported_entry"  # no tracer can read its entry function
     OFFLOADED = "offloaded"  # a network card runs it
+    UNREADABLE = "unreadable"  # this host does not allow the agent to open it
     KERNEL_REFUSED = "kernel_refused"
     VANISHED = "vanished"
 
@@ -38,6 +39,8 @@ class Scope:
             return Reason.EXCLUDED
         if program.offloaded:
             return Reason.OFFLOADED
+        if program.unreadable:
+            return Reason.UNREADABLE
         if program.id in snapshot.extensions:
             return Reason.NO_VERDICT
         if program.id in snapshot.tail_called:

@@ -38,6 +38,8 @@ class Target:
     refusal: Reason | None = None  # why the last attempt to attach failed
     refusals: int = 0
     again_at: float = 0.0
+    flow_refusals: int = 0
+    flows_again_at: float = 0.0
     booked: bool = True  # False: what a tracer counted before this agent started is not read yet
 
     @property
@@ -118,7 +120,7 @@ class Targets:
                 return []
             part = snapshot.part_of(program)
             target = self._targets.setdefault(program_id, Target(program, part))
-            target.part = part
+            target.program, target.part = program, part
             self._adopt(target)
             target.attachments = snapshot.attachments.get(program_id, ())
             targets.append(target)
@@ -137,9 +139,11 @@ class Targets:
 
     def incomplete(self) -> Iterator[Target]:
         """Targets in service of which only verdicts are counted so far."""
+        now = time.monotonic()
         for target in self:
             tracer = target.tracer
-            if target.reason is None and tracer is not None and not tracer.complete:
+            waiting = target.reason is None and tracer is not None and not tracer.complete
+            if waiting and now >= target.flows_again_at:
                 yield target
 
     def follow_up(self, target: Target) -> None:
@@ -148,15 +152,20 @@ class Targets:
             return
         try:
             target.tracer.follow_up(self._engine.alters_packets)
-        except KernelError as error:
+        except (KernelError, OSError) as error:
             self.failures[_reason_of(error)] += 1
             program = target.program
-            _log.warning(
-                "flows are not counted",
-                program=program.function,
-                program_id=program.id,
-                error=str(error),
-            )
+            target.flows_again_at = time.monotonic() + _pause_after(target.flow_refusals)
+            target.flow_refusals += 1
+            if target.flow_refusals == 1:
+                _log.warning(
+                    "flows are not counted",
+                    program=program.function,
+                    program_id=program.id,
+                    error=str(error),
+                )
+        else:
+            target.flow_refusals = 0
 
     def vanish(self, program_ids: Iterable[int]) -> None:
         """Marks programs as gone; their counts stay readable until ``forget``."""
@@ -164,14 +173,13 @@ class Targets:
             target = self._targets[program_id]
             target.attachments = ()
             target.reason = Reason.VANISHED
-            if target.tracer is not None:
-                target.tracer.detach()
+            self._detach(target)
 
     def forget(self, program_id: int) -> None:
         """Gives up a program that is gone, and its counts."""
         target = self._targets.pop(program_id, None)
-        if target is not None and target.tracer is not None:
-            target.tracer.discard()
+        if target is not None:
+            _discard(target)
 
     def _tidy(self) -> None:
         """Removes what is pinned and, as is now known, nobody's."""
@@ -191,7 +199,7 @@ class Targets:
         try:
             target.tracer = Tracer(self._engine, program, pins)
             target.booked = False
-        except KernelError as error:
+        except (KernelError, OSError) as error:
             pins.remove()
             _log.warning(
                 "what is pinned cannot be taken over: its counters start again",
@@ -226,8 +234,8 @@ class Targets:
                 # At the second scan: one alone may have missed a device that moved.
                 if arm and target.ends_flows:
                     self._stop_flows(target)
-            elif target.tracer is not None and target.armed:
-                target.tracer.detach()
+            elif target.armed:
+                self._detach(target)
                 program = target.program
                 _log.info("let go", program=program.function, program_id=program.id, reason=reason)
             if reason is None and target.reason is not None:
@@ -256,7 +264,7 @@ class Targets:
             return
         try:
             target.tracer = Tracer(self._engine, target.program)
-        except KernelError as error:
+        except (KernelError, OSError) as error:
             self._refused(target, error)
 
     def _arm(self, target: Target) -> None:
@@ -265,7 +273,7 @@ class Targets:
             return
         try:
             target.tracer.attach()
-        except KernelError as error:
+        except (KernelError, OSError) as error:
             self._refused(target, error)
         else:
             target.refusal, target.refusals = None, 0
@@ -274,24 +282,47 @@ class Targets:
         """Replace the tracer of a program that went out of service by one of verdicts."""
         if target.tracer is None:
             return
-        target.tracer.detach()
+        self._detach(target)
         try:
             target.tracer.attach()
-        except KernelError as error:
+        except (KernelError, OSError) as error:
             self._refused(target, error)
 
-    def _refused(self, target: Target, error: KernelError) -> None:
+    @staticmethod
+    def _detach(target: Target) -> None:
+        if target.tracer is None:
+            return
+        try:
+            target.tracer.detach()
+        except (KernelError, OSError) as error:
+            _log.warning("cannot detach", program_id=target.program.id, error=str(error))
+
+    def _refused(self, target: Target, error: KernelError | OSError) -> None:
         if target.tracer is not None and target.tracer.unused:
-            target.tracer.discard()
-            target.tracer = None
+            _discard(target)
         target.refusal = reason = _reason_of(error)
         self.failures[reason] += 1
-        target.again_at = time.monotonic() + min(_LONGEST_PAUSE, 2.0**target.refusals)
+        target.again_at = time.monotonic() + _pause_after(target.refusals)
         if reason is Reason.UNSUPPORTED_ENTRY:
             target.again_at = inf  # The verifier's answer stays the same.
         target.refusals += 1
         if target.refusals == 1:
             _cannot_trace(target.program, reason, str(error))
+
+
+def _discard(target: Target) -> None:
+    tracer, target.tracer = target.tracer, None
+    if tracer is None:
+        return
+    try:
+        tracer.discard()
+    except (KernelError, OSError) as error:
+        _log.warning("cannot remove a tracer", program_id=target.program.id, error=str(error))
+
+
+def _pause_after(refusals: int) -> float:
+    """Seconds until the next attempt."""
+    return min(_LONGEST_PAUSE, 2.0 ** min(refusals, 10))
 
 
 def _cannot_trace(program: XdpProgram, reason: Reason, error: str) -> None:
@@ -306,7 +337,7 @@ def _cannot_trace(program: XdpProgram, reason: Reason, error: str) -> None:
     )
 
 
-def _reason_of(error: KernelError) -> Reason:
+def _reason_of(error: KernelError | OSError) -> Reason:
     if isinstance(error, Vanished):
         return Reason.VANISHED
     if isinstance(error, LoadError) and error.errno == EACCES and error.log:

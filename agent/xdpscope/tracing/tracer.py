@@ -3,12 +3,13 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from errno import EAGAIN
 from typing import Any
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from xdpscope.accounting.books import Counted
@@ -18,6 +19,8 @@ from xdpscope.libbpf import EntryFunction, Program, typed
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.pins import TargetPins
 from xdpscope.tracing.templates import Attached, Copy
+
+_log = structlog.get_logger(__name__)
 
 _ONLY_KEY = b"\0\0\0\0"
 
@@ -66,6 +69,7 @@ class Tracer:
         self._attached: dict[str, Attached] = {}  # in the order of attaching
         self._ready: list[Copy] | None = None  # of the first, to be attached
         self._last: Expense | None = Expense(0, None)  # None: it is attached
+        self._told = Expense(0, None)
         self._missed = 0
         self._spent_ns = 0  # by programs that are detached
         self._ran = False  # whether the kernel has ever counted run time
@@ -154,7 +158,7 @@ class Tracer:
     def follow_up(self, alters_packets: Callable[[Program], bool]) -> None:
         """Attaches the rest, which counts flows, in the place of what counts verdicts.
 
-        Not a packet is missed or counted twice. Once, whether or not it succeeds.
+        Not a packet is missed or counted twice. After a failure it may be tried again.
 
         Args:
             alters_packets: Says of a target whether it may alter a packet; if not, that is read
@@ -163,7 +167,6 @@ class Tracer:
         Raises:
             KernelError: verdicts alone are counted on.
         """
-        self.complete = True
         variant = self._engine.templates.variant
         with Program.open(self._target) as target:
             rest = self._begun()
@@ -172,6 +175,7 @@ class Tracer:
             names = [name for name in rest if name not in self._attached]
             self._attach(self._copies(names), target)
         self._missed += self._drop(variant.first)
+        self.complete = True
 
     def _begun(self) -> tuple[str, ...] | None:
         """What another agent had begun to attach."""
@@ -185,11 +189,17 @@ class Tracer:
         if self._pins is not None:
             self._pins.drop(name)
         each.link.close()
-        info = each.program.info()
+        with each.program as program:
+            try:
+                info = program.info()
+            except KernelError as error:
+                _log.warning(
+                    "the cost of a tracer is lost", program_id=self._target, error=str(error)
+                )
+                return 0
         self._spent_ns += info.run_time_ns
         self._ran |= info.run_count > 0
         self._let_go.append(info.id)
-        each.program.close()
         return info.recursion_misses
 
     def _detach_all(self) -> None:
@@ -224,7 +234,7 @@ class Tracer:
         if self._last is None:
             missed = [self._drop(name) for name in list(self._attached)]
             self._missed += missed[0]  # the first one is an exit in every variant
-            self._last = self._expense()
+            self._last = self._told = self._expense()
 
     def close(self) -> None:
         """Ends it, and gives up the counts; but what is pinned counts on."""
@@ -248,8 +258,12 @@ class Tracer:
         return typed(self._counts.lookup(_ONLY_KEY), self._engine.target_counts)
 
     def expense(self) -> Expense:
-        """Misses and, if known, cost."""
-        return self._expense() if self._last is None else self._last
+        """Misses and, if known, cost: of the last time, if the kernel does not tell now."""
+        if self._last is not None:
+            return self._last
+        with suppress(KernelError):
+            self._told = self._expense()
+        return self._told
 
     def _expense(self) -> Expense:
         infos = [each.program.info() for each in self._attached.values()]
@@ -260,7 +274,7 @@ class Tracer:
 
 
 def read_counts(tracers: Sequence[Tracer]) -> Iterator[Counted]:
-    """The records of many, by parts."""
+    """The records of many, by parts; without those that the kernel does not give."""
     if not tracers:
         return
     info, layout = tracers[0]._counts.info, tracers[0]._engine.target_counts
@@ -268,12 +282,18 @@ def read_counts(tracers: Sequence[Tracer]) -> Iterator[Counted]:
     for begin in range(0, len(tracers), step):
         part = tracers[begin : begin + step]
         values = np.empty((len(part), info.cpus, info.stride), np.uint8)
-        for tracer, row in zip(part, values, strict=True):
-            tracer._counts.lookup_into(_ONLY_KEY, row)
+        read: list[Tracer] = []
+        for tracer in part:
+            try:
+                tracer._counts.lookup_into(_ONLY_KEY, values[len(read)])
+            except KernelError as error:
+                _log.warning("counts cannot be read", program_id=tracer._target, error=str(error))
+            else:
+                read.append(tracer)
         yield Counted(
-            [tracer._target for tracer in part],
-            [tracer.number for tracer in part],
-            typed(values, layout),
+            [tracer._target for tracer in read],
+            [tracer.number for tracer in read],
+            typed(values[: len(read)], layout),
         )
 
 

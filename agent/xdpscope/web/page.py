@@ -66,6 +66,7 @@ _REASONS = {
     "unsupported_entry": "Its entry function is not like int f(struct xdp_md *), so no tracer can "
     "read the packet. The agent's log says what differs.",
     "offloaded": "A network card runs it, where no tracer can be.",
+    "unreadable": "This host does not allow the agent to open it.",
     "vanished": "It went away while it was looked at.",
 }
 
