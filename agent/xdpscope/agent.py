@@ -57,6 +57,8 @@ _SETTLING = 0.05
 # while it moves.
 _RETENTION = 65.0
 _RETENTION_SCANS = 2
+# Seconds after which a scan leaves the flows of further programs to the next one.
+_FOLLOW_UP = 0.25
 # What closing may take on a signal. What is left then the kernel closes with the process.
 _CLOSING = 0.5
 
@@ -93,6 +95,8 @@ class Watch(threading.Thread):
                 while not self._stopping.is_set():
                     began = time.monotonic()
                     self._look(observer)
+                    if observer.unfinished:
+                        continue  # what is new is looked for in between
                     now, interval = time.monotonic(), self.config.discovery.interval
                     rest = pace.rest(now - began, now, interval)
                     self._hurry.wait(rest)
@@ -106,7 +110,7 @@ class Watch(threading.Thread):
     def _look(self, observer: Observer) -> None:
         linger = max(_RETENTION, _RETENTION_SCANS * self.config.discovery.interval)
         try:
-            observer.look(linger)
+            observer.look(linger, _FOLLOW_UP)
         except Exception as error:
             if isinstance(error, NotPermitted) and not capabilities.may_open_programs():
                 raise

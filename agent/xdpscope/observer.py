@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Self
 
 from numpy.typing import NDArray
@@ -153,6 +154,7 @@ class Observer:
         self._places_gone: Farewell[Place] = Farewell()
         self._places_hidden: dict[Place, None] = {}
         self._looked = False
+        self._unfinished = 0
         self._books = Books(self._ledger)
         self._owners = Owners()
         tables = engine.flow_tables()
@@ -181,6 +183,11 @@ class Observer:
         return self._looked
 
     @property
+    def unfinished(self) -> int:
+        """Of how many programs the flows are still to be counted: another look does that."""
+        return self._unfinished
+
+    @property
     def watches_devices(self) -> bool:
         """Whether devices are recognised without reading their identity for each packet."""
         return self._engine.watches_devices
@@ -207,11 +214,13 @@ class Observer:
             if self._flows is not None and flows is not None:
                 self._flows.limits = flows
 
-    def look(self, linger: float) -> None:
+    def look(self, linger: float, follow_up: float = inf) -> None:
         """Looks at the host, and attaches and detaches what has changed.
 
         Args:
             linger: Seconds for which what is gone stays on the page.
+            follow_up: Seconds in which programs newly traced get their flows counted, too; at
+                least one does. The others are ``unfinished``: meanwhile nothing new is seen.
 
         Raises:
             KernelError: some part of the host cannot be looked at: what was found there before
@@ -219,6 +228,7 @@ class Observer:
             OSError: the same.
         """
         failures: list[KernelError | OSError] = []
+        self._unfinished = 0
         with self._lock, _noting(failures):
             # Before the inventory: what is not in service then has run in tests only until now.
             idle = list(read_counts([t.tracer for t in self._targets if t.idle and t.tracer]))
@@ -234,9 +244,13 @@ class Observer:
         with self._lock:
             incomplete = self._take_over(snapshot, linger, failures)
         self._targets.tell()
-        for target in incomplete:
+        end = time.monotonic() + follow_up
+        for number, target in enumerate(incomplete):
             if self._interrupt.is_set():
                 return
+            if number and time.monotonic() >= end:
+                self._unfinished = len(incomplete) - number
+                break
             with self._lock:
                 self._targets.follow_up(target)
         if failures:

@@ -347,3 +347,19 @@ def test_flows_follow_under_traffic_without_a_packet_missed_or_twice(
 def dropped(tracer: Tracer) -> int:
     """The packets that it has counted as dropped, whatever their flows."""
     return sum(int(each.counts[0, 1, 0]) for each in of_target(tracer.records()).values())
+
+
+def test_a_new_program_need_not_wait_until_the_flows_of_all_are_counted(
+    lab: Lab, observer: Observer
+) -> None:
+    for number in range(3):
+        lab.attach(lab.load("decide_drop", "verdicts"), lab.veth(f"xst{number}"))
+    unfinished = []
+    while not unfinished or unfinished[-1]:
+        observer.look(0, follow_up=0)
+        unfinished.append(observer.unfinished)
+        if len(unfinished) == 1:
+            lab.attach(lab.load("decide_pass", "verdicts"), lab.veth("xst3"))
+        assert {standing.reason for standing in observer.standings()} == {None}
+        assert len(observer.standings()) == min(4, 2 + len(unfinished))
+    assert unfinished == [2, 2, 1, 0]
