@@ -118,7 +118,8 @@ class Watch(threading.Thread):
             _log.exception("discovery failed; looking again later")
 
     def _scope(self) -> Scope:
-        return Scope(self.config.programs, self.config.interfaces)
+        programs = self.config.programs
+        return Scope(programs, self.config.interfaces, programs.arm)
 
     def look_soon(self) -> None:
         """Has the thread look once it has rested."""

@@ -43,6 +43,7 @@ __all__ = [
     "Flows",
     "Listen",
     "Log",
+    "Programs",
     "Selection",
     "State",
     "load",
@@ -147,6 +148,15 @@ class Selection:
         return _any_matches(self.include, names) and not _any_matches(self.exclude, names)
 
 
+@dataclass(frozen=True)
+class Programs(Selection):
+    """Programs to observe, and when."""
+
+    arm: bool = setting(
+        SWITCH, "true", "Attach to a program as soon as it is loaded, so that no packet is missed."
+    )
+
+
 # Of every interface and program, at each look and each scrape.
 @lru_cache(maxsize=8192)
 def _any_matches(globs: tuple[str, ...], names: tuple[str, ...]) -> bool:
@@ -215,8 +225,8 @@ class Config:
     web_config: Path | None = setting(
         _FILE, "null", "exporter-toolkit's web-config.yml: TLS, client certificates, basic auth."
     )
-    programs: Selection = setting(
-        Section(Selection), "{}", "Which programs, by entry function name, id or tag."
+    programs: Programs = setting(
+        Section(Programs), "{}", "Which programs, by entry function name, id or tag."
     )
     interfaces: Selection = setting(Section(Selection), "{}", "Which interfaces, by name.")
     discovery: Discovery = setting(Section(Discovery), "{}", "How programs are found.")

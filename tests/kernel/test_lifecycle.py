@@ -17,7 +17,9 @@ from tests.kernel.conftest import counted, expect, reasons
 from tests.kernel.lab import Lab, frame
 from tests.kernel.programs import compiled
 from xdpscope.config import Selection
+from xdpscope.discovery import claims
 from xdpscope.discovery.inventory import Inventory
+from xdpscope.discovery.links import TracingLinks
 from xdpscope.discovery.model import Snapshot
 from xdpscope.errors import KernelError
 from xdpscope.libbpf import Btf, Link, Object, Program
@@ -241,6 +243,44 @@ def test_a_program_with_an_extension_to_come_is_not_armed(lab: Lab, observer: Ob
         observer.look(0)
         with extension.attached():
             pass  # with a tracer there this would have been EBUSY
+
+
+@pytest.mark.usefixtures("link_targets")
+def test_an_extension_that_never_comes_hides_no_program(
+    lab: Lab, observer: Observer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is loaded for a function, which is left to it for a minute."""
+    ahead = 0.0
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + ahead)
+    monkeypatch.setattr(claims, "time", clock)
+    lab.attach(lab.load("decide_pass"), lab.veth("xst0"))
+    program = lab.load("decide_tx")
+    lab.attach(program, lab.veth("xst1"))
+    with extension_of(program, "decide_tx"):
+        for ahead in (0.0, 50.0):
+            observer.look(0)
+            assert reasons(observer)["decide_tx"] == "busy"
+        ahead = 61.0
+        observer.look(0)
+        assert reasons(observer)["decide_tx"] == ""
+        observer.look(0)
+        assert reasons(observer)["decide_tx"] == ""
+
+
+@pytest.mark.usefixtures("link_targets")
+def test_what_is_attached_nowhere_is_left_alone_on_demand(lab: Lab, engine: Engine) -> None:
+    program = lab.load("decide_pass")
+    with Inventory() as inventory, Observer(engine, inventory, Scope()) as observer:
+        observer.look(0)
+        traced = [link for link in TracingLinks().read() if link.target == program.info().id]
+        assert len(traced) == 1
+        observer.narrow(Scope(arm=False))
+        observer.look(0)
+        traced = [link for link in TracingLinks().read() if link.target == program.info().id]
+        assert not traced
+        lab.attach(program, lab.veth("xst0"))
+        observer.look(0)
+        assert reasons(observer) == {"decide_pass": ""}
 
 
 class Unsuspecting(Inventory):

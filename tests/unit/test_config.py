@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from xdpscope.config import Config, Listen, Selection, load, parse, warnings
+from xdpscope.config import Config, Listen, Programs, Selection, load, parse, warnings
 from xdpscope.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +57,7 @@ def test_every_key_is_read() -> None:
         """
         listen: "[::1]:0"
         web_config: web.yml
-        programs: {include: [12, 0123, 3e5, no, "xdp_*"], exclude: [xdp_test]}
+        programs: {include: [12, 0123, 3e5, no, "xdp_*"], exclude: [xdp_test], arm: false}
         interfaces: {exclude: [lo]}
         discovery: {interval: 500ms, netns: host}
         flows: {enabled: false, max_entries: 10, top: 0, sample_rate: 100, idle_timeout: 1.5h}
@@ -69,7 +69,7 @@ def test_every_key_is_read() -> None:
     assert config.listen == Listen("::1", 0)
     assert str(config.listen) == "[::1]:0"
     assert config.web_config == Path("web.yml")
-    assert config.programs == Selection(("12", "0123", "3e5", "no", "xdp_*"), ("xdp_test",))
+    assert config.programs == Programs(("12", "0123", "3e5", "no", "xdp_*"), ("xdp_test",), False)
     assert config.interfaces == Selection(("*",), ("lo",))
     assert (config.discovery.interval, config.discovery.netns) == (0.5, "host")
     assert dataclasses.astuple(config.flows) == (False, 10, 0, 100, 5400.0)

@@ -10,6 +10,7 @@ from typing import Self
 
 import structlog
 
+from xdpscope.discovery.claims import Claims
 from xdpscope.discovery.entry import problem_of
 from xdpscope.discovery.links import TracingLinks
 from xdpscope.discovery.listing import Listing
@@ -122,6 +123,7 @@ class ProgramSource:
         self._links = TracingLinks()
         self._known: dict[int, XdpProgram | None] = {}  # None: not an XDP program
         self._unreadable = Retries()
+        self._claims = Claims()
         self._positions: dict[tuple[int, int], int | None] = {}  # by program and function
         self._extensions: frozenset[int] = frozenset()
         self._classified: set[int] = set()  # freplace programs, by the names of functions
@@ -157,7 +159,7 @@ class ProgramSource:
         # a program is let go for a moment, not kept.
         links = self._links.read()
         same = census is self._told[0] and links is self._told[1]
-        if same and not self._unreadable.due:
+        if same and not self._unreadable.due and not self._claims.due:
             return self._found
         programs = self._describe_all(census)
         tracers: Counter[int] = Counter(link.target for link in links)
@@ -177,7 +179,8 @@ class ProgramSource:
             position = self._position(programs[link.target], link.function)
             if position is not None:
                 chains[program.id].append(ChainPlace(link.target, position))
-        claims = set().union(*replaced.values())
+        given_up = self._claims.given_up([id for id, entry in census.items() if entry.target])
+        claims = set().union(*(ends for id, ends in replaced.items() if id not in given_up))
         self._positions = {ends: at for ends, at in self._positions.items() if ends in claims}
         self._extensions = frozenset(
             program.id

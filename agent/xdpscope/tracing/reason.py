@@ -31,6 +31,8 @@ class Scope:
 
     programs: Selection = field(default_factory=Selection)
     interfaces: Selection = field(default_factory=Selection)
+    arm: bool = True
+    """Whether a program is traced as soon as it is loaded, and attached nowhere."""
 
     def reason_against(self, program: XdpProgram, snapshot: Snapshot) -> Reason | None:
         """Why this program is not to be traced, as far as can be told without trying."""

@@ -225,7 +225,7 @@ class Targets:
             if interrupted():
                 return False
             reason = scope.reason_against(target.program, snapshot)
-            arm = reason is Reason.NOT_ATTACHED and self._may_arm(target, snapshot)
+            arm = scope.arm and reason is Reason.NOT_ATTACHED and self._may_arm(target, snapshot)
             if reason is None or arm:
                 if not target.armed:
                     self._prepare(target)
