@@ -250,21 +250,15 @@ def test_an_extension_that_never_comes_hides_no_program(
     lab: Lab, observer: Observer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is loaded for a function, which is left to it for a minute."""
-    ahead = 0.0
-    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + ahead)
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + clock.ahead, ahead=0.0)
     monkeypatch.setattr(claims, "time", clock)
     lab.attach(lab.load("decide_pass"), lab.veth("xst0"))
     program = lab.load("decide_tx")
     lab.attach(program, lab.veth("xst1"))
     with extension_of(program, "decide_tx"):
-        for ahead in (0.0, 50.0):
+        for clock.ahead, reason in (0.0, "busy"), (50.0, "busy"), (61.0, ""), (61.0, ""):
             observer.look(0)
-            assert reasons(observer)["decide_tx"] == "busy"
-        ahead = 61.0
-        observer.look(0)
-        assert reasons(observer)["decide_tx"] == ""
-        observer.look(0)
-        assert reasons(observer)["decide_tx"] == ""
+            assert reasons(observer)["decide_tx"] == reason
 
 
 @pytest.mark.usefixtures("link_targets")
