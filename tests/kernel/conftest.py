@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What kernel tests share: a lab, and an observer to look at it."""
 
+import platform
 import time
 from collections.abc import Generator, Iterator
 
@@ -48,6 +49,17 @@ def engine() -> Iterator[Engine]:
 def observer(engine: Engine) -> Iterator[Observer]:
     with Inventory() as inventory, Observer(engine, inventory, Scope()) as observer:
         yield observer
+
+
+def kernel() -> tuple[int, int]:
+    """The running kernel's version."""
+    major, minor, *_ = platform.release().split(".")
+    return int(major), int(minor)
+
+
+def preempts() -> bool:
+    """Whether packets preempt each other on one CPU: the kernel then runs a tracer for one only."""
+    return "PREEMPT_RT" in platform.version()
 
 
 def counted(observer: Observer) -> Counts:

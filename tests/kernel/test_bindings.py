@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from xdpscope.libbpf._raw import lib
 
+from tests.kernel.conftest import kernel
 from xdpscope import bpf, libbpf
 from xdpscope.errors import KernelError, LoadError, NotPermitted, Vanished, XdpscopeError
 from xdpscope.libbpf import Btf, Map, Object, Program, possible_cpus
@@ -76,6 +77,11 @@ def test_reading_a_whole_per_cpu_map(kind: int, reader: str) -> None:
         for key in range(entries):
             values = b"".join(struct.pack("<QIxxxx", key, cpu) for cpu in range(cpus))
             under_test.update(struct.pack("<I", key), values)
+        batches = kind == lib.BPF_MAP_TYPE_PERCPU_HASH or kernel() >= (5, 13)
+        if reader == "_batched" and not batches:
+            with pytest.raises(KernelError):
+                under_test._batched()
+            return
         keys, values = getattr(under_test, reader)()
         assert values.shape == (entries, cpus, 16)
         order = np.argsort(keys.view("<u4").ravel())

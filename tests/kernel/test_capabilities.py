@@ -2,7 +2,6 @@
 """The agent with the capabilities that the DaemonSet gives it, and with each of them taken away."""
 
 import json
-import platform
 import signal
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ import yaml
 
 from tests.kernel.agent import AgentEnded, AgentProcess, traced
 from tests.kernel.confinement import confine
+from tests.kernel.conftest import kernel
 from tests.kernel.lab import Lab, Veth
 from tests.kernel.namespaces import UNSHARE, Namespace, Tether, inside, namespace, path_of
 from tests.kernel.nursery import finished
@@ -48,8 +48,7 @@ def granted() -> list[str]:
     (container,) = manifest["spec"]["template"]["spec"]["containers"]
     assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
     names: list[str] = container["securityContext"]["capabilities"]["add"]
-    release = platform.release().split(".")
-    if (int(release[0]), int(release[1])) < (5, 11):
+    if kernel() < (5, 11):
         old = yaml.safe_load((KUBERNETES / "components/linux-5.10/kustomization.yaml").read_text())
         names += [each["value"] for each in yaml.safe_load(old["patches"][0]["patch"])]
     return names

@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
-from tests.kernel.conftest import counted, expect
+from tests.kernel.conftest import counted, expect, preempts
 from tests.kernel.lab import VERDICT_BYTE, Lab, frame
 from xdpscope.libbpf import possible_cpus
 from xdpscope.observer import Observer
@@ -184,8 +184,10 @@ def test_several_cpus_at_once(lab: Lab, observer: Observer) -> None:
         ("decide_by_first_payload_byte", "lo", "pass"),
     }
     assert sum(packets for packets, _ in found.values()) + standing.missed == 2 * total
-    assert standing.missed == 0
-    assert set(found.values()) == {(total, total * 64)}
+    assert all(size == 64 * packets for packets, size in found.values())
+    if not preempts():
+        assert standing.missed == 0
+        assert set(found.values()) == {(total, total * 64)}
 
 
 def test_senders_on_several_cpus(lab: Lab, observer: Observer) -> None:

@@ -97,12 +97,16 @@ class InterfaceSource:
         self._decoder = decoder or Decoder()
         self._socket = _opened()
         self._sequence = 0
-        self.namespace_cookie = netns.cookie_of(self._socket) if netns.has_cookies() else None
-        """The cookie of the namespace it reads; None where inode numbers are gone by."""
+        self._cookie = netns.cookie_of(self._socket) if netns.has_cookies() else None
 
     def close(self) -> None:
         """Closes the netlink socket."""
         self._socket.close()
+
+    @property
+    def namespace_cookie(self) -> int | None:
+        """The cookie of the namespace it reads; None where inode numbers are gone by."""
+        return self._cookie
 
     def __enter__(self) -> Self:
         return self
