@@ -4,10 +4,14 @@
 import struct
 
 import pytest
+from structlog.testing import capture_logs
 
+from xdpscope.discovery import interfaces
 from xdpscope.discovery.interfaces import Decoder, Interface
 from xdpscope.discovery.model import Attachment, Mode, interface_name
+from xdpscope.discovery.namespaces import NamespaceSource
 from xdpscope.discovery.uppers import Uppers
+from xdpscope.errors import KernelError
 
 XDP, NATIVE = 43, 5
 
@@ -67,3 +71,16 @@ def test_the_port_of_a_bridge_does_not_receive_its_packets() -> None:
     uppers = Uppers.of([bridge, port])
     assert uppers.names == {}
     assert [at.via for at in uppers.attachments("host", bridge, Mode.NATIVE)] == [""]
+
+
+def test_our_own_namespace_never_holds_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    with NamespaceSource(everywhere=False) as source:
+        before = source.read()
+        assert before.seen[0].interfaces
+        monkeypatch.setattr(interfaces, "_ATTEMPTS", 0)
+        with capture_logs() as log:
+            assert source.read() == source.read() == before
+        assert [entry["netns"] for entry in log] == ["host"]
+        assert "EAGAIN" in log[0]["error"]
+    with NamespaceSource(everywhere=False) as source, pytest.raises(KernelError):
+        source.read()

@@ -77,11 +77,12 @@ class NamespaceSource:
         What the agent may not look into, or is gone, is passed over.
 
         Raises:
-            KernelError: our own cannot be.
+            KernelError: our own cannot be, and could not be before.
+            OSError: the same.
         """
         found = self.find()
         names = {**found.names, self._inode: HOST}
-        seen = [_read(self._own, self._inode, HOST)]
+        seen = [self._read(self._own, self._inode, HOST)]
         others = {inode: ways for inode, ways in found.ways.items() if inode != self._inode}
         if others:
             seen += _in_a_thread_of_its_own(lambda: list(self._visit(others, names)))
@@ -151,14 +152,28 @@ class NamespaceSource:
 
     def _look_around(self, inode: int, name: str) -> Namespace:
         with InterfaceSource(self._decoder) as source:
-            try:
-                return _read(source, inode, name)
-            except KernelError:
-                # They never stood still: as they were at the last look, then, if there was one.
-                last = self._last.get(_serial(source, inode))
-                if last is None:
-                    raise
-                return replace(last, name=name)
+            return self._read(source, inode, name)
+
+    def _read(self, source: InterfaceSource, inode: int, name: str) -> Namespace:
+        """Read a namespace's interfaces; if that fails, return those of the last scan.
+
+        Raises:
+            KernelError: it fails, and there was no scan before.
+            OSError: the same.
+        """
+        serial = _serial(source, inode)
+        try:
+            return Namespace(serial, inode, name, source.read())
+        except (KernelError, OSError) as error:
+            last = self._last.get(serial)
+            if last is None:
+                raise
+            self._complain(
+                "cannot list the interfaces of a network namespace; its last list is used",
+                netns=name,
+                error=str(error),
+            )
+            return replace(last, name=name)
 
     def _complain(self, event: str, **facts: object) -> None:
         """Once, for what is amiss will stay so."""
@@ -170,10 +185,6 @@ class NamespaceSource:
 def _serial(source: InterfaceSource, inode: int) -> int:
     cookie = source.namespace_cookie
     return inode if cookie is None else cookie & _SERIAL_MASK
-
-
-def _read(source: InterfaceSource, inode: int, name: str) -> Namespace:
-    return Namespace(_serial(source, inode), inode, name, source.read())
 
 
 def _in_a_thread_of_its_own(task: Callable[[], T]) -> T:
