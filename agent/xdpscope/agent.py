@@ -20,7 +20,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import structlog
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from xdpscope import __version__, log
 from xdpscope.config import Config, Flows, Listen, Selection, load, warnings
@@ -28,7 +28,7 @@ from xdpscope.describe import as_json, count_as_json, flow_as_json
 from xdpscope.discovery.events import LinkEvents
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.namespaces import NamespaceSource
-from xdpscope.errors import ConfigError, NotPermitted
+from xdpscope.errors import ConfigError, KernelError, NotPermitted, ObserverBusyError
 from xdpscope.kernel import capabilities, machine
 from xdpscope.libbpf import possible_cpus
 from xdpscope.metrics import (
@@ -36,10 +36,12 @@ from xdpscope.metrics import (
     FlowCollector,
     IsolatedCollectors,
     ProgramCollector,
+    ScanCollector,
     VerdictCollector,
 )
 from xdpscope.observer import Count, FlowReport, Observer, Standing
 from xdpscope.pace import Pace
+from xdpscope.scans import HangDetector, ScanRecord, ScanStatus
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.pins import PinPath
 from xdpscope.tracing.reason import Reason, Scope
@@ -71,6 +73,7 @@ class Watch(threading.Thread):
         self.config = config
         self.observer: Observer | None = None
         self.failure: Exception | None = None
+        self.scans = ScanRecord()
         self._wake = threading.Event()
         self._hurry = threading.Event()  # ends a rest
         self._stopping = threading.Event()
@@ -79,20 +82,26 @@ class Watch(threading.Thread):
         """Loads, looks until stopped, and takes everything down again but what is pinned."""
         try:
             with ExitStack() as stack:
-                flows = self.config.flows
-                path = self.config.state.pin_path
+                config = self.config
+                flows = config.flows
+                path = config.state.pin_path
                 pins = stack.enter_context(PinPath.open(path)) if path else None
                 sizes = _sizes(flows) if flows.enabled else None
                 engine = stack.enter_context(Engine(sizes, pins=pins))
-                namespaces = NamespaceSource(everywhere=_everywhere(self.config))
+                namespaces = NamespaceSource(everywhere=_everywhere(config))
                 inventory = stack.enter_context(Inventory(namespaces))
-                observer = stack.enter_context(Observer(engine, inventory, self._scope(), flows))
+                observer = stack.enter_context(Observer(engine, inventory, _scope(config), flows))
                 self.observer = observer
                 if not engine.watches_devices:
                     why = {"error": engine.hook_failure} if engine.hook_failure else {}
                     _log.warning("devices cannot be watched: tracing costs a little more", **why)
                 pace = Pace()
                 while not self._stopping.is_set():
+                    if config is not self.config:
+                        config = self.config
+                        observer.narrow(
+                            _scope(config), config.flows, everywhere=_everywhere(config)
+                        )
                     began = time.monotonic()
                     self._look(observer)
                     if observer.unfinished:
@@ -110,26 +119,26 @@ class Watch(threading.Thread):
     def _look(self, observer: Observer) -> None:
         linger = max(_RETENTION, _RETENTION_SCANS * self.config.discovery.interval)
         try:
-            observer.look(linger, _FOLLOW_UP)
+            with self.scans.scan():
+                observer.look(linger, _FOLLOW_UP)
         except Exception as error:
             if isinstance(error, NotPermitted) and not capabilities.may_open_programs():
                 raise
+            if not observer.looked and not isinstance(error, KernelError | OSError):
+                raise
             # What is traced stays so; whatever this was may be over by the next look.
             _log.exception("discovery failed; looking again later")
-
-    def _scope(self) -> Scope:
-        programs = self.config.programs
-        return Scope(programs, self.config.interfaces, programs.arm)
 
     def look_soon(self) -> None:
         """Has the thread look once it has rested."""
         self._wake.set()
 
     def reconfigure(self, config: Config) -> None:
-        """Goes on with another configuration, at once."""
+        """Goes on with another configuration: the next scan, which comes at once, takes it over.
+
+        The caller serves requests meanwhile, and must not wait for a scan that hangs.
+        """
         self.config = config
-        if self.observer is not None:
-            self.observer.narrow(self._scope(), config.flows, everywhere=_everywhere(config))
         self._hurry.set()
         self._wake.set()
 
@@ -144,6 +153,10 @@ class Watch(threading.Thread):
 
 def _everywhere(config: Config) -> bool:
     return config.discovery.netns == "all"
+
+
+def _scope(config: Config) -> Scope:
+    return Scope(config.programs, config.interfaces, config.programs.arm)
 
 
 def _sizes(flows: Flows) -> FlowSizes:
@@ -162,6 +175,8 @@ class Page:
                 "flows": FlowCollector(self._flow_report),
                 "programs": ProgramCollector(self._standings),
                 "agent": AgentCollector(self._attach_failures, self._watches_devices),
+                "scans": ScanCollector(self._scans),
+                "process": ProcessCollector(registry=None),
             }
         )
         self.registry.register(collectors)
@@ -170,6 +185,11 @@ class Page:
         """Whether the first discovery has finished."""
         observer = self._watch.observer
         return observer is not None and observer.looked
+
+    def problem(self) -> str | None:
+        """Return why the agent is not healthy; None if it is."""
+        scans = self._scans()
+        return f"last successful scan: {scans}" if scans.overdue else None
 
     def programs(self) -> list[dict[str, object]]:
         """Every program, as ``xdpscope list --json`` prints it, and what it did at each place."""
@@ -201,19 +221,29 @@ class Page:
 
     def status(self) -> dict[str, object]:
         """The facts at the top of the page."""
-        standings = self._standings()
         observer = self._watch.observer
+        try:
+            standings = self._standings()
+        except ObserverBusyError:
+            traced = missed = "not to be read now"
+        else:
+            traced = f"{sum(s.reason is None for s in standings)} of {len(standings)}"
+            missed = f"{sum(standing.missed for standing in standings):,}"
         held = observer.flows_held if observer is not None else None
         return {
             "Ready": self.ready(),
-            "Programs traced": f"{sum(s.reason is None for s in standings)} of {len(standings)}",
-            "Packets missed": f"{sum(standing.missed for standing in standings):,}",
+            "Last scan": str(self._scans()),
+            "Programs traced": traced,
+            "Packets missed": missed,
             "Failed attachments": f"{sum(self._attach_failures().values()):,}",
             "Flows held": "off" if held is None else f"{held:,}",
             "Host": platform.node(),
             "Kernel": platform.release(),
             "Agent": __version__,
         }
+
+    def _scans(self) -> ScanStatus:
+        return self._watch.scans.status(self._watch.config.discovery.interval)
 
     def _counts(self) -> Sequence[Count]:
         observer = self._watch.observer
@@ -268,6 +298,8 @@ class Agent:
             server = WebServer(app, listener, policy=policy)
             serving = asyncio.create_task(server.serve())
             self._watch.start()
+            hangs = HangDetector(self._watch.scans)
+            hangs.start()
             host, port = listener.getsockname()[:2]
             _log.info(
                 "started",
@@ -287,6 +319,7 @@ class Agent:
             await asyncio.wait({ended, waiting, serving}, return_when=asyncio.FIRST_COMPLETED)
             loop.remove_reader(events)
             _log.info("stopping")
+            hangs.stop()
             self._watch.stop()
             await server.stop()
             waiting.cancel()

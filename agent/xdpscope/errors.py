@@ -3,6 +3,7 @@
 
     XdpscopeError
     ├── ConfigError          the configuration cannot be used
+    ├── ObserverBusyError    a scan keeps others from reading, for long
     ├── TracingUnavailable   this host cannot trace BPF programs at all
     │   └── UnsupportedHostError  … and no setting or right will change that
     └── KernelError          the kernel refused; carries its errno
@@ -23,6 +24,7 @@ __all__ = [
     "KernelError",
     "LoadError",
     "NotPermitted",
+    "ObserverBusyError",
     "TracingUnavailable",
     "UnsupportedHostError",
     "Vanished",
@@ -47,6 +49,10 @@ class XdpscopeError(Exception):
 
 class ConfigError(XdpscopeError):
     """A configuration cannot be used; one line a problem, each naming file, line and key."""
+
+
+class ObserverBusyError(XdpscopeError):
+    """A scan keeps others from reading what is observed; it may hang in the kernel."""
 
 
 class TracingUnavailable(XdpscopeError):

@@ -27,6 +27,7 @@ from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.model import Attachment, Part, Snapshot, XdpProgram
 from xdpscope.errors import KernelError
 from xdpscope.kernel.netns import HOST
+from xdpscope.read_lock import ReadLock
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.reason import Reason, Scope
 from xdpscope.tracing.targets import Target, Targets
@@ -142,7 +143,7 @@ class Observer:
         self._engine = engine
         self._inventory = inventory
         self._scope = scope
-        self._lock = threading.Lock()
+        self._lock = ReadLock()
         self._interrupt = threading.Event()
         self._snapshot = Snapshot()
         self._places = Places()
@@ -289,8 +290,12 @@ class Observer:
         return self._flows.entries if self._flows is not None else None
 
     def counts(self) -> list[Count]:
-        """The totals of this moment of every program and place to be shown."""
-        with self._lock:
+        """The totals of this moment of every program and place to be shown.
+
+        Raises:
+            ObserverBusyError: a scan is busy for long. So do all that read counts and programs.
+        """
+        with self._lock.reading():
             self._book(self._places.of)
             return [
                 Count(target.program, place, tally)
@@ -304,7 +309,7 @@ class Observer:
         Args:
             client: Who is shown them: a scraper, by whatever tells it from others. Empty: nobody.
         """
-        with self._lock:
+        with self._lock.reading():
             if self._flows is None:
                 return None
             self._read_flows(self._places.of)
@@ -336,7 +341,7 @@ class Observer:
             program: Of the programs that it admits alone.
             verdict: With this one of VERDICTS alone.
         """
-        with self._lock:
+        with self._lock.reading():
             if self._flows is None:
                 return []
             self._read_flows(self._places.of)
@@ -355,7 +360,7 @@ class Observer:
 
     def standings(self) -> list[Standing]:
         """Every program there is, in the order of their ids."""
-        with self._lock:
+        with self._lock.reading():
             found = [self._standing(target) for target in self._targets]
         return sorted(found, key=lambda standing: standing.program.id)
 

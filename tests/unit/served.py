@@ -54,6 +54,7 @@ class FakeSource:
         self.collecting = self.peak = self.collected = 0
         self.failing: Exception | None = None
         self.is_ready = True
+        self.stale: str | None = None
         self.listed: list[dict[str, object]] = []
         self._lock = threading.Lock()
 
@@ -81,6 +82,9 @@ class FakeSource:
 
     def ready(self) -> bool:
         return self.is_ready
+
+    def problem(self) -> str | None:
+        return self.stale
 
     def programs(self) -> list[dict[str, object]]:
         return self.listed

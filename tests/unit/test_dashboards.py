@@ -24,8 +24,10 @@ from xdpscope.metrics import (
     FlowCollector,
     IsolatedCollectors,
     ProgramCollector,
+    ScanCollector,
     VerdictCollector,
 )
+from xdpscope.scans import ScanStatus
 
 BOARDS = {path.name: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
 
@@ -40,6 +42,7 @@ def served() -> dict[str, Metric]:
         ProgramCollector(list),
         AgentCollector(dict),
         FlowCollector(lambda: report),
+        ScanCollector(lambda: ScanStatus(1.0, 1.0, 0, 1.0, None, 5.0)),
         IsolatedCollectors({}),
     )
     own = ("up", "scrape_duration_seconds", "scrape_samples_scraped")

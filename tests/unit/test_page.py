@@ -19,8 +19,10 @@ from tests.unit.served import HOSTILE, Served, assert_secure, serving
 from xdpscope.accounting.ledger import Tally
 from xdpscope.accounting.reading import VERDICTS
 from xdpscope.agent import Page as AgentPage
+from xdpscope.config import Config
 from xdpscope.discovery.model import Attachment, Mode, Part, Role, XdpProgram
 from xdpscope.observer import Count, Standing
+from xdpscope.scans import ScanRecord
 from xdpscope.tracing.reason import Reason
 from xdpscope.web.page import render
 
@@ -123,7 +125,10 @@ def test_the_page_of_the_agent_is_made_of_what_it_observes() -> None:
         held_flows=lambda *_: [],
         attach_failures=lambda: {Reason.BUSY: 3},
     )
-    source = AgentPage(SimpleNamespace(observer=observer))
+    watch = SimpleNamespace(observer=observer, scans=ScanRecord(), config=Config())
+    with watch.scans.scan():
+        pass
+    source = AgentPage(watch)
     (listed,) = source.programs()
     assert listed["counts"] == [
         {
@@ -135,7 +140,7 @@ def test_the_page_of_the_agent_is_made_of_what_it_observes() -> None:
         }
     ]
     shown = Parsed(render([listed], source.flows(5, None, None), source.status())).text
-    assert all(part in shown for part in ("entry_function", "eth0", "1,234", "1 of 1"))
+    assert all(part in shown for part in ("entry_function", "eth0", "1,234", "1 of 1", "0 s ago"))
 
 
 # --- in a browser ---------------------------------------------------------------------------------

@@ -5,14 +5,18 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
+from errno import EAGAIN, ENOMEM, ENOSYS
 from types import SimpleNamespace
 from typing import Self
 
 import pytest
+from tests.waiting import wait_for
 
 from xdpscope import agent
 from xdpscope.agent import Watch
 from xdpscope.config import Config, Discovery
+from xdpscope.errors import KernelError
 
 REST = 60.0
 CONFIG = Config(discovery=Discovery(interval=REST))
@@ -24,6 +28,8 @@ class Looks:
     def __init__(self) -> None:
         self.looked = True
         self.count = threading.Semaphore(0)
+        self.failure: Exception | None = None
+        self.narrowed_by: threading.Thread | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -33,9 +39,11 @@ class Looks:
 
     def look(self, linger: float) -> None:
         self.count.release()
+        if self.failure is not None:
+            raise self.failure
 
     def narrow(self, *_: object, **__: object) -> None:
-        pass
+        self.narrowed_by = threading.current_thread()
 
     def interrupt(self) -> None:
         pass
@@ -54,12 +62,17 @@ def looks() -> Looks:
 
 
 @pytest.fixture
-def watch(monkeypatch: pytest.MonkeyPatch, looks: Looks) -> Iterator[Watch]:
-    """After its first look, resting."""
+def host(monkeypatch: pytest.MonkeyPatch, looks: Looks) -> None:
+    """Has a Watch observe by ``looks``."""
     engine = SimpleNamespace(watches_devices=True)
     monkeypatch.setattr(agent, "Engine", lambda *_, **__: nullcontext(engine))
     monkeypatch.setattr(agent, "Inventory", lambda _: nullcontext())
     monkeypatch.setattr(agent, "Observer", lambda *_: looks)
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch, host: None, looks: Looks) -> Iterator[Watch]:
+    """After its first look, resting."""
     monkeypatch.setattr(agent, "Pace", Tired)
     watch = Watch(CONFIG)
     watch.start()
@@ -73,8 +86,10 @@ def watch(monkeypatch: pytest.MonkeyPatch, looks: Looks) -> Iterator[Watch]:
 
 
 def test_a_reload_does(watch: Watch, looks: Looks) -> None:
-    watch.reconfigure(CONFIG)
+    watch.reconfigure(replace(CONFIG))
     assert looks.count.acquire(timeout=REST / 2)
+    # Who waits for the lock of a scan that hangs must not be who serves.
+    assert looks.narrowed_by is watch
 
 
 def test_a_change_on_the_host_does_not(watch: Watch, looks: Looks) -> None:
@@ -87,3 +102,30 @@ def test_the_end_does(watch: Watch) -> None:
     watch.stop()
     watch.join(REST)
     assert not watch.is_alive() and time.monotonic() - began < REST / 2
+
+
+@pytest.mark.parametrize("error", [KernelError("", EAGAIN), OSError(ENOMEM, "")])
+@pytest.mark.usefixtures("host")
+def test_a_first_scan_is_repeated_if_its_failure_may_pass(looks: Looks, error: Exception) -> None:
+    looks.looked, looks.failure = False, error
+    watch = Watch(Config(discovery=Discovery(interval=0.1)))
+    watch.start()
+    try:
+        for _ in range(3):
+            assert looks.count.acquire(timeout=10)
+        assert watch.scans.status(1).failures >= 2
+        looks.failure = None
+        wait_for(lambda: watch.scans.status(1).last_success is not None, 10)
+    finally:
+        watch.stop()
+        watch.join(10)
+    assert watch.failure is None
+
+
+@pytest.mark.usefixtures("host")
+def test_a_first_scan_that_cannot_succeed_ends_the_agent(looks: Looks) -> None:
+    looks.looked, looks.failure = False, KernelError("", ENOSYS)
+    watch = Watch(CONFIG)
+    watch.start()
+    watch.join(10)
+    assert watch.failure is looks.failure

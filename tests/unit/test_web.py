@@ -55,6 +55,16 @@ def test_all_else_is_refused_briefly(plain: Served, path: str, method: str, expe
     assert_secure(headers)
 
 
+def test_health_follows_the_source(plain: Served) -> None:
+    plain.source.stale = "last scan: too old"
+    try:
+        assert plain.get("/healthz")[::2] == (503, b"last scan: too old\n")
+        assert plain.get("/readyz")[0] == 200
+    finally:
+        plain.source.stale = None
+    assert plain.get("/healthz")[::2] == (200, b"ok\n")
+
+
 def test_readiness_follows_the_source(plain: Served) -> None:
     plain.source.is_ready = False
     try:

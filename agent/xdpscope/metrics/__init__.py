@@ -5,6 +5,7 @@ from xdpscope.metrics.agent import AgentCollector
 from xdpscope.metrics.flows import FlowCollector
 from xdpscope.metrics.isolation import IsolatedCollectors
 from xdpscope.metrics.programs import ProgramCollector
+from xdpscope.metrics.scans import ScanCollector
 from xdpscope.metrics.verdicts import VerdictCollector
 
 __all__ = [
@@ -12,5 +13,6 @@ __all__ = [
     "FlowCollector",
     "IsolatedCollectors",
     "ProgramCollector",
+    "ScanCollector",
     "VerdictCollector",
 ]

@@ -8,6 +8,8 @@ import structlog
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from xdpscope.errors import ObserverBusyError
+
 _log = structlog.get_logger(__name__)
 
 
@@ -20,6 +22,7 @@ class IsolatedCollectors(Collector):
 
     def __init__(self, collectors: Mapping[str, Collector]) -> None:
         self._collectors = dict(collectors)
+        self._busy: set[str] = set()
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: without this, registering would collect."""
@@ -40,11 +43,19 @@ class IsolatedCollectors(Collector):
             started = time.perf_counter()
             try:
                 families = list(collector.collect())
+            except ObserverBusyError as error:
+                # For as long as a scan hangs: one entry of the log is enough.
+                if name not in self._busy:
+                    self._busy.add(name)
+                    _log.warning("collector failed", collector=name, error=str(error))
+                families = []
+                success.add_metric([name], 0)
             except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
                 _log.exception("collector failed", collector=name, error=str(error))
                 families = []
                 success.add_metric([name], 0)
             else:
+                self._busy.discard(name)
                 success.add_metric([name], 1)
             duration.add_metric([name], time.perf_counter() - started)
             yield from families

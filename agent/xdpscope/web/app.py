@@ -14,6 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from xdpscope.accounting.reading import VERDICTS
+from xdpscope.errors import ObserverBusyError
 from xdpscope.web.auth import BasicAuth
 from xdpscope.web.encoding import Answer, expose
 from xdpscope.web.guard import Guard
@@ -43,7 +44,11 @@ _FLOWS_ON_PAGE = 25
 
 
 class Source(Protocol):
-    """What the application shows. All but ``ready`` is called in a thread, and may block."""
+    """What the application shows.
+
+    All but ``ready`` and ``problem`` is called in a thread, and may block. It may raise
+    ObserverBusyError, which is answered by 503.
+    """
 
     @property
     def registry(self) -> CollectorRegistry:
@@ -52,6 +57,10 @@ class Source(Protocol):
 
     def ready(self) -> bool:
         """Whether the first discovery has finished; called on the event loop, so at once."""
+        ...
+
+    def problem(self) -> str | None:
+        """Return why the agent is not healthy, or None; called on the event loop, so at once."""
         ...
 
     def programs(self) -> list[dict[str, object]]:
@@ -85,8 +94,11 @@ class _Endpoints:
 
         def work() -> Response:
             source = self._source
-            flows = source.flows(_FLOWS_ON_PAGE, None, verdict)
-            body = render(source.programs(), flows, source.status(), verdict)
+            try:
+                flows = source.flows(_FLOWS_ON_PAGE, None, verdict)
+                body = render(source.programs(), flows, source.status(), verdict)
+            except ObserverBusyError:
+                body = render(None, (), source.status(), verdict)
             return Answer(request, body, "text/html; charset=utf-8")
 
         return await self._views.run(request, work)
@@ -121,7 +133,8 @@ class _Endpoints:
         return await self._views.run(request, work)
 
     async def healthz(self, _request: Request) -> Response:
-        return PlainTextResponse("ok\n")
+        problem = self._source.problem()
+        return PlainTextResponse(f"{problem or 'ok'}\n", 503 if problem else 200)
 
     async def readyz(self, _request: Request) -> Response:
         if self._source.ready():
@@ -166,13 +179,18 @@ async def _refused(_request: Request, error: Exception) -> Response:
     return PlainTextResponse(f"{error.detail}\n".lower(), error.status_code, headers)
 
 
+async def _busy(_request: Request, error: Exception) -> Response:
+    return PlainTextResponse(f"{error}\n", 503, {"retry-after": "10"})
+
+
 def create_app(
     source: Source,
     limits: Limits | None = None,
     policy: Callable[[], Policy] = lambda: _EVERYONE,
 ) -> Starlette:
     """The application. A known path with another method than GET and HEAD is a 405, an unknown
-    one a 404 whatever the method; a source that raises is a 500 and a log entry. ``policy`` is
+    one a 404 whatever the method; a source that raises is a 500 and a log entry, one that is busy a
+    503. ``policy`` is
     asked at each request.
     """
     limits = limits or Limits()
@@ -195,7 +213,7 @@ def create_app(
             ),
             Middleware(BasicAuth, policy=policy),
         ],
-        exception_handlers={HTTPException: _refused},
+        exception_handlers={HTTPException: _refused, ObserverBusyError: _busy},
     )
     # Else /metrics/ would be redirected, and every path but those above is to be a 404.
     app.router.redirect_slashes = False

@@ -70,6 +70,11 @@ _REASONS = {
     "vanished": "It went away while it was looked at.",
 }
 
+_UNREADABLE = (
+    '<p role="alert">A scan is busy for long and keeps programs and flows from being read. '
+    "Packets are counted meanwhile. The agent's log says where the scan hangs.</p>"
+)
+
 _PAGE = """\
 <!doctype html>
 <html lang="en">
@@ -107,21 +112,29 @@ while the page is live, packets a second.</footer>
 
 
 def render(
-    programs: Sequence[Shown],
+    programs: Sequence[Shown] | None,
     flows: Sequence[Shown],
     status: Mapping[str, object],
     verdict: str | None = None,
 ) -> bytes:
-    """The page, in UTF-8. ``flows`` are those of ``verdict``, or of any."""
+    """The page, in UTF-8. ``flows`` are those of ``verdict``, or of any.
+
+    ``programs`` is None while they cannot be read.
+    """
+    if programs is None:
+        return _page(_facts(status), _UNREADABLE)
     traced = [program for program in programs if program["traceable"]]
     rest = [program for program in programs if not program["traceable"]]
-    content = [
+    return _page(
         _facts(status),
         _programs(traced, any_at_all=bool(programs)),
         _chains(programs),
         _untraced(rest),
         _flows(flows, verdict),
-    ]
+    )
+
+
+def _page(*content: str) -> bytes:
     return _PAGE.format(
         style=_STYLE,
         script=_SCRIPT,
