@@ -217,6 +217,37 @@ def _flows() -> list[Line]:
     return [Line(8, [(8, held), (8, evicted), (8, unaccounted)])]
 
 
+def _scans() -> list[Line]:
+    age = lines(
+        Words(
+            "Time since the last scan",
+            "How old an agent's view of its host is. It grows while scans fail or hang. Packets of"
+            " programs that are known are counted meanwhile.",
+            SILENT,
+        ),
+        {"{{instance}}": f"time() - {series('xdpscope_scan_last_success_timestamp_seconds')}"},
+        "s",
+        narrow=True,
+    )
+    duration = lines(
+        Words("Time of a scan", "What the last scan took.", SILENT),
+        {"{{instance}}": series("xdpscope_scan_duration_seconds")},
+        "s",
+        narrow=True,
+    )
+    failures = lines(
+        Words(
+            "Scans failed",
+            "Scans that failed as a whole. The agent's log says why.",
+            SILENT,
+        ),
+        {"{{instance}}": total(rate("xdpscope_scan_failures_total"), "instance")},
+        "cps",
+        narrow=True,
+    )
+    return [Line(8, [(8, age), (8, duration), (8, failures)])]
+
+
 def _scrapes() -> list[Line]:
     duration = lines(
         Words("Time of a scrape", "From Prometheus' request to the end of the page.", SILENT),
@@ -272,6 +303,7 @@ def agent() -> model.Dashboard:
             Section("Cost", _cost()),
             Section("Programs", _coverage()),
             Section("Flow table", _flows()),
+            Section("Scans", _scans()),
             Section("Scrapes", _scrapes()),
         ],
     )

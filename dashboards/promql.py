@@ -125,7 +125,7 @@ def labels(tree: syntax.Expr, metrics: Mapping[str, Metric]) -> set[str]:
 
 def _labels_of_both(tree: syntax.BinaryExpr, metrics: Mapping[str, Metric]) -> set[str]:
     left, right = labels(tree.lhs, metrics), labels(tree.rhs, metrics)
-    if isinstance(tree.lhs, syntax.NumberLiteral):
+    if isinstance(tree.lhs, syntax.NumberLiteral) or str(tree.lhs) == "time()":
         return right
     if isinstance(tree.rhs, syntax.NumberLiteral) or str(tree.op) in ("and", "unless"):
         return left

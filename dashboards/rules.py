@@ -223,7 +223,7 @@ def _about_unit(unit: object, query: str, panel: Panel) -> Iterator[str]:
         wanted = {"bps"}
         if not query.startswith("8 * "):
             yield "shows bytes and calls them bits"
-    elif "_duration_seconds{" in query:
+    elif "_duration_seconds{" in query or query.startswith("time() - "):
         wanted = {"s"}
     elif "_seconds_total{" in query:
         wanted = {"percentunit"}

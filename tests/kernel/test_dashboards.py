@@ -35,6 +35,7 @@ NOUGHT = {
     "Packets missed",
     "Failed attempts to trace",
     "Flows let go",
+    "Scans failed",
     "Programs not traced, and why",
 }
 """Panels in which nothing but nought is no failure: all but the last count what ought not to be."""
