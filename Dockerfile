@@ -43,7 +43,8 @@ LABEL org.opencontainers.image.title="xdpscope" \
       org.opencontainers.image.description="Shows what every XDP program on a Linux host does with its packets" \
       org.opencontainers.image.licenses="Apache-2.0 AND GPL-2.0-only"
 EXPOSE 10091
-# For `docker run`, where the agent listens at its default; Kubernetes has probes of its own.
+# Unhealthy when scans of the host fail or hang. For `docker run`, where the agent listens at its default; Kubernetes
+# has probes of its own.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s \
     CMD ["python3", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:10091/healthz', timeout=4)"]
 # root, since capabilities are for nobody else; which of them is up to who runs it.
