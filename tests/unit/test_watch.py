@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
-from errno import EAGAIN, ENOMEM, ENOSYS
+from errno import EAGAIN, EIO, ENOMEM, EPERM
 from types import SimpleNamespace
 from typing import Self
 
@@ -16,7 +16,8 @@ from tests.waiting import wait_for
 from xdpscope import agent
 from xdpscope.agent import Watch
 from xdpscope.config import Config, Discovery
-from xdpscope.errors import KernelError
+from xdpscope.errors import KernelError, NotPermitted
+from xdpscope.kernel import capabilities
 
 REST = 60.0
 CONFIG = Config(discovery=Discovery(interval=REST))
@@ -27,6 +28,7 @@ class Looks:
 
     def __init__(self) -> None:
         self.looked = True
+        self.unfinished = 0
         self.count = threading.Semaphore(0)
         self.failure: Exception | None = None
         self.narrowed_by: threading.Thread | None = None
@@ -37,7 +39,7 @@ class Looks:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def look(self, linger: float) -> None:
+    def look(self, linger: float, follow_up: float) -> None:
         self.count.release()
         if self.failure is not None:
             raise self.failure
@@ -104,7 +106,7 @@ def test_the_end_does(watch: Watch) -> None:
     assert not watch.is_alive() and time.monotonic() - began < REST / 2
 
 
-@pytest.mark.parametrize("error", [KernelError("", EAGAIN), OSError(ENOMEM, "")])
+@pytest.mark.parametrize("error", [KernelError("", EAGAIN), OSError(ENOMEM, ""), OSError(EIO, "")])
 @pytest.mark.usefixtures("host")
 def test_a_first_scan_is_repeated_if_its_failure_may_pass(looks: Looks, error: Exception) -> None:
     looks.looked, looks.failure = False, error
@@ -123,8 +125,11 @@ def test_a_first_scan_is_repeated_if_its_failure_may_pass(looks: Looks, error: E
 
 
 @pytest.mark.usefixtures("host")
-def test_a_first_scan_that_cannot_succeed_ends_the_agent(looks: Looks) -> None:
-    looks.looked, looks.failure = False, KernelError("", ENOSYS)
+def test_without_the_capability_the_agent_ends(
+    monkeypatch: pytest.MonkeyPatch, looks: Looks
+) -> None:
+    monkeypatch.setattr(capabilities, "effective", frozenset)
+    looks.looked, looks.failure = False, NotPermitted("", EPERM)
     watch = Watch(CONFIG)
     watch.start()
     watch.join(10)
