@@ -2,14 +2,17 @@
 """What becomes of the flow tables: on the kernel's own maps, with numbers that are known."""
 
 import random
+import tracemalloc
 from collections.abc import Iterator
 from math import log
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from tests.tables import OWNER, Table, flow_table, name_of, owners, total
+from tests.tables import OWNER, PROGRAM, TARGET, Table, flow_table, name_of, owners, total
 from xdpscope.accounting.flows import FlowLedger
+from xdpscope.accounting.owners import Owners, Seen
 from xdpscope.accounting.reading import VERDICTS
 from xdpscope.config import Flows
 from xdpscope.libbpf import possible_cpus
@@ -319,6 +322,63 @@ def test_coming_and_going_takes_no_memory() -> None:
     assert sum(ledger.evictions.values()) == readings * 100 - ledger.entries
     pages = 1 << 20 >> 12
     assert resident[-1] - resident[2] <= pages, resident
+
+
+def test_devices_that_come_and_go_take_no_memory() -> None:
+    """100,000 of them, a thousand at a time, each with a location of its own, some with flows."""
+    rounds, devices, flows = 100, 1000, 50
+    traced: list[int] = []
+
+    def location(serial: int, index: int, inode: int, name: str) -> tuple[str, str]:
+        return "host", name
+
+    with flow_table(sets=1024) as table:
+        ledger, known = ledger_of(table, max_entries=3000, top=100), Owners()
+        tracemalloc.start()
+        for round_ in range(rounds):
+            numbers = np.arange(devices) + round_ * devices
+            names = [b"veth%d" % number for number in numbers]
+            seen = Seen(
+                PROGRAM, TARGET, np.zeros(devices, np.uint64), numbers % 60000,
+                (5 << 32) + numbers.astype(np.uint64), np.full(devices, 5), np.array(names),
+            )  # fmt: skip
+            for device in range(flows):
+                key = table.flow4(device)
+                key["device"] = numbers[device] % 60000
+                table.put((device, 0, round_ % 4), key, packets=round_ + 1, size=60)
+            table.write()
+            tally = total(round_ + 1, 60)[OWNER]
+            totals = {(PROGRAM, ("host", name.decode())): tally for name in names}
+            for now in 2 * round_, 2 * round_ + 1:
+                moved = known.update([seen], location, round_)
+                ledger.read(known, totals, now, moved)
+            assert len(known.scopes_of(PROGRAM)) == devices
+            assert len(ledger.exported) == flows
+            assert {count.owner for count in ledger.exported} <= totals.keys()
+            if round_ % 10 == 0:
+                traced.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+    assert traced[-1] - traced[2] < 1 << 20, traced
+
+
+def test_flows_that_cannot_be_read_keep_their_owner(table: Table) -> None:
+    """Even if the record of their device is gone meanwhile."""
+    ledger, known = ledger_of(table), owners()
+    table.put((0, 0, 0), table.flow4(1), packets=5, size=300)
+    table.write()
+    ledger.read(known, total(5, 300), now=1, moved=True)
+    table.sets[0, 0]["started"] += 1
+    table.write()
+    assert known.update([], lambda *_: None, None)
+    for now in 2, 3:
+        ledger.read(known, {}, now=now, moved=now == 2)
+        (found,) = ledger.held(known, limit=10, scopes=None, verdict=None)
+        assert found.owner == OWNER
+    table.sets[0, 0]["done"] += 1
+    table.write()
+    ledger.read(known, {}, now=4, moved=False)
+    assert ledger.held(known, limit=10, scopes=None, verdict=None) == []
+    assert known.scopes_of(PROGRAM) == []
 
 
 def test_flows_are_found_by_verdict_and_in_order(table: Table) -> None:

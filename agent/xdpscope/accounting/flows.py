@@ -137,8 +137,10 @@ class FlowLedger:
             and self._others.keys() == totals.keys()
         )
         self._complete = all(table.complete for table in self._tables)
-        if self._complete and not unchanged:
-            self._sum_up(totals)
+        if self._complete:
+            owners.forget_unused()
+            if not unchanged:
+                self._sum_up(totals)
 
     def _respect_limit(self) -> None:
         excess = sum(len(group.name) for group in self._groups) - self.limits.max_entries

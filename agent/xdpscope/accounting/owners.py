@@ -85,6 +85,11 @@ class Scopes:
         self._codes = codes[order]
         self._numbers = numbers[order]
 
+    @property
+    def numbers(self) -> set[int]:
+        """Every scope that some code has."""
+        return set(np.unique(self._numbers).tolist())
+
     def of(self, codes: U64) -> NDArray[np.int32]:
         """The scope of each code, UNKNOWN where there is none."""
         if not len(self._codes):
@@ -95,7 +100,7 @@ class Scopes:
 
 
 class Owners:
-    """Gives scopes their numbers, which stay as long as the agent lives."""
+    """Give scopes their numbers. A number stays as long as there are records, and never returns."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[int, bool], Seen] = {}
@@ -104,6 +109,7 @@ class Owners:
         self._numbers: dict[Owner, int] = {}
         self._owners: dict[int, Owner] = {}
         self._next = itertools.count()
+        self._unused = False  # whether there may be numbers that no record has any more
         self.scopes = Scopes(np.empty(0, np.uint64), np.empty(0, np.int32))
 
     def update(self, seen: Iterable[Seen], place_of: PlaceOf, view: object) -> bool:
@@ -140,7 +146,19 @@ class Owners:
         self.scopes = Scopes(
             np.concatenate([np.empty(0, np.uint64), *codes]), np.array(numbers, np.int32)
         )
+        self._unused = True
         return True
+
+    def forget_unused(self) -> None:
+        """Remove numbers whose last record is gone: devices come and go for ever.
+
+        Call this after a complete reading of the flows: until then, flows may still have them.
+        """
+        if self._unused:
+            used = self.scopes.numbers
+            for number in [number for number in self._owners if number not in used]:
+                del self._numbers[self._owners.pop(number)]
+            self._unused = False
 
     def _number(self, program: int, device: Device, place_of: PlaceOf) -> int:
         if device not in self._places:
