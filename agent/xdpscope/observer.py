@@ -6,13 +6,15 @@ One thread runs ``look``, now and then; any thread may ask for counts and progra
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from math import inf
 from typing import Any, Self
 
+import numpy as np
 from numpy.typing import NDArray
 
 from xdpscope.accounting.books import Books
@@ -36,6 +38,9 @@ from xdpscope.tracing.tracer import read_counts
 # Interfaces come and go all day where containers do, under ever new names. So many that
 # are gone keep their totals, to go on from should the name come back.
 _PLACES_REMEMBERED = 4096
+
+# So many overflow records are deleted at each scan: some ten milliseconds, with the lock held.
+_FORGOTTEN_AT_ONCE = 1000
 
 _NO_TALLY = Tally()
 
@@ -438,8 +443,11 @@ class Observer:
 
     def _forget_spilled(self, spilled: Mapping[int, NDArray[Any]]) -> None:
         done = self._spilled.done_with(spilled, self._places, time.monotonic())
-        for (number, _, _), record in self._engine.take_spilled(done):
-            self._books.close_overflow(number, record, self._places.until_now)
+        deleted = defaultdict(list)
+        for (number, _, _), record in self._engine.take_spilled(islice(done, _FORGOTTEN_AT_ONCE)):
+            deleted[number].append(record)
+        for number, records in deleted.items():
+            self._books.close_overflow(number, np.stack(records), self._places.until_now)
 
     def _say_farewell(self, programs: set[int], linger: float) -> None:
         now = time.monotonic()

@@ -1,20 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Devices beyond those in a target's own record: deleted records take no count with them."""
 
+import tracemalloc
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from tests.kernel.conftest import Counts, expect
-from tests.kernel.flows import on_one_cpu
+from tests.kernel.conftest import Counts, counted, expect
+from tests.kernel.flows import check_sums, observing, on_one_cpu
 from tests.kernel.lab import Lab, Veth, frame
 from tests.waiting import wait_for
-from xdpscope.libbpf import Program
+from xdpscope import observer as observing_module
+from xdpscope.kernel import netns
+from xdpscope.libbpf import Map, Program, typed
 from xdpscope.observer import Observer
 from xdpscope.tracing.engine import Engine
+from xdpscope.tracing.templates import FlowSizes
 
 pytestmark = pytest.mark.every_kernel
 
@@ -116,3 +121,102 @@ def test_what_comes_before_the_deletion_is_counted(
         expect(observer, expected | {("decide_drop", "xst0", "drop"): (8, 480)})
         veth.send(frame(60), times=2)
         expect(observer, expected | {("decide_drop", "xst0", "drop"): (10, 600)})
+
+
+def forge(
+    engine: Engine, target: int, devices: Iterable[int], serial: int, inode: int, packets: int = 1
+) -> None:
+    """Put overflow records into the kernel's map as if devices had dropped packets of 60 bytes."""
+    with engine.templates.map("spilled") as spilled:
+        values = np.zeros((spilled.info.cpus, spilled.info.stride), np.uint8)
+        key = np.zeros((), engine.templates.btf.struct("spill_key"))
+        record = typed(values, engine.templates.btf.struct("device_counts"))[0:1]
+        key["target"] = target
+        for device in devices:
+            record["identity"] = key["identity"] = serial << 32 | device
+            record["index"], record["netns"] = INLINE + device % 1000, inode
+            record["name"] = b"gone%d" % device
+            record["verdicts"]["packets"][0, 1] = packets
+            record["verdicts"]["bytes"][0, 1] = 60 * packets
+            spilled.update(key.tobytes(), values.tobytes())
+
+
+def records(engine: Engine) -> int:
+    """How many overflow records the kernel holds, whoever they belong to."""
+    with engine.templates.map("spilled") as spilled:
+        return len(spilled.items()[0])
+
+
+def number_of(observer: Observer, program: Program) -> int:
+    """The number of a program's tracer."""
+    own = program.info().id
+    (tracer,) = (t.tracer for t in observer._targets if t.program.id == own and t.tracer)
+    return tracer.number
+
+
+def test_a_program_that_goes_takes_its_records_along(
+    lab: Lab, engine: Engine, observer: Observer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a single record being read for it."""
+    staying, going = lab.load("decide_pass"), lab.load("decide_drop")
+    lab.attach(staying, lab.veth("xst0"))
+    veth = lab.veth("xst1")
+    lab.attach(going, veth)
+    observer.look(0)
+    elsewhere = {"serial": 1 << 31, "inode": 1}
+    forge(engine, number_of(observer, staying), range(1, 6), **elsewhere)
+    forge(engine, number_of(observer, going), range(1, 3001), **elsewhere)
+    observer.look(0)  # gives the namespace a name
+    assert sum(packets for packets, _ in counted(observer).values()) == 3005
+    (tracer,) = (t.tracer for t in observer._targets if t.program.function == "decide_drop")
+    assert tracer is not None
+    with monkeypatch.context() as patch:
+        for name in ("items", "lookup", "lookup_into", "lookup_and_delete", "delete"):
+            patch.setattr(Map, name, None)
+        tracer.discard()
+    lab.delete(veth)
+    going.close()
+    assert records(engine) == 3005
+    for _ in range(3):
+        assert overflow(engine) == 5
+    assert records(engine) == 5
+
+
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("rounds", [16, pytest.param(400, marks=pytest.mark.nightly)])
+def test_devices_that_come_and_go_leave_nothing(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, rounds: int
+) -> None:
+    """Each has a name of its own. Memory is flat, and every packet is counted."""
+    devices, step = 250, rounds // 4
+    traced, expected = [], {}
+    monkeypatch.setattr(observing_module, "_PLACES_REMEMBERED", 100)
+    with Engine(FlowSizes(sets=64, sample_rate=1)) as engine, observing(engine) as observer:
+        program = lab.load("decide_drop")
+        lab.attach(program, lab.veth("xst0"))
+        observer.look(0)
+        number = number_of(observer, program)
+        namespaces = observer._snapshot.namespaces.items()
+        (host,) = ((serial, inode) for serial, (inode, name) in namespaces if name == netns.HOST)
+        tracemalloc.start()
+        for round_ in range(1, rounds + 1):
+            gone = range(1_000_000 + round_ * devices, 1_000_000 + (round_ + 1) * devices)
+            forge(engine, number, gone, *host, packets=round_)
+            # A record is deleted at the second scan that does not find its device.
+            observer.look(0)
+            assert records(engine) == devices
+            if round_ % step == 0:
+                expected = {
+                    ("decide_drop", f"gone{device}", "drop"): (round_, 60 * round_)
+                    for device in gone
+                }
+                found = counted(observer)
+                assert {key: found.get(key) for key in expected} == expected
+                check_sums(observer)
+            observer.look(0)
+            assert records(engine) == 0
+            if round_ % step == 0:
+                traced.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
+    print(f"bytes after each {step * devices} devices: {traced}")
+    assert traced[-1] - traced[1] < 200_000, traced

@@ -82,18 +82,19 @@ class Books:
                     old = self._book(program, number, records, total, rest, place_of)
                 self._entries[number] = old
 
-    def close_overflow(self, number: int, record: NDArray[Any], place_of: PlaceOf) -> None:
-        """Book the last counts of one overflow record, which was deleted.
+    def close_overflow(self, number: int, records: NDArray[Any], place_of: PlaceOf) -> None:
+        """Book the last counts of a target's overflow records that were deleted.
 
         Args:
             number: The target's number.
-            record: ``struct device_counts`` of each CPU, as it was when it was deleted.
+            records: ``struct device_counts``, shape (devices, CPUs), as they were when they
+                were deleted.
             place_of: See the ledger.
         """
         entry = self._entries.get(number)
         if entry is not None:
             self.version += 1
-            self._ledger.close(entry.inline.program, "spilled", by_device(record), place_of)
+            self._ledger.close(entry.inline.program, "spilled", by_device(records), place_of)
 
     def skip(
         self,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
-from xdpscope.accounting.reading import REASONS, Reading, no_counts
+from xdpscope.accounting.reading import REASONS, DeviceReading, Reading, no_counts
 
 Place = tuple[str, str]
 """Where packets were seen, by name: (network namespace, interface)."""
@@ -82,16 +82,25 @@ class Ledger:
                 if old is not None:
                     booked[identity] = old
                 continue
-            tally = totals.get(place)
-            if tally is None:
-                tally = totals[place] = Tally()
-            # Less than before: the kernel's record was deleted, and this is a new one.
-            if old is None or (now.counts < old.counts).any():
-                tally.counts += now.counts
-            else:
-                tally.counts += now.counts - old.counts
-            self._grown.add(place)
+            self._add(totals, place, old, now)
         return complete
+
+    def _add(
+        self,
+        totals: dict[Place, Tally],
+        place: Place,
+        old: DeviceReading | None,
+        now: DeviceReading,
+    ) -> None:
+        tally = totals.get(place)
+        if tally is None:
+            tally = totals[place] = Tally()
+        # Less than before: the kernel's record was deleted, and this is a new one.
+        if old is None or (now.counts < old.counts).any():
+            tally.counts += now.counts
+        else:
+            tally.counts += now.counts - old.counts
+        self._grown.add(place)
 
     def close(self, program: int, store: str, last: Reading, place_of: PlaceOf) -> None:
         """Book the last reading of deleted records, and forget these records.
@@ -99,10 +108,13 @@ class Ledger:
         A record of the same device that appears later counts from 0, even if it has overtaken
         the deleted one by its first reading.
         """
-        kept = self._booked.get(program, {}).get(store, {})
-        self.book(program, store, kept | last, place_of)
-        for identity in last:
-            self._booked[program][store].pop(identity, None)
+        totals = self._totals.setdefault(program, {})
+        booked = self._booked.setdefault(program, {}).setdefault(store, {})
+        for identity, now in last.items():
+            old = booked.pop(identity, None)
+            place = place_of(*identity, now.inode, now.name)
+            if place is not None and (old is None or not np.array_equal(old.counts, now.counts)):
+                self._add(totals, place, old, now)
 
     def skip(self, program: int, store: str, reading: Reading) -> None:
         """Start again at this reading: do not book what came before it."""

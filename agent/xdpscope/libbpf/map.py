@@ -21,6 +21,9 @@ _ENOTSUPP = 524
 
 _PER_CPU = (lib.BPF_MAP_TYPE_PERCPU_ARRAY, lib.BPF_MAP_TYPE_PERCPU_HASH)
 
+# Bytes of values that are read together.
+_BATCH_SIZE = 4 << 20
+
 Bytes = NDArray[np.uint8]
 
 
@@ -222,7 +225,9 @@ class Map(Pinnable):
         # but older kernels copy a whole key.
         cursor = ffi.new("char[]", max(4, info.key_size))
         parts: list[tuple[Bytes, Bytes]] = []
-        room, first, result = min(info.max_entries, 4096), True, 0
+        # With 256 CPUs each element has a hundred kilobytes.
+        room = max(1, min(info.max_entries, 4096, _BATCH_SIZE // (info.cpus * info.stride)))
+        first, result = True, 0
         while result == 0:
             keys = np.empty((room, info.key_size), np.uint8)
             values = np.empty((room, info.cpus, info.stride), np.uint8)

@@ -3,7 +3,7 @@
 
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from contextlib import ExitStack, suppress
 from functools import cached_property, partial
 from typing import Any, Self
@@ -25,6 +25,9 @@ from xdpscope.tracing.templates import FlowSizes
 _log = structlog.get_logger(__name__)
 
 _ONLY_KEY = b"\0\0\0\0"
+
+# So many overflow records without a target are deleted at each reading: some milliseconds.
+_DELETED_AT_ONCE = 2000
 
 
 def may_hook() -> bool:
@@ -63,6 +66,7 @@ class Engine:
         """
         machine.require_supported()
         self._numbers = itertools.count(1)
+        self._in_use: set[int] = set()
         self.sample_rate = flows.sample_rate if flows else 1
         with ExitStack() as stack:
             try:
@@ -85,6 +89,7 @@ class Engine:
             if pins is not None and self._state is not None:
                 self.templates.pin(self._state)
                 pins.retain(self._state)
+            self._all_known = not self.templates.adopted
             self._resources = stack.pop_all()
 
     def close(self) -> None:
@@ -157,6 +162,21 @@ class Engine:
         """What is pinned of each target, by ascending number."""
         return [] if self._state is None else self._state.targets()
 
+    def use_number(self, number: int) -> None:
+        """Note that a tracer has this number."""
+        self._in_use.add(number)
+
+    def give_up_number(self, number: int) -> None:
+        """Have the overflow records of a target deleted at the next readings.
+
+        This reads nothing: what a reading finds there anyway says which records these are.
+        """
+        self._in_use.discard(number)
+
+    def all_known(self) -> None:
+        """Note that every target of an earlier agent is adopted: other records are nobody's."""
+        self._all_known = True
+
     def spilled(self) -> dict[int, NDArray[Any]]:
         """Records that found no place in their target's own map, by the target's number.
 
@@ -167,7 +187,13 @@ class Engine:
             return {}
         targets = typed(keys, self._spill_key)["target"]
         records = typed(values, self._device_counts)
-        return {int(target): records[targets == target] for target in np.unique(targets)}
+        found = {int(target): records[targets == target] for target in np.unique(targets)}
+        if self._all_known and not found.keys() <= self._in_use:
+            orphans = ~np.isin(targets, list(self._in_use))
+            for key in keys[orphans][:_DELETED_AT_ONCE]:
+                self._spilled.delete(key.tobytes())
+            found = {target: found[target] for target in found.keys() & self._in_use}
+        return found
 
     def flow_tables(self) -> list[SlotTable]:
         """The tables of flows, to be read; none without flows. Closed with the engine."""
@@ -207,18 +233,6 @@ class Engine:
             with suppress(Vanished):
                 record = typed(self._spilled.lookup_and_delete(key.tobytes()), self._device_counts)
                 yield (number, serial, index), record
-
-    def forget_spilled(self, gone: Callable[[int, int, int], bool]) -> None:
-        """Takes out spilled records.
-
-        Args:
-            gone: Told a target's number, a namespace's inode and an ifindex, says whether
-                no packet can be counted there any more.
-        """
-        keys, _ = self._spilled.items()
-        for key, (identity, number, _) in zip(keys, typed(keys, self._spill_key), strict=True):
-            if gone(int(number), int(identity) >> 32, int(identity) & 0xFFFFFFFF):
-                self._spilled.delete(key.tobytes())
 
 
 def _is_set(taken: Map, at: int) -> bool:

@@ -187,8 +187,7 @@ class Targets:
             program_id, pins = self._pinned.popitem()
             pins.remove()
             _log.info("gone meanwhile", program_id=program_id)
-        numbers = {target.tracer.number for target in self if target.tracer is not None}
-        self._engine.forget_spilled(lambda number, _inode, _index: number not in numbers)
+        self._engine.all_known()
         self._tidied = True
 
     def _adopt(self, target: Target) -> None:

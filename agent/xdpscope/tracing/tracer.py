@@ -90,6 +90,7 @@ class Tracer:
                     self._pins.put_counts(self._counts)
                 self._ready = self._copies((engine.templates.variant.first,))
             stack.pop_all()
+        engine.use_number(self.number)
 
     def _adopt(self, pinned: TargetPins, stack: ExitStack) -> None:
         variant, names = self._engine.templates.variant, pinned.links()
@@ -251,7 +252,7 @@ class Tracer:
         if self._pins is not None:
             self._pins.remove()
         self._counts.close()
-        self._engine.forget_spilled(lambda number, _inode, _index: number == self.number)
+        self._engine.give_up_number(self.number)
 
     def records(self) -> NDArray[Any]:
         """``struct target_counts`` of each CPU; without those in the engine's ``spilled``."""
