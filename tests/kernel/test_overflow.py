@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Devices beyond those in a target's own record: deleted records take no count with them."""
 
+import time
 import tracemalloc
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from errno import ENOMEM
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from tests.kernel.lab import Lab, Veth, frame
 from tests.waiting import wait_for
 from xdpscope import observer as observing_module
 from xdpscope.config import _any_matches
+from xdpscope.errors import KernelError
 from xdpscope.kernel import netns
 from xdpscope.libbpf import Map, Program, typed
 from xdpscope.observer import Observer
@@ -139,7 +142,18 @@ def forge(
             record["name"] = b"gone%d" % device
             record["verdicts"]["packets"][0, 1] = packets
             record["verdicts"]["bytes"][0, 1] = 60 * packets
-            spilled.update(key.tobytes(), values.tobytes())
+            put(spilled, key.tobytes(), values.tobytes())
+
+
+def put(spilled: Map, key: bytes, values: bytes) -> None:
+    """Wait for memory: the kernel takes it from a small stock, which it fills again meanwhile."""
+    while True:
+        try:
+            return spilled.update(key, values)
+        except KernelError as error:
+            if error.errno != ENOMEM:
+                raise
+            time.sleep(0.001)
 
 
 def records(engine: Engine) -> int:
