@@ -162,7 +162,7 @@ static __always_inline bool is_flow6(const struct flow6 *flow, const volatile __
 static __always_inline void count_flow4(__u64 first, __u64 second, __u64 length)
 {
 	__u64 hash = hash4(first, second, constant64(HASH_FIRST), constant64(HASH_SECOND));
-	volatile __u64 kept = hash; /* in memory, for want of a register */
+	volatile __u64 kept = hash; /* in memory: no register is free */
 	__u32 at = set_of(hash);
 	struct flow_set4 *set;
 	struct flow4 wanted;
@@ -194,7 +194,7 @@ static __always_inline bool count_flow6(const union flow_key *key, __u64 last, _
 {
 	const volatile __u64 *words = key->words;
 	__u64 hash = hash6(words, last, constant64(HASH_FIRST), constant64(HASH_SECOND));
-	volatile __u64 kept = hash; /* in memory, for want of a register */
+	volatile __u64 kept = hash; /* in memory: no register is free */
 	__u32 at = set_of(hash);
 	struct flow_set6 *set, *shifted;
 	struct flow6 wanted;

@@ -70,6 +70,13 @@ def traced(observer: Observer) -> set[str]:
     return {name for name, reason in reasons(observer).items() if reason == ""}
 
 
+def two_programs(lab: Lab) -> set[str]:
+    """Attach them; return their names."""
+    for name, interface in ("decide_pass", "xst0"), ("decide_drop", "xst1"):
+        lab.attach(lab.load(name), lab.veth(interface))
+    return {"decide_pass", "decide_drop"}
+
+
 def descriptors() -> int:
     return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
@@ -98,10 +105,8 @@ def test_any_call_of_a_later_scan_may_fail(
     clock: Clock,
     errors: int,
 ) -> None:
-    """Three programs are traced, in two namespaces, and a fourth appears."""
-    for name in ("xst0", "xst1"):
-        lab.attach(lab.load(f"decide_{'pass' if name == 'xst0' else 'drop'}"), lab.veth(name))
-    stays = {"decide_pass", "decide_drop"}
+    """Two programs are traced, and a third appears."""
+    stays = two_programs(lab)
     tried = Counter[str]()
     with ExitStack() as stack:
         observer = watched(engine, stack)
@@ -144,9 +149,7 @@ def test_any_call_of_a_first_scan_may_fail(
     clock: Clock,
     errors: int,
 ) -> None:
-    for name in ("xst0", "xst1"):
-        lab.attach(lab.load(f"decide_{'pass' if name == 'xst0' else 'drop'}"), lab.veth(name))
-    stays = {"decide_pass", "decide_drop"}
+    stays = two_programs(lab)
     before, at, tried = descriptors(), 0, Counter[str]()
     engine = Engine(SIZES)
     while True:

@@ -119,7 +119,7 @@ class NamespaceSource:
                 if self._enter(inode, ways):
                     found = self._look_around(inode, name)
             except (KernelError, OSError):
-                # For want of descriptors or memory, say: not because it is gone.
+                # It may still be there: descriptors or memory may be used up.
                 if inode in before:
                     found = replace(before[inode], name=name)
             if found is not None:

@@ -14,9 +14,9 @@ attempt may leave a line in the host's audit log."""
 
 
 def check_capability(error: KernelError) -> None:
-    """Raise the error if it is for want of the capability without which nothing can be opened.
+    """Raise the error if the process lacks the capability to open any object at all.
 
-    With it, a refusal concerns one object: a security module forbids that one.
+    With that capability, a refusal concerns one object: a security module forbids that one.
     """
     if isinstance(error, NotPermitted) and not capabilities.may_open_programs():
         raise error
