@@ -289,6 +289,9 @@ class ProgramSource:
         )
 
     def _cannot_read(self, id: int, entry: Entry, error: KernelError) -> None:
+        if entry.name == ANCHOR:
+            self._known[id] = None
+            return
         if self._unreadable.failed(id, error):
             hint = "does a security module, such as SELinux, forbid it? See its audit log"
             more = {"hint": hint} if isinstance(error, NotPermitted) else {}
