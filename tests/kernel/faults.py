@@ -62,10 +62,8 @@ class Faults:
 class _Through:
     """Another object, but that some of its functions may fail."""
 
-    def __init__(
-        self, behind: Any, faults: Faults, replaced: dict[str, Callable[..., Any]]
-    ) -> None:
-        self._behind, self._faults, self._replaced = behind, faults, replaced
+    def __init__(self, behind: Any, replaced: dict[str, Callable[..., Any]]) -> None:
+        self._behind, self._replaced = behind, replaced
 
     def __getattr__(self, name: str) -> Any:
         return self._replaced.get(name) or getattr(self._behind, name)
@@ -83,7 +81,7 @@ def _libbpf(behind: Any, faults: Faults) -> _Through:
         return call
 
     names = [name for name in (*_NEGATIVE, *_NULL) if hasattr(behind, name)]
-    return _Through(behind, faults, {name: checked(name) for name in names})
+    return _Through(behind, {name: checked(name) for name in names})
 
 
 def _raising(behind: Any, names: set[str], faults: Faults) -> _Through:
@@ -95,9 +93,7 @@ def _raising(behind: Any, names: set[str], faults: Faults) -> _Through:
 
         return call
 
-    return _Through(
-        behind, faults, {name: checked(name) for name in names if hasattr(behind, name)}
-    )
+    return _Through(behind, {name: checked(name) for name in names if hasattr(behind, name)})
 
 
 class _Socket(socket.socket):
@@ -128,5 +124,5 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> Faults:
     for module in (netns, link):
         monkeypatch.setattr(module, "os", _raising(os, _OF_OS, faults))
     checked = type("_Socket", (_Socket,), {"faults": faults})
-    monkeypatch.setattr(interfaces, "socket", _Through(socket, faults, {"socket": checked}))
+    monkeypatch.setattr(interfaces, "socket", _Through(socket, {"socket": checked}))
     return faults

@@ -107,7 +107,7 @@ def test_arithmetic_progressions(
 
 
 def expected(held: Callable[[Keys, int, int], int], version: int) -> int:
-    """What is held of random keys."""
+    """Return how many of as many random keys find a place."""
     dice = random.Random(17)
     keys = np.frombuffer(dice.randbytes(FLOWS * SIZE[version]), np.uint8).reshape(FLOWS, -1)
     found = held(keys, dice.getrandbits(64) | 1, dice.getrandbits(64) | 1)
