@@ -5,7 +5,8 @@ Opening and loading a whole object for each target costs a hundred times what lo
 its relocated instructions again does.
 """
 
-from collections.abc import Callable
+import struct
+from functools import cached_property
 from typing import Any, Self
 
 from xdpscope.libbpf import instruction as isa
@@ -13,6 +14,9 @@ from xdpscope.libbpf._raw import ffi, lib
 
 Slots = tuple[int, ...]
 """Which instructions of a template take one value."""
+
+_LAYOUT = struct.Struct("<BBhi")
+"""``struct bpf_insn``: code, registers (the source is the upper half), offset, immediate."""
 
 
 class Template:
@@ -25,42 +29,35 @@ class Template:
     def map_slots(self, fd: int) -> Slots:
         """Where the program refers to this map; maybe nowhere."""
         kinds = (lib.BPF_PSEUDO_MAP_FD, lib.BPF_PSEUDO_MAP_VALUE)
-        return self._slots(
-            lambda insn, _: insn.code == isa.LOAD_64 and insn.src_reg in kinds and insn.imm == fd
-        )
+        loads = self._with_code(isa.LOAD_64)
+        return tuple(at for at, source, value in loads if source in kinds and value == fd)
 
     def constant_slots(self, value: int) -> Slots:
         """Where the program moves this constant, of up to 64 bits, to a register; maybe nowhere."""
-        codes = (isa.ALU | isa.MOV | isa.K, isa.ALU64 | isa.MOV | isa.K)
         low, high = _signed(value), _signed(value >> 32)
-
-        def takes(insn: Any, following: Any) -> bool:
-            if insn.code == isa.LOAD_64:
-                return bool(insn.src_reg == 0 and insn.imm == low and following.imm == high)
-            return bool(insn.code in codes and insn.imm == value)
-
-        return self._slots(takes)
+        wide = [
+            at
+            for at, source, part in self._with_code(isa.LOAD_64)
+            if (source, part, self._decoded[at + 1][3]) == (0, low, high)
+        ]
+        moves = (isa.ALU | isa.MOV | isa.K, isa.ALU64 | isa.MOV | isa.K)
+        return tuple(sorted(wide + self._with_immediate(value, *moves)))
 
     def comparison_slots(self, value: int) -> Slots:
         """Where the program compares a register with this constant of 31 bits; maybe nowhere."""
         codes = (isa.JMP | isa.JEQ | isa.K, isa.JMP | isa.JNE | isa.K)
-        return self._slots(lambda insn, _: insn.code in codes and insn.imm == value)
+        return tuple(self._with_immediate(value, *codes))
 
     def shift_slots(self, bits: int) -> Slots:
         """Where the program shifts 64 bits to the right by so many; maybe nowhere."""
-        shift = isa.ALU64 | isa.RSH | isa.K
-        return self._slots(lambda insn, _: insn.code == shift and insn.imm == bits)
+        return tuple(self._with_immediate(bits, isa.ALU64 | isa.RSH | isa.K))
 
     def switch_slots(self) -> Slots:
         """Where the program has a branch for ``switched``: a jump if equal to nought, after one to
         nowhere, which compilers do not write.
         """
-        nowhere, branch = isa.JMP | isa.JA, isa.JMP | isa.JEQ | isa.K
-
-        def is_switch(insn: Any, following: Any) -> bool:
-            return (insn.code, insn.off, following.code, following.imm) == (nowhere, 0, branch, 0)
-
-        return tuple(at + 1 for at in self._slots(is_switch))
+        branches = self._with_immediate(0, isa.JMP | isa.JEQ | isa.K)
+        return tuple(at for at in branches if at and self._leads_nowhere(at - 1))
 
     def switched(self, slots: Slots) -> Self:
         """The same program, taking the other way at these branches."""
@@ -69,13 +66,30 @@ class Template:
             other.instructions[slot].code = isa.JMP | isa.JNE | isa.K
         return other
 
-    def _slots(self, wanted: Callable[[Any, Any], bool]) -> Slots:
-        last = len(self.instructions) - 1
-        return tuple(
+    @cached_property
+    def _decoded(self) -> list[tuple[int, int, int, int]]:
+        """Every instruction, read at once: to ask cffi for field after field takes far longer."""
+        return list(_LAYOUT.iter_unpack(ffi.buffer(self.instructions)))
+
+    def _with_code(self, wanted: int) -> list[tuple[int, int, int]]:
+        """Where instructions with this code are, with their source register and immediate."""
+        return [
+            (at, registers >> 4, immediate)
+            for at, (code, registers, _, immediate) in enumerate(self._decoded)
+            if code == wanted
+        ]
+
+    def _with_immediate(self, wanted: int, *codes: int) -> list[int]:
+        """Where instructions with one of these codes and this immediate are."""
+        return [
             at
-            for at, insn in enumerate(self.instructions)
-            if wanted(insn, self.instructions[min(at + 1, last)])
-        )
+            for at, (code, _, _, immediate) in enumerate(self._decoded)
+            if immediate == wanted and code in codes
+        ]
+
+    def _leads_nowhere(self, at: int) -> bool:
+        code, _, offset, _ = self._decoded[at]
+        return (code, offset) == (isa.JMP | isa.JA, 0)
 
     def filled(self, *fillings: tuple[Slots, int]) -> Self:
         """The same program with other values in some slots."""
