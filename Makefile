@@ -102,7 +102,7 @@ audit: setup ## check the Kubernetes manifests with checkov, 290 MB of it
 	@$(PYTHON) -m tests.kustomize config/kubernetes/overlays/prometheus-operator >build/manifests/all.yaml
 	@$(AUDIT)/bin/checkov -d build/manifests --framework kubernetes --compact --quiet --skip-download
 
-matrix: build ## all kernel tests on every kernel supported, from 5.10 to the newest
+matrix: build ## the kernel tests on every kernel supported, from 5.10 to the newest
 	@$(SUITES) --matrix -- $(PYTEST)
 
 nightly: build ## the long variants: floods, thousands of rounds, torture, machines with nothing on them

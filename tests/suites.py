@@ -7,8 +7,7 @@
     python -m tests.suites --nightly                  # the long variants
 
 A test that depends on the kernel (marker ``every_kernel``) runs on each kernel. A test of user
-space or of other software (marker ``one_kernel``) runs on the first kernel only, or in the matrix
-on each.
+space or of other software (marker ``one_kernel``) runs on the first kernel only.
 
 An emulated machine keeps one CPU busy, so as many suites run at once as there are CPUs. Every line
 is printed as it comes, with the suite's name and its seconds so far in front. The exit status is 1
@@ -38,6 +37,9 @@ _AT_ONCE = "6.1"
 # anyio brings a plugin that takes a second to import in an emulated machine.
 _PYTEST = ("python", "-m", "pytest", "-v", "-p", "no:cacheprovider", "-p", "no:anyio")
 _NOTHING_SELECTED = 5  # pytest's exit status
+_SHOWN = 60  # lines of failures, at the end
+_FAILURES = ("FAILED ", "ERROR ", "E   ")
+"""How lines begin that name a failed test or say why it failed."""
 
 
 class SuiteError(Exception):
@@ -84,7 +86,7 @@ def _files(arguments: list[str]) -> list[str]:
     return list(dict.fromkeys(file for file, separator, _ in tests if separator))
 
 
-def suites(kernels: list[str], *, nightly: bool = False, matrix: bool = False) -> list[Suite]:
+def suites(kernels: list[str], *, nightly: bool = False) -> list[Suite]:
     """Return the suites to run on ``kernels``, those that take longest first."""
     if nightly:
         found = [Suite(f"{each} long", each, "nightly and not stalled") for each in kernels]
@@ -92,11 +94,9 @@ def suites(kernels: list[str], *, nightly: bool = False, matrix: bool = False) -
             stalled = ("--parallel", "--stall")
             found.append(Suite("stalled", _AT_ONCE, "stalled", machine=stalled))
         return found
-    if matrix:
-        return [Suite(each, each, "not nightly") for each in kernels]
     first = kernels[0]
-    found = [Suite(each, each, "every_kernel and not nightly") for each in kernels]
-    found.append(Suite(f"{first} alone", first, "one_kernel and not nightly"))
+    found = [Suite(f"{first} alone", first, "one_kernel and not nightly")]
+    found += [Suite(each, each, "every_kernel and not nightly") for each in kernels]
     if _AT_ONCE in kernels:
         at_once = ("--parallel", "--cpus", "4")
         found.append(Suite("at once", _AT_ONCE, "at_once and not nightly", machine=at_once))
@@ -129,6 +129,8 @@ class Runner:
         self._lock = threading.Lock()
         self.stopped = False
         self.results: list[Result] = []
+        self.failures: list[str] = []
+        """What pytest's summaries say, for the end of the output: logs are cut there last."""
 
     def run(self, chosen: list[Suite]) -> list[Result]:
         """Run all suites; return their results in the order in which they ended."""
@@ -184,6 +186,8 @@ class Runner:
         assert process.stdout is not None
         began = time.monotonic()
         for line in process.stdout:
+            if line.startswith(_FAILURES):
+                self.failures.append(f"{suite.name}: {line.rstrip()}")
             print(f"{suite.name:>10} {time.monotonic() - began:5.0f} | {line}", end="", flush=True)
         status = process.wait()
         with self._lock:
@@ -208,13 +212,15 @@ def main(arguments: list[str] | None = None) -> int:
         f"tests that need one kernel; without it {' and '.join(_DEFAULT)}",
     )
     add("--nightly", action="store_true", help="the long variants only")
-    add("--matrix", action="store_true", help=f"all tests on each kernel: {', '.join(MATRIX)}")
+    add("--matrix", action="store_true", help=f"on all of {', '.join(MATRIX)}")
     add("--timeout", type=float, default=LONGEST, metavar="SECONDS", help="for one suite")
     add("--lanes", type=int, default=os.cpu_count() or 1, metavar="N", help="suites at a time")
     add("selection", nargs="*", metavar="PYTEST", help="after --; more arguments of pytest")
     options = parser.parse_args(arguments)
-    kernels = options.kernel or list(MATRIX if options.matrix else _DEFAULT)
-    chosen = suites(kernels, nightly=options.nightly, matrix=options.matrix)
+    kernels = options.kernel or list(_DEFAULT)
+    if options.matrix:
+        kernels = list(dict.fromkeys([*kernels, *MATRIX]))
+    chosen = suites(kernels, nightly=options.nightly)
     # An emulated machine takes minutes for that.
     subprocess.run([sys.executable, "-m", "tests.kernel.programs"], check=True)
     runner = Runner(options.lanes, options.timeout, options.selection)
@@ -225,6 +231,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not results:
         print("suites: no test was selected, or none was started", file=sys.stderr)
         return 1
+    if runner.failures:
+        print("\n== failures", *list(dict.fromkeys(runner.failures))[:_SHOWN], sep="\n")
     print("\nsuite        result       time")
     for result in results:
         print(result)

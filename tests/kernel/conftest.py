@@ -10,6 +10,8 @@ import pytest
 
 from tests.kernel.lab import Lab
 from xdpscope.discovery.inventory import Inventory
+from xdpscope.errors import Vanished
+from xdpscope.libbpf import Program
 from xdpscope.observer import Observer
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.reason import Scope
@@ -29,6 +31,27 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         terminal = item.config.pluginmanager.get_plugin("terminalreporter")
         terminal.write_line(f"\nFAILED {report.nodeid}, {report.when}: {report.longreprtext}\n")
     return report
+
+
+@pytest.fixture(autouse=True)
+def freed_in_the_end() -> Iterator[None]:
+    """Wait until the kernel has freed the XDP programs of the test: the next test would see them.
+
+    A program lives on until its tracers are freed, and that takes a grace period of RCU.
+    """
+    before = set(Program.ids())
+    yield
+    end = time.monotonic() + 10
+    while any(map(_is_xdp, set(Program.ids()) - before)) and time.monotonic() < end:
+        time.sleep(0.02)
+
+
+def _is_xdp(program_id: int) -> bool:
+    try:
+        with Program.open(program_id) as program:
+            return program.info().is_xdp
+    except Vanished:
+        return False
 
 
 @pytest.fixture
