@@ -199,7 +199,7 @@ def test_doctor_is_content() -> None:
 
 @pytest.mark.timeout(900)
 @pytest.mark.every_kernel
-@pytest.mark.parametrize("rounds", [100, pytest.param(1000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("rounds", [40, pytest.param(1000, marks=pytest.mark.nightly)])
 def test_rounds(lab: Lab, rounds: int) -> None:
     """Load, attach, send, detach, unload, while the agent runs."""
     veth = lab.veth("xst0")

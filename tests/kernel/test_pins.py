@@ -125,7 +125,7 @@ def test_killed_at_any_moment_it_loses_no_packet(
     [
         pytest.param(None, UNALTERED, 4, id="verdicts"),
         pytest.param(FLOWS, UNALTERED, 8, id="unaltered", marks=pytest.mark.nightly),
-        pytest.param(FLOWS, ALTERED, 10, id="altered"),
+        pytest.param(FLOWS, ALTERED, 10, id="altered", marks=pytest.mark.nightly),
         pytest.param(SAMPLED, UNALTERED, 8, id="sampled", marks=pytest.mark.nightly),
     ],
 )
