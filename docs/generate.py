@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import re
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
+from xdpscope._schema import allowed
 from xdpscope.agent import Page, Watch
 from xdpscope.config import Config
 from xdpscope.observer import FlowReport
@@ -96,19 +98,22 @@ def configuration() -> str:
     return "\n".join(_section(Config, ""))
 
 
-def _section(section: type, path: str) -> Iterator[str]:
-    inner: list[tuple[str, type, str]] = []
+def _section(section: Any, path: str) -> Iterator[str]:
+    inner: list[tuple[str, Any, str]] = []
     rows = []
     for each in dataclasses.fields(section):
-        kind, doc = each.metadata["kind"], each.metadata["doc"]
-        if (below := getattr(kind, "type", None)) is not None:
-            inner.append((each.name, below, doc))
+        doc = each.metadata["doc"]
+        if dataclasses.is_dataclass(each.type):
+            inner.append((each.name, each.type, doc))
         else:
-            allowed = kind.allowed.replace("|", "\\|")
-            rows.append(f"| `{each.name}` | `{each.metadata['default']}` | {allowed} | {doc} |")
+            restart = "yes" if each.metadata["restart"] else "no"
+            may_be = allowed(each.type).replace("|", "\\|")
+            rows.append(
+                f"| `{each.name}` | `{_yaml(each.default)}` | {may_be} | {restart} | {doc} |"
+            )
     if rows:
-        yield "| key | default | may be | what for |"
-        yield "|---|---|---|---|"
+        yield "| key | default | may be | restart | what for |"
+        yield "|---|---|---|---|---|"
         yield from rows
         yield ""
     for name, below, doc in inner:
@@ -117,6 +122,15 @@ def _section(section: type, path: str) -> Iterator[str]:
         yield doc
         yield ""
         yield from _section(below, f"{path}{name}.")
+
+
+def _yaml(value: object) -> str:
+    """Return a default as one writes it; only durations are floats."""
+    if isinstance(value, float):
+        return f"{value:g}s"
+    if isinstance(value, bool | tuple | None):
+        return json.dumps(value)
+    return str(value)
 
 
 def alerts() -> str:

@@ -23,7 +23,7 @@ import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from xdpscope import __version__, log
-from xdpscope.config import Config, Flows, Listen, Selection, load, warnings
+from xdpscope.config import Config, Flows, Listen, Selection, load, needing_restart, warnings
 from xdpscope.describe import as_json, count_as_json, flow_as_json
 from xdpscope.discovery.events import LinkEvents
 from xdpscope.discovery.inventory import Inventory
@@ -341,13 +341,8 @@ class Agent:
         except ConfigError as error:
             _log.error("configuration not reloaded", error=str(error))
             return
-        old, self._config = self._config, config
-        for name in ("listen", "web_config", "state"):
-            if getattr(old, name) != getattr(config, name):
-                _log.warning("takes effect after a restart", key=name)
-        for name in ("enabled", "max_entries", "sample_rate"):
-            if getattr(old.flows, name) != getattr(config.flows, name):
-                _log.warning("takes full effect after a restart", key=f"flows.{name}")
+        for key in needing_restart(self._config, config):
+            _log.warning("takes effect after a restart", key=key)
         log.set_level(config.log.level)
         _warn_of(config)
         self._watch.reconfigure(config)

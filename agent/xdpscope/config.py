@@ -1,40 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: RUF009 - setting() gives a dataclass field, and is a call only for that
 """The configuration: YAML read into frozen dataclasses, or an error that lists every problem.
+
+The type of a field says what its key may be. Its metadata says what the key is for, and if a change
+takes effect only after a restart.
 
 Durations are held as float seconds. They are written as a number and a unit (``500ms``, ``5s``,
 ``1m``, ``1h``); a bare number is refused, because readers disagree on what it would count.
 """
 
-from __future__ import annotations
-
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, Self
 
 from xdpscope._globs import doubt
-from xdpscope._settings import (
-    SWITCH,
-    Invalid,
-    Kind,
-    ListOf,
-    OrNull,
-    Scalar,
-    Section,
-    choice,
-    compose,
-    config_error,
-    printable_text,
-    read_text,
-    setting,
-)
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from xdpscope._schema import Container, Scalar, key, printable_text, structure
+from xdpscope._yaml import Document, read_text
 
 __all__ = [
     "Config",
@@ -47,11 +32,11 @@ __all__ = [
     "Selection",
     "State",
     "load",
+    "needing_restart",
     "parse",
     "warnings",
 ]
 
-_QUOTING = 'quote a value that begins with one of * [ { & ! % @ `, as in "*" or "[::1]:10091"'
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _LABEL = r"\w(?:[\w-]{0,61}\w)?"
 _HOSTNAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*\.?", re.ASCII)
@@ -66,7 +51,7 @@ def _seconds(text: str) -> float:
     return float(number) / 1000 if unit == "ms" else float(number) * _UNITS[unit]
 
 
-def _duration(least: str, most: str) -> Kind[float]:
+def _duration(least: str, most: str) -> Scalar:
     low, high = _seconds(least), _seconds(most)
 
     def convert(text: str) -> float:
@@ -78,7 +63,7 @@ def _duration(least: str, most: str) -> Kind[float]:
     return Scalar(f"a duration from {least} to {most}, such as 500ms, 5s or 1m", convert)
 
 
-def _whole(least: int, most: int) -> Kind[int]:
+def _whole(least: int, most: int) -> Scalar:
     def convert(text: str) -> int:
         # Python itself refuses to convert thousands of digits, with a message of its own.
         if len(text) > 20 or not least <= int(text) <= most:
@@ -94,10 +79,12 @@ def _absolute(text: str) -> Path:
     return Path(text)
 
 
-_GLOB = Scalar("a shell glob, a number or a tag", printable_text, ("text", "integer", "number"))
-_GLOBS = ListOf('a list of shell globs, such as ["xdp_*"]', _GLOB)
-_FILE = OrNull(Scalar("a path", lambda text: Path(printable_text(text))))
-_DIRECTORY = OrNull(Scalar("an absolute path", _absolute))
+_Glob = Annotated[
+    str, Scalar("a shell glob, a number or a tag", printable_text, ("text", "integer", "number"))
+]
+_Globs = Annotated[tuple[_Glob, ...], Container('a list of shell globs, such as ["xdp_*"]')]
+_File = Annotated[Path, Scalar("a path", lambda text: Path(printable_text(text)))]
+_Directory = Annotated[Path, Scalar("an absolute path", _absolute)]
 
 
 @dataclass(frozen=True)
@@ -108,7 +95,7 @@ class Listen:
     port: int
 
     @classmethod
-    def parse(cls, text: str) -> Listen:
+    def parse(cls, text: str) -> Self:
         """Read ``HOST:PORT``, ``[IPV6]:PORT`` or ``:PORT``. Raises ValueError, saying why."""
         match = re.fullmatch(r"(?:\[([^\]]*)\]|([^\[\]]*)):([0-9]{1,5})", text)
         if not match:
@@ -132,15 +119,21 @@ class Listen:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-_LISTEN = Scalar("HOST:PORT, such as 127.0.0.1:10091 or '[::1]:10091'", Listen.parse)
+_Address = Annotated[
+    Listen, Scalar("HOST:PORT, such as 127.0.0.1:10091 or '[::1]:10091'", Listen.parse)
+]
 
 
 @dataclass(frozen=True)
 class Selection:
     """Names to observe: those that match ``include``, less those that match ``exclude``."""
 
-    include: tuple[str, ...] = setting(_GLOBS, '["*"]', "Observe what matches one of these.")
-    exclude: tuple[str, ...] = setting(_GLOBS, "[]", "Of those, leave out what matches one.")
+    include: _Globs = field(
+        default=("*",), metadata=key("Observe what matches one of these.", restart=False)
+    )
+    exclude: _Globs = field(
+        default=(), metadata=key("Of those, leave out what matches one.", restart=False)
+    )
 
     def admits(self, *names: str) -> bool:
         """Whether a thing known by all these names (entry function, id, tag) is observed."""
@@ -152,8 +145,12 @@ class Selection:
 class Programs(Selection):
     """Programs to observe, and when."""
 
-    arm: bool = setting(
-        SWITCH, "true", "Attach to a program as soon as it is loaded, so that no packet is missed."
+    arm: bool = field(
+        default=True,
+        metadata=key(
+            "Attach to a program as soon as it is loaded, so that no packet is missed.",
+            restart=False,
+        ),
     )
 
 
@@ -167,11 +164,13 @@ def _any_matches(globs: tuple[str, ...], names: tuple[str, ...]) -> bool:
 class Discovery:
     """How programs are found."""
 
-    interval: float = setting(
-        _duration("100ms", "1h"), "5s", "Time between two full looks at the host, beside events."
+    interval: Annotated[float, _duration("100ms", "1h")] = field(
+        default=5.0,
+        metadata=key("Time between two full looks at the host, beside events.", restart=False),
     )
-    netns: Literal["all", "host"] = setting(
-        choice("all", "host"), "all", "Every network namespace, or only the agent's own."
+    netns: Literal["all", "host"] = field(
+        default="all",
+        metadata=key("Every network namespace, or only the agent's own.", restart=False),
     )
 
 
@@ -179,18 +178,24 @@ class Discovery:
 class Flows:
     """Counts by flow."""
 
-    enabled: bool = setting(SWITCH, "true", "Count packets and bytes by flow.")
-    max_entries: int = setting(
-        _whole(1, 2**24), "65536", "Flows held at once; beyond it the idlest join `other`."
+    enabled: bool = field(
+        default=True, metadata=key("Count packets and bytes by flow.", restart=True)
     )
-    top: int = setting(
-        _whole(0, 100_000), "500", "Flows with a series of their own, over the whole agent."
+    max_entries: Annotated[int, _whole(1, 2**24)] = field(
+        default=65536,
+        metadata=key("Flows held at once; beyond it the idlest join `other`.", restart=True),
     )
-    sample_rate: int = setting(
-        _whole(1, 1_000_000), "1", "Account one packet in this many to its flow; 1 means each."
+    top: Annotated[int, _whole(0, 100_000)] = field(
+        default=500,
+        metadata=key("Flows with a series of their own, over the whole agent.", restart=False),
     )
-    idle_timeout: float = setting(
-        _duration("1s", "24h"), "60s", "A flow without packets for this long joins `other`."
+    sample_rate: Annotated[int, _whole(1, 1_000_000)] = field(
+        default=1,
+        metadata=key("Account one packet in this many to its flow; 1 means each.", restart=True),
+    )
+    idle_timeout: Annotated[float, _duration("1s", "24h")] = field(
+        default=60.0,
+        metadata=key("A flow without packets for this long joins `other`.", restart=False),
     )
 
 
@@ -198,8 +203,9 @@ class Flows:
 class State:
     """What outlives the agent."""
 
-    pin_path: Path | None = setting(
-        _DIRECTORY, "null", "A directory on a bpffs; with it counts survive a restart."
+    pin_path: _Directory | None = field(
+        default=None,
+        metadata=key("A directory on a bpffs; with it counts survive a restart.", restart=True),
     )
 
 
@@ -207,11 +213,12 @@ class State:
 class Log:
     """The agent's own log, on standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = setting(
-        choice("debug", "info", "warning", "error"), "info", "The least severe level to write."
+    level: Literal["debug", "info", "warning", "error"] = field(
+        default="info", metadata=key("The least severe level to write.", restart=False)
     )
-    format: Literal["auto", "console", "json"] = setting(
-        choice("auto", "console", "json"), "auto", "auto is console on a terminal, else json."
+    format: Literal["auto", "console", "json"] = field(
+        default="auto",
+        metadata=key("auto is console on a terminal, else json.", restart=True),
     )
 
 
@@ -219,20 +226,31 @@ class Log:
 class Config:
     """The whole configuration; ``Config()`` is the default one."""
 
-    listen: Listen = setting(
-        _LISTEN, "127.0.0.1:10091", "The address of metrics and page; :PORT means all addresses."
+    listen: _Address = field(
+        default=Listen("127.0.0.1", 10091),
+        metadata=key("The address of metrics and page; :PORT means all addresses.", restart=True),
     )
-    web_config: Path | None = setting(
-        _FILE, "null", "exporter-toolkit's web-config.yml: TLS, client certificates, basic auth."
+    web_config: _File | None = field(
+        default=None,
+        metadata=key(
+            "exporter-toolkit's web-config.yml: TLS, client certificates, basic auth.", restart=True
+        ),
     )
-    programs: Programs = setting(
-        Section(Programs), "{}", "Which programs, by entry function name, id or tag."
+    programs: Programs = field(
+        default_factory=Programs,
+        metadata={"doc": "Which programs, by entry function name, id or tag."},
     )
-    interfaces: Selection = setting(Section(Selection), "{}", "Which interfaces, by name.")
-    discovery: Discovery = setting(Section(Discovery), "{}", "How programs are found.")
-    flows: Flows = setting(Section(Flows), "{}", "Counts by flow.")
-    state: State = setting(Section(State), "{}", "What outlives the agent.")
-    log: Log = setting(Section(Log), "{}", "The agent's own log, on standard error.")
+    interfaces: Selection = field(
+        default_factory=Selection, metadata={"doc": "Which interfaces, by name."}
+    )
+    discovery: Discovery = field(
+        default_factory=Discovery, metadata={"doc": "How programs are found."}
+    )
+    flows: Flows = field(default_factory=Flows, metadata={"doc": "Counts by flow."})
+    state: State = field(default_factory=State, metadata={"doc": "What outlives the agent."})
+    log: Log = field(
+        default_factory=Log, metadata={"doc": "The agent's own log, on standard error."}
+    )
 
 
 class ConfigWarning(NamedTuple):
@@ -265,26 +283,23 @@ def _warnings(key: str, selection: Selection, of_interfaces: bool) -> Iterator[C
                 yield ConfigWarning(f"{key}.{name}[{index}]", f"'{glob}' {problem}")
 
 
+def needing_restart(old: object, new: object, path: str = "") -> Iterator[str]:
+    """Yield the paths of the keys that differ and take effect only after a restart."""
+    assert is_dataclass(old)  # noqa: S101 - a configuration or a section of it
+    for each in fields(old):
+        before, after = getattr(old, each.name), getattr(new, each.name)
+        if "restart" not in each.metadata:
+            yield from needing_restart(before, after, f"{path}{each.name}.")
+        elif each.metadata["restart"] and before != after:
+            yield f"{path}{each.name}"
+
+
 def parse(text: str, name: str) -> Config:
     """Read a configuration from YAML; ``name`` is what errors call it.
 
-    Raises `ConfigError` with a line ``NAME:LINE: KEY: …`` for each problem there is.
+    Raises `ConfigError` with a line ``NAME:LINE: KEY: …`` for each problem.
     """
-    try:
-        node = compose(text)
-    except Invalid as invalid:
-        raise config_error(name, invalid, hint=_hint(invalid)) from None
-    try:
-        return Config() if node is None else Section(Config).read(node)
-    except Invalid as invalid:
-        raise config_error(name, invalid) from None
-
-
-def _hint(invalid: Invalid) -> str:
-    """Return what helps most often against text that is not YAML."""
-    if any(r"'\t'" in problem.message for problem in invalid.problems):
-        return "use spaces: YAML allows no tab there"
-    return _QUOTING
+    return structure(Document.parse(text, name), Config)
 
 
 def load(path: Path | None) -> Config:

@@ -4,13 +4,26 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
 import random
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from xdpscope.config import Config, Listen, Programs, Selection, load, parse, warnings
+from xdpscope.agent import Agent
+from xdpscope.config import (
+    Config,
+    Listen,
+    Programs,
+    Selection,
+    load,
+    needing_restart,
+    parse,
+    warnings,
+)
 from xdpscope.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -24,14 +37,14 @@ def problems(text: str) -> list[str]:
     return str(caught.value).splitlines()
 
 
-def settings(section: type, prefix: str = "") -> set[str]:
-    """The dotted paths of all settings there are, by the dataclasses' own word."""
-    paths: set[str] = set()
+def settings(section: Any, prefix: str = "") -> dict[str, dataclasses.Field[Any]]:
+    """Return the fields of all keys, by their dotted paths."""
+    found: dict[str, dataclasses.Field[Any]] = {}
     for each in dataclasses.fields(section):
-        inner = getattr(each.metadata["kind"], "type", None)
         path = f"{prefix}{each.name}"
-        paths |= settings(inner, f"{path}.") if inner else {path}
-    return paths
+        inner = dataclasses.is_dataclass(each.type)
+        found |= settings(each.type, f"{path}.") if inner else {path: each}
+    return found
 
 
 def test_the_example_shows_every_key_at_its_default() -> None:
@@ -44,7 +57,7 @@ def test_the_example_shows_every_key_at_its_default() -> None:
         elif "#" not in key:
             shown.add(f"{section}.{key.strip()}")
         shown.add(section)
-    assert settings(Config) <= shown
+    assert settings(Config).keys() <= shown
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "null", "flows:\nlog: ~\n", "\ufeff"])
@@ -77,6 +90,61 @@ def test_every_key_is_read() -> None:
     assert (config.log.level, config.log.format) == ("debug", "json")
 
 
+def test_every_key_declares_whether_it_needs_a_restart() -> None:
+    for path, each in settings(Config).items():
+        assert isinstance(each.metadata.get("restart"), bool), path
+
+
+def test_keys_that_need_a_restart_are_named() -> None:
+    every = """
+        listen: :1
+        web_config: web.yml
+        programs: {include: [a], exclude: [b], arm: false}
+        interfaces: {include: [a], exclude: [b]}
+        discovery: {interval: 1s, netns: host}
+        flows: {enabled: false, max_entries: 1, top: 1, sample_rate: 2, idle_timeout: 1s}
+        state: {pin_path: /x}
+        log: {level: debug, format: json}
+        """
+    assert list(needing_restart(Config(), parse(every, "x.yaml"))) == [
+        "listen",
+        "web_config",
+        "flows.enabled",
+        "flows.max_entries",
+        "flows.sample_rate",
+        "state.pin_path",
+        "log.format",
+    ]
+    assert list(needing_restart(Config(), Config())) == []
+
+
+def test_a_reload_logs_what_needs_a_restart(tmp_path: Path, logged: io.StringIO) -> None:
+    """Each time that the file differs from what the agent runs with, and not when it agrees."""
+    path = tmp_path / "x.yaml"
+    agent = Agent(Config(), path, listen=None)
+
+    def reload(text: str) -> list[tuple[str, str]]:
+        path.write_text(text)
+        agent._reload()
+        records = list(map(json.loads, logged.getvalue().splitlines()))
+        logged.seek(0)
+        logged.truncate()
+        return [(record["event"], record.get("key", "")) for record in records]
+
+    needed, done = "takes effect after a restart", ("configuration reloaded", "")
+    changed = "flows: {top: 7, sample_rate: 9}\nlog: {format: json}\nstate: {pin_path: /x}"
+    expected = [
+        (needed, "flows.sample_rate"),
+        (needed, "state.pin_path"),
+        (needed, "log.format"),
+        done,
+    ]
+    assert reload(changed) == expected
+    assert reload(changed) == expected
+    assert reload("flows: {top: 8}") == [done]
+    assert reload("flows: {tops: 8}\nlogs: {}") == [("configuration not reloaded", "")]
+
+
 def test_every_key_has_an_effect() -> None:
     """At least, the agent's code uses it somewhere."""
     source = "".join(path.read_text() for path in AGENT.rglob("*.py"))
@@ -107,6 +175,46 @@ Listen: 1.2.3.4:5
         "x.yaml:9: programs.include[1]: must be a shell glob, a number or a tag, not a list",
         "x.yaml:10: Listen: unknown key, did you mean listen? (allowed: listen, web_config, "
         "programs, interfaces, discovery, flows, state, log)",
+    ]
+
+
+def test_all_problems_of_a_deep_and_a_flat_kind_are_in_the_order_of_the_file() -> None:
+    text = """\
+log: {format: xml, level: loud, colour: 1}
+state: {pin_path: here, pin_path: there}
+? {a: b}
+: 1
+interfaces:
+  exclude: [lo, "", [x], {a: b}, ~]
+web_config: [a]
+flows: [a]
+"the key": 1
+programs: {arm: 1, arm: 2, ARM: 3}
+listen: "[::1]"
+"""
+    assert problems(text) == [
+        "x.yaml:1: log.format: must be one of auto, console, json, not 'xml'",
+        "x.yaml:1: log.level: must be one of debug, info, warning, error, not 'loud'",
+        "x.yaml:1: log.colour: unknown key (allowed: level, format)",
+        "x.yaml:2: state.pin_path: must be an absolute path, or null, not 'here'",
+        "x.yaml:2: state.pin_path: is given twice, first on line 2",
+        "x.yaml:3: '(mapping as key)': unknown key (allowed: listen, web_config, programs, "
+        "interfaces, discovery, flows, state, log)",
+        "x.yaml:6: interfaces.exclude[1]: must be a shell glob, a number or a tag, not '' "
+        "(empty, or with unprintable characters)",
+        "x.yaml:6: interfaces.exclude[2]: must be a shell glob, a number or a tag, not a list",
+        "x.yaml:6: interfaces.exclude[3]: must be a shell glob, a number or a tag, not a mapping",
+        "x.yaml:6: interfaces.exclude[4]: must be a shell glob, a number or a tag, not empty",
+        "x.yaml:7: web_config: must be a path, or null, not a list",
+        "x.yaml:8: flows: must be a mapping with keys among enabled, max_entries, top, "
+        "sample_rate, idle_timeout, not a list",
+        "x.yaml:9: 'the key': unknown key (allowed: listen, web_config, programs, interfaces, "
+        "discovery, flows, state, log)",
+        "x.yaml:10: programs.arm: must be true or false, not 1",
+        "x.yaml:10: programs.arm: is given twice, first on line 10",
+        "x.yaml:10: programs.ARM: unknown key, did you mean arm? (allowed: include, exclude, arm)",
+        "x.yaml:11: listen: must be HOST:PORT, such as 127.0.0.1:10091 or '[::1]:10091', "
+        "not '[::1]'",
     ]
 
 

@@ -122,6 +122,43 @@ def test_a_value_that_cannot_be_is_refused(tmp_path: Path, text: str, said: str)
     assert said in problem(tmp_path / "web.yml")
 
 
+def test_all_problems_are_listed_at_once_with_line_and_key(tmp_path: Path) -> None:
+    path = tmp_path / "web.yml"
+    path.write_text(f"""\
+tls_server_config:
+  cert: [a]
+  min_version: TLS10
+  cipher_suites: [RC4, TLS_AES_128_GCM_SHA256, [a]]
+  client_auth_type: RequireAndVerifyClientCerts
+http_server_config: {{http2: 2, headers: {{x-frame-options: deny, X-Content-Type-Options: sniff}}}}
+basic_auth_users:
+  alice: {PASSWORD}
+  "a:b": {HASH}
+  bob: {HASH}
+  bob: {PASSWORD}
+  ? [c]
+  : {HASH}
+""")
+    lines = problem(path).replace(str(path), "").splitlines()
+    assert [line.partition(" must")[0].partition(", did")[0] for line in lines] == [
+        ":2: tls_server_config.cert:",
+        ":3: tls_server_config.min_version:",
+        ":4: tls_server_config.cipher_suites[0]:",
+        ":4: tls_server_config.cipher_suites[2]:",
+        ":5: tls_server_config.client_auth_type:",
+        ":6: http_server_config.http2:",
+        ":6: http_server_config.headers.x-frame-options: this header cannot be set",
+        ":6: http_server_config.headers.X-Content-Type-Options:",
+        ":8: basic_auth_users.alice:",
+        ":9: basic_auth_users.'a:b': a user's name",
+        ":11: basic_auth_users.bob: is given twice, first on line 10",
+        ":13: basic_auth_users.'(list as key)': a key",
+    ]
+    assert "(did you mean RequireAndVerifyClientCert?)" in lines[4]
+    assert "did you mean X-Frame-Options? (allowed: Content-Security-Policy, " in lines[6]
+    assert not any(secret in line for line in lines for secret in (PASSWORD, HASH))
+
+
 def test_no_message_has_a_password_in_it(tmp_path: Path) -> None:
     path = tmp_path / "web.yml"
     path.write_text(f"basic_auth_users:\n  alice: {PASSWORD}\n")

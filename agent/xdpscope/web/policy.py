@@ -85,6 +85,7 @@ class PolicyFile:
 
     def _use(self, config: WebConfig) -> Policy:
         tls = config.tls_server_config
+        users, headers = config.basic_auth_users, config.http_server_config.headers
         directory = self._path.parent
         named = (tls.cert_file, tls.key_file, tls.client_ca_file)
         # Also if they cannot be used: they may be there the next time.
@@ -95,8 +96,8 @@ class PolicyFile:
             context=make_context(tls, directory),
             verifies_clients=tls.verifies_clients,
             client_names=frozenset(map(_canonical, tls.client_allowed_sans)),
-            users={name.encode(): password.encode() for name, password in config.basic_auth_users},
-            headers=dict(config.http_server_config.headers),
+            users={name.encode(): password.encode() for name, password in users.items()},
+            headers={name: str(text) for name, text in headers.items()},
         )
 
     def _use_instead(self, config: WebConfig) -> Policy:

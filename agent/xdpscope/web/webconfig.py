@@ -1,44 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: RUF009 - setting() gives a dataclass field, and is a call only for that
 """web-config.yml, the file that exporters share (exporter-toolkit, docs/web-configuration.md).
 
 What is read here means what it means there. What we could not keep, because Python's TLS cannot do
 it or because it protects nothing, is refused and not passed over.
 """
 
-from __future__ import annotations
-
 import re
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Literal, TypeVar
+from typing import Annotated, Literal, TypedDict, TypeVar, get_args
 
-from xdpscope._settings import (
-    SWITCH,
-    Invalid,
-    Kind,
-    ListOf,
-    MappingOf,
-    OrNull,
-    Problem,
-    Scalar,
-    Section,
-    choice,
-    closest,
-    compose,
-    config_error,
-    line_at,
-    line_of,
-    printable_text,
-    read_text,
-    setting,
-)
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import yaml
-
+from xdpscope._schema import Container, Name, Scalar, choice, printable_text, structure
+from xdpscope._yaml import Document, read_text
 
 __all__ = ["CIPHERS", "CURVES", "ClientAuth", "Http", "Tls", "Unusable", "WebConfig", "read"]
 
@@ -74,14 +48,6 @@ CIPHERS = {
 # A comparison doubles with each step of the cost: 18 takes over ten seconds of a CPU.
 _HASH = re.compile(r"\$2[aby]\$(0[4-9]|1[0-8])\$[./A-Za-z0-9]{53}")
 
-_HEADERS: dict[str, tuple[str, ...]] = {
-    "Content-Security-Policy": (),
-    "Strict-Transport-Security": (),
-    "X-Content-Type-Options": ("nosniff",),
-    "X-Frame-Options": ("deny", "sameorigin"),
-    "X-XSS-Protection": (),
-}
-
 
 class Unusable(Exception):
     """A setting cannot be used: the path of its key, and what is allowed."""
@@ -91,35 +57,16 @@ class Unusable(Exception):
         self.keys = keys
 
 
-@dataclass(frozen=True)
-class _Secret(Generic[T]):
-    """A value that no message shows."""
-
-    kind: Kind[T]
-
-    @property
-    def allowed(self) -> str:
-        return self.kind.allowed
-
-    def read(self, node: yaml.Node) -> T:
-        try:
-            return self.kind.read(node)
-        except Invalid:
-            raise Invalid(Problem(line_of(node), "", f"must be {self.allowed}")) from None
+_CLIENT_AUTH = choice(*get_args(ClientAuth))
 
 
-def _client_auth(text: str) -> ClientAuth:
-    kind: Kind[ClientAuth] = choice(
-        "NoClientCert", "RequestClientCert", "VerifyClientCertIfGiven", "RequireAndVerifyClientCert"
-    )
-    assert isinstance(kind, Scalar)  # noqa: S101 - as choice makes it
+def _client_auth(text: str) -> object:
     if text in ("RequireAnyClientCert", "RequireClientCert"):
         raise ValueError(
             "it lets any certificate in, also one made by the client itself, and Python's TLS asks "
             "for none without verifying it: use RequireAndVerifyClientCert"
         )
-    value: ClientAuth = kind.convert(text)
-    return value
+    return _CLIENT_AUTH.convert(text)
 
 
 def _header_text(text: str) -> str:
@@ -128,19 +75,10 @@ def _header_text(text: str) -> str:
     return text
 
 
-def _user(name: str) -> Kind[str]:
+def _user(name: str) -> str:
     if not name or ":" in name or not name.isprintable():
         raise ValueError("a user's name must not be empty, nor have a colon or control character")
-    return _PASSWORD
-
-
-def _header(name: str) -> Kind[str]:
-    if name not in _HEADERS:
-        suggestion = closest(name, list(_HEADERS))
-        parts = ("this header cannot be set", suggestion or f"allowed: {', '.join(_HEADERS)}")
-        raise ValueError(", ".join(parts))
-    values = _HEADERS[name]
-    return choice(*values) if values else Scalar("printable ASCII text", _header_text)
+    return name
 
 
 def _bcrypt_hash(text: str) -> str:
@@ -155,20 +93,32 @@ def _pem_text(text: str) -> str:
     return text
 
 
-_FILE = OrNull(Scalar("a path, seen from this file", lambda text: Path(printable_text(text))))
+_File = Annotated[
+    Path, Scalar("a path, seen from this file", lambda text: Path(printable_text(text)))
+]
 # A private key may be in the place of a certificate by mistake: no message shows either.
-_PEM = _Secret(OrNull(Scalar("PEM text, in a block that begins with |", _pem_text)))
-_VERSION: Kind[Literal["TLS12", "TLS13"]] = choice("TLS12", "TLS13")
-_PASSWORD = _Secret(
+_Pem = Annotated[str, Scalar("PEM text, in a block that begins with |", _pem_text, secret=True)]
+_Version = Literal["TLS12", "TLS13"]
+_Password = Annotated[
+    str,
     Scalar(
         "a password's bcrypt hash of cost 4 to 18, such as htpasswd -nBC 10 NAME prints "
         "after the colon",
         _bcrypt_hash,
-    )
-)
-_AUTH: Kind[ClientAuth] = Scalar(
-    "one of NoClientCert, RequestClientCert, VerifyClientCertIfGiven, RequireAndVerifyClientCert",
-    _client_auth,
+        secret=True,
+    ),
+]
+_HeaderText = Annotated[str, Scalar("printable ASCII text", _header_text)]
+Headers = TypedDict(
+    "Headers",
+    {
+        "Content-Security-Policy": _HeaderText,
+        "Strict-Transport-Security": _HeaderText,
+        "X-Content-Type-Options": Literal["nosniff"],
+        "X-Frame-Options": Literal["deny", "sameorigin"],
+        "X-XSS-Protection": _HeaderText,
+    },
+    total=False,
 )
 
 
@@ -176,27 +126,38 @@ _AUTH: Kind[ClientAuth] = Scalar(
 class Tls:
     """How TLS is spoken; without a certificate it is not."""
 
-    cert_file: Path | None = setting(_FILE, "null", "The certificate, and what leads to its CA.")
-    key_file: Path | None = setting(_FILE, "null", "Its private key.")
-    cert: str | None = setting(_PEM, "null", "The same as cert_file, as text in this file.")
-    key: str | None = setting(_PEM, "null", "The same as key_file, as text in this file.")
-    client_auth_type: ClientAuth = setting(_AUTH, "NoClientCert", "Whether clients need one too.")
-    client_ca_file: Path | None = setting(_FILE, "null", "The CAs that clients' come from.")
-    client_ca: str | None = setting(_PEM, "null", "The same as client_ca_file, as text here.")
-    client_allowed_sans: tuple[str, ...] = setting(
-        ListOf("a list of names", Scalar("a name", printable_text)),
-        "[]",
-        "A client's certificate must have one of these names; none: any.",
+    cert_file: _File | None = None
+    """The certificate, and what leads to its CA."""
+    key_file: _File | None = None
+    """Its private key."""
+    cert: _Pem | None = None
+    """The same as cert_file, as text in this file."""
+    key: _Pem | None = None
+    """The same as key_file, as text in this file."""
+    client_auth_type: Annotated[ClientAuth, replace(_CLIENT_AUTH, convert=_client_auth)] = (
+        "NoClientCert"
     )
-    min_version: Literal["TLS12", "TLS13"] = setting(_VERSION, "TLS12", "The oldest version.")
-    max_version: Literal["TLS12", "TLS13"] = setting(_VERSION, "TLS13", "The newest version.")
-    cipher_suites: tuple[str, ...] = setting(
-        ListOf("a list of cipher suites", choice(*CIPHERS)), "[]", "Those of TLS 1.2."
-    )
-    prefer_server_cipher_suites: bool = setting(SWITCH, "true", "Our order, not the client's.")
-    curve_preferences: tuple[str, ...] = setting(
-        ListOf("a list of curves", choice(*CURVES)), "[]", "Of the key exchange."
-    )
+    """Whether clients need a certificate too."""
+    client_ca_file: _File | None = None
+    """The CAs that clients' certificates come from."""
+    client_ca: _Pem | None = None
+    """The same as client_ca_file, as text in this file."""
+    client_allowed_sans: Annotated[
+        tuple[Annotated[str, Scalar("a name", printable_text)], ...], Container("a list of names")
+    ] = ()
+    """A client's certificate must have one of these names; empty: any."""
+    min_version: _Version = "TLS12"
+    max_version: _Version = "TLS13"
+    cipher_suites: Annotated[
+        tuple[Annotated[str, choice(*CIPHERS)], ...], Container("a list of cipher suites")
+    ] = ()
+    """The cipher suites of TLS 1.2."""
+    prefer_server_cipher_suites: bool = True
+    """Whether our order of cipher suites counts, not the client's."""
+    curve_preferences: Annotated[
+        tuple[Annotated[str, choice(*CURVES)], ...], Container("a list of curves")
+    ] = ()
+    """The curves of the key exchange."""
 
     @property
     def verifies_clients(self) -> bool:
@@ -208,39 +169,39 @@ class Tls:
 class Http:
     """How HTTP is spoken."""
 
-    http2: bool = setting(SWITCH, "true", "Of no effect: HTTP/1.1 is what there is.")
-    headers: tuple[tuple[str, str], ...] = setting(
-        MappingOf("a mapping of headers", _header), "{}", "Headers of every answer."
-    )
+    http2: bool = True
+    """Without effect: there is only HTTP/1.1."""
+    headers: Annotated[
+        Headers, Container("a mapping of headers", unknown="this header cannot be set")
+    ] = field(default_factory=Headers)
+    """Headers of every answer."""
 
 
 @dataclass(frozen=True)
 class WebConfig:
     """All of the file. Its paths are as they are written, see `read`."""
 
-    tls_server_config: Tls = setting(Section(Tls), "{}", "TLS.")
-    http_server_config: Http = setting(Section(Http), "{}", "HTTP.")
-    basic_auth_users: tuple[tuple[str, str], ...] = setting(
-        MappingOf("a mapping of users to bcrypt hashes", _user), "{}", "Who may read."
-    )
+    tls_server_config: Tls = field(default_factory=Tls)
+    http_server_config: Http = field(default_factory=Http)
+    basic_auth_users: Annotated[
+        Mapping[Annotated[str, Name(_user)], _Password],
+        Container("a mapping of users to bcrypt hashes"),
+    ] = field(default_factory=dict)
+    """Who may read, with hashes of their passwords."""
 
 
 def read(path: Path, use: Callable[[WebConfig], T]) -> T:
-    """What ``use`` makes of the file; it raises `Unusable` about what it cannot use.
+    """Return what ``use`` makes of the file; it raises `Unusable` about what it cannot use.
 
-    Raises `ConfigError` with a line ``FILE:LINE: KEY: …`` for each problem there is.
+    Raises `ConfigError` with a line ``FILE:LINE: KEY: …`` for each problem.
     """
-    root: yaml.Node | None = None
+    document = Document.parse(read_text(path), str(path))
+    config = structure(document, WebConfig)
     try:
-        root = compose(read_text(path))
-        config = WebConfig() if root is None else Section(WebConfig).read(root)
         _check(config.tls_server_config)
         return use(config)
-    except Invalid as invalid:
-        raise config_error(str(path), invalid) from None
     except Unusable as unusable:
-        problem = Problem(line_at(root, *unusable.keys), ".".join(unusable.keys), str(unusable))
-        raise config_error(str(path), Invalid(problem)) from None
+        raise document.error_at(unusable.keys, str(unusable)) from None
 
 
 def _check(tls: Tls) -> None:
