@@ -36,6 +36,7 @@ __all__ = [
     "Slots",
     "Template",
     "attach_type_name",
+    "map_type_name",
     "possible_cpus",
     "run_time_stats",
     "typed",
@@ -54,3 +55,9 @@ def attach_type_name(number: int) -> str:
     """libbpf's name of an attach type, such as ``xdp_devmap``; empty where it has none."""
     name = _lib.libbpf_bpf_attach_type_str(number)
     return "" if name == _ffi.NULL else _ffi.string(name).decode()
+
+
+def map_type_name(number: int) -> str:
+    """Return libbpf's name of a map type, such as ``lru_hash``; the number where it has none."""
+    name = _lib.libbpf_bpf_map_type_str(number)
+    return str(number) if name == _ffi.NULL else _ffi.string(name).decode()

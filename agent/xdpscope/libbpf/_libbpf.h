@@ -248,6 +248,7 @@ size_t bpf_program__insn_cnt(const struct bpf_program *prog);
 enum bpf_attach_type bpf_program__expected_attach_type(const struct bpf_program *prog);
 int libbpf_num_possible_cpus(void);
 const char *libbpf_bpf_attach_type_str(enum bpf_attach_type t);
+const char *libbpf_bpf_map_type_str(enum bpf_map_type t);
 
 /* libbpf.h: ring buffer */
 struct ring_buffer;
