@@ -55,7 +55,7 @@ def families() -> list[Metric]:
     """Every metric that an agent may serve, in the page's order."""
     watch = Watch(Config())
     watch.observer = cast("Any", _EmptyHost())
-    found = list(Page(watch).registry.collect())
+    found = list(Page(watch, watch.probes).registry.collect())
     failed = [
         sample.labels
         for family in found

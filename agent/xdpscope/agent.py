@@ -41,6 +41,7 @@ from xdpscope.metrics import (
 )
 from xdpscope.observer import Count, FlowReport, Observer, Standing
 from xdpscope.pace import Pace
+from xdpscope.probes import REGISTRY, RunningProbes, Scan
 from xdpscope.scans import HangDetector, ScanRecord, ScanStatus
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.pins import PinPath
@@ -74,6 +75,7 @@ class Watch(threading.Thread):
         self.observer: Observer | None = None
         self.failure: Exception | None = None
         self.scans = ScanRecord()
+        self.probes = RunningProbes(make() for make in REGISTRY)
         self._wake = threading.Event()
         self._hurry = threading.Event()  # ends a rest
         self._stopping = threading.Event()
@@ -92,6 +94,8 @@ class Watch(threading.Thread):
                 inventory = stack.enter_context(Inventory(namespaces))
                 observer = stack.enter_context(Observer(engine, inventory, _scope(config), flows))
                 self.observer = observer
+                stack.enter_context(self.probes)
+                self.probes.reconfigure(config)
                 if not engine.watches_devices:
                     why = {"error": engine.hook_failure} if engine.hook_failure else {}
                     _log.warning("devices cannot be watched: tracing costs a little more", **why)
@@ -102,6 +106,7 @@ class Watch(threading.Thread):
                         observer.narrow(
                             _scope(config), config.flows, everywhere=_everywhere(config)
                         )
+                        self.probes.reconfigure(config)
                     began = time.monotonic()
                     self._look(observer)
                     if observer.unfinished:
@@ -120,7 +125,10 @@ class Watch(threading.Thread):
         linger = max(_RETENTION, _RETENTION_SCANS * self.config.discovery.interval)
         try:
             with self.scans.scan():
-                observer.look(linger, _FOLLOW_UP)
+                try:
+                    observer.look(linger, _FOLLOW_UP)
+                finally:  # what could not be read is as it was; all else is new
+                    self.probes.update(Scan(observer.snapshot))
         except Exception as error:
             if isinstance(error, NotPermitted) and not capabilities.may_open_programs():
                 raise
@@ -166,7 +174,7 @@ def _sizes(flows: Flows) -> FlowSizes:
 class Page:
     """What the web application shows: nothing yet, until the watch has loaded."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: Watch, probes: RunningProbes | None = None) -> None:
         self._watch = watch
         self.registry = CollectorRegistry()
         collectors = IsolatedCollectors(
@@ -177,6 +185,7 @@ class Page:
                 "agent": AgentCollector(self._attach_failures, self._watches_devices),
                 "scans": ScanCollector(self._scans),
                 "process": ProcessCollector(registry=None),
+                **(probes.collectors() if probes else {}),
             }
         )
         self.registry.register(collectors)
@@ -294,7 +303,7 @@ class Agent:
         listener = WebServer.bind(self._config.listen.host, self._config.listen.port)
         with listener, LinkEvents() as events:
             loop.add_reader(events, self._changed, events)
-            app = create_app(Page(self._watch), policy=policy)
+            app = create_app(Page(self._watch, self._watch.probes), policy=policy)
             server = WebServer(app, listener, policy=policy)
             serving = asyncio.create_task(server.serve())
             self._watch.start()

@@ -194,6 +194,11 @@ class Observer:
         return self._unfinished
 
     @property
+    def snapshot(self) -> Snapshot:
+        """What the last scan found; empty before the first."""
+        return self._snapshot
+
+    @property
     def watches_devices(self) -> bool:
         """Whether devices are recognised without reading their identity for each packet."""
         return self._engine.watches_devices

@@ -16,6 +16,7 @@ from tests.waiting import wait_for
 from xdpscope import agent
 from xdpscope.agent import Watch
 from xdpscope.config import Config, Discovery
+from xdpscope.discovery.model import Snapshot
 from xdpscope.errors import KernelError, NotPermitted
 from xdpscope.kernel import capabilities
 
@@ -29,6 +30,7 @@ class Looks:
     def __init__(self) -> None:
         self.looked = True
         self.unfinished = 0
+        self.snapshot = Snapshot()
         self.count = threading.Semaphore(0)
         self.failure: Exception | None = None
         self.narrowed_by: threading.Thread | None = None

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Capabilities of the agent, one package each. ``REGISTRY`` lists them.
+
+A new probe is one package here and one line in ``REGISTRY``.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from xdpscope.probes.maps import MapsProbe
+from xdpscope.probes.probe import Probe, Scan
+from xdpscope.probes.running import RunningProbes
+
+__all__ = ["REGISTRY", "Probe", "RunningProbes", "Scan"]
+
+REGISTRY: Final[tuple[Callable[[], Probe], ...]] = (MapsProbe,)
+"""What makes each probe. Nothing is read or loaded before the first scan."""

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All probes of an agent. A probe that fails does not affect the others."""
+
+from collections.abc import Iterable, Mapping
+from typing import Self
+
+import structlog
+from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
+
+from xdpscope.errors import KernelError
+from xdpscope.probes.probe import Probe, Scan
+
+_log = structlog.get_logger(__name__)
+
+
+class _Guarded(Collector):
+    """A probe, and the error of its last update."""
+
+    def __init__(self, probe: Probe) -> None:
+        self.probe = probe
+        self._failure: Exception | None = None
+
+    def update(self, scan: Scan) -> None:
+        """Update the probe; log the first of several failures in a row."""
+        try:
+            self.probe.update(scan)
+        except (KernelError, OSError) as error:
+            if self._failure is None:
+                _log.warning("probe failed", probe=self.probe.name, error=str(error))
+            self._failure = error
+        except Exception as error:  # noqa: BLE001 - a fault in one probe stays there
+            if self._failure is None:
+                _log.exception("probe failed", probe=self.probe.name)
+            self._failure = error
+        else:
+            self._failure = None
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the probe's metrics.
+
+        Raises:
+            Exception: the last update failed, so that there is nothing current to show.
+        """
+        if self._failure is not None:
+            raise self._failure
+        return self.probe.collect()
+
+
+class RunningProbes:
+    """Updates all probes after each scan, and closes them at the end."""
+
+    def __init__(self, probes: Iterable[Probe]) -> None:
+        """Take the probes, which must have different names."""
+        self._guarded = [_Guarded(probe) for probe in probes]
+
+    def update(self, scan: Scan) -> None:
+        """Update each probe."""
+        for each in self._guarded:
+            each.update(scan)
+
+    def reconfigure(self, config: object) -> None:
+        """Give each probe its section of a configuration."""
+        for each in self._guarded:
+            each.probe.reconfigure(getattr(config, each.probe.name, None))
+
+    def collectors(self) -> Mapping[str, Collector]:
+        """Return a collector for each probe, by the probe's name."""
+        return {each.probe.name: each for each in self._guarded}
+
+    def close(self) -> None:
+        """Close each probe."""
+        for each in self._guarded:
+            each.probe.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
