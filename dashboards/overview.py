@@ -18,6 +18,7 @@ from dashboards.boards import (
     link,
     places,
 )
+from dashboards.maps import maps
 from dashboards.panels import (
     VERDICT_COLOURS,
     Column,
@@ -317,5 +318,6 @@ def overview() -> model.Dashboard:
             Section("Traffic", _traffic()),
             Section("Flows", _talkers()),
             Section("Programs", _programs()),
+            Section("Maps", maps()),
         ],
     )

@@ -90,11 +90,13 @@ def _complaints(query: str, metrics: Mapping[str, Metric], *, instant: bool) -> 
 
 
 def is_ratio(query: str) -> bool:
-    """Whether it is one thing divided by another."""
+    """Whether it is one thing divided by another, or the largest of such."""
     try:
         tree = parse(query)
     except ValueError:
         return False
+    if isinstance(tree, syntax.AggregateExpr) and str(tree.op) == "topk":
+        tree = _bare(tree.expr)
     return isinstance(tree, syntax.BinaryExpr) and str(tree.op) == "/"
 
 

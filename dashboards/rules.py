@@ -17,7 +17,7 @@ Board = dict[str, Any]
 Panel = dict[str, Any]
 
 _DATASOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
-_UNITS: Final = frozenset(("pps", "bps", "cps", "percentunit", "s", "none"))
+_UNITS: Final = frozenset(("pps", "bps", "cps", "bytes", "percentunit", "s", "none"))
 """Those of Grafana's units that have a use here."""
 
 _KINDS: Final = frozenset(("bargauge", "stat", "table", "timeseries"))
@@ -223,6 +223,8 @@ def _about_unit(unit: object, query: str, panel: Panel) -> Iterator[str]:
         wanted = {"bps"}
         if not query.startswith("8 * "):
             yield "shows bytes and calls them bits"
+    elif "_memory_bytes{" in query:
+        wanted = {"bytes"}
     elif "_duration_seconds{" in query or query.startswith("time() - "):
         wanted = {"s"}
     elif "_seconds_total{" in query:

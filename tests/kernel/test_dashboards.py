@@ -131,6 +131,7 @@ def programs_at_work(lab: Lab) -> Iterator[dict[str, Veth]]:
     behind = lab.load_together("maps", "to_device", "where_it_leaves")
     lab.attach(behind["to_device"], veths["xst2"])
     behind.put("devices", 0, lab.index("xst0p"), behind["where_it_leaves"])
+    lab.load_together("map_kinds", "use_one").put("grown", 1, 0, 0)
     calling = lab.load("xdp_dispatcher", "chain")
     with extension_of(calling, "prog3") as extension, extension.attached():
         lab.attach(calling, veths["xst1"])

@@ -27,6 +27,7 @@ from xdpscope.metrics import (
     ScanCollector,
     VerdictCollector,
 )
+from xdpscope.probes import REGISTRY
 from xdpscope.scans import ScanStatus
 
 BOARDS = {path.name: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
@@ -44,6 +45,7 @@ def served() -> dict[str, Metric]:
         FlowCollector(lambda: report),
         ScanCollector(lambda: ScanStatus(1.0, 1.0, 0, 1.0, None, 5.0)),
         IsolatedCollectors({}),
+        *(make() for make in REGISTRY),
     )
     own = ("up", "scrape_duration_seconds", "scrape_samples_scraped")
     found = dict.fromkeys(own, Metric(counter=False, labels=frozenset()))
