@@ -23,14 +23,20 @@ OBJECTS := $(patsubst bpf/%.c,agent/xdpscope/bpf/%.o,$(wildcard bpf/*.bpf.c))
 PYTHON_SOURCES := agent config tests setup.py docs/generate.py $(wildcard dashboards)
 C_SOURCES = $(shell find bpf tests -name '*.[ch]')
 
-.PHONY: help setup setup-test setup-docs locks build lint format test unit kernel-test image-test audit \
-	matrix nightly fresh bench torture demo docs clean
+# Where `make install` puts the agent.
+PREFIX ?= /opt/xdpscope
+
+.PHONY: help setup setup-demo setup-test setup-docs locks build wheel install lint format test unit \
+	kernel-test image-test audit matrix nightly fresh bench torture demo docs clean clean-all
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what the build needs and is missing: packages with apt, Python's into .venv
 	@tests/setup.sh
+
+setup-demo: setup
+	@tests/setup.sh --demo
 
 setup-test: setup
 	@tests/setup.sh --test
@@ -39,7 +45,8 @@ setup-docs: setup
 	@tests/setup.sh --docs
 
 # What needs more than the build does. The unit tests build the documentation's site.
-lint format unit kernel-test image-test matrix nightly bench torture demo: setup-test
+lint format unit kernel-test image-test matrix nightly bench torture: setup-test
+demo: setup-demo
 unit docs: setup-docs
 
 fresh: setup ## these commands on bare Debian systems, nothing preinstalled; FRESH=debian-12 for one
@@ -48,6 +55,16 @@ fresh: setup ## these commands on bare Debian systems, nothing preinstalled; FRE
 
 locks: setup ## resolve the packages of requirements/ again, to the newest versions; UPGRADE= keeps versions
 	@requirements/lock.sh
+
+install: wheel ## install the agent and its systemd service, not started; PREFIX=/opt/xdpscope
+	@config/install.sh "$(PREFIX)"
+
+# A module that is removed from the sources would stay in build/lib, and in the wheel.
+wheel: build ## build the wheel, in dist: for Python 3.11 and newer, without compilers or headers
+	@rm -rf dist build/lib build/bdist.*
+	@$(PYTHON) -m pip --disable-pip-version-check --quiet wheel --no-build-isolation --no-deps --no-index \
+		--wheel-dir dist .
+	@echo "wheel: $$(echo dist/*.whl)"
 
 build: setup $(BINDINGS) $(OBJECTS) ## compile the libbpf bindings and the BPF programs, where they changed
 
@@ -125,6 +142,9 @@ docs: build ## the documentation as a site in build/site, its generated parts re
 	@$(PYTHON) docs/generate.py --write
 	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
 	@echo "docs: build/site/index.html"
+
+clean-all: clean ## remove the cache too: kernels, Prometheus and other downloads in ~/.cache/xdpscope
+	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/xdpscope"
 
 clean: ## remove what was built; kernels and Prometheus stay in ~/.cache/xdpscope
 	rm -rf build dist .venv .mypy_cache .pytest_cache .ruff_cache agent/*.egg-info

@@ -2,6 +2,7 @@
 """The two steps of the build that pyproject.toml cannot express: cffi and clang."""
 
 import subprocess
+import sysconfig
 from pathlib import Path
 from typing import ClassVar
 
@@ -60,7 +61,12 @@ class build_bpf(Command):
 
 build.sub_commands.append(("build_bpf", None))
 
+# One wheel for Python 3.11 and newer: cffi compiles the bindings for the stable ABI, except for Pythons
+# without the GIL, which have none.
+_STABLE_ABI = {} if sysconfig.get_config_var("Py_GIL_DISABLED") else {"py_limited_api": "cp311"}
+
 setup(
     cffi_modules=["agent/xdpscope/libbpf/_build.py:ffibuilder"],
     cmdclass={"build_bpf": build_bpf},
+    options={"bdist_wheel": _STABLE_ABI},
 )

@@ -51,8 +51,9 @@ READ
 )
 lock agent pyproject.toml
 # One version of each package in everything that shares .venv.
-lock test --group test -c requirements/agent.txt
-lock docs --group docs -c requirements/agent.txt -c requirements/test.txt
+lock vm --group vm -c requirements/agent.txt
+lock test --group test -c requirements/agent.txt -c requirements/vm.txt
+lock docs --group docs -c requirements/agent.txt -c requirements/vm.txt -c requirements/test.txt
 lock build - -c requirements/agent.txt <<<"$wanted"
 lock audit --group audit
 lock locks --group locks

@@ -3,11 +3,11 @@
 # Installs what a target of the Makefile needs, where it is missing: packages of Debian or Ubuntu, and
 # .venv with the Python packages of requirements/. Starts no service. Repeating it costs a moment.
 #
-#     tests/setup.sh [--test] [--docs] [PACKAGE...]
+#     tests/setup.sh [--demo] [--test] [--docs] [PACKAGE...]
 #
-# Without options: what the build needs. --test: the tools of the tests, the demo and `make lint` too.
-# --docs: those of the documentation too. PACKAGE: more packages of the distribution.
-# XDPSCOPE_SKIP_PACKAGES=1 leaves the system's packages to you.
+# Without options: what the build needs. --demo: what `make demo` needs too. --test: the tools of the
+# tests and of `make lint` too. --docs: those of the documentation too. PACKAGE: more packages of the
+# distribution. XDPSCOPE_SKIP_PACKAGES=1 leaves the system's packages to you.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export LC_ALL=C.UTF-8
@@ -19,20 +19,30 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/xdpscope
 sets=(build agent) # files of requirements/
 packages=(clang gcc libc6-dev pkg-config libbpf-dev libelf-dev zlib1g-dev ca-certificates)
 useful=() # taken where the distribution has them
+demo=
 test=
+
+# A virtual machine, for hosts that do not let BPF programs be traced; traffic and XDP programs.
+add_demo() {
+	demo=1
+	sets+=(vm)
+	packages+=(qemu-system-x86 kmod udev busybox-static cpio file binutils iproute2 xdp-tools git)
+	useful+=(debian-archive-keyring)
+}
+
 for argument; do
 	case $argument in
+	--demo) add_demo ;;
 	--test)
+		add_demo
 		test=1
 		sets+=(test)
 		packages+=(
 			clang-format llvm
-			qemu-system-x86 kmod udev busybox-static cpio file binutils # a virtual machine
-			iproute2 iputils-ping xdp-tools                             # traffic and XDP programs
-			systemd                                                     # the service, and its rating
-			curl git
+			systemd # the service, and its rating
+			curl iputils-ping
 		)
-		useful+=(bpftool debian-archive-keyring chromium)
+		useful+=(bpftool chromium)
 		;;
 	--docs) sets+=(docs) ;;
 	*) packages+=("$argument") ;;
@@ -107,12 +117,20 @@ update_lists() {
 
 known() { apt-cache show --no-all-versions "$1" >/dev/null 2>&1; }
 
+# Whether the build finds its tools, on a system without apt.
+build_tools_exist() {
+	local tool
+	for tool in clang gcc pkg-config; do command -v "$tool" >/dev/null || return 1; done
+	pkg-config --exists 'libbpf >= 1.1' libelf zlib && find_python >/dev/null
+}
+
 install_packages() {
 	if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
+		if [ -z "$demo" ] && build_tools_exist; then return; fi
 		die "this system has no apt, and this script knows no other package manager." \
-			"Install what the following stand for, Python >= 3.11 with headers and venv, and for tests prometheus:" \
-			"  ${packages[*]}" \
-			"then: XDPSCOPE_SKIP_PACKAGES=1 make ..."
+			"docs/host.md has the packages of Fedora, RHEL and Arch to install first. On Debian they are:" \
+			"  ${packages[*]} python3 python3-dev python3-venv" \
+			"The demo and the tests also need prometheus. To skip this check: XDPSCOPE_SKIP_PACKAGES=1 make ..."
 	fi
 	find_python >/dev/null || packages+=(python3 python3-dev python3-venv)
 	local wanted package updated=0
@@ -259,10 +277,8 @@ partial=
 trap 'rm -rf "$log" ${partial:+"$partial"}' EXIT
 if [ -z "${XDPSCOPE_SKIP_PACKAGES:-}" ]; then
 	install_packages
-	if [ "$test" ]; then
-		fetch_prometheus
-		fetch_bcc
-	fi
+	if [ "$demo" ]; then fetch_prometheus; fi
+	if [ "$test" ]; then fetch_bcc; fi
 fi
 make_venv
-if [ "$test" ]; then link_prometheus; fi
+if [ "$demo" ]; then link_prometheus; fi

@@ -52,7 +52,17 @@ _START = (
     ("packages", "{sudo}apt-get update && {sudo}apt-get install -y make git", 600.0),
     ("clone", "git clone -q /mnt/source {place}", 120.0),
 )
-_QUICK = (("unit", "make unit", 1800.0),)
+# First, with nothing there that only tests install. The service cannot be started without systemd.
+_INSTALL = (
+    "install",
+    "make install && ls dist/xdpscope-*-cp311-abi3-*.whl && cd / &&"
+    " xdpscope --version && xdpscope check-config /etc/xdpscope/xdpscope.yaml &&"
+    " test -f /etc/systemd/system/xdpscope.service &&"
+    " ! dpkg-query -W -f '${db:Status-Status}\\n' qemu-system-x86 chromium llvm 2>/dev/null |"
+    " grep -qx installed",
+    1200.0,
+)
+_QUICK = (_INSTALL, ("unit", "make unit", 1800.0))
 _SHORT = (
     *_QUICK,
     (
@@ -62,7 +72,7 @@ _SHORT = (
     ),
     ("demo", "make demo DEMO_SECONDS=10", 900.0),
 )
-_FULL = (("test", "make test", 14400.0), _SHORT[-1])
+_FULL = (_INSTALL, ("test", "make test", 14400.0), _SHORT[-1])
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ WANTED = {
     "build": PROJECT["build-system"]["requires"],
     **PROJECT["dependency-groups"],
 }
-SHARED = ("agent", "build", "docs", "test")
+SHARED = ("agent", "build", "docs", "test", "vm")
 """What `make setup` and its relatives put into one environment."""
 
 
