@@ -61,8 +61,8 @@ class build_bpf(Command):
 
 build.sub_commands.append(("build_bpf", None))
 
-# One wheel for Python 3.11 and newer: cffi compiles the bindings for the stable ABI, except for Pythons
-# without the GIL, which have none.
+# One wheel for Python 3.11 and newer: cffi compiles the bindings for the stable ABI. Pythons
+# without the GIL have none.
 _STABLE_ABI = {} if sysconfig.get_config_var("Py_GIL_DISABLED") else {"py_limited_api": "cp311"}
 
 setup(
