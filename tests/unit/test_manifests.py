@@ -24,6 +24,7 @@ KUBERNETES = Path(__file__).parents[2] / "config" / "kubernetes"
 _PLACES = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
 PROMTOOL = os.environ.get("PROMTOOL") or shutil.which("promtool", path=_PLACES)
 OPERATOR = KUBERNETES / "components" / "prometheus-operator"
+EXAMPLE = KUBERNETES / "overlays" / "example" / "kustomization.yaml"
 # What daemonset.yaml says of AppArmor is from 1.30 on.
 NEWEST = int(kubernetes_validate.latest_version().split(".")[1])
 VERSIONS = [f"1.{minor}" for minor in range(30, NEWEST + 1)]
@@ -48,9 +49,15 @@ SECONDS = {"type": "string", "pattern": "^[0-9]+[sm]$"}
 RELABELING = exactly(
     {}, {"sourceLabels": TEXTS, "targetLabel": TEXT, "action": TEXT, "regex": TEXT}
 )
+IN_SECRET = exactly({"name": TEXT, "key": TEXT})
 ENDPOINT = exactly(
     {"port": TEXT, "path": TEXT, "interval": SECONDS, "scrapeTimeout": SECONDS},
-    {"relabelings": {"type": "array", "items": RELABELING}},
+    {
+        "relabelings": {"type": "array", "items": RELABELING},
+        "scheme": {"enum": ["http", "https"]},
+        "tlsConfig": exactly({"serverName": TEXT, "ca": exactly({"secret": IN_SECRET})}),
+        "basicAuth": exactly({"username": IN_SECRET, "password": IN_SECRET}),
+    },
 )
 LIMITS = ("sampleLimit", "labelLimit", "labelNameLengthLimit", "labelValueLengthLimit")
 RULE = exactly(
@@ -89,20 +96,43 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Manif
         str(path.relative_to(KUBERNETES)): build(path)
         for path in (KUBERNETES / "base", *sorted((KUBERNETES / "overlays").iterdir()))
     }
-    for path in sorted((KUBERNETES / "components").iterdir()):
+    names = [path.name for path in sorted((KUBERNETES / "components").iterdir())]
+    chosen = {f"components/{name}": [name] for name in names}
+    # In the order of overlays/example.
+    ordered = re.findall(r"- \.\./\.\./components/(\S+)$", EXAMPLE.read_text(), re.MULTILINE)
+    assert sorted(ordered) == names
+    chosen["all components"] = ordered
+    for title, components in chosen.items():
         overlay = tmp_path_factory.mktemp("overlay").resolve()
         kustomization = {
             "resources": [os.path.relpath(KUBERNETES / "base", overlay)],
-            "components": [os.path.relpath(path, overlay)],
+            "components": [
+                os.path.relpath(KUBERNETES / "components" / each, overlay) for each in components
+            ],
         }
         (overlay / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-        built[str(path.relative_to(KUBERNETES))] = build(overlay)
+        built[title] = build(overlay)
     return built
 
 
-def of_kind(manifests: list[Manifest], kind: str) -> Manifest:
-    (found,) = [each for each in manifests if each["kind"] == kind]
+def of_kind(manifests: list[Manifest], kind: str, name: str = "") -> Manifest:
+    """Return the only object of this kind whose name begins like this."""
+    (found,) = [
+        each
+        for each in manifests
+        if each["kind"] == kind and each["metadata"]["name"].startswith(name)
+    ]
     return found
+
+
+def configuration_of(manifests: list[Manifest]) -> Manifest:
+    """Return the ConfigMap that is mounted where the agent reads its configuration."""
+    (name,) = [
+        volume["configMap"]["name"]
+        for volume in pod_of(manifests)["volumes"]
+        if volume["name"] == "config"
+    ]
+    return of_kind(manifests, "ConfigMap", name)
 
 
 def pod_of(manifests: list[Manifest]) -> Manifest:
@@ -188,7 +218,7 @@ def test_what_is_said_twice_is_the_same(everything: dict[str, list[Manifest]]) -
 
 def test_configurations_are_good(everything: dict[str, list[Manifest]]) -> None:
     for name, manifests in everything.items():
-        (text,) = of_kind(manifests, "ConfigMap")["data"].values()
+        (text,) = configuration_of(manifests)["data"].values()
         path = config.parse(text, name).state.pin_path
         assert path is not None
         (agent, *_) = containers(pod_of(manifests))
@@ -215,7 +245,58 @@ def test_components(everything: dict[str, list[Manifest]]) -> None:
     example = everything["overlays/example"]
     (own,) = pod_of(example)["containers"]
     assert re.fullmatch(r"registry\.example/network/xdpscope@sha256:[0-9a-f]{64}", own["image"])
-    assert config.parse(of_kind(example, "ConfigMap")["data"]["xdpscope.yaml"], "").flows.top == 100
+    assert config.parse(configuration_of(example)["data"]["xdpscope.yaml"], "").flows.top == 100
+    for kind in ("PodMonitor", "PrometheusRule"):
+        for manifest in example:
+            if manifest["kind"] == kind:
+                assert manifest["metadata"]["labels"]["release"] == "kube-prometheus-stack"
+
+
+def test_all_is_in_one_namespace(everything: dict[str, list[Manifest]]) -> None:
+    """A PodMonitor selects pods of its own namespace, and a pod finds its ConfigMap only there."""
+    for name, manifests in everything.items():
+        namespace = of_kind(manifests, "Namespace")["metadata"]["name"]
+        for manifest in manifests:
+            if manifest["kind"] != "Namespace":
+                assert manifest["metadata"].get("namespace") == namespace, (name, manifest)
+
+
+def test_the_image_is_set_in_one_place(everything: dict[str, list[Manifest]]) -> None:
+    image = yaml.safe_load(EXAMPLE.read_text())["images"][0]
+    for container in containers(pod_of(everything["overlays/example"])):
+        assert container["image"] == f"{image['newName']}@{image['digest']}"
+    names = {each["image"] for each in containers(pod_of(everything["components/remove"]))}
+    assert names == {f"xdpscope:{__version__}"}
+
+
+def test_tls_and_a_password(everything: dict[str, list[Manifest]]) -> None:
+    manifests = everything["all components"]
+    pod = pod_of(everything["components/tls"])
+    (agent,) = pod["containers"]
+    mounts = {each["name"]: each["mountPath"] for each in agent["volumeMounts"]}
+    volumes = {each["name"]: each for each in pod["volumes"]}
+    secret = volumes["web"]["secret"]["secretName"]
+    settings = config.parse(configuration_of(manifests)["data"]["xdpscope.yaml"], "")
+    assert settings.web_config is not None
+    assert settings.web_config == Path(mounts["web"]) / "web-config.yml"
+
+    scripts = of_kind(everything["components/tls"], "ConfigMap", "xdpscope-probe")
+    assert volumes["probe"]["configMap"]["name"] == scripts["metadata"]["name"]
+    for probe, path in (("startup", "healthz"), ("liveness", "healthz"), ("readiness", "readyz")):
+        command = agent[f"{probe}Probe"]["exec"]["command"]
+        assert command == ["python3", f"{mounts['probe']}/probe.py", f"/{path}"]
+        assert "httpGet" not in agent[f"{probe}Probe"]
+    assert set(scripts["data"]) == {"probe.py"}
+
+    (endpoint,) = of_kind(manifests, "PodMonitor")["spec"]["podMetricsEndpoints"]
+    assert endpoint["scheme"] == "https"
+    used = [endpoint["tlsConfig"]["ca"]["secret"], *endpoint["basicAuth"].values()]
+    assert {each["name"] for each in used} == {secret}
+    # The documented command makes a Secret that has all of that.
+    page = (KUBERNETES.parents[1] / "docs" / "kubernetes.md").read_text()
+    command = page.partition(f"create secret generic {secret}")[2].partition("\n\n")[0]
+    made = set(re.findall(r"--from-(?:file|literal)=([\w.-]+)", command))
+    assert {each["key"] for each in used} | {"web-config.yml", "tls.crt", "tls.key"} == made
 
 
 def test_rules_are_those_of_prometheus(everything: dict[str, list[Manifest]]) -> None:
