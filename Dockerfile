@@ -39,9 +39,16 @@ COPY LICENSE /usr/share/doc/xdpscope/LICENSE
 COPY LICENSES /usr/share/doc/xdpscope/LICENSES
 ENV PATH=/opt/xdpscope/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONDONTWRITEBYTECODE=1
+# What only the builder knows: docs/release.md has the command.
+ARG VERSION=0.1.0
+ARG REVISION=
+ARG SOURCE=
 LABEL org.opencontainers.image.title="xdpscope" \
       org.opencontainers.image.description="Shows what every XDP program on a Linux host does with its packets" \
-      org.opencontainers.image.licenses="Apache-2.0 AND GPL-2.0-only"
+      org.opencontainers.image.licenses="Apache-2.0 AND GPL-2.0-only" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.source="$SOURCE"
 EXPOSE 10091
 # Unhealthy when scans of the host fail or hang. For `docker run`, where the agent listens at its default; Kubernetes
 # has probes of its own.

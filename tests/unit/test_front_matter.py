@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from xdpscope import __version__
+
 ROOT = Path(__file__).resolve().parents[2]
 # Of the texts as Debian has them in /usr/share/common-licenses.
 LICENCES = {
@@ -60,6 +62,16 @@ def test_the_image_is_built_with_the_licences() -> None:
     # The first is for the package's build, the second for whoever looks into the image.
     assert {"LICENSE", "LICENSES"} <= of_build & of_image
     assert all(target.startswith("/usr/share/doc/xdpscope/") for _, target in copied[1])
+
+
+def test_the_image_says_where_it_is_from() -> None:
+    image = (ROOT / "Dockerfile").read_text().rpartition("\nFROM ")[2]
+    given = dict(re.findall(r"^ARG (\w+)=(.*)$", image, re.MULTILINE))
+    assert given == {"VERSION": __version__, "REVISION": "", "SOURCE": ""}
+    for name in given:
+        assert f'org.opencontainers.image.{name.lower()}="${name}"' in image
+    release = (ROOT / "docs" / "release.md").read_text()
+    assert all(f"--build-arg {name}=" in release for name in given)
 
 
 @pytest.mark.parametrize("page", GUIDES)
