@@ -29,7 +29,7 @@ def rate(metric: str, *matchers: str) -> str:
 def once(metric: str, *matchers: str) -> str:
     """Rates of those series that together have each packet once, to be summed.
 
-    The expression of README.md, "Sums", which explains it; docs/decisions/0008 has more.
+    The expression of docs/prometheus.md, "Sums", which explains it; docs/decisions/0008 has more.
     """
     counted = rate(metric, *matchers)
     return f"""(

@@ -70,7 +70,7 @@ def test_nothing_is_wrong() -> None:
 
 
 def test_each_packet_counts_once() -> None:
-    """By the expression that README.md has, and that is tested with it."""
+    """By the expression of docs/prometheus.md, which is tested with it."""
     ours = total(once("xdp_packets_total"), "netns", "interface", "verdict")
     agents = 'job=~"$job", instance=~"$instance"'
     ours = ours.replace(f"{agents}, ", "").replace(f"{{{agents}}}", "")

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page's contents, from snapshots."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -26,6 +28,7 @@ PROGRAM = XdpProgram(
     42, "0123456789abcdef", "xdp_filter_prog", "xdp_filter_program", 3, True, "xdp"
 )
 ROOT = Part(Role.ROOT)
+SIZING = Path(__file__).parents[2] / "docs" / "sizing.md"
 EXAMPLE = {"program_id": "42", "program": "xdp_filter_program"}
 
 
@@ -80,6 +83,27 @@ def test_flows() -> None:
     assert ("xdp_flow_table_entries", {}, 4) in samples
     assert ("xdp_flow_evictions_total", {"reason": "pressure"}, 2) in samples
     assert ("xdpscope_flow_sample_rate", {}, 10) in samples
+
+
+def test_series_of_a_program_are_as_many_as_documented() -> None:
+    """docs/sizing.md and the sample limits of config/ rely on these numbers."""
+
+    def series(*interfaces: str, flows: bool) -> int:
+        counts = [Count(PROGRAM, ("host", each), Tally()) for each in interfaces]
+        at = tuple(Attachment("host", each, Mode.NATIVE) for each in interfaces)
+        standing = Standing(PROGRAM, ROOT, at, None, missed=0, run_seconds=None)
+        report = FlowReport(0, {}, 1, [], counts, counts) if flows else None
+        samples = page(
+            v=VerdictCollector(lambda: counts),
+            f=FlowCollector(lambda: report),
+            p=ProgramCollector(lambda: [standing]),
+        )
+        return sum("program_id" in labels for _, labels, _ in samples)
+
+    rows = re.findall(r"^\| .* \| (\d+) \|$", SIZING.read_text(), re.MULTILINE)
+    one, more = series("eth0", flows=True), series("eth0", "eth1", flows=True)
+    one_without, more_without = series("eth0", flows=False), series("eth0", "eth1", flows=False)
+    assert rows[:4] == [str(n) for n in (one, more - one, one_without, more_without - one_without)]
 
 
 def test_without_flows_nothing_is_said_of_them() -> None:
