@@ -136,11 +136,20 @@ def _yaml(value: object) -> str:
 def alerts() -> str:
     """A table of all alerts, each with its section of the runbook."""
     groups = yaml.safe_load(ALERTS.read_text())["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    thresholds = {rule["record"]: rule.get("labels", {}) for rule in rules if "record" in rule}
+
+    def severity(rule: dict[str, Any]) -> str:
+        """Its own, or that of the threshold that has one."""
+        taken = [thresholds[name] for name in thresholds if re.search(rf"{name}\b", rule["expr"])]
+        (found,) = [each["severity"] for each in (rule.get("labels", {}), *taken) if each]
+        return str(found)
+
     rows = [
-        f"| [{rule['alert']}](runbook.md#{rule['alert'].lower()}) | {rule['labels']['severity']} "
+        f"| [{rule['alert']}](runbook.md#{rule['alert'].lower()}) | {severity(rule)} "
         f"| {rule['for']} | {rule['annotations']['summary']} |"
-        for group in groups
-        for rule in group["rules"]
+        for rule in rules
+        if "alert" in rule
     ]
     return "\n".join(["| alert | severity | after | summary |", "|---|---|---|---|", *rows, ""])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ def rules(*files: str) -> list[dict[str, Any]]:
     ]
 
 
-ALERTS = {rule["alert"]: rule for rule in rules("alerts.yml")}
+ALERTS = {rule["alert"]: rule for rule in rules("alerts.yml") if "alert" in rule}
+THRESHOLDS = {rule["record"]: rule for rule in rules("alerts.yml") if "record" in rule}
 
 
 def queries(page: Path) -> list[str]:
@@ -75,27 +77,67 @@ def test_alerts_fire_and_stay_quiet(cases: Path) -> None:
     promtool("test", "rules", cases)
 
 
-def test_every_alert_has_a_case_in_which_it_fires_and_one_in_which_it_stays_quiet() -> None:
-    """In different cases: quiet at first and firing later proves only that it waits."""
-    fires, quiet = defaultdict(set), defaultdict(set)
+def test_every_alert_has_cases_in_which_it_fires_ends_and_stays_quiet() -> None:
+    """Quiet in another case: quiet at first and firing later proves only that it waits."""
+    fires, quiet, ends = defaultdict(set), defaultdict(set), set()
     for path in CASES:
         for number, case in enumerate(yaml.safe_load(path.read_text())["tests"]):
             for expected in case["alert_rule_test"]:
-                kind = fires if expected.get("exp_alerts") else quiet
-                kind[expected["alertname"]].add((path, number))
-    assert fires.keys() == ALERTS.keys()
+                alert = expected["alertname"]
+                if expected.get("exp_alerts"):
+                    fires[alert].add((path, number))
+                    continue
+                quiet[alert].add((path, number))
+                if (path, number) in fires[alert]:
+                    ends.add(alert)
+    assert fires.keys() >= ALERTS.keys()
     for alert in ALERTS:
+        assert fires[alert], f"{alert} fires in no case"
         assert quiet[alert] - fires[alert], f"{alert} is nowhere tried in vain"
+        assert alert in ends, f"{alert} ends in no case"
+
+
+def severities(rule: dict[str, Any]) -> list[str]:
+    """Those that the rule has of its own, or that it takes from thresholds."""
+    taken = [
+        THRESHOLDS[name].get("labels", {}) for name in metrics_in(rule["expr"]) & {*THRESHOLDS}
+    ]
+    return [each["severity"] for each in (rule.get("labels", {}), *taken) if each]
+
+
+def test_thresholds_are_used_and_say_what_for() -> None:
+    text = (CONFIG / "alerts.yml").read_text()
+    for name in THRESHOLDS:
+        assert re.fullmatch(r"xdpscope:threshold:[a-z_]+", name)
+        users = [alert for alert, rule in ALERTS.items() if name in metrics_in(rule["expr"])]
+        assert users, f"{name} has no effect"
+        [comment] = re.findall(rf"((?: +#.*\n)+) +- record: {name}\n", text)
+        assert set(users) == set(re.findall(r"Xdp\w+", comment))
+
+
+@pytest.mark.parametrize("alert", ["XdpDropRatioJumped", "XdpDropsFromStart", "XdpPacketsAborted"])
+def test_lost_packets_are_critical(alert: str) -> None:
+    assert severities(ALERTS[alert]) == ["critical"]
+
+
+@pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule.get("alert") or rule["record"])
+def test_joins_are_of_one_target(rule: dict[str, Any]) -> None:
+    """Else two clusters with a node of the same name would be taken for one."""
+    joins = re.findall(r"\b(?:on|by) \(([^)]*)\)", rule["expr"])
+    for labels in joins:
+        assert not labels or labels.startswith("cluster, job, instance"), labels
 
 
 @pytest.mark.parametrize("alert", ALERTS)
 def test_an_alert_says_what_there_is_to_say(alert: str) -> None:
     rule = ALERTS[alert]
     assert re.fullmatch(r"Xdp(?:scope)?(?:[A-Z][a-z]+)+", alert)
-    assert rule["labels"] in [{"severity": word} for word in ("critical", "warning", "info")]
+    [severity] = severities(rule)
+    assert severity in ("critical", "warning", "info")
     assert rule["for"]
     notes = rule["annotations"]
-    assert notes.keys() == {"summary", "description", "runbook_url"}
+    assert notes.keys() == {"summary", "description", "runbook_url", "dashboard_url"}
+    assert "The alert ends " in notes["description"]
     assert "{{" not in notes["summary"], "one summary for all, so that they can be grouped"
     if not rule["expr"].startswith("absent("):
         assert "$labels.instance" in notes["description"]
@@ -107,12 +149,32 @@ def test_an_alert_says_what_there_is_to_say(alert: str) -> None:
 def test_the_runbook_has_a_section(alert: str) -> None:
     url = ALERTS[alert]["annotations"]["runbook_url"]
     address, _, anchor = url.partition("#")
-    assert address.endswith("/runbook/")
+    assert address.startswith("http://") and "/?runbook" in address
     assert anchor == alert.lower()
     assert anchor in anchors(RUNBOOK)
     section = RUNBOOK.read_text().partition(f"\n## {alert}\n")[2].partition("\n## ")[0]
     for part in ("What it means.", "What to look at.", "What to do."):
         assert section.count(f"**{part}**") == 1
+
+
+def test_each_address_is_set_once(tmp_path: Path) -> None:
+    """By the commands that the file itself and docs/prometheus.md have."""
+    text = (CONFIG / "alerts.yml").read_text()
+    commands = re.findall(r"^# +(sed -i '.*' alerts\.yml)$", text, re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        assert f"`{command}`" in (ROOT / "docs" / "prometheus.md").read_text()
+        (tmp_path / "alerts.yml").write_text(text)
+        subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+        text = (tmp_path / "alerts.yml").read_text()
+    changed = [rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
+    notes = {rule["alert"]: rule["annotations"] for rule in changed if "alert" in rule}
+    assert notes.keys() == ALERTS.keys()
+    for alert, note in notes.items():
+        assert note["runbook_url"] == f"https://docs.example.net/runbook/#{alert.lower()}"
+        link = ALERTS[alert]["annotations"]["dashboard_url"].removeprefix("http://localhost:3000")
+        assert note["dashboard_url"] == f"https://grafana.example.net{link}"
+        assert link.startswith(("/d/xdpscope-program?", "/d/xdpscope-agent"))
 
 
 def test_the_runbook_has_no_other_section() -> None:
@@ -122,7 +184,7 @@ def test_the_runbook_has_no_other_section() -> None:
 def test_every_metric_exists() -> None:
     served = {exposed_name(family) for family in families()}
     recorded = {rule["record"] for rule in rules("recording.yml")}
-    known = served | recorded | {"up"}
+    known = served | recorded | {*THRESHOLDS} | {"up"}
     expressions = [rule["expr"] for rule in rules()]
     expressions += [query for page in (ROOT / "docs").glob("*.md") for query in queries(page)]
     assert len(expressions) > len(rules())

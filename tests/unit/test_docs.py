@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import yaml
 from docs.generate import outdated
 
 from xdpscope.accounting.reading import REASONS
@@ -70,14 +69,3 @@ def test_links_of_readme_lead_to_files() -> None:
     for page in ("README.md", "CHANGELOG.md"):
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text()):
             assert target.startswith("https://") or (ROOT / target).exists(), target
-
-
-def test_the_address_of_the_site_is_the_same_everywhere() -> None:
-    alerts = yaml.safe_load((ROOT / "config/prometheus/alerts.yml").read_text())
-    urls = {
-        rule["annotations"]["runbook_url"].partition("/runbook/")[0]
-        for group in alerts["groups"]
-        for rule in group["rules"]
-    }
-    site = re.search(r"^site_url: (.*)/$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
-    assert site and urls == {site[1]}

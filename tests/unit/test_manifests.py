@@ -207,6 +207,18 @@ def test_what_is_said_twice_is_the_same(everything: dict[str, list[Manifest]]) -
     labels = of_kind(manifests, "DaemonSet")["spec"]["template"]["metadata"]["labels"]
     assert monitor["selector"]["matchLabels"].items() <= labels.items()
 
+    # A node is known by its name: alerts link to the agent at it, and at its port.
+    relabelings = monitor["podMetricsEndpoints"][0]["relabelings"]
+    names = {
+        each["targetLabel"]: each["sourceLabels"] for each in relabelings if "targetLabel" in each
+    }
+    assert names["instance"] == ["__meta_kubernetes_pod_node_name"]
+    (rules,) = [each for each in manifests if each["metadata"]["name"] == "xdpscope-alerts"]
+    for group in rules["spec"]["groups"]:
+        for rule in group["rules"]:
+            link = rule.get("annotations", {}).get("runbook_url", "")
+            assert not link or f":{port['containerPort']}/?runbook" in link
+
     # The generated ConfigMap is the one that is mounted, where the agent is told to look.
     configuration = of_kind(manifests, "ConfigMap")
     (volume,) = [each for each in pod["volumes"] if "configMap" in each]
@@ -299,13 +311,33 @@ def test_tls_and_a_password(everything: dict[str, list[Manifest]]) -> None:
     assert {each["key"] for each in used} | {"web-config.yml", "tls.crt", "tls.key"} == made
 
 
+def test_links_and_thresholds_are_set_once(everything: dict[str, list[Manifest]]) -> None:
+    """By an overlay that knows where the documentation and Grafana are."""
+    (spec,) = [
+        each["spec"]
+        for each in everything["overlays/example"]
+        if each["metadata"]["name"] == "xdpscope-alerts"
+    ]
+    thresholds, *groups = spec["groups"]
+    assert thresholds["rules"][0]["expr"] == "vector(0.25)"
+    alerts = [rule for group in groups for rule in group["rules"]]
+    assert len(alerts) > 10
+    for rule in alerts:
+        notes = rule["annotations"]
+        anchor = rule["alert"].lower()
+        assert notes["runbook_url"] == f"https://docs.example.net/xdpscope/runbook/#{anchor}"
+        assert notes["dashboard_url"].startswith("https://grafana.example.net/d/xdpscope-")
+
+
 def test_rules_are_those_of_prometheus(everything: dict[str, list[Manifest]]) -> None:
     sources = [*(KUBERNETES.parent / "prometheus").glob("*.yml")]
+    script = runpy.run_path(str(OPERATOR / "generate.py"))
     expected = [
-        found for path in sources if "groups" in (found := yaml.safe_load(path.read_text()))
+        found
+        for path in sources
+        if "groups" in (found := yaml.safe_load(path.read_text().replace(*script["LINKS"])))
     ]
     assert expected
-    script = runpy.run_path(str(OPERATOR / "generate.py"))
     assert script["OUTPUT"].read_text() == script["generated"](), "run generate.py"
     manifests = everything["components/prometheus-operator"]
     found = [each["spec"] for each in manifests if each["kind"] == "PrometheusRule"]

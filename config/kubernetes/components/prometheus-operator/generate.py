@@ -3,7 +3,8 @@
 
     python config/kubernetes/components/prometheus-operator/generate.py
 
-Their text is kept as it is, comments included. A test fails if the two differ.
+Their text is kept as it is, comments included, but for the port in links to agents: the PodMonitor
+makes `instance` the node's name. A test fails if the two differ.
 """
 
 from pathlib import Path
@@ -13,6 +14,7 @@ HERE = Path(__file__).parent
 OUTPUT = HERE / "prometheus-rules.yaml"
 RULES = HERE.parents[2] / "prometheus"
 
+LINKS = ("instance }}/?runbook", "instance }}:10091/?runbook")
 SPDX = "# SPDX-License-Identifier: Apache-2.0\n"
 _RESOURCE = """---
 apiVersion: monitoring.coreos.com/v1
@@ -25,7 +27,7 @@ spec:
 
 def generated() -> str:
     """A PrometheusRule for each file that has groups of rules."""
-    texts = {path.stem: path.read_text() for path in sorted(RULES.glob("*.yml"))}
+    texts = {path.stem: path.read_text().replace(*LINKS) for path in sorted(RULES.glob("*.yml"))}
     return f"{SPDX}# Written by generate.py from config/prometheus: do not edit.\n" + "".join(
         _RESOURCE.format(name=name, spec=indent(text.removeprefix(SPDX), "  "))
         for name, text in texts.items()
