@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 PAGES = Path(__file__).parent
 ALERTS = PAGES.parent / "config" / "prometheus" / "alerts.yml"
+RUNBOOK = PAGES.parent / "agent" / "xdpscope" / "web" / "runbook.html"
 
 
 class _EmptyHost:
@@ -154,6 +155,18 @@ def alerts() -> str:
     return "\n".join(["| alert | severity | after | summary |", "|---|---|---|---|", *rows, ""])
 
 
+def runbook() -> str:
+    """The runbook as HTML, for the agent's own page: without what only the whole site has."""
+    # Only those who write documentation have it installed.
+    from markdown import markdown
+
+    text = (PAGES / "runbook.md").read_text().partition("# Runbook\n")[2]
+    text = re.sub(r"\[([^]]*)\]\((?!#)[^)]*\)", r"\1", text)
+    plain = {"pymdownx.highlight": {"use_pygments": False}}
+    extensions = ["tables", "toc", "pymdownx.superfences", "pymdownx.highlight"]
+    return markdown(text, extensions=extensions, extension_configs=plain) + "\n"
+
+
 PARTS = {"metrics.md": metrics, "configuration.md": configuration, "prometheus.md": alerts}
 
 
@@ -169,7 +182,10 @@ def renewed(page: str) -> str:
 
 def outdated() -> list[str]:
     """Pages that are not what the code says."""
-    return [page for page in PARTS if renewed(page) != (PAGES / page).read_text()]
+    found = [page for page in PARTS if renewed(page) != (PAGES / page).read_text()]
+    if not RUNBOOK.exists() or RUNBOOK.read_text() != runbook():
+        found.append(RUNBOOK.name)
+    return found
 
 
 def main() -> int:
@@ -178,7 +194,9 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="write the pages")
     write = parser.parse_args().write
     for page in (pages := outdated()):
-        if write:
+        if write and page == RUNBOOK.name:
+            RUNBOOK.write_text(runbook())
+        elif write:
             (PAGES / page).write_text(renewed(page))
         print(f"{page}: {'written' if write else 'not current'}")
     return int(bool(pages) and not write)

@@ -9,10 +9,12 @@ from base64 import b64encode
 from contextlib import contextmanager
 from hashlib import sha256
 from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 from tests.unit.scene import Scene, busy_host, flow, program
 from tests.unit.served import HOSTILE, Served, assert_secure, serving
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser, Page
 
+ALERTS = Path(__file__).parents[2] / "config" / "prometheus" / "alerts.yml"
 CHROMIUM = shutil.which("chromium")
 
 in_browser = pytest.mark.skipif(
@@ -98,7 +101,31 @@ def test_the_page_is_complete_and_names_are_text() -> None:
     assert "unsafe" not in headers["content-security-policy"]
     assert_secure(headers)
     assert {"/metrics", "/api/v1/programs", "/healthz"} <= set(page.links)
-    assert all(re.match(r"/|#|data:,$", link) for link in page.links)
+    assert all(re.match(r"[/?#]|data:,$", link) for link in page.links)
+
+
+def test_the_runbook_has_an_anchor_for_each_alert() -> None:
+    """Where the alerts lead by default, whatever the agent is busy with."""
+    with serving(hostile()) as served:
+        status, headers, body = served.get("/?runbook")
+        assert "?runbook" in Parsed(served.get("/")[2]).links
+    assert status == 200
+    assert_secure(headers)
+    page = Parsed(body)
+    assert not {"script", "img", "iframe", "object", "form"} & set(page.tags)
+    digest = b64encode(sha256(page.inline["style"].encode()).digest()).decode()
+    assert f"style-src 'sha256-{digest}'" in headers["content-security-policy"]
+    rules = yaml.safe_load(ALERTS.read_text())
+    links = [
+        rule["annotations"]["runbook_url"]
+        for group in rules["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    ]
+    anchors = {f"/?runbook#{each}" for each in re.findall(r'<h2 id="(\w+)"', body.decode())}
+    own = {link.replace("{{ end }}", "")[link.index("/?runbook") :] for link in links}
+    assert anchors == own
+    assert all(f"/?runbook{link}" in anchors for link in page.links if link.startswith("#"))
 
 
 def test_the_page_of_an_empty_host_and_of_one_verdict() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from starlette.applications import Starlette
@@ -22,6 +23,7 @@ from xdpscope.web.headers import with_security
 from xdpscope.web.limits import Limits
 from xdpscope.web.page import render
 from xdpscope.web.policy import Policy
+from xdpscope.web.runbook import RUNBOOK
 from xdpscope.web.workers import Workers
 
 if TYPE_CHECKING:
@@ -90,6 +92,9 @@ class _Endpoints:
         self._views = Workers(1)
 
     async def index(self, request: Request) -> Response:
+        if "runbook" in request.query_params:
+            answer = partial(Answer, request, RUNBOOK, "text/html; charset=utf-8")
+            return await self._views.run(request, answer)
         verdict = _verdict(request)
 
         def work() -> Response:

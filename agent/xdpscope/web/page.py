@@ -19,12 +19,12 @@ from typing import Any, TypeAlias
 
 from xdpscope.log import printable
 
-__all__ = ["CONTENT_SECURITY_POLICY", "render"]
+__all__ = ["CONTENT_SECURITY_POLICY", "STYLE", "render"]
 
 Shown: TypeAlias = Mapping[str, Any]
 """A program or a flow, as the API has it."""
 
-_STYLE, _SCRIPT = (
+STYLE, _SCRIPT = (
     f"\n{Path(__file__).with_name(name).read_text(encoding='utf-8')}"
     for name in ("page.css", "page.js")
 )
@@ -36,7 +36,7 @@ def _hash(text: str) -> str:
 
 
 CONTENT_SECURITY_POLICY = (
-    f"default-src 'none'; script-src {_hash(_SCRIPT)}; style-src {_hash(_STYLE)}; "
+    f"default-src 'none'; script-src {_hash(_SCRIPT)}; style-src {_hash(STYLE)}; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
@@ -95,6 +95,7 @@ _PAGE = """\
 <li><a href="/api/v1/flows">Flows as JSON</a></li>
 <li><a href="/healthz">Health</a></li>
 <li><a href="/readyz">Readiness</a></li>
+<li><a href="?runbook">Runbook</a></li>
 </ul>
 </nav>
 <div class="live"><p id="state" role="status">as of loading</p>
@@ -136,7 +137,7 @@ def render(
 
 def _page(*content: str) -> bytes:
     return _PAGE.format(
-        style=_STYLE,
+        style=STYLE,
         script=_SCRIPT,
         at=time.monotonic(),
         content="\n".join(filter(None, content)),
