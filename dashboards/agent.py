@@ -13,10 +13,23 @@ from dashboards.boards import (
     agents_that_answer,
     dashboard,
     datasource,
+    firing,
     link,
 )
 from dashboards.panels import Column, Panel, Words, lines, number, rows
-from dashboards.queries import AGENT_UP, described, once, or_nought, rate, series, share, total
+from dashboards.queries import (
+    AGENT_UP,
+    NODE,
+    NODE_LEGEND,
+    TARGET,
+    described,
+    once,
+    or_nought,
+    rate,
+    series,
+    share,
+    total,
+)
 
 SILENT = "No agent answers: see whether it runs, and what Prometheus has in Status, Targets."
 NO_FLOWS = "Flows are switched off (flows.enabled), or no agent answers."
@@ -106,7 +119,7 @@ def _cost() -> list[Line]:
             "What observing costs: time spent in tracers, as a share of one CPU.",
             NO_STATISTICS,
         ),
-        {"{{instance}}": total(spent, "instance")},
+        {NODE_LEGEND: total(spent, *NODE)},
         "percentunit",
     )
     each = lines(
@@ -178,6 +191,7 @@ def _coverage() -> list[Line]:
             "program_id": Column("id", width=80),
             "tag": Column("tag", width=170),
             "instance": Column("node", width=200),
+            "cluster": Column("cluster", width=120),
         },
         sort="program",
     )
@@ -187,7 +201,7 @@ def _coverage() -> list[Line]:
 def _flows() -> list[Line]:
     held = lines(
         Words("Flows held", "Flows that an agent holds now (flows.max_entries at most).", NO_FLOWS),
-        {"{{instance}}": total(series("xdp_flow_table_entries"), "instance")},
+        {NODE_LEGEND: total(series("xdp_flow_table_entries"), *NODE)},
         "none",
         narrow=True,
     )
@@ -225,13 +239,13 @@ def _scans() -> list[Line]:
             " programs that are known are counted meanwhile.",
             SILENT,
         ),
-        {"{{instance}}": f"time() - {series('xdpscope_scan_last_success_timestamp_seconds')}"},
+        {NODE_LEGEND: f"time() - {series('xdpscope_scan_last_success_timestamp_seconds')}"},
         "s",
         narrow=True,
     )
     duration = lines(
         Words("Time of a scan", "What the last scan took.", SILENT),
-        {"{{instance}}": series("xdpscope_scan_duration_seconds")},
+        {NODE_LEGEND: series("xdpscope_scan_duration_seconds")},
         "s",
         narrow=True,
     )
@@ -241,7 +255,7 @@ def _scans() -> list[Line]:
             "Scans that failed as a whole. The agent's log says why.",
             SILENT,
         ),
-        {"{{instance}}": total(rate("xdpscope_scan_failures_total"), "instance")},
+        {NODE_LEGEND: total(rate("xdpscope_scan_failures_total"), *NODE)},
         "cps",
         narrow=True,
     )
@@ -252,8 +266,8 @@ def _scrapes() -> list[Line]:
     duration = lines(
         Words("Time of a scrape", "From Prometheus' request to the end of the page.", SILENT),
         {
-            "{{instance}}": f"{series('scrape_duration_seconds')}"
-            f" and on (job, instance) {series(AGENT_UP)}"
+            NODE_LEGEND: f"{series('scrape_duration_seconds')}"
+            f" and on (cluster, job, instance) {series(AGENT_UP)}"
         },
         "s",
         narrow=True,
@@ -269,8 +283,8 @@ def _scrapes() -> list[Line]:
             "Series of a page", "Samples in a page, which is what Prometheus has to store.", SILENT
         ),
         {
-            "{{instance}}": f"{series('scrape_samples_scraped')}"
-            f" and on (job, instance) {series(AGENT_UP)}"
+            NODE_LEGEND: f"{series('scrape_samples_scraped')}"
+            f" and on (cluster, job, instance) {series(AGENT_UP)}"
         },
         "none",
         narrow=True,
@@ -280,6 +294,7 @@ def _scrapes() -> list[Line]:
         {"A": series(AGENT_UP)},
         {
             "instance": Column("node", width=200),
+            "cluster": Column("cluster", width=120),
             "version": Column("xdpscope"),
             "kernel": Column("kernel"),
             "libbpf_version": Column("libbpf"),
@@ -292,14 +307,20 @@ def _scrapes() -> list[Line]:
 
 def agent() -> model.Dashboard:
     """The dashboard."""
-    shared = ("datasource", "job", "instance")
+    shared = ("datasource", *TARGET)
     return dashboard(
         AGENT,
         "Whether the xdpscope agents work, what they miss, and what they cost.",
         [datasource(), *agents()],
         [link(OVERVIEW, *shared), link(PROGRAM, *shared)],
         [
-            Section("Now", [Line(5, _numbers())]),
+            Section(
+                "Now",
+                [
+                    Line(5, _numbers()),
+                    firing(AGENT, "Alerts of the nodes that are chosen."),
+                ],
+            ),
             Section("Cost", _cost()),
             Section("Programs", _coverage()),
             Section("Flow table", _flows()),

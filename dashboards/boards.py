@@ -8,8 +8,8 @@ from typing import Final
 from grafana_foundation_sdk.builders import dashboard as build
 from grafana_foundation_sdk.models import dashboard as model
 
-from dashboards.panels import DATASOURCE, Panel
-from dashboards.queries import AGENT_UP, series
+from dashboards.panels import DATASOURCE, Column, Panel, Words, rows
+from dashboards.queries import AGENT_UP, AGENTS, series
 
 WIDTH: Final = 24
 """Columns of Grafana's grid."""
@@ -72,17 +72,19 @@ def choices(name: str, label: str, metric: str, *matchers: str) -> build.QueryVa
 def agents() -> list[build.QueryVariable]:
     """Which agents."""
     return [
-        choices("job", "Job", AGENT_UP),
-        choices("instance", "Node", AGENT_UP, 'job=~"$job"'),
+        # "All" is any cluster and none: the label is optional.
+        choices("cluster", "Cluster", AGENT_UP).all_value(".*"),
+        choices("job", "Job", AGENT_UP, *AGENTS[:1]),
+        choices("instance", "Node", AGENT_UP, *AGENTS[:2]),
     ]
 
 
 def places(*matchers: str) -> list[build.QueryVariable]:
     """Where packets come by."""
-    agents = ('job=~"$job"', 'instance=~"$instance"', *matchers)
+    matchers = (*AGENTS, *matchers)
     return [
-        choices("netns", "Network namespace", "xdp_packets_total", *agents),
-        choices("interface", "Interface", "xdp_packets_total", *agents, 'netns=~"$netns"'),
+        choices("netns", "Network namespace", "xdp_packets_total", *matchers),
+        choices("interface", "Interface", "xdp_packets_total", *matchers, 'netns=~"$netns"'),
     ]
 
 
@@ -103,6 +105,42 @@ def link(board: str, *variables: str) -> build.DashboardLink:
         .url(address(board, *variables))
         .keep_time(True)
     )
+
+
+def firing(board: str, about: str, *matchers: str) -> Line:
+    """Return a line for ``board`` with the alerts that fire, and links to the other dashboards."""
+    shared = ("datasource", "cluster", "job")
+    places = () if board == AGENT else ("netns", "interface")
+    rule = {"title": "The rule and its runbook", "url": "/alerting/list?search=${__value.raw}"}
+    to_program = {
+        "title": "What ${__value.text} does",
+        "url": address(PROGRAM, *shared, *places)
+        + "&var-instance=${__data.fields.node}&var-program=${__value.raw}&${__url_time_range}",
+    }
+    to_agent = {
+        "title": "The agent on ${__value.text}",
+        "url": address(AGENT, *shared) + "&var-instance=${__value.raw}&${__url_time_range}",
+    }
+    panel = rows(
+        Words(
+            "Firing alerts",
+            f"{about} An alert leads to its rule in Grafana, which has the description and a link"
+            " to the runbook. A program and a node lead to their dashboards.",
+            "No alert fires here, or Prometheus does not evaluate config/prometheus/alerts.yml.",
+        ),
+        {"A": series("ALERTS", 'alertname=~"Xdp.+"', 'alertstate="firing"', *matchers)},
+        {
+            "severity": Column("severity", width=90),
+            "alertname": Column("alert", link=rule),
+            "program": Column("program", link=None if board == PROGRAM else to_program),
+            "netns": Column("namespace", width=130),
+            "interface": Column("interface", width=130),
+            "instance": Column("node", width=200, link=None if board == AGENT else to_agent),
+            "cluster": Column("cluster", width=120),
+        },
+        sort="severity",
+    )
+    return Line(5, [(WIDTH, panel)])
 
 
 def dashboard(
@@ -154,4 +192,4 @@ def agents_that_answer() -> str:
     A job may be chosen by ``.+``, so what is no agent has to be left out: there it is told by
     the other agents of its job.
     """
-    return f"{series('up')} and on (job) {series(AGENT_UP)}"
+    return f"{series('up')} and on (cluster, job) {series(AGENT_UP)}"

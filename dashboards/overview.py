@@ -15,6 +15,7 @@ from dashboards.boards import (
     choices,
     dashboard,
     datasource,
+    firing,
     link,
     places,
 )
@@ -32,8 +33,13 @@ from dashboards.panels import (
     verdict_columns,
 )
 from dashboards.queries import (
+    AGENTS,
     FLOW,
+    NODE,
+    NODE_LEGEND,
     PLACE,
+    SAME_PROGRAM,
+    TARGET,
     VERDICTS,
     described,
     once,
@@ -46,7 +52,7 @@ from dashboards.queries import (
 )
 
 PROGRAMS = 'program=~"$program"'
-SHARED = ("datasource", "job", "instance", "netns", "interface")
+SHARED = ("datasource", *TARGET, "instance", "netns", "interface")
 ONCE = "Each packet counts once, with the verdict that the driver is told, however many programs"
 NOTHING = "No agent counts packets of an XDP program here."
 NO_FLOWS = "No flow has packets here, or flows are switched off (flows.enabled)."
@@ -67,7 +73,7 @@ def uncounted() -> str:
     refused = series("xdp_program_traced", f'reason=~"{reasons}"')
     components = series("xdp_program_component_info", 'position="0"')
     replaced = f'label_replace({components}, "program_id", "$1", "dispatcher_id", "(.*)")'
-    return f"({refused} == 0) unless on (instance, program_id) {replaced}"
+    return f"({refused} == 0) unless {SAME_PROGRAM} {replaced}"
 
 
 def _numbers() -> list[tuple[int, Panel]]:
@@ -173,7 +179,7 @@ def _traffic() -> list[Line]:
     )
     nodes = lines(
         Words("Packets by node", f"{ONCE} of the node it passes through.", NOTHING),
-        {"{{instance}}": total(_packets(), "instance")},
+        {NODE_LEGEND: total(_packets(), *NODE)},
         "pps",
     )
     ratio = lines(
@@ -182,19 +188,19 @@ def _traffic() -> list[Line]:
             "Share of its packets that a node drops in XDP: packets dropped, divided by packets.",
             "No packets come here.",
         ),
-        {"{{instance}}": share(DROPPED, _packets(), "instance")},
+        {NODE_LEGEND: share(DROPPED, _packets(), *NODE)},
         "percentunit",
     )
     return [Line(8, [(12, verdicts), (12, bits)]), Line(8, [(12, nodes), (12, ratio)])]
 
 
 def _programs() -> list[Line]:
-    of_program = ("instance", "program_id", "program")
+    of_program = (*TARGET, "program_id", "program")
     counted = series("xdp_packets_total", *PLACE, PROGRAMS)
     info = series("xdp_program_info", PROGRAMS)
     queries = {
         "role": f"group by ({', '.join((*of_program, 'role'))})"
-        f" ({info} and on (instance, program_id) {counted})"
+        f" ({info} and {SAME_PROGRAM} {counted})"
     }
     for verdict in VERDICTS:
         rates = rate("xdp_packets_total", *PLACE, PROGRAMS, f'verdict="{verdict}"')
@@ -217,6 +223,7 @@ def _programs() -> list[Line]:
             "role": Column("role", width=110),
             "program_id": Column("id", width=80),
             "instance": Column("node", width=200),
+            "cluster": Column("cluster", width=120),
             **verdict_columns(),
         },
         sort="program",
@@ -243,6 +250,7 @@ def _programs() -> list[Line]:
         },
         {
             "instance": Column("node", width=200),
+            "cluster": Column("cluster", width=120),
             "netns": Column("namespace", width=150),
             "interface": Column("interface", width=150),
             "mode": Column("mode", width=90),
@@ -308,13 +316,15 @@ def overview() -> model.Dashboard:
                 "program",
                 "Program",
                 "xdp_program_info",
-                'job=~"$job"',
-                'instance=~"$instance"',
+                *AGENTS,
             ),
         ],
-        [link(PROGRAM, *SHARED), link(AGENT, "datasource", "job", "instance")],
+        [link(PROGRAM, *SHARED), link(AGENT, "datasource", *TARGET)],
         [
-            Section("Now", [Line(5, _numbers())]),
+            Section(
+                "Now",
+                [Line(5, _numbers()), firing(OVERVIEW, "Alerts of the nodes that are chosen.")],
+            ),
             Section("Traffic", _traffic()),
             Section("Flows", _talkers()),
             Section("Programs", _programs()),

@@ -13,6 +13,7 @@ from dashboards.boards import (
     choice,
     dashboard,
     datasource,
+    firing,
     link,
     places,
 )
@@ -28,8 +29,13 @@ from dashboards.panels import (
     verdict_columns,
 )
 from dashboards.queries import (
+    AGENTS,
     FLOW,
+    NODE,
+    NODE_LEGEND,
     PLACE,
+    SAME_PROGRAM,
+    TARGET,
     VERDICTS,
     described,
     rate,
@@ -129,7 +135,11 @@ def _decisions() -> list[Line]:
             "By the interface that they came by, or, of a program of a devmap, leave by.",
             NOTHING,
         ),
-        {"{{instance}} {{netns}} {{interface}}": total(PACKETS, "instance", "netns", "interface")},
+        {
+            f"{NODE_LEGEND} {{{{netns}}}} {{{{interface}}}}": total(
+                PACKETS, *NODE, "netns", "interface"
+            )
+        },
         "pps",
     )
     dropped = lines(
@@ -140,8 +150,8 @@ def _decisions() -> list[Line]:
             "No packets come to this program.",
         ),
         {
-            "{{instance}} {{netns}} {{interface}}": share(
-                DROPPED, PACKETS, "instance", "netns", "interface"
+            f"{NODE_LEGEND} {{{{netns}}}} {{{{interface}}}}": share(
+                DROPPED, PACKETS, *NODE, "netns", "interface"
             )
         },
         "percentunit",
@@ -150,7 +160,7 @@ def _decisions() -> list[Line]:
 
 
 def _matrix() -> Panel:
-    by = ("instance", "netns", "interface", "program_id")
+    by = (*TARGET, "netns", "interface", "program_id")
     return rows(
         Words(
             "Interfaces and verdicts",
@@ -166,6 +176,7 @@ def _matrix() -> Panel:
             "interface": Column("interface"),
             "netns": Column("namespace"),
             "instance": Column("node"),
+            "cluster": Column("cluster", width=120),
             "program_id": Column("id", width=80),
             **verdict_columns(),
         },
@@ -181,16 +192,16 @@ def _chain() -> Panel:
         ' "dispatcher_id", "$1", "program_id", "(.*)")'
     )
     chain = (
-        f"{components} and on (instance, dispatcher_id)"
+        f"{components} and on (cluster, job, instance, dispatcher_id)"
         f" ({series('xdp_program_component_info', THIS)} or {itself})"
     )
-    by = ("instance", "program_id", "program")
+    by = (*TARGET, "program_id", "program")
     queries = {
         "place": f"group by ({', '.join((*by, 'dispatcher_id', 'position'))}) ({chain})",
     }
     for verdict in VERDICTS:
         rates = rate("xdp_packets_total", *PLACE, f'verdict="{verdict}"')
-        queries[verdict] = f"{total(rates, *by)} and on (instance, program_id) ({chain})"
+        queries[verdict] = f"{total(rates, *by)} and {SAME_PROGRAM} ({chain})"
     return rows(
         Words(
             "Chain of components",
@@ -206,6 +217,7 @@ def _chain() -> Panel:
             "program_id": Column("id", width=80),
             "dispatcher_id": Column("dispatcher", width=110),
             "instance": Column("node", width=170),
+            "cluster": Column("cluster", width=120),
             **verdict_columns(),
         },
         sort="place",
@@ -234,6 +246,7 @@ def _attachments() -> Panel:
         {"A": attached},
         {
             "instance": Column("node", width=200),
+            "cluster": Column("cluster", width=120),
             "netns": Column("namespace"),
             "interface": Column("interface"),
             "mode": Column("mode", width=90),
@@ -297,20 +310,21 @@ def _flows() -> list[Line]:
 
 def program() -> model.Dashboard:
     """The dashboard."""
-    shared = ("datasource", "job", "instance", "netns", "interface")
-    agent = ('job=~"$job"', 'instance=~"$instance"')
+    shared = ("datasource", *TARGET, "netns", "interface")
     return dashboard(
         PROGRAM,
         "What one XDP program does with its packets, on all nodes that have it.",
         [
             datasource(),
             *agents(),
-            choice("program", "Program", "xdp_program_info", *agent),
+            choice("program", "Program", "xdp_program_info", *AGENTS),
             *places(THIS),
         ],
-        [link(OVERVIEW, *shared), link(AGENT, "datasource", "job", "instance")],
+        [link(OVERVIEW, *shared), link(AGENT, "datasource", *TARGET)],
         [
-            Section("Now", [Line(5, _numbers())]),
+            Section(
+                "Now", [Line(5, _numbers()), firing(PROGRAM, "Alerts about this program.", THIS)]
+            ),
             Section("Decisions", _decisions()),
             Section(
                 "Places",

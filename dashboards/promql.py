@@ -8,14 +8,14 @@ from typing import Any
 
 import promql_parser as syntax
 
-from dashboards.queries import once
+from dashboards.queries import TARGET, once
 
 RATE_INTERVAL = "$__rate_interval"
 _STAND_IN = "58h58m58s"
 """In its place, for the parser; nobody would write that."""
 _RANGE = syntax.parse_duration(_STAND_IN)
 
-_AGENT = ("job", "instance")
+_AGENT = TARGET
 
 COUNTS = frozenset(
     f"xdp_{of}{what}_total"
@@ -233,6 +233,10 @@ def _about_labels(tree: syntax.Expr, metrics: Mapping[str, Metric]) -> Iterator[
             for label in set(node.modifier.labels) - labels(node.expr, metrics):
                 yield f"groups by {label}, which is not there"
         if isinstance(node, syntax.BinaryExpr) and node.modifier and node.modifier.matching:
+            matched = set(node.modifier.matching.labels)
+            missing = set(TARGET) - matched
+            if missing and matched & {"instance", "program_id", "dispatcher_id"}:
+                yield f"takes agents for one that differ by {', '.join(sorted(missing))}"
             for side in (node.lhs, node.rhs):
                 for label in set(node.modifier.matching.labels) - labels(side, metrics):
                     yield f"matches on {label}, which is not on both sides"

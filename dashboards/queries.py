@@ -5,7 +5,18 @@ from typing import Final
 
 VERDICTS: Final = ("pass", "drop", "tx", "redirect", "aborted", "unknown")
 
-_AGENTS = ('job=~"$job"', 'instance=~"$instance"')
+TARGET: Final = ("cluster", "job", "instance")
+"""The labels of an agent, which every join has; ``cluster`` is empty where nobody sets it."""
+
+AGENTS: Final = tuple(f'{label}=~"${label}"' for label in TARGET)
+"""The matchers of the agents that are chosen."""
+
+SAME_PROGRAM: Final = "on (cluster, job, instance, program_id)"
+
+NODE: Final = ("cluster", "instance")
+"""The labels by which people know an agent, and legends show it: see NODE_LEGEND."""
+
+NODE_LEGEND: Final = "{{instance}} {{cluster}}"
 
 PLACE: Final = ('netns=~"$netns"', 'interface=~"$interface"')
 """The matchers of counts at the places that are chosen."""
@@ -18,7 +29,7 @@ FLOW: Final = ("protocol", "source", "source_port", "destination", "destination_
 
 def series(metric: str, *matchers: str) -> str:
     """A selector."""
-    return f"{metric}{{{', '.join((*_AGENTS, *matchers))}}}"
+    return f"{metric}{{{', '.join((*AGENTS, *matchers))}}}"
 
 
 def rate(metric: str, *matchers: str) -> str:
@@ -33,15 +44,16 @@ def once(metric: str, *matchers: str) -> str:
     """
     counted = rate(metric, *matchers)
     return f"""(
-    {counted} and on (instance, program_id) {series("xdp_program_info", 'role=~"root|dispatcher"')}
+    {counted} and {SAME_PROGRAM}
+      {series("xdp_program_info", 'role=~"root|dispatcher"')}
   or
-    {counted} and on (instance, program_id, netns, interface) (
+    {counted} and on (cluster, job, instance, program_id, netns, interface) (
       label_replace(
         {series("xdp_program_attachment_info")}
-          and on (instance, program_id) {series("xdp_program_traced", 'reason="busy"')},
+          and {SAME_PROGRAM} {series("xdp_program_traced", 'reason="busy"')},
         "dispatcher_id", "$1", "program_id", "(.*)"
       )
-      * on (instance, dispatcher_id) group_left (program_id)
+      * on (cluster, job, instance, dispatcher_id) group_left (program_id)
         {series("xdp_program_component_info", 'position="0"')}
     )
 )"""
@@ -61,7 +73,7 @@ def share(part: str, whole: str, *labels: str) -> str:
 def unsampled(flow_rates: str) -> str:
     """Rates of flows as they would be if each packet had been taken for them."""
     factor = series("xdpscope_flow_sample_rate")
-    return f"({_enclosed(flow_rates)} * on (job, instance) group_left () {factor})"
+    return f"({_enclosed(flow_rates)} * on (cluster, job, instance) group_left () {factor})"
 
 
 def or_nought(query: str) -> str:
@@ -71,7 +83,7 @@ def or_nought(query: str) -> str:
 
 def described(left: str, info: str, *labels: str) -> str:
     """Values with labels from the info series of the same program."""
-    return f"{left} * on (job, instance, program_id) group_left ({', '.join(labels)}) {info}"
+    return f"{left} * {SAME_PROGRAM} group_left ({', '.join(labels)}) {info}"
 
 
 def _enclosed(query: str) -> str:

@@ -12,6 +12,7 @@ from dashboards import promql
 from dashboards.boards import WIDTH
 from dashboards.panels import VERDICT_COLOURS
 from dashboards.promql import Metric
+from dashboards.queries import TARGET
 
 Board = dict[str, Any]
 Panel = dict[str, Any]
@@ -23,6 +24,9 @@ _UNITS: Final = frozenset(("pps", "bps", "cps", "bytes", "percentunit", "s", "no
 _KINDS: Final = frozenset(("bargauge", "stat", "table", "timeseries"))
 _GIVEN: Final = frozenset(("__rate_interval", "__url_time_range", "__value", "__data"))
 """Variables that Grafana has by itself."""
+
+_ALERT_RULES: Final = "/alerting/list?search="
+"""Where Grafana lists rules of alerts, its own and those of data sources."""
 
 _VARIABLE: Final = re.compile(r"\$(?:\{(\w+)[^}]*\}|(\w*[A-Za-z_]\w*))")
 _LEGEND_LABEL: Final = re.compile(r"\{\{\s*(\w+)\s*\}\}")
@@ -113,7 +117,7 @@ def _about_variables(board: Board, metrics: Mapping[str, Metric]) -> Iterator[st
         "prometheus",
     ):
         yield "does not begin with a variable for the data source"
-    for name in ("job", "instance"):
+    for name in TARGET:
         if not found.get(name, {}).get("multi"):
             yield f"has no variable {name} for any number of them"
     for name, variable in found.items():
@@ -128,8 +132,10 @@ def _about_variables(board: Board, metrics: Mapping[str, Metric]) -> Iterator[st
         if bool(variable.get("multi")) != (variable.get("includeAll") is True):
             yield f"variable {name} is for many but not for all, or the other way round"
         if variable.get("multi"):
-            if variable.get("allValue") != ".+":
-                yield f"variable {name} means by All something else than .+"
+            # A cluster is optional: there All is no cluster too.
+            everything = ".*" if name == "cluster" else ".+"
+            if variable.get("allValue") != everything:
+                yield f"variable {name} means by All something else than {everything}"
             if variable.get("current", {}).get("value") != ["$__all"]:
                 yield f"variable {name} does not begin with All"
         yield from _about_variable_query(name, variable.get("query"), found, metrics)
@@ -144,10 +150,10 @@ def _about_variable_query(
         return
     [selector] = promql.selectors(promql.parse(match[1]))
     metric = metrics.get(str(selector.name))
-    if metric is None or name not in metric.labels | {"job", "instance"}:
+    if metric is None or name not in metric.labels | {*TARGET}:
         yield f"variable {name} asks {selector.name} for a label that it does not have"
     before = list(known)[: list(known).index(name)]
-    for variable in ("job", "instance"):
+    for variable in TARGET:
         if variable in before and f'{variable}=~"${variable}"' not in match[1]:
             yield f"variable {name} has values of any {variable}"
     for variable in _mentioned(match[1]) - set(before):
@@ -337,6 +343,8 @@ def _about_links(board: Board, others: list[Board]) -> Iterator[str]:
         for link in each["value"]
     ]
     for address in addresses:
+        if address.startswith(_ALERT_RULES):
+            continue
         uid, _, rest = address.removeprefix("/d/").partition("?")
         if uid not in uids:
             yield f"leads to {uid}, which is not there"

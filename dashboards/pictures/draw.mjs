@@ -39,7 +39,8 @@ function substituted(query) {
   return query
     .replaceAll('$__rate_interval', rateInterval)
     .replace(/(=~?)(\s*)"\$(\w+)"/g, (_, operator, space, name) => {
-      const value = chosen[name]?.replace(/[.*+?^${}()|[\]\\]/g, '\\\\$&') ?? '.+';
+      const value = chosen[name]?.replace(/[.*+?^${}()|[\]\\]/g, '\\\\$&') ??
+        (name === 'cluster' ? '.*' : '.+');
       return `${operator}${space}"${operator === '=' ? chosen[name] : value}"`;
     });
 }

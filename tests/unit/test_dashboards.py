@@ -49,6 +49,8 @@ def served() -> dict[str, Metric]:
     )
     own = ("up", "scrape_duration_seconds", "scrape_samples_scraped")
     found = dict.fromkeys(own, Metric(counter=False, labels=frozenset()))
+    of_alerts = ("alertname", "alertstate", "severity", "program", "netns", "interface")
+    found["ALERTS"] = Metric(counter=False, labels=frozenset(of_alerts))
     for collector in collectors:
         for family in collector.collect():
             counter = family.type == "counter"
@@ -72,8 +74,7 @@ def test_nothing_is_wrong() -> None:
 def test_each_packet_counts_once() -> None:
     """By the expression of docs/prometheus.md, which is tested with it."""
     ours = total(once("xdp_packets_total"), "netns", "interface", "verdict")
-    agents = 'job=~"$job", instance=~"$instance"'
-    ours = ours.replace(f"{agents}, ", "").replace(f"{{{agents}}}", "")
+    ours = ours.replace(f"{AGENTS}, ", "").replace(f"{{{AGENTS}}}", "")
     ours = ours.replace("[$__rate_interval]", "[1m]")
     assert promql.parse(ours).prettify() == promql.parse(documented_sum()).prettify()
 
@@ -195,7 +196,7 @@ def programs(boards: dict[str, Board]) -> Panel:
     return panel(boards, "Programs")
 
 
-AGENTS = 'job=~"$job", instance=~"$instance"'
+AGENTS = 'cluster=~"$cluster", job=~"$job", instance=~"$instance"'
 PLAIN_SUM = f"sum by (verdict) (rate(xdp_packets_total{{{AGENTS}}}[$__rate_interval]))"
 EACH = f"rate(xdp_packets_total{{{AGENTS}}}[$__rate_interval])"
 OF_PROGRAM = f"sum by (program) (rate(xdp_packets_total{{{AGENTS}}}[$__rate_interval]))"
@@ -247,6 +248,18 @@ MISTAKES: dict[str, tuple[Callable[[dict[str, Board]], Any], str]] = {
             expr=first_target(boards)["expr"].replace('instance=~"$instance", role', "role")
         ),
         'xdp_program_info without instance=~"$instance"',
+    ),
+    "a join of two clusters' nodes": (
+        replace("on (cluster, job, instance", "on (job, instance"),
+        "agents for one that differ by cluster",
+    ),
+    "a join of two jobs": (
+        replace("on (cluster, job, instance", "on (cluster, instance"),
+        "agents for one that differ by job",
+    ),
+    "All clusters, and not those without a name": (
+        lambda boards: variables(board(boards))["cluster"].update(allValue=".+"),
+        "something else than .*",
     ),
     "an invented metric": (replace("xdp_packets", "xdp_frames"), "which nobody serves"),
     "an invented label": (replace('netns=~"$netns"', 'node=~"$netns"'), "the label node"),
