@@ -3,9 +3,9 @@
 
 from dashboards.boards import Line
 from dashboards.panels import VERDICT_COLOURS, Column, Words, bars, lines, rows
-from dashboards.queries import series, share, total
+from dashboards.queries import NODE, NODE_LEGEND, series, share, total
 
-_MAP = ("instance", "map_id", "map")
+_MAP = (*NODE, "map_id", "map")
 _NO_ENTRIES = "No XDP program here uses a map whose entries the kernel counts."
 _NO_MAPS = "No XDP program here uses a map."
 
@@ -23,7 +23,7 @@ def maps() -> list[Line]:
             _NO_ENTRIES,
         ),
         f"topk(10, {fullness})",
-        "{{map}} {{map_id}} {{instance}}",
+        f"{{{{map}}}} {{{{map_id}}}} {NODE_LEGEND}",
         "percentunit",
         VERDICT_COLOURS["redirect"],
     )
@@ -34,7 +34,7 @@ def maps() -> list[Line]:
             " it is an estimate for full maps.",
             _NO_MAPS,
         ),
-        {"{{instance}}": total(memory, "instance")},
+        {NODE_LEGEND: total(memory, *NODE)},
         "bytes",
     )
     table = rows(
@@ -56,6 +56,7 @@ def maps() -> list[Line]:
             "type": Column("type", width=150),
             "map_id": Column("id", width=80),
             "instance": Column("node", width=200),
+            "cluster": Column("cluster", width=120),
             "Value #entries": Column("entries", width=110),
             "Value #size": Column("max. entries", width=120),
             "Value #fullness": Column("in use", width=90, unit="percentunit"),

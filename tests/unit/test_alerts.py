@@ -174,7 +174,9 @@ def test_each_address_is_set_once(tmp_path: Path) -> None:
         assert note["runbook_url"] == f"https://docs.example.net/runbook/#{alert.lower()}"
         link = ALERTS[alert]["annotations"]["dashboard_url"].removeprefix("http://localhost:3000")
         assert note["dashboard_url"] == f"https://grafana.example.net{link}"
-        assert link.startswith(("/d/xdpscope-program?", "/d/xdpscope-agent"))
+        assert link.startswith(
+            ("/d/xdpscope-program?", "/d/xdpscope-agent", "/d/xdpscope-overview?")
+        )
 
 
 def test_the_runbook_has_no_other_section() -> None:
