@@ -47,7 +47,14 @@ TEXTS = {"type": "array", "items": TEXT}
 BY_NAME = {"type": "object", "additionalProperties": TEXT}
 SECONDS = {"type": "string", "pattern": "^[0-9]+[sm]$"}
 RELABELING = exactly(
-    {}, {"sourceLabels": TEXTS, "targetLabel": TEXT, "action": TEXT, "regex": TEXT}
+    {},
+    {
+        "sourceLabels": TEXTS,
+        "targetLabel": TEXT,
+        "replacement": TEXT,
+        "action": TEXT,
+        "regex": TEXT,
+    },
 )
 IN_SECRET = exactly({"name": TEXT, "key": TEXT})
 ENDPOINT = exactly(
@@ -318,6 +325,10 @@ def test_links_and_thresholds_are_set_once(everything: dict[str, list[Manifest]]
         for each in everything["overlays/example"]
         if each["metadata"]["name"] == "xdpscope-alerts"
     ]
+    (endpoint,) = of_kind(everything["overlays/example"], "PodMonitor")["spec"][
+        "podMetricsEndpoints"
+    ]
+    assert {"targetLabel": "cluster", "replacement": "berlin"} in endpoint["relabelings"]
     thresholds, *groups = spec["groups"]
     assert thresholds["rules"][0]["expr"] == "vector(0.25)"
     alerts = [rule for group in groups for rule in group["rules"]]
