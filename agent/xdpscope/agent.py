@@ -23,8 +23,9 @@ import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from xdpscope import __version__, log
-from xdpscope.config import Config, Flows, Listen, Selection, load, needing_restart, warnings
-from xdpscope.describe import as_json, count_as_json, flow_as_json
+from xdpscope.accounting.flow_query import FlowQuery
+from xdpscope.config import Config, Flows, Listen, load, needing_restart, warnings
+from xdpscope.describe import as_json, count_as_json, flows_as_json
 from xdpscope.discovery.events import LinkEvents
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.namespaces import NamespaceSource
@@ -39,7 +40,7 @@ from xdpscope.metrics import (
     ScanCollector,
     VerdictCollector,
 )
-from xdpscope.observer import Count, FlowReport, Observer, Standing
+from xdpscope.observer import Count, FlowReport, FlowsFound, Observer, Standing
 from xdpscope.pace import Pace
 from xdpscope.probes import REGISTRY, RunningProbes, Scan
 from xdpscope.scans import HangDetector, ScanRecord, ScanStatus
@@ -213,20 +214,12 @@ class Page:
             for standing in observer.standings()
         ]
 
-    def flows(
-        self, limit: int, program: str | None, verdict: str | None
-    ) -> list[dict[str, object]]:
-        """Flows that are held, those with the highest rates first."""
+    def flows(self, query: FlowQuery) -> dict[str, object]:
+        """Flows that are held, as ``/api/v1/flows`` shows them."""
         observer = self._watch.observer
         if observer is None:
-            return []
-        wanted = Selection(include=(program,)) if program is not None else None
-        found = observer.held_flows(
-            limit,
-            None if wanted is None else lambda found: wanted.admits(*found.selectors),
-            verdict,
-        )
-        return [flow_as_json(flow, observer.sample_rate) for flow in found]
+            return flows_as_json(FlowsFound(enabled=self._watch.config.flows.enabled))
+        return flows_as_json(observer.held_flows(query))
 
     def status(self) -> dict[str, object]:
         """The facts at the top of the page."""

@@ -2,11 +2,13 @@
 """Programs and flows as machines read them.
 
 ``list --json`` and ``/api/v1/programs`` are one format; the latter adds ``counts``.
+docs/api.md describes it.
 """
 
 from xdpscope.accounting.reading import VERDICTS
 from xdpscope.discovery.model import Attachment
-from xdpscope.observer import Count, FlowShown, Standing
+from xdpscope.formats import document
+from xdpscope.observer import Count, FlowsFound, FlowShown, Standing
 
 
 def as_json(standing: Standing) -> dict[str, object]:
@@ -63,7 +65,19 @@ def count_as_json(count: Count) -> dict[str, object]:
     }
 
 
-def flow_as_json(flow: FlowShown, sample_rate: int) -> dict[str, object]:
+def flows_as_json(found: FlowsFound) -> dict[str, object]:
+    """Return a document. ``matched`` of the ``held`` flows are asked for, and may be cut short."""
+    return document(
+        "flows",
+        [_flow_as_json(flow, found.sample_rate) for flow in found.flows],
+        enabled=found.enabled,
+        sample_rate=found.sample_rate,
+        held=found.held,
+        matched=found.matched,
+    )
+
+
+def _flow_as_json(flow: FlowShown, sample_rate: int) -> dict[str, object]:
     """JSON values only. ``rate`` is in packets a second; estimates count what was not sampled."""
     netns, interface = flow.place
     return {

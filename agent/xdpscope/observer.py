@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from itertools import islice
 from math import inf
 from typing import Any, Self
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from xdpscope.accounting.books import Books
 from xdpscope.accounting.farewell import Farewell
+from xdpscope.accounting.flow_query import FlowQuery
 from xdpscope.accounting.flows import PATIENCE, FlowCount, FlowLedger
 from xdpscope.accounting.ledger import Ledger, Place, PlaceOf, Tally
 from xdpscope.accounting.owners import Owners
@@ -43,9 +45,6 @@ _PLACES_REMEMBERED = 4096
 _FORGOTTEN_AT_ONCE = 1000
 
 _NO_TALLY = Tally()
-
-Pattern = Callable[[XdpProgram], bool]
-"""Whether a program is wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +113,22 @@ class FlowReport:
     exported: list[FlowShown] = field(default_factory=list)
     others: list[Count] = field(default_factory=list)
     unaccounted: list[Count] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class FlowsFound:
+    """Flows that were asked for, and how many there are."""
+
+    flows: list[FlowShown] = field(default_factory=list)
+    matched: int = 0  # flows that the query admits, its limit aside
+    held: int = 0  # flows that are held
+    sample_rate: int = 1
+    enabled: bool = True  # whether flows are counted at all
+
+
+def _selects(glob: str | None, *names: str) -> bool:
+    """Return whether a shell glob matches one of the names; None matches everything."""
+    return glob is None or glob in names or any(fnmatchcase(name, glob) for name in names)
 
 
 @contextmanager
@@ -341,32 +356,37 @@ class Observer:
             )
             return report
 
-    def held_flows(
-        self, limit: int | None = None, program: Pattern | None = None, verdict: str | None = None
-    ) -> list[FlowShown]:
-        """Flows that are held, those with the highest rates first.
-
-        Args:
-            limit: How many at most; None: all.
-            program: Of the programs that it admits alone.
-            verdict: With this one of VERDICTS alone.
-        """
+    def held_flows(self, query: FlowQuery | None = None) -> FlowsFound:
+        """Return flows that are held; by default all, those with the highest rates first."""
+        query = query or FlowQuery()
         with self._lock.reading():
             if self._flows is None:
-                return []
+                return FlowsFound(enabled=False)
             self._read_flows(self._places.of)
             programs = {target.program.id: target.program for target in self._targets}
-            scopes = None
-            if program is not None:
-                scopes = [
-                    scope
-                    for id, found in programs.items()
-                    if program(found)
-                    for scope in self._owners.scopes_of(id)
-                ]
-            most = self._flows.entries if limit is None else limit
-            found = self._flows.held(self._owners, most, scopes, verdict)
-            return [FlowShown.of(programs[count.owner[0]], count) for count in found]
+            scopes = self._owners.scopes_where(self._admitted_by(query, programs))
+            held = self._flows.held(self._owners, query, scopes)
+        # Without the lock: describing thousands of flows takes a while.
+        flows = [FlowShown.of(programs[count.owner[0]], count) for count in held.describe()]
+        return FlowsFound(flows, held.matched, held.entries, self.sample_rate)
+
+    def _admitted_by(
+        self, query: FlowQuery, programs: Mapping[int, XdpProgram]
+    ) -> Callable[[int, Place], bool]:
+        """Return whether a query admits flows of a program's id at a location."""
+        wanted = {
+            id for id, program in programs.items() if _selects(query.program, *program.selectors)
+        }
+
+        def admitted(program: int, place: Place) -> bool:
+            netns, interface = place
+            return (
+                program in wanted
+                and _selects(query.netns, netns)
+                and _selects(query.interface, interface, *self._uppers.of(place))
+            )
+
+        return admitted
 
     def standings(self) -> list[Standing]:
         """Every program there is, in the order of their ids."""

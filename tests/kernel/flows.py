@@ -86,7 +86,7 @@ def key_of(count: Any) -> Key:
 def held(observer: Observer) -> Sums:
     """The flows that the observer holds; none twice."""
     found: Sums = {}
-    for count in observer.held_flows():
+    for count in observer.held_flows().flows:
         key = key_of(count)
         assert key not in found, "a flow is listed twice"
         found[key] = count.packets, count.bytes

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tests.tables import OWNER, PROGRAM, TARGET, Table, flow_table, name_of, owners, total
-from xdpscope.accounting.flows import FlowLedger
+from xdpscope.accounting.flow_query import FlowQuery
+from xdpscope.accounting.flows import FlowCount, FlowLedger
 from xdpscope.accounting.owners import Owners, Seen
 from xdpscope.accounting.reading import VERDICTS
 from xdpscope.config import Flows
@@ -37,6 +38,21 @@ def exported(ledger: FlowLedger) -> dict[str, tuple[int, int]]:
     return {count.flow.source: (count.packets, count.bytes) for count in ledger.exported}
 
 
+def held(
+    ledger: FlowLedger,
+    known: Owners,
+    query: FlowQuery = FlowQuery(),  # noqa: B008 - it is frozen
+    scopes: list[int] | None = None,
+) -> list[FlowCount]:
+    """The flows that a query finds."""
+    return ledger.held(known, query, scopes).describe()
+
+
+def scopes_of(known: Owners) -> list[int]:
+    """Every scope of PROGRAM."""
+    return known.scopes_where(lambda program, _: program == PROGRAM)
+
+
 def other(ledger: FlowLedger) -> tuple[int, int]:
     tally = ledger.other(OWNER)
     return tally.packets[DROP], tally.bytes[DROP]
@@ -48,7 +64,7 @@ def test_a_flow_is_told_by_its_whole_key(table: Table) -> None:
     table.write()
     ledger.read(known, total(5, 500), now=1, moved=True)
     assert (exported(ledger), other(ledger)) == ({"10.0.0.1": (0, 0)}, (5, 500))
-    (count,) = ledger.held(known, 10, None, None)
+    (count,) = held(ledger, known)
     assert (count.owner, count.verdict, count.packets, count.bytes) == (OWNER, "drop", 5, 500)
     flow = count.flow
     assert (flow.protocol, flow.source, flow.destination) == ("udp", "10.0.0.1", "192.0.2.1")
@@ -66,7 +82,7 @@ def test_a_flow_on_several_cpus_is_one(table: Table, before: int) -> None:
     ledger.read(known, total(7, 800 + before), now=1, moved=True)
     assert ledger.entries == 1
     assert exported(ledger) == {"10.0.0.1": (0, 0)}
-    assert [flow.bytes for flow in ledger.held(known, 10, None, None)] == [800 + before]
+    assert [flow.bytes for flow in held(ledger, known)] == [800 + before]
     for where in (3, 0, 0), (9, 1, 2):
         table.slots[where]["packets"] += 1
         table.slots[where]["bytes"] += 100
@@ -352,7 +368,7 @@ def test_devices_that_come_and_go_take_no_memory() -> None:
             for now in 2 * round_, 2 * round_ + 1:
                 moved = known.update([seen], location, round_)
                 ledger.read(known, totals, now, moved)
-            assert len(known.scopes_of(PROGRAM)) == devices
+            assert len(scopes_of(known)) == devices
             assert len(ledger.exported) == flows
             assert {count.owner for count in ledger.exported} <= totals.keys()
             if round_ % 10 == 0:
@@ -372,13 +388,13 @@ def test_flows_that_cannot_be_read_keep_their_owner(table: Table) -> None:
     assert known.update([], lambda *_: None, None)
     for now in 2, 3:
         ledger.read(known, {}, now=now, moved=now == 2)
-        (found,) = ledger.held(known, limit=10, scopes=None, verdict=None)
+        (found,) = held(ledger, known)
         assert found.owner == OWNER
     table.sets[0, 0]["done"] += 1
     table.write()
     ledger.read(known, {}, now=4, moved=False)
-    assert ledger.held(known, limit=10, scopes=None, verdict=None) == []
-    assert known.scopes_of(PROGRAM) == []
+    assert held(ledger, known) == []
+    assert scopes_of(known) == []
 
 
 def test_flows_are_found_by_verdict_and_in_order(table: Table) -> None:
@@ -389,7 +405,7 @@ def test_flows_are_found_by_verdict_and_in_order(table: Table) -> None:
     table.write()
     ledger.read(known, total(36, 480), now=1, moved=True)
     assert ledger.exported == []
-    found = ledger.held(known, limit=3, scopes=None, verdict="pass")
+    found = held(ledger, known, FlowQuery(limit=3, verdict="pass"))
     assert [count.flow.source for count in found] == ["10.0.0.7", "10.0.0.5", "10.0.0.3"]
-    assert ledger.held(known, limit=3, scopes=[], verdict=None) == []
-    assert len(ledger.held(known, limit=100, scopes=known.scopes_of(7), verdict=None)) == 8
+    assert held(ledger, known, scopes=[]) == []
+    assert len(held(ledger, known, scopes=scopes_of(known))) == 8

@@ -322,7 +322,7 @@ def test_one_packet_in_ten(lab: Lab) -> None:
         assert len(found) == flows
         flow = Flow("udp", "192.0.2.1", "198.51.100.1", 1024, 53)
         assert (PROGRAM, TEST_RUN_DEVICE, verdict, flow) in found
-        assert sum_of(observer.held_flows()) == total // 10
+        assert sum_of(observer.held_flows().flows) == total // 10
 
 
 @pytest.mark.parametrize("alters", [True, False])

@@ -69,14 +69,14 @@ def test_the_api_lists_what_list_prints(lab: Lab, agent: AgentProcess) -> None:
     lab.attach(lab.load("decide_pass"), veth)
     wait_for(lambda: traced(agent, "decide_pass"))
     veth.send(frame(60), times=7)
-    served = json.loads(agent.get("/api/v1/programs"))
+    served = json.loads(agent.get("/api/v1/programs"))["programs"]
     printed = finished("list", "--json").stdout
     ours = [program for program in served if program["program"] == "decide_pass"]
     (counts,) = ours[0].pop("counts")
     assert (counts["netns"], counts["interface"]) == ("host", "xst0")
     assert (counts["packets"]["pass"], counts["bytes"]["pass"]) == (7, 7 * 60)
     assert ours[0]["attachments"] == [{"netns": "host", "interface": "xst0", "mode": "native"}]
-    assert ours == [p for p in json.loads(printed) if p["program"] == "decide_pass"]
+    assert ours == [p for p in json.loads(printed)["programs"] if p["program"] == "decide_pass"]
 
 
 def test_openmetrics_and_compression(lab: Lab, agent: AgentProcess) -> None:

@@ -247,7 +247,7 @@ def test_held_flows_come_back(lab: Lab, pin_path: Path) -> None:
             send()
             rounds += 1
             expect_drops(observer, {(name, veth.name): 16 * rounds for name, veth in veths.items()})
-            held = observer.held_flows()
+            held = observer.held_flows().flows
             assert {(flow.program.function, flow.source_port): flow.packets for flow in held} == {
                 (name, port): times * rounds for name in veths for port, times in sent.items()
             }
@@ -285,7 +285,7 @@ def test_a_number_is_never_anothers(lab: Lab, pin_path: Path) -> None:
         before = sum(packets for packets, _ in counted(observer).values())
         veth.send(udp(4000), times=3)
         expect_drops(observer, {(ALTERED, veth.name): before + 3})
-        (flow,) = observer.held_flows()
+        (flow,) = observer.held_flows().flows
         assert (flow.program.function, flow.packets) == (ALTERED, before + 3)
 
 

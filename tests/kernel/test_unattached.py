@@ -72,7 +72,7 @@ def test_flows_of_a_program_that_comes_and_goes(lab: Lab) -> None:
             lab.attach(None, veth)
             observer.look(0)
             observer.look(0)  # flows are counted until a second scan finds it idle
-        assert [flow.packets for flow in observer.held_flows()] == [15]
+        assert [flow.packets for flow in observer.held_flows().flows] == [15]
         flows = observer.flow_counts()
         assert flows is not None
         # The first five came before its series: they are in `other`.

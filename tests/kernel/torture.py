@@ -300,7 +300,7 @@ def expect_of_the_last(agent: AgentProcess, lab: Lab) -> None:
     def attached() -> set[tuple[int, str]]:
         return {
             (program["id"], at["interface"])
-            for program in json.loads(agent.get("/api/v1/programs"))
+            for program in json.loads(agent.get("/api/v1/programs"))["programs"]
             if program["traceable"]
             for at in program["attachments"]
         }

@@ -5,8 +5,12 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Any
 
 from tests.unit.served import FakeSource
+
+from xdpscope.accounting.flow_query import FlowQuery
+from xdpscope.formats import document
 
 VERDICTS = ("aborted", "drop", "pass", "tx", "redirect", "unknown")
 
@@ -67,11 +71,10 @@ class Scene(FakeSource):
             for each in self.known
         ]
 
-    def flows(
-        self, limit: int, program: str | None, verdict: str | None
-    ) -> list[dict[str, object]]:
-        found = [flow for flow in self.flowing if verdict in (None, flow["verdict"])]
-        return found[:limit]
+    def flows(self, query: FlowQuery) -> dict[str, Any]:
+        found = [flow for flow in self.flowing if query.verdict in (None, flow["verdict"])]
+        counts = {"held": len(self.flowing), "matched": len(found)}
+        return document("flows", found[: query.limit], enabled=True, sample_rate=1, **counts)
 
     def status(self) -> dict[str, object]:
         return self.facts

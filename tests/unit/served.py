@@ -13,12 +13,14 @@ import threading
 import time
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily
 
+from xdpscope.accounting.flow_query import FlowQuery
+from xdpscope.formats import document
 from xdpscope.web.app import create_app
 from xdpscope.web.limits import Limits
 from xdpscope.web.policy import Policy
@@ -89,11 +91,9 @@ class FakeSource:
     def programs(self) -> list[dict[str, object]]:
         return self.listed
 
-    def flows(
-        self, limit: int, program: str | None, verdict: str | None
-    ) -> list[dict[str, object]]:
-        self.asked = {"limit": limit, "program": program, "verdict": verdict}
-        return []
+    def flows(self, query: FlowQuery) -> dict[str, Any]:
+        self.asked = query
+        return document("flows", [])
 
     def status(self) -> dict[str, object]:
         return {"kernel": "6.12", "host_name": HOSTILE}

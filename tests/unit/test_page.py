@@ -18,12 +18,13 @@ import yaml
 from tests.unit.scene import Scene, busy_host, flow, program
 from tests.unit.served import HOSTILE, Served, assert_secure, serving
 
+from xdpscope.accounting.flow_query import FlowQuery
 from xdpscope.accounting.ledger import Tally
 from xdpscope.accounting.reading import VERDICTS
 from xdpscope.agent import Page as AgentPage
 from xdpscope.config import Config
 from xdpscope.discovery.model import Attachment, Mode, Part, Role, XdpProgram
-from xdpscope.observer import Count, Standing
+from xdpscope.observer import Count, FlowsFound, Standing
 from xdpscope.scans import ScanRecord
 from xdpscope.tracing.reason import Reason
 from xdpscope.web.page import render
@@ -149,7 +150,7 @@ def test_the_page_of_the_agent_is_made_of_what_it_observes() -> None:
         sample_rate=1,
         standings=lambda: [standing],
         counts=lambda: [Count(program, ("host", "eth0"), tally)],
-        held_flows=lambda *_: [],
+        held_flows=lambda _: FlowsFound(),
         attach_failures=lambda: {Reason.BUSY: 3},
     )
     watch = SimpleNamespace(observer=observer, scans=ScanRecord(), config=Config())
@@ -166,7 +167,7 @@ def test_the_page_of_the_agent_is_made_of_what_it_observes() -> None:
             "bytes": {"aborted": 0, "drop": 5678, "pass": 0, "tx": 0, "redirect": 0, "unknown": 0},
         }
     ]
-    shown = Parsed(render([listed], source.flows(5, None, None), source.status())).text
+    shown = Parsed(render([listed], source.flows(FlowQuery())["flows"], source.status())).text
     assert all(part in shown for part in ("entry_function", "eth0", "1,234", "1 of 1", "0 s ago"))
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+from ipaddress import ip_network
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -13,6 +14,8 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from tests.unit.served import HOSTILE, PATHS, FakeSource, Served, assert_secure, serving
+
+from xdpscope.accounting.flow_query import FlowQuery
 
 if TYPE_CHECKING:
     pass
@@ -185,38 +188,139 @@ def test_programs_as_json() -> None:
     with serving(source) as served:
         status, headers, body = served.get("/api/v1/programs")
         assert (status, headers["content-type"]) == (200, "application/json")
-        assert json.loads(body) == source.listed
+        assert json.loads(body) == {"version": 1, "programs": source.listed}
+
+
+NETWORK = "an address, such as 192.0.2.1, or a network, such as 192.0.2.0/24 or 2001:db8::/32"
+PARAMETERS = "limit, program, verdict, source, destination, protocol, port, interface, netns, sort"
 
 
 @pytest.mark.parametrize(
     ("query", "asked"),
     [
-        ("", {"limit": 100, "program": None, "verdict": None}),
-        ("?limit=7&verdict=drop", {"limit": 7, "program": None, "verdict": "drop"}),
-        ("?program=xdp_%2A&other=1", {"limit": 100, "program": "xdp_*", "verdict": None}),
+        ("", FlowQuery(limit=100)),
+        ("limit=7&verdict=drop", FlowQuery(limit=7, verdict="drop")),
+        ("program=xdp_%2A", FlowQuery(limit=100, program="xdp_*")),
+        (
+            "source=10.0.0.7/24&destination=2001:DB8::1&protocol=udp&port=53&sort=bytes",
+            FlowQuery(
+                limit=100,
+                source=ip_network("10.0.0.0/24"),
+                destination=ip_network("2001:db8::1/128"),
+                protocol="udp",
+                port=53,
+                sort="bytes",
+            ),
+        ),
+        (
+            "interface=eth0&netns=blue&protocol=47&port=0",
+            FlowQuery(limit=100, interface="eth0", netns="blue", protocol="47", port=0),
+        ),
     ],
 )
-def test_flows_as_json(plain: Served, query: str, asked: dict[str, object]) -> None:
-    status, headers, body = plain.get(f"/api/v1/flows{query}")
+def test_flows_as_json(plain: Served, query: str, asked: FlowQuery) -> None:
+    status, headers, body = plain.get(f"/api/v1/flows?{query}")
     assert (status, headers["content-type"]) == (200, "application/json")
-    assert (json.loads(body), plain.source.asked) == ([], asked)
+    assert (json.loads(body), plain.source.asked) == ({"version": 1, "flows": []}, asked)
 
 
 @pytest.mark.parametrize(
-    ("query", "said"),
+    ("path", "said"),
     [
-        ("limit=", "limit must be a whole number"),
-        ("limit=0", "limit must be a whole number"),
-        ("limit=-1", "limit must be a whole number"),
-        ("limit=9999999999", "limit must be a whole number"),
-        ("limit=\u0663", "limit must be a whole number"),
-        ("verdict=dropped", "verdict must be one of aborted, drop, pass"),
+        *(
+            (
+                f"/api/v1/flows?limit={value}",
+                f"limit must be a whole number from 1 to 999999999, not '{value}'",
+            )
+            for value in ("", "0", "-1", "9999999999", "1e3", "\u0663")
+        ),
+        (
+            "/api/v1/flows?verdict=Dropped",
+            "verdict must be one of aborted, drop, pass, tx, redirect, unknown, not 'Dropped'",
+        ),
+        *(
+            (f"/api/v1/flows?{name}={value}", f"{name} must be {NETWORK}, not '{value}'")
+            for name in ("source", "destination")
+            for value in (
+                "",
+                "10.0.0",
+                "10.0.0.256",
+                "10.0.0.0/33",
+                "10.0.0.0/",
+                "10.0.0.0/255.0.0.0",
+                "example.org",
+                "fe80::1%eth0",
+                "2001:db8::/129",
+                "1",
+                "10.0.0.1 ",
+            )
+        ),
+        *(
+            (
+                f"/api/v1/flows?protocol={value}",
+                "protocol must be one of dccp, icmp, icmpv6, sctp, tcp, udp, udplite, or a number"
+                f" from 0 to 255, not '{value}'",
+            )
+            for value in ("", "TCP", "256", "-1")
+        ),
+        *(
+            (
+                f"/api/v1/flows?port={value}",
+                f"port must be a whole number from 0 to 65535, not '{value}'",
+            )
+            for value in ("", "65536", "dns", "1-2")
+        ),
+        ("/api/v1/flows?sort=age", "sort must be one of rate, packets, bytes, not 'age'"),
+        *(
+            (
+                f"/api/v1/flows?{name}=",
+                f"{name} is empty: it must be {what}, which may be a shell glob",
+            )
+            for name, what in (
+                ("program", "a program's id, tag or entry function"),
+                ("interface", "an interface's name"),
+                ("netns", "a network namespace's name"),
+            )
+        ),
+        (
+            "/api/v1/flows?port=1&port=2",
+            "parameter port is given more than once: only one is allowed",
+        ),
+        (
+            "/api/v1/flows?soruce=10.0.0.1",
+            f"unknown parameter 'soruce', did you mean source? allowed are {PARAMETERS}",
+        ),
+        ("/api/v1/flows?=1", f"unknown parameter '': allowed are {PARAMETERS}"),
+        (
+            f"/api/v1/flows?{'x' * 99}\x1b=1",
+            f"unknown parameter '{'x' * 60}…': allowed are {PARAMETERS}",
+        ),
+        (
+            "/?verdicts=drop",
+            "unknown parameter 'verdicts', did you mean verdict? allowed are verdict, runbook",
+        ),
+        (
+            "/?verdict=none",
+            "verdict must be one of aborted, drop, pass, tx, redirect, unknown, not 'none'",
+        ),
+        ("/metrics?name=up", "unknown parameter 'name', did you mean name[]? allowed are name[]"),
+        (
+            "/metrics?name[]=a\x1bb",
+            "name[] must be a metric, such as xdp_packets_total, not 'a\\x1bb'",
+        ),
+        *(
+            (f"{path}?limit=5", "unknown parameter 'limit': this page has no parameters")
+            for path in ("/healthz", "/readyz", "/api/v1/programs")
+        ),
     ],
 )
-def test_flows_that_cannot_be_asked_for(plain: Served, query: str, said: str) -> None:
-    status, _, body = plain.get(f"/api/v1/flows?{quote(query, safe='=')}")
-    assert status == 400
-    assert body.decode().startswith(said)
+def test_what_cannot_be_asked_for_is_a_400_that_says_what_can(
+    plain: Served, path: str, said: str
+) -> None:
+    status, headers, body = plain.get(quote(path, safe="/?=&%[]"))
+    assert (status, body.decode()) == (400, f"{said}\n")
+    assert headers["content-type"] == "text/plain; charset=utf-8"
+    assert_secure(headers)
 
 
 def test_a_failing_source_is_a_500_and_a_log_entry(logged: io.StringIO) -> None:

@@ -16,7 +16,7 @@ can be, ``other`` stays as it is.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xdpscope.accounting.flow_query import PROTOCOLS, FlowQuery, octets
 from xdpscope.accounting.ledger import Tally
 from xdpscope.accounting.owners import Owner, Owners
 from xdpscope.accounting.readers import Readers
@@ -39,12 +40,6 @@ PATIENCE = 65.0
 """Seconds for which a client that has read the page is waited for: a scrape a minute, and delay."""
 
 _NOTHING = np.zeros((len(VERDICTS), 2), np.int64)
-
-_PROTOCOLS = {(4, 1): "icmp", (6, 58): "icmpv6"} | {
-    (version, number): name
-    for version in (4, 6)
-    for number, name in ((6, "tcp"), (17, "udp"), (33, "dccp"), (132, "sctp"), (136, "udplite"))
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +182,8 @@ class FlowLedger:
                     count.bytes += size
                 count.rate = _rate(score)
                 exported[version, name] = count
-            for at, count in zip(fresh, _described(table, group, fresh, owners), strict=True):
+            described = _copied(table, group, np.array(fresh, np.intp), owners).describe()
+            for at, count in zip(fresh, described, strict=True):
                 count.packets = count.bytes = 0
                 count.since = self._reading
                 exported[version, int(group.name[at])] = count
@@ -241,30 +237,90 @@ class FlowLedger:
         return tally
 
     def held(
-        self, owners: Owners, limit: int, scopes: list[int] | None, verdict: str | None
-    ) -> list[FlowCount]:
-        """Flows that are held, by rate and then by packets, those with most first.
+        self, owners: Owners, query: FlowQuery, scopes: Collection[int] | None = None
+    ) -> "HeldFlows":
+        """Copy flows that are held out of the tables.
 
         Args:
             owners: Whose flows are.
-            limit: How many at most.
-            scopes: Of these alone.
-            verdict: With this one alone.
+            query: Which flows. Its program, interface and namespace are the caller's to resolve.
+            scopes: Of these programs and locations alone; None: of all.
         """
         groups = []
         for table in self._tables:
             group = table.held()
             wanted = np.ones(len(group.name), bool)
             if scopes is not None:
-                wanted &= np.isin(table.scopes(group.slot), scopes)
-            if verdict is not None:
-                wanted &= table.keys(group.slot)["verdict"] == VERDICTS.index(verdict)
+                wanted = np.isin(table.scopes(group.slot), np.fromiter(scopes, np.int32))
+            # Only then the keys, because copying them takes longest.
+            keys = table.keys(group.slot[wanted])
+            wanted[wanted] = query.matches(table.family.version, keys)
             groups.append(_only(group, wanted))
-        orders = [group.score + 1e-12 * group.packets for group in groups]
-        found = []
-        for table, group, flows in zip(self._tables, groups, _largest(orders, limit), strict=True):
-            found += _described(table, group, flows.tolist(), owners)
-        return sorted(found, key=lambda count: (-count.rate, -count.packets))
+        orders = [
+            group.score + 1e-12 * group.packets
+            if query.sort == "rate"
+            else getattr(group, query.sort).astype(np.float64)
+            for group in groups
+        ]
+        matched = sum(len(order) for order in orders)
+        chosen = _largest(orders, matched if query.limit is None else query.limit)
+        return HeldFlows(
+            query,
+            self.entries,
+            matched,
+            [
+                _copied(table, group, flows, owners)
+                for table, group, flows in zip(self._tables, groups, chosen, strict=True)
+            ],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Copied:
+    """Flows of one table as arrays of their own, of one entry a flow."""
+
+    version: int
+    owners: dict[int, Owner]  # by scope
+    scopes: NDArray[np.int32]
+    keys: NDArray[Any]
+    packets: NDArray[np.uint64]
+    bytes: NDArray[np.uint64]
+    scores: NDArray[np.float64]
+
+    def describe(self) -> list[FlowCount]:
+        """Return them in words."""
+        columns = (
+            each.tolist()
+            for each in (
+                self.scopes,
+                self.keys["verdict"],
+                self.packets,
+                self.bytes,
+                self.scores,
+            )
+        )
+        return [
+            FlowCount(self.owners[scope], VERDICTS[verdict], flow, packets, size, _rate(score))
+            for flow, scope, verdict, packets, size, score in zip(
+                _flows(self.version, self.keys), *columns, strict=True
+            )
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldFlows:
+    """An answer to a query, independent of the tables: no lock is needed to describe it."""
+
+    query: FlowQuery
+    entries: int  # flows that are held
+    matched: int  # flows of these that the query admits, its limit aside
+    _copied: list[_Copied]
+
+    def describe(self) -> list[FlowCount]:
+        """Return the flows, in the order that was asked for."""
+        found = [count for copied in self._copied for count in copied.describe()]
+        sort = self.query.sort
+        return sorted(found, key=lambda count: (-getattr(count, sort), -count.packets))
 
 
 def _only(group: Grouped, wanted: NDArray[np.bool_]) -> Grouped:
@@ -295,33 +351,29 @@ def _rate(score: float) -> float:
     return score * float(np.log(2)) / HALF_LIFE
 
 
-def _described(
-    table: SlotTable, group: Grouped, flows: list[int], owners: Owners
-) -> list[FlowCount]:
+def _copied(table: SlotTable, group: Grouped, flows: NDArray[np.intp], owners: Owners) -> _Copied:
     slots = group.slot[flows]
-    return [
-        FlowCount(
-            owners.owner(scope),
-            VERDICTS[int(key["verdict"])],
-            _flow(table.family.version, key),
-            int(group.packets[at]),
-            int(group.bytes[at]),
-            _rate(float(group.score[at])),
-        )
-        for at, scope, key in zip(
-            flows, table.scopes(slots).tolist(), table.keys(slots), strict=True
-        )
-    ]
-
-
-def _flow(version: int, key: Any) -> Flow:
-    address = IPv4Address if version == 4 else IPv6Address
-    number = int(key["protocol"])
-    source, destination = (str(address(key[end].tobytes())) for end in ("source", "destination"))
-    ports = np.frombuffer(key["ports"].tobytes(), ">u2").tolist()
-    return Flow(
-        _PROTOCOLS.get((version, number), str(number)),
-        source,
-        destination,
-        *ports,
+    scopes = table.scopes(slots)
+    return _Copied(
+        table.family.version,
+        {scope: owners.owner(scope) for scope in np.unique(scopes).tolist()},
+        scopes,
+        table.keys(slots),
+        group.packets[flows],
+        group.bytes[flows],
+        group.score[flows],
     )
+
+
+def _flows(version: int, keys: NDArray[Any]) -> Iterator[Flow]:
+    """Return the flows that these keys stand for."""
+    kind = IPv4Address if version == 4 else IPv6Address
+    addresses = (
+        [str(kind(address.tobytes())) for address in octets(keys[end])]
+        for end in ("source", "destination")
+    )
+    ports = octets(keys["ports"]).view(">u2").tolist()
+    for number, source, destination, pair in zip(
+        keys["protocol"].tolist(), *addresses, ports, strict=True
+    ):
+        yield Flow(PROTOCOLS.get((version, number), str(number)), source, destination, *pair)

@@ -176,9 +176,9 @@ class Owners:
         """The program's id and the place."""
         return self._owners[scope]
 
-    def scopes_of(self, program: int) -> list[int]:
-        """Every scope that is this program's."""
-        return [number for (id, _), number in self._numbers.items() if id == program]
+    def scopes_where(self, wanted: Callable[[int, Place], bool]) -> list[int]:
+        """Return every scope whose program's id and location are wanted."""
+        return [number for owner, number in self._numbers.items() if wanted(*owner)]
 
     def forget_program(self, program: int) -> None:
         """Strikes a program that is gone."""

@@ -10,6 +10,7 @@ from rich.table import Table
 from xdpscope.cli.console import console, note
 from xdpscope.describe import as_json
 from xdpscope.discovery.model import Attachment, Part
+from xdpscope.formats import document
 from xdpscope.kernel.netns import HOST
 from xdpscope.log import printable
 from xdpscope.observer import Standing
@@ -20,7 +21,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints every XDP program."""
     standings, unavailable = survey()
     if arguments.json:
-        print(json.dumps([as_json(standing) for standing in standings], indent=2))
+        programs = [as_json(standing) for standing in standings]
+        print(json.dumps(document("programs", programs), indent=2))
         return 0
     if not standings:
         note("No XDP program is loaded.")

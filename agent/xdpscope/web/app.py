@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -14,8 +14,10 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from xdpscope.accounting.reading import VERDICTS
+from xdpscope.accounting.flow_query import FlowQuery
 from xdpscope.errors import ObserverBusyError
+from xdpscope.formats import document
+from xdpscope.web import parameters
 from xdpscope.web.auth import BasicAuth
 from xdpscope.web.encoding import Answer, expose
 from xdpscope.web.guard import Guard
@@ -40,8 +42,6 @@ READER: ContextVar[str] = ContextVar("READER", default="")
 _AGENT_LENGTH = 200  # characters of a User-Agent that are kept
 
 _EVERYONE = Policy()
-# Flows in an answer to one who does not say how many.
-_FLOWS = 100
 _FLOWS_ON_PAGE = 25
 
 
@@ -71,12 +71,8 @@ class Source(Protocol):
         """
         ...
 
-    def flows(
-        self, limit: int, program: str | None, verdict: str | None
-    ) -> list[dict[str, object]]:
-        """Flows, the busiest first: at most ``limit``, of programs that the glob ``program``
-        admits, with this verdict; JSON values only.
-        """
+    def flows(self, query: FlowQuery) -> dict[str, Any]:
+        """Flows that are held, as ``/api/v1/flows`` shows them; JSON values only."""
         ...
 
     def status(self) -> dict[str, object]:
@@ -92,15 +88,16 @@ class _Endpoints:
         self._views = Workers(1)
 
     async def index(self, request: Request) -> Response:
-        if "runbook" in request.query_params:
+        found = parameters.parameters_of(request, "verdict", "runbook")
+        if "runbook" in found:
             answer = partial(Answer, request, RUNBOOK, "text/html; charset=utf-8")
             return await self._views.run(request, answer)
-        verdict = _verdict(request)
+        verdict = parameters.verdict(found)
 
         def work() -> Response:
             source = self._source
             try:
-                flows = source.flows(_FLOWS_ON_PAGE, None, verdict)
+                flows = source.flows(FlowQuery(limit=_FLOWS_ON_PAGE, verdict=verdict))["flows"]
                 body = render(source.programs(), flows, source.status(), verdict)
             except ObserverBusyError:
                 body = render(None, (), source.status(), verdict)
@@ -110,7 +107,7 @@ class _Endpoints:
 
     async def metrics(self, request: Request) -> Response:
         accept = ",".join(request.headers.getlist("accept"))
-        names = request.query_params.getlist("name[]")
+        names = parameters.metric_names(request)
 
         def work() -> Response:
             READER.set(_reader(request))
@@ -120,28 +117,26 @@ class _Endpoints:
         return await self._scrapes.run(request, work)
 
     async def programs(self, request: Request) -> Response:
-        def work() -> Response:
-            body = json.dumps(self._source.programs()).encode() + b"\n"
-            return Answer(request, body, "application/json")
-
-        return await self._views.run(request, work)
+        parameters.parameters_of(request)
+        return await self._json(request, lambda: document("programs", self._source.programs()))
 
     async def flows(self, request: Request) -> Response:
-        limit = _limit(request.query_params.get("limit"))
-        program = request.query_params.get("program")
-        verdict = _verdict(request)
+        query = parameters.flow_query(request)
+        return await self._json(request, lambda: self._source.flows(query))
 
+    async def _json(self, request: Request, found: Callable[[], dict[str, object]]) -> Response:
         def work() -> Response:
-            body = json.dumps(self._source.flows(limit, program, verdict)).encode() + b"\n"
-            return Answer(request, body, "application/json")
+            return Answer(request, json.dumps(found()).encode() + b"\n", "application/json")
 
         return await self._views.run(request, work)
 
-    async def healthz(self, _request: Request) -> Response:
+    async def healthz(self, request: Request) -> Response:
+        parameters.parameters_of(request)
         problem = self._source.problem()
         return PlainTextResponse(f"{problem or 'ok'}\n", 503 if problem else 200)
 
-    async def readyz(self, _request: Request) -> Response:
+    async def readyz(self, request: Request) -> Response:
+        parameters.parameters_of(request)
         if self._source.ready():
             return PlainTextResponse("ready\n")
         return PlainTextResponse("the first discovery has not finished\n", 503)
@@ -152,36 +147,12 @@ def _reader(request: Request) -> str:
     return f"{host} {request.headers.get('user-agent', '')[:_AGENT_LENGTH]}"
 
 
-def _verdict(request: Request) -> str | None:
-    """The verdict that is asked for, if any.
-
-    Raises:
-        HTTPException: there is no such verdict.
-    """
-    verdict = request.query_params.get("verdict")
-    if verdict is not None and verdict not in VERDICTS:
-        raise HTTPException(400, f"verdict must be one of {', '.join(VERDICTS)}")
-    return verdict
-
-
-def _limit(text: str | None) -> int:
-    """How many flows are asked for.
-
-    Raises:
-        HTTPException: it is no number of flows.
-    """
-    if text is None:
-        return _FLOWS
-    # Digits of other scripts are digits to Python, and thousands of them too many.
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text)):
-        raise HTTPException(400, "limit must be a whole number from 1 on")
-    return int(text)
-
-
 async def _refused(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - it is registered for nothing else
     headers = {"allow": "GET, HEAD"} if error.status_code == 405 else None
-    return PlainTextResponse(f"{error.detail}\n".lower(), error.status_code, headers)
+    # Starlette's own details begin with a capital; ours repeat what was asked for.
+    text = error.detail if error.status_code == 400 else error.detail.lower()
+    return PlainTextResponse(f"{text}\n", error.status_code, headers)
 
 
 async def _busy(_request: Request, error: Exception) -> Response:
