@@ -18,9 +18,9 @@ def main(argv: list[str] | None = None) -> int:
     # a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from xdpscope import log
-    from xdpscope.cli.parser import build, dispatch
+    from xdpscope.cli.parser import dispatch, parse
 
-    arguments = build().parse_args(argv)
+    arguments = parse(argv)
     log.configure(arguments.log_level or "warning", arguments.log_format or "auto")
     try:
         return dispatch(arguments)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import NamedTuple, TextIO
 
-_COMMANDS = ("run", "doctor", "list")
+_COMMANDS = ("run", "doctor", "list", "flows")
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(

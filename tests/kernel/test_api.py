@@ -139,5 +139,12 @@ def test_flows_are_found_by_each_parameter(lab: Lab, agent: AgentProcess) -> Non
         rates = [row["rate"] for row in asked(agent)["flows"]]
         assert rates == sorted(rates, reverse=True) and rates[0] > 0
 
+        options = ("--program", WRITING, "--verdict", "drop", "--limit", "5000")
+        listed = finished("flows", "--connect", agent.address, *options, "--json")
+        document = asked(agent, program=WRITING, verdict="drop")
+        assert by_flow(json.loads(listed.stdout)["flows"]) == by_flow(document["flows"])
+        table = finished("flows", "--connect", agent.address, *options).stdout
+        assert table.count(" drop ") == document["matched"] > 5
+
         for query in ("soruce=10.0.0.1", "port=1&port=2", "source=10.0.0.0/33"):
             assert agent.status(f"/api/v1/flows?{query}") == 400

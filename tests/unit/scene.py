@@ -95,6 +95,8 @@ def flow(verdict: str, source: str, port: int, rate: float, **more: object) -> d
         "destination_port": 53,
         "packets": int(rate * 211),
         "bytes": int(rate * 211 * 98),
+        "estimated_packets": int(rate * 211),
+        "estimated_bytes": int(rate * 211 * 98),
         "rate": rate,
     } | more
 

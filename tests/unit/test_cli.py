@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from tests.unit.authority import HASH
 
-COMMANDS = ["run", "list", "doctor", "check-config"]
+from xdpscope.cli.parser import parse
+
+COMMANDS = ["run", "list", "doctor", "check-config", "flows", "help"]
 
 
 # Runs a command on a machine that calls itself another one.
@@ -45,12 +47,51 @@ def test_help_lists_the_commands() -> None:
         ("--log-level", "loud", "list"),
         ("check-config",),
         ("list", "surplus"),
+        ("help", "bogus"),
+        ("flows", "--connect", "127.0.0.1:10091"),
+        ("flows", "--connect", "ftp://127.0.0.1"),
+        ("flows", "--connect", "http://127.0.0.1/?limit=1"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...]) -> None:
     result = xdpscope(*arguments)
     assert result.returncode == 2
     assert result.stdout == "" and "usage: xdpscope" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("lst",), "xdpscope: error: unknown command 'lst': did you mean list?"),
+        (("debug",), "unknown command 'debug': commands are run, list, doctor, check-config, "),
+        (("help", "flow"), "xdpscope help: error: unknown command 'flow': did you mean flows?"),
+        (("list", "--jsn"), "xdpscope list: error: unknown argument: --jsn: did you mean --json?"),
+        (("list", "--wat"), "xdpscope list: error: unknown argument: --wat\n"),
+    ],
+)
+def test_a_mistyped_word_is_answered_with_a_suggestion(
+    arguments: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(arguments)
+    printed = capsys.readouterr()
+    assert (ended.value.code, printed.out) == (2, "")
+    assert said in printed.err
+
+
+def test_help_is_a_command_too() -> None:
+    for about in ((), ("flows",)):
+        result = xdpscope("help", *about)
+        assert (result.returncode, result.stdout) == (0, xdpscope(*about, "--help").stdout)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_global_options_are_accepted_before_and_after_the_command(
+    before: bool, tmp_path: Path
+) -> None:
+    command, options = ["run", "--config", str(tmp_path / "absent")], ["--log-level", "debug"]
+    arguments = parse([*options, *command] if before else [*command, *options])
+    assert (arguments.log_level, arguments.log_format) == ("debug", None)
 
 
 def test_version() -> None:

@@ -2,11 +2,65 @@
 """What can be typed; importing it is cheap, for ``--help`` and mistakes."""
 
 import argparse
+import re
+from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlsplit
 
 from xdpscope import __version__
 from xdpscope.config import Listen
+
+FLOW_OPTIONS = {
+    "program": ("P", "of this program: id, tag or entry function, which may be a shell glob"),
+    "verdict": ("V", "with this verdict: aborted, drop, pass, tx, redirect or unknown"),
+    "source": ("CIDR", "from this address or network"),
+    "destination": ("CIDR", "to this address or network"),
+    "protocol": ("NAME", "of this protocol: tcp, udp, icmp …, or its number"),
+    "port": ("PORT", "from or to this port"),
+    "interface": ("I", "on this interface; may be a shell glob"),
+    "netns": ("N", "in this network namespace; may be a shell glob"),
+    "sort": ("BY", "the largest first: rate (the default), packets or bytes"),
+    "limit": ("N", "at most so many (100)"),
+}
+"""Options of ``flows`` that are parameters of the API: the agent checks their values."""
+
+_ANY_LISTEN = "127.0.0.1:10091 or [::1]:10091"
+_CHOICE = re.compile(r"argument COMMAND: invalid choice: '(.*?)'")
+
+
+class Parser(argparse.ArgumentParser):
+    """One that suggests what a mistyped command or option may mean."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and the mistake, and end with exit code 2."""
+        mistake = _CHOICE.match(message)
+        if mistake:
+            message = f"unknown command {mistake[1]!r}: {_meant(mistake[1], _names(self))}"
+        super().error(message)
+
+    def refuse(self, surplus: Sequence[str]) -> NoReturn:
+        """Print usage and the arguments that are not known."""
+        options = [each for each in self._option_string_actions if each.startswith("--")]
+        meant = _closest(surplus[0], options) if surplus[0].startswith("-") else ""
+        self.error(f"unknown argument: {' '.join(surplus)}" + (f": {meant}" if meant else ""))
+
+
+def _closest(word: str, known: list[str]) -> str:
+    meant = get_close_matches(word, known, 1)
+    return f"did you mean {meant[0]}?" if meant else ""
+
+
+def _meant(word: str, known: list[str]) -> str:
+    return _closest(word, known) or f"commands are {', '.join(known)}"
+
+
+def _names(parser: argparse.ArgumentParser) -> list[str]:
+    """Return the names of a parser's commands."""
+    of_command = (each.choices or () for each in parser._actions if each.metavar == "COMMAND")
+    return [name for choices in of_command for name in choices]
 
 
 def _listen(text: str) -> Listen:
@@ -15,47 +69,72 @@ def _listen(text: str) -> Listen:
     except ValueError as error:
         because = f" ({error})" if str(error) else ""
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not ADDR:PORT, such as 127.0.0.1:10091 or [::1]:10091{because}"
+            f"{text!r} is not ADDR:PORT, such as {_ANY_LISTEN}{because}"
         ) from None
 
 
+def _url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = None
+    if not usable or parts.query or parts.fragment:
+        raise argparse.ArgumentTypeError(
+            "must be the agent's address, such as http://127.0.0.1:10091"
+        )
+    return text
+
+
+def _add_global_options(parser: argparse.ArgumentParser, default: str | None) -> None:
+    options = parser.add_argument_group("log")
+    options.add_argument(
+        "--log-level",
+        choices=["debug", "info", "warning", "error"],
+        metavar="LEVEL",
+        default=default,
+        help="the least severe level to log: debug, info, warning or error",
+    )
+    options.add_argument(
+        "--log-format",
+        choices=["console", "json"],
+        metavar="FORMAT",
+        default=default,
+        help="console or json; console is the default on a terminal",
+    )
+
+
 def _command(
-    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    commands: "argparse._SubParsersAction[Parser]",
     name: str,
     summary: str,
     example: str,
-) -> argparse.ArgumentParser:
-    return commands.add_parser(
+) -> Parser:
+    command = commands.add_parser(
         name,
         help=summary,
         description=summary[0].upper() + summary[1:] + ".",
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    # Without a default, so that what comes before the command stays.
+    _add_global_options(command, argparse.SUPPRESS)
+    return command
 
 
-def build() -> argparse.ArgumentParser:
-    """The parser; ``command`` is the name of the module to run."""
-    parser = argparse.ArgumentParser(
+def build() -> tuple[Parser, dict[str, Parser]]:
+    """Return the parser, and the commands' own. ``command`` names the module to run."""
+    parser = Parser(
         prog="xdpscope",
         description="Shows what every XDP program on this host does with its packets.",
         epilog="example:\n  xdpscope doctor && xdpscope run",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"xdpscope {__version__}")
-    parser.add_argument(
-        "--log-level",
-        choices=["debug", "info", "warning", "error"],
-        metavar="LEVEL",
-        help="the least severe level to log: debug, info, warning or error",
+    _add_global_options(parser, None)
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, parser_class=Parser
     )
-    parser.add_argument(
-        "--log-format",
-        choices=["console", "json"],
-        metavar="FORMAT",
-        help="console or json; console is the default on a terminal",
-    )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
 
     run = _command(
         commands,
@@ -66,21 +145,22 @@ def build() -> argparse.ArgumentParser:
     run.add_argument("--config", type=Path, metavar="FILE", help="the configuration; none is fine")
     run.add_argument("--listen", type=_listen, metavar="ADDR:PORT", help="instead of its `listen`")
 
-    for name, summary, example in (
-        ("list", "list every XDP program and whether it can be traced", "xdpscope list --json"),
-        (
-            "doctor",
-            "check whether XDP programs can be traced on this host",
-            "xdpscope doctor --config /etc/xdpscope/xdpscope.yaml",
-        ),
-    ):
-        command = _command(commands, name, summary, example)
-        command.add_argument("--json", action="store_true", help="print JSON for machines")
-    # `command` is the doctor's.
-    command.add_argument(
+    listing = _command(
+        commands, "list", "list every XDP program and whether it can be traced", "xdpscope list"
+    )
+    listing.add_argument("--json", action="store_true", help="print JSON for machines")
+
+    doctor = _command(
+        commands,
+        "doctor",
+        "check whether XDP programs can be traced on this host",
+        "xdpscope doctor --config /etc/xdpscope/xdpscope.yaml",
+    )
+    doctor.add_argument("--json", action="store_true", help="print JSON for machines")
+    doctor.add_argument(
         "--config", type=Path, metavar="FILE", help="the agent's configuration, to be checked too"
     )
-    command.add_argument(
+    doctor.add_argument(
         "--clean",
         action="store_true",
         help="check nothing; remove what an agent with that configuration has left pinned",
@@ -93,7 +173,48 @@ def build() -> argparse.ArgumentParser:
         "xdpscope check-config /etc/xdpscope/xdpscope.yaml",
     )
     check.add_argument("file", type=Path, metavar="FILE")
-    return parser
+
+    _add_flows(
+        _command(
+            commands,
+            "flows",
+            "list the flows that a running agent holds",
+            "xdpscope flows --verdict drop --source 10.0.0.0/8 --sort packets",
+        )
+    )
+
+    explain = _command(commands, "help", "explain a command", "xdpscope help flows")
+    explain.add_argument("about", nargs="?", choices=list(commands.choices), metavar="COMMAND")
+    return parser, commands.choices
+
+
+def _add_flows(flows: argparse.ArgumentParser) -> None:
+    flows.add_argument(
+        "--connect",
+        type=_url,
+        default="http://127.0.0.1:10091",
+        metavar="URL",
+        help="the agent's address (http://127.0.0.1:10091); a user and a password come from"
+        " http://USER:PASSWORD@HOST:PORT, or from XDPSCOPE_USER and XDPSCOPE_PASSWORD",
+    )
+    for option, file in (
+        ("--ca", "certificates of authorities to trust"),
+        ("--cert", "the client's certificate, for an agent that asks for one"),
+        ("--key", "its key, unless it is in the same file"),
+    ):
+        flows.add_argument(option, type=Path, metavar="FILE", help=f"{file}, in PEM format")
+    for name, (metavar, text) in FLOW_OPTIONS.items():
+        flows.add_argument(f"--{name}", metavar=metavar, help=text)
+    flows.add_argument("--json", action="store_true", help="print JSON for machines")
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Return what was typed; a mistake ends the process with exit code 2."""
+    parser, commands = build()
+    arguments, surplus = parser.parse_known_args(argv)
+    if surplus:
+        commands[arguments.command].refuse(surplus)
+    return arguments
 
 
 def dispatch(arguments: argparse.Namespace) -> int:

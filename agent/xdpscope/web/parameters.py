@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-__all__ = ["flow_query", "metric_names", "parameters_of", "switch", "verdict"]
+__all__ = ["FLOW_PARAMETERS", "flow_query", "metric_names", "parameters_of", "switch", "verdict"]
 
 # Flows in an answer to one who does not say how many.
 _FLOWS = 100
@@ -83,9 +83,9 @@ def metric_names(request: Request) -> list[str]:
 
 def flow_query(request: Request) -> FlowQuery:
     """Return which flows are asked for."""
-    found = parameters_of(request, *_FLOW_PARAMETERS)
+    found = parameters_of(request, *FLOW_PARAMETERS)
     values: dict[str, Any] = {
-        name: read(name, found[name]) for name, read in _FLOW_PARAMETERS.items() if name in found
+        name: read(name, found[name]) for name, read in FLOW_PARAMETERS.items() if name in found
     }
     return FlowQuery(**{"limit": _FLOWS} | values)
 
@@ -156,7 +156,7 @@ def _network(name: str, value: str) -> Network:
     )
 
 
-_FLOW_PARAMETERS: dict[str, Callable[[str, str], Any]] = {
+FLOW_PARAMETERS: dict[str, Callable[[str, str], Any]] = {
     "limit": _whole(1, 999_999_999),
     "program": _glob("a program's id, tag or entry function, which may be a shell glob"),
     "verdict": _verdict,
