@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The examples of docs/api.md have exactly the keys that are served and printed."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+from xdpscope.accounting.flow_query import Order
+from xdpscope.accounting.ledger import Tally
+from xdpscope.cli.parser import FLOW_OPTIONS
+from xdpscope.describe import as_json, count_as_json, flows_as_json
+from xdpscope.discovery.model import Attachment, ChainPlace, Mode, Part, Role, XdpProgram
+from xdpscope.formats import document
+from xdpscope.observer import Count, FlowsFound, FlowShown, Standing
+
+PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
+EXAMPLES = {
+    tuple(example)[-1]: example
+    for example in map(json.loads, re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL))
+}
+PROGRAM = XdpProgram(32, "0" * 16, "xdp_filter", "xdp_filter", 3, True, "xdp")
+LOCATION = ("host", "eth0")
+
+
+def shape(value: Any) -> Any:
+    """Keys and types, of a list those of its first item."""
+    if isinstance(value, dict):
+        return {key: shape(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [shape(value[0])] if value else []
+    return type(value)
+
+
+def test_the_example_of_flows() -> None:
+    example = EXAMPLES["flows"]
+    (row,) = example["flows"]
+    flow = FlowShown(
+        PROGRAM,
+        LOCATION,
+        *(row[key] for key in ("verdict", "protocol", "source", "destination")),
+        *(row[key] for key in ("source_port", "destination_port", "packets", "bytes", "rate")),
+    )
+    assert flows_as_json(FlowsFound([flow], example["matched"], example["held"])) == example
+
+
+def test_the_example_of_programs() -> None:
+    part = Part(Role.COMPONENT, chain=(ChainPlace(38, 0),))
+    at = (Attachment(*LOCATION, Mode.NATIVE),)
+    listed = as_json(Standing(PROGRAM, part, at, None, 0, None))
+    listed |= {"counts": [count_as_json(Count(PROGRAM, LOCATION, Tally()))]}
+    assert shape(EXAMPLES["programs"]) == shape(document("programs", [listed]))
+
+
+def test_each_parameter_is_explained() -> None:
+    table = PAGE.partition("| parameter |")[2].partition("\n\n")[0]
+    named = re.findall(r"`(\w+)`", " ".join(line.split("|")[1] for line in table.splitlines()[2:]))
+    assert sorted(named) == sorted(FLOW_OPTIONS)
+    assert all(f"`{order}`" in table for order in get_args(Order))
