@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -76,6 +77,7 @@ class Watch(threading.Thread):
         self.observer: Observer | None = None
         self.failure: Exception | None = None
         self.scans = ScanRecord()
+        self.started: Callable[[Observer], None] | None = None  # called after the first scan
         self.probes = RunningProbes(make() for make in REGISTRY)
         self._wake = threading.Event()
         self._hurry = threading.Event()  # ends a rest
@@ -110,6 +112,9 @@ class Watch(threading.Thread):
                         self.probes.reconfigure(config)
                     began = time.monotonic()
                     self._look(observer)
+                    if observer.looked and self.started is not None:
+                        self.started(observer)
+                        self.started = None
                     if observer.unfinished:
                         continue  # what is new is looked for in between
                     now, interval = time.monotonic(), self.config.discovery.interval
@@ -299,16 +304,17 @@ class Agent:
             app = create_app(Page(self._watch, self._watch.probes), policy=policy)
             server = WebServer(app, listener, policy=policy)
             serving = asyncio.create_task(server.serve())
+            host, port = listener.getsockname()[:2]
+            where = {
+                "version": __version__,
+                "listen": str(Listen(host, port)),
+                "scheme": "https" if policy().context else "http",
+            }
+            _log.info("listening", **where)
+            self._watch.started = partial(_log_started, where)
             self._watch.start()
             hangs = HangDetector(self._watch.scans)
             hangs.start()
-            host, port = listener.getsockname()[:2]
-            _log.info(
-                "started",
-                version=__version__,
-                listen=str(Listen(host, port)),
-                scheme="https" if policy().context else "http",
-            )
             _warn_of(self._config)
             if policy().open and not ip_address(host.partition("%")[0]).is_loopback:
                 _log.warning(
@@ -349,6 +355,12 @@ class Agent:
         _warn_of(config)
         self._watch.reconfigure(config)
         _log.info("configuration reloaded")
+
+
+def _log_started(where: Mapping[str, str], observer: Observer) -> None:
+    standings = observer.standings()
+    traced = sum(standing.reason is None for standing in standings)
+    _log.info("started", **where, programs=len(standings), traced=traced)
 
 
 def _warn_of(config: Config) -> None:

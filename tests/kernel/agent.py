@@ -142,7 +142,7 @@ class AgentProcess(AgentAt):
                 self.log.append(json.loads(line))
             except ValueError:
                 continue
-            if self.log[-1].get("event") == "started":
+            if self.log[-1].get("event") == "listening":
                 self.address = f"{self.log[-1]['scheme']}://{self.log[-1]['listen']}"
                 self._listening.set()
         self._listening.set()

@@ -22,6 +22,21 @@ def agent() -> Iterator[AgentProcess]:
         assert agent.stop() == 0
 
 
+def test_the_log_says_started_once_programs_are_traced(lab: Lab) -> None:
+    lab.attach(lab.load("decide_drop"), lab.veth("xst0"))
+    with AgentProcess(QUICK) as agent:
+        agent.ready()
+        wait_for(lambda: "started" in agent.events())
+        assert traced(agent, "decide_drop")
+        (entry,) = (each for each in agent.log if each["event"] == "started")
+        assert f"http://{entry['listen']}" == agent.address
+        assert (entry["programs"], entry["traced"]) == (1, 1)
+        events = agent.events()
+        assert events[0] == "listening"
+        assert events.index("tracing") < events.index("started")
+        assert agent.stop() == 0
+
+
 def test_the_page_counts_exactly(lab: Lab, agent: AgentProcess) -> None:
     veth = lab.veth("xst0")
     program = lab.load("decide_by_first_payload_byte")
