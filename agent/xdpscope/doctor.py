@@ -4,7 +4,7 @@
 import os
 import platform
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -20,9 +20,12 @@ from xdpscope.errors import (
     XdpscopeError,
 )
 from xdpscope.kernel import bpffs, capabilities, machine
+from xdpscope.libbpf import Map
 from xdpscope.tracing.engine import Engine, may_hook
 from xdpscope.tracing.hook import ftrace_is_off
 from xdpscope.tracing.pins import InUse, PinPath
+
+_ARRAY = 2  # BPF_MAP_TYPE_ARRAY
 
 
 class Status(StrEnum):
@@ -31,6 +34,7 @@ class Status(StrEnum):
     OK = "ok"
     WARN = "warn"
     FAIL = "fail"
+    SKIP = "skip"  # it needs rights that are missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +44,7 @@ class Finding:
     check: str
     status: Status
     found: str
-    cure: str = ""
+    hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +62,36 @@ def examine(pin_path: Path | None = None) -> Iterator[Finding]:
         pin_path: ``state.pin_path``, if it is set.
     """
     yield Finding("kernel", Status.OK, f"{platform.system()} {platform.release()}")
-    for check in _CHECKS:
-        yield check()
+    privileged = capabilities.may_open_programs()
+    for name, check in _CHECKS.items():
+        yield check(name) if privileged or check not in _PRIVILEGED else _skipped(name)
     if pin_path is not None:
-        yield _pin_path(pin_path)
+        name = "state.pin_path"
+        yield _pin_path(name, pin_path) if privileged else _skipped(name)
+
+
+def works(findings: Iterable[Finding]) -> bool:
+    """Return whether the agent works here."""
+    return not any(finding.status is Status.FAIL for finding in findings)
+
+
+def conclusion(findings: Sequence[Finding]) -> str:
+    """Return one sentence: whether xdpscope works on this host, and what keeps it from that."""
+    failed = [finding.check for finding in findings if finding.status is Status.FAIL]
+    limits = [finding.check for finding in findings if finding.status is Status.WARN]
+    if "machine" in failed:
+        return "xdpscope cannot work on this host."
+    if failed == ["capabilities"]:
+        return "Whether xdpscope works on this host is not known: run as root."
+    if failed:
+        return f"xdpscope does not work on this host. Failed: {', '.join(failed)}."
+    if limits:
+        return f"xdpscope works on this host. Limited: {', '.join(limits)}."
+    return "xdpscope works on this host."
+
+
+def _skipped(check: str) -> Finding:
+    return Finding(check, Status.SKIP, "not checked: rights are missing")
 
 
 def clean(pin_path: Path) -> list[Removed]:
@@ -81,55 +111,53 @@ def clean(pin_path: Path) -> list[Removed]:
         return removed
 
 
-def _machine() -> Finding:
+def _machine(check: str) -> Finding:
     try:
         machine.require_supported()
     except UnsupportedHostError as error:
-        return Finding("machine", Status.FAIL, str(error), error.hint or "")
-    return Finding("machine", Status.OK, machine.SUPPORTED)
+        return Finding(check, Status.FAIL, str(error), error.hint or "")
+    return Finding(check, Status.OK, machine.SUPPORTED)
 
 
-def _btf() -> Finding:
+def _btf(check: str) -> Finding:
     path = Path("/sys/kernel/btf/vmlinux")
     if not path.exists():
-        cure = "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as distributions' kernels are"
-        return Finding("kernel BTF", Status.FAIL, f"{path} is missing", cure)
+        hint = "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as distributions' kernels are"
+        return Finding(check, Status.FAIL, f"{path} is missing", hint)
     if not os.access(path, os.R_OK):
-        return Finding("kernel BTF", Status.FAIL, f"{path} is not readable", "run as root")
-    return Finding("kernel BTF", Status.OK, f"{path}, {path.stat().st_size / 1e6:.1f} MB")
+        return Finding(check, Status.FAIL, f"{path} is not readable", f"chmod a+r {path}")
+    return Finding(check, Status.OK, f"{path}, {path.stat().st_size / 1e6:.1f} MB")
 
 
-def _jit() -> Finding:
+def _jit(check: str) -> Finding:
     try:
         value = Path("/proc/sys/net/core/bpf_jit_enable").read_text().strip()
     except FileNotFoundError:
-        return Finding(
-            "JIT", Status.FAIL, "this kernel has no BPF JIT", "use one with CONFIG_BPF_JIT=y"
-        )
+        hint = "use one with CONFIG_BPF_JIT=y"
+        return Finding(check, Status.FAIL, "this kernel has no BPF JIT", hint)
     except PermissionError:
-        return Finding("JIT", Status.WARN, "bpf_jit_enable is readable by root only", "run as root")
+        return _skipped(check)
     if value == "0":
-        cure = "sysctl net.core.bpf_jit_enable=1, then load the XDP programs again"
-        return Finding("JIT", Status.FAIL, "off: interpreted programs cannot be traced", cure)
-    return Finding("JIT", Status.OK, f"on (net.core.bpf_jit_enable={value})")
+        hint = "sysctl net.core.bpf_jit_enable=1, then load the XDP programs again"
+        return Finding(check, Status.FAIL, "off: interpreted programs cannot be traced", hint)
+    return Finding(check, Status.OK, f"on (net.core.bpf_jit_enable={value})")
 
 
-def _capabilities() -> Finding:
+def _capabilities(check: str) -> Finding:
     held = capabilities.effective()
     if capabilities.OPEN_PROGRAMS not in held:
         has = ", ".join(sorted(held)) or "none that matter here"
-        cure = "run as root, or give the process CAP_SYS_ADMIN: opening programs by id needs it"
-        return Finding("capabilities", Status.FAIL, f"CAP_SYS_ADMIN is missing (has {has})", cure)
+        hint = "give the process CAP_SYS_ADMIN: opening programs by id needs it"
+        return Finding(check, Status.FAIL, f"CAP_SYS_ADMIN is missing (has {has})", hint)
     lost = {name: loss for name, loss in capabilities.WITHOUT.items() if name not in held}
     if lost:
         found = "; ".join(f"without {name} {loss}" for name, loss in lost.items())
-        cure = f"run as root, or give the process {', '.join(lost)}"
-        return Finding("capabilities", Status.WARN, found, cure)
-    return Finding("capabilities", Status.OK, ", ".join(sorted(held)))
+        hint = f"run as root, or give the process {', '.join(lost)}"
+        return Finding(check, Status.WARN, found, hint)
+    return Finding(check, Status.OK, ", ".join(sorted(held)))
 
 
-def _tracing() -> Finding:
-    check = "fentry/fexit on BPF programs"
+def _tracing(check: str) -> Finding:
     try:
         with Engine() as engine:
             if engine.watches_devices:
@@ -140,29 +168,28 @@ def _tracing() -> Finding:
             )
             if engine.hook_failure:
                 found += f"; the hook on them does not run: {engine.hook_failure}"
-            cure = "nothing to do; the kernel's raw_notifier_call_chain cannot be hooked"
+            hint = "nothing to do; the kernel's raw_notifier_call_chain cannot be hooked"
             if ftrace_is_off():
-                cure = "sysctl kernel.ftrace_enabled=1"
+                hint = "sysctl kernel.ftrace_enabled=1"
             if not may_hook():
-                cure = (
+                hint = (
                     "run in the host's PID namespace: hostPID in Kubernetes, --pid=host elsewhere"
                 )
-            return Finding(check, Status.WARN, found, cure)
+            return Finding(check, Status.WARN, found, hint)
     except TracingUnavailable as error:
         cause = error.__cause__
         refused = isinstance(cause, NotPermitted) or getattr(cause, "errno", 0) == 1
         if refused and capabilities.OPEN_PROGRAMS in capabilities.effective():
             found = f"{error}; the capabilities are there: this kernel forbids it"
-            cure = (
+            hint = (
                 "see lockdown and security modules; some hosted kernels forbid tracing"
                 " outright: use another, or a virtual machine with a kernel of your own"
             )
-            return Finding(check, Status.FAIL, found, cure)
+            return Finding(check, Status.FAIL, found, hint)
         return Finding(check, Status.FAIL, str(error), error.hint or "")
 
 
-def _census() -> Finding:
-    check = "iterator over programs"
+def _census(check: str) -> Finding:
     try:
         Census().close()
     except KernelError as error:
@@ -171,8 +198,7 @@ def _census() -> Finding:
     return Finding(check, Status.OK, "programs can be traced from before they are attached")
 
 
-def _map_entries() -> Finding:
-    check = "iterator over maps"
+def _map_entries(check: str) -> Finding:
     try:
         Listing("maps", "entry_record").close()
     except KernelError as error:
@@ -181,16 +207,14 @@ def _map_entries() -> Finding:
     return Finding(check, Status.OK, "programs behind maps are found")
 
 
-def _bpffs() -> Finding:
+def _bpffs(check: str) -> Finding:
     mount = bpffs.USUAL_MOUNT
-    if not bpffs.is_on_bpffs(mount):
-        cure = f"mount -t bpf bpf {mount} (only `state.pin_path` needs it)"
-        return Finding("bpffs", Status.WARN, f"not mounted at {mount}", cure)
-    return Finding("bpffs", Status.OK, f"mounted at {mount}")
+    if bpffs.is_on_bpffs(mount):
+        return Finding(check, Status.OK, f"mounted at {mount}")
+    return Finding(check, Status.OK, f"not mounted at {mount}; only `state.pin_path` needs it")
 
 
-def _pin_path(path: Path) -> Finding:
-    check = "state.pin_path"
+def _pin_path(check: str, path: Path) -> Finding:
     made = not path.exists()
     try:
         with PinPath.open(path) as pins:
@@ -209,52 +233,69 @@ def programs(count: int) -> str:
     return f"{count} program{'' if count == 1 else 's'}"
 
 
-def _memlock() -> Finding:
+def _memlock(check: str) -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     unlimited = resource.RLIM_INFINITY
     if unlimited in (soft, hard) or "CAP_SYS_RESOURCE" in capabilities.effective():
         found = "unlimited" if soft == unlimited else "raised as needed"
-        return Finding("memlock", Status.OK, found)
-    cure = "before Linux 5.11 maps count against it: ulimit -l unlimited, or CAP_SYS_RESOURCE"
-    return Finding("memlock", Status.WARN, f"limited to {hard // 1024} KiB", cure)
+        return Finding(check, Status.OK, found)
+    if not _maps_are_locked_memory():
+        return Finding(check, Status.OK, "maps of this kernel do not count as locked memory")
+    hint = "maps count against it: ulimit -l unlimited, or CAP_SYS_RESOURCE"
+    return Finding(check, Status.WARN, f"limited to {hard // 1024} KiB", hint)
 
 
-def _lockdown() -> Finding:
+def _maps_are_locked_memory() -> bool:
+    """Return whether a map cannot be created without locked memory: so up to Linux 5.10."""
+    limits = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, limits[1]))
+    try:
+        Map.create(_ARRAY, "probe", 4, 4, 1).close()
+    except NotPermitted:
+        return True
+    finally:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, limits)
+    return False
+
+
+def _lockdown(check: str) -> Finding:
     try:
         text = Path("/sys/kernel/security/lockdown").read_text()
     except OSError:
-        return Finding("lockdown", Status.OK, "not in this kernel")
+        return Finding(check, Status.OK, "not in this kernel")
     level = text.partition("[")[2].partition("]")[0]
     if level == "confidentiality":
-        cure = "boot with lockdown=integrity: confidentiality forbids BPF to read kernel memory"
-        return Finding("lockdown", Status.FAIL, level, cure)
-    return Finding("lockdown", Status.OK, level or "none")
+        hint = "boot with lockdown=integrity: confidentiality forbids BPF to read kernel memory"
+        return Finding(check, Status.FAIL, level, hint)
+    return Finding(check, Status.OK, level or "none")
 
 
-def _libbpf() -> Finding:
-    return Finding("libbpf", Status.OK, libbpf.version())
+def _libbpf(check: str) -> Finding:
+    return Finding(check, Status.OK, libbpf.version())
 
 
-def _stats() -> Finding:
+def _stats(check: str) -> Finding:
     try:
         on = Path("/proc/sys/kernel/bpf_stats_enabled").read_text().strip() != "0"
     except OSError:
-        return Finding("kernel statistics", Status.WARN, "cannot be read", "run as root")
+        return Finding(check, Status.OK, "not in this kernel")
     found = "on: each run of a BPF program costs two clock reads more" if on else "off"
-    return Finding("kernel statistics", Status.OK, found)
+    return Finding(check, Status.OK, found)
 
 
-_CHECKS: tuple[Callable[[], Finding], ...] = (
-    _machine,
-    _btf,
-    _jit,
-    _capabilities,
-    _tracing,
-    _census,
-    _map_entries,
-    _lockdown,
-    _memlock,
-    _bpffs,
-    _libbpf,
-    _stats,
-)
+_CHECKS: Mapping[str, Callable[[str], Finding]] = {
+    "machine": _machine,
+    "kernel BTF": _btf,
+    "JIT": _jit,
+    "capabilities": _capabilities,
+    "fentry/fexit on BPF programs": _tracing,
+    "iterator over programs": _census,
+    "iterator over maps": _map_entries,
+    "lockdown": _lockdown,
+    "memlock": _memlock,
+    "bpffs": _bpffs,
+    "libbpf": _libbpf,
+    "kernel statistics": _stats,
+}
+# These need capabilities to say anything.
+_PRIVILEGED = (_jit, _tracing, _census, _map_entries, _memlock, _stats)

@@ -3,6 +3,7 @@
 
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.errors import TracingUnavailable
+from xdpscope.libbpf import Program
 from xdpscope.observer import Standing
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.reason import Reason, Scope
@@ -14,6 +15,8 @@ def survey() -> tuple[list[Standing], TracingUnavailable | None]:
     Raises:
         NotPermitted: for want of CAP_SYS_ADMIN.
     """
+    # Without the right to do this, everything else would fail as well, and log why.
+    next(Program.ids(), None)
     with Inventory() as inventory:
         snapshot = inventory.take()
     unavailable = None

@@ -162,7 +162,7 @@ def host_can_trace() -> bool:
     command = [sys.executable, "-m", "xdpscope", "doctor", "--json"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
-        findings: list[dict[str, str]] = json.loads(result.stdout)
+        findings: list[dict[str, str]] = json.loads(result.stdout)["checks"]
     except ValueError:
         raise SceneError(f"xdpscope doctor does not work: {result.stderr}") from None
     failures = [finding for finding in findings if finding["status"] == "fail"]

@@ -85,7 +85,7 @@ def test_an_update_of_the_daemonset(lab: Lab, tmp_path: Path) -> None:
 
         arguments = ("doctor", "--json", "--config=/etc/xdpscope/xdpscope.yaml")
         examined = in_a_container(tmp_path, "examined", *arguments)
-        findings = {each["check"]: each for each in json.loads(examined)}
+        findings = {each["check"]: each for each in json.loads(examined)["checks"]}
         for check in ("capabilities", "fentry/fexit on BPF programs", "bpffs", "state.pin_path"):
             assert findings[check]["status"] == "ok", findings[check]
         assert not [each for each in findings.values() if each["status"] == "fail"]

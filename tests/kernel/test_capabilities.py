@@ -166,8 +166,8 @@ def test_each_of_them_is_needed(scene: Scene, capability: str) -> None:
 
 def test_doctor_misses_what_is_missing() -> None:
     def finding(names: Sequence[str]) -> dict[str, str]:
-        findings = json.loads(finished("doctor", "--json", before=partial(confine, names)).stdout)
-        (found,) = [each for each in findings if each["check"] == "capabilities"]
+        found = json.loads(finished("doctor", "--json", before=partial(confine, names)).stdout)
+        (found,) = [each for each in found["checks"] if each["check"] == "capabilities"]
         return dict(found)
 
     assert finding(granted())["status"] == "ok"

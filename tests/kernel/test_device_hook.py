@@ -187,7 +187,7 @@ def test_a_hook_that_never_runs(
 
 def doctor() -> dict[str, str]:
     """What it says of tracing."""
-    findings = json.loads(finished("doctor", "--json").stdout)
+    findings = json.loads(finished("doctor", "--json").stdout)["checks"]
     found: dict[str, str] = next(f for f in findings if f["check"].startswith("fentry/fexit"))
     return found
 
@@ -202,7 +202,7 @@ def test_the_agent_reports_it(lab: Lab) -> None:
         switch_ftrace("0")
         wait_for(lambda: agent.value("xdpscope_device_hook_active") == 0)
         found = doctor()
-        assert (found["status"], found["cure"]) == ("warn", "sysctl kernel.ftrace_enabled=1")
+        assert (found["status"], found["hint"]) == ("warn", "sysctl kernel.ftrace_enabled=1")
         switch_ftrace("1")
         wait_for(lambda: agent.value("xdpscope_device_hook_active") == 1)
         warnings = [entry for entry in agent.log if entry["level"] == "warning"]

@@ -134,7 +134,7 @@ def test_a_directory_is_one_agents_until_it_is_cleaned(lab: Lab) -> None:
         assert refused.status == 1
         assert f"{PATH} is in use" in refused.stderr
         assert len(refused.stderr.splitlines()) == 2
-        findings = json.loads(doctor(PINNING, "--json").stdout)
+        findings = json.loads(doctor(PINNING, "--json").stdout)["checks"]
         assert findings[-1]["check"] == "state.pin_path" and findings[-1]["status"] == "ok"
         assert "in use" in findings[-1]["found"]
         assert running == (tree(PATH), kernel_objects())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,6 +14,7 @@ from xdpscope.accounting.ledger import Tally
 from xdpscope.cli.parser import FLOW_OPTIONS
 from xdpscope.describe import as_json, count_as_json, flows_as_json
 from xdpscope.discovery.model import Attachment, ChainPlace, Mode, Part, Role, XdpProgram
+from xdpscope.doctor import Finding, Removed, Status
 from xdpscope.formats import document
 from xdpscope.observer import Count, FlowsFound, FlowShown, Standing
 
@@ -52,6 +54,14 @@ def test_the_example_of_programs() -> None:
     listed = as_json(Standing(PROGRAM, part, at, None, 0, None))
     listed |= {"counts": [count_as_json(Count(PROGRAM, LOCATION, Tally()))]}
     assert shape(EXAMPLES["programs"]) == shape(document("programs", [listed]))
+
+
+def test_the_examples_of_doctor() -> None:
+    for name, item in ("checks", Finding("", Status.OK, "")), ("removed", Removed("", 0)):
+        example = EXAMPLES[name]
+        assert set(example) - {"works"} == {"version", name}
+        assert list(example[name][0]) == list(asdict(item))
+    assert all(f"| `{status}` |" in PAGE for status in Status)
 
 
 def test_each_parameter_is_explained() -> None:

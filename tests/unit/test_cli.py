@@ -2,6 +2,7 @@
 """The command as a person types it: exit codes, help, errors."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,7 +11,12 @@ from pathlib import Path
 import pytest
 from tests.unit.authority import HASH
 
+from xdpscope.cli import list as list_programs
 from xdpscope.cli.parser import parse
+from xdpscope.discovery.model import Attachment, ChainPlace, Mode, Part, Role, XdpProgram
+from xdpscope.doctor import Finding, Status, conclusion
+from xdpscope.observer import Standing
+from xdpscope.tracing.reason import Reason
 
 COMMANDS = ["run", "list", "doctor", "check-config", "flows", "help"]
 
@@ -180,15 +186,75 @@ def test_a_configuration_that_cannot_be_read(command: str, tmp_path: Path) -> No
     assert path in result.stderr and "Traceback" not in result.stderr
 
 
-def test_doctor_names_the_cure_of_what_is_not_ok() -> None:
+def test_doctor_has_a_hint_for_what_is_not_ok() -> None:
     result = xdpscope("doctor", "--json")
-    findings = json.loads(result.stdout)
+    document = json.loads(result.stdout)
+    checks = document["checks"]
     assert {"kernel BTF", "JIT", "fentry/fexit on BPF programs", "capabilities", "bpffs"} <= {
-        finding["check"] for finding in findings
+        each["check"] for each in checks
     }
-    assert all(finding["cure"] for finding in findings if finding["status"] != "ok")
-    failed = any(finding["status"] == "fail" for finding in findings)
+    assert all(each["hint"] for each in checks if each["status"] in ("warn", "fail"))
+    failed = any(each["status"] == "fail" for each in checks)
+    assert (document["version"], document["works"]) == (1, not failed)
     assert result.returncode == int(failed)
+
+
+NOBODY = ("setpriv", "--reuid=65534", "--clear-groups", "--bounding-set=-all")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
+def test_without_root_doctor_says_so_once() -> None:
+    result = xdpscope("doctor", prefix=NOBODY)
+    assert (result.returncode, result.stderr) == (1, "")
+    assert result.stdout.count("run as root") == 1
+    last = "Whether xdpscope works on this host is not known: run as root."
+    assert result.stdout.splitlines()[-1] == last
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become nobody")
+def test_without_root_list_prints_an_error_and_no_log() -> None:
+    result = xdpscope("list", prefix=NOBODY)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.splitlines() == [
+        "xdpscope: listing BPF programs failed: Operation not permitted (EPERM)",
+        "  hint: run as root: what others loaded is shown to CAP_SYS_ADMIN only",
+    ]
+
+
+def test_list_is_readable_at_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "rate_limit_per_source_and_destination_v6"
+    program = XdpProgram(1041, "0" * 16, name[:15], name, 3, True, "xdp")
+    part = Part(Role.COMPONENT, (ChainPlace(38, 0), ChainPlace(60, 1)))
+    at = Attachment("cni-01234567", "veth12345", Mode.GENERIC)
+    standing = Standing(program, part, (at,), Reason.UNSUPPORTED_ENTRY, 0, None)
+    monkeypatch.setattr("xdpscope.cli.list.survey", lambda: ([standing], None))
+    for columns in 80, 200:
+        monkeypatch.setenv("COLUMNS", str(columns))
+        assert list_programs.run(parse(["list"])) == 0
+        printed = capsys.readouterr().out
+        assert max(map(len, printed.splitlines())) <= columns
+        assert "cni-01234567/veth12345" in printed and "no: unsupported_entry" in printed
+    assert f" {name}  component" in printed
+
+
+@pytest.mark.parametrize(
+    ("statuses", "said"),
+    [
+        ({}, "xdpscope works on this host."),
+        ({"memlock": Status.WARN}, "xdpscope works on this host. Limited: memlock."),
+        ({"JIT": Status.SKIP}, "xdpscope works on this host."),
+        (
+            {"JIT": Status.FAIL, "lockdown": Status.FAIL, "memlock": Status.WARN},
+            "xdpscope does not work on this host. Failed: JIT, lockdown.",
+        ),
+        ({"machine": Status.FAIL, "JIT": Status.FAIL}, "xdpscope cannot work on this host."),
+    ],
+)
+def test_the_last_line_of_doctor(statuses: dict[str, Status], said: str) -> None:
+    statuses = {"kernel": Status.OK} | statuses
+    assert conclusion([Finding(name, status, "") for name, status in statuses.items()]) == said
 
 
 def test_run_refuses_a_machine_that_is_not_supported() -> None:
@@ -202,12 +268,14 @@ def test_run_refuses_a_machine_that_is_not_supported() -> None:
 
 def test_doctor_says_that_a_machine_is_not_supported() -> None:
     result = xdpscope("doctor", "--json", prefix=ELSEWHERE)
-    (machine,) = (each for each in json.loads(result.stdout) if each["check"] == "machine")
+    document = json.loads(result.stdout)
+    (machine,) = (each for each in document["checks"] if each["check"] == "machine")
+    assert document["works"] is False
     assert (result.returncode, machine["status"]) == (3, "fail")
     assert machine["found"] == "i686 is not supported: counts would not be exact there"
     (machine,) = (
         each
-        for each in json.loads(xdpscope("doctor", "--json").stdout)
+        for each in json.loads(xdpscope("doctor", "--json").stdout)["checks"]
         if each["check"] == "machine"
     )
     assert (machine["status"], machine["found"]) == ("ok", "x86_64")

@@ -11,24 +11,31 @@ from rich.table import Table
 
 from xdpscope.cli.console import console, note
 from xdpscope.config import load
-from xdpscope.doctor import Finding, Status, clean, examine, programs
+from xdpscope.doctor import Finding, Status, clean, conclusion, examine, programs, works
 from xdpscope.errors import ConfigError
+from xdpscope.formats import document
 
-_STYLE = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red"}
+_STYLE = {Status.OK: "green", Status.WARN: "yellow", Status.FAIL: "bold red", Status.SKIP: "dim"}
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints each finding; exit code 1 if one keeps the agent from working, 3 if it always will."""
+    """Print each finding, and last whether xdpscope works here.
+
+    The exit code is 1 if it does not, 3 if it never will.
+    """
     pin_path = load(arguments.config).state.pin_path
     if arguments.clean:
         return _clean(pin_path, arguments.json)
     findings = list(examine(pin_path))
     if arguments.json:
-        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+        checks = [asdict(finding) for finding in findings]
+        print(json.dumps(document("checks", checks, works=works(findings)), indent=2))
     else:
-        console().print(_table(findings))
+        screen = console()
+        screen.print(_table(findings))
+        screen.print(f"\n{escape(conclusion(findings))}", style="bold")
     failed = {finding.check for finding in findings if finding.status is Status.FAIL}
-    return 3 if "machine" in failed else int(bool(failed))
+    return 3 if "machine" in failed else int(not works(findings))
 
 
 def _clean(pin_path: Path | None, as_json: bool) -> int:
@@ -39,7 +46,7 @@ def _clean(pin_path: Path | None, as_json: bool) -> int:
         )
     removed = clean(pin_path)
     if as_json:
-        print(json.dumps([asdict(each) for each in removed], indent=2))
+        print(json.dumps(document("removed", [asdict(each) for each in removed]), indent=2))
     elif not removed:
         note(f"Nothing is pinned in {pin_path}.")
     else:
@@ -56,7 +63,7 @@ def _table(findings: list[Finding]) -> Table:
     for finding in findings:
         style = _STYLE[finding.status]
         text = escape(finding.found)
-        if finding.cure:
-            text += f"\n[dim]cure:[/] {escape(finding.cure)}"
+        if finding.hint:
+            text += f"\n[dim]hint:[/] {escape(finding.hint)}"
         table.add_row(f"[{style}]{finding.status}[/]", finding.check, text)
     return table

@@ -7,7 +7,7 @@ import json
 from rich.markup import escape
 from rich.table import Table
 
-from xdpscope.cli.console import console, note
+from xdpscope.cli.console import console, first_that_fits, note
 from xdpscope.describe import as_json
 from xdpscope.discovery.model import Attachment, Part
 from xdpscope.formats import document
@@ -27,29 +27,53 @@ def run(arguments: argparse.Namespace) -> int:
     if not standings:
         note("No XDP program is loaded.")
         return 0
-    console().print(_table(standings))
+    screen = console()
+    screen.print(first_that_fits(screen, _wide(standings), _narrow(standings)))
     if unavailable is not None:
         note(f"This host cannot trace: {unavailable}")
     return 0
 
 
-def _table(standings: list[Standing]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("ID", justify="right")
-    table.add_column("PROGRAM", overflow="fold")
-    table.add_column("ROLE")
-    table.add_column("ATTACHED", overflow="fold")
-    table.add_column("TRACEABLE")
+def _wide(standings: list[Standing]) -> Table:
+    """Return a table with the role in a column of its own."""
+    table = _table("PROGRAM", "ROLE")
     for standing in standings:
-        places = [_location(at) for at in standing.attachments]
-        table.add_row(
-            str(standing.program.id),
-            escape(printable(standing.program.function)),
-            _role(standing.part),
-            escape("\n".join(places)) or "-",
-            "[green]yes[/]" if standing.reason is None else f"[yellow]no: {standing.reason}[/]",
-        )
+        table.add_row(_id(standing), _name(standing), _role(standing.part), *_status(standing))
     return table
+
+
+def _narrow(standings: list[Standing]) -> Table:
+    """Return a table with the role below the name, for 80 columns."""
+    table = _table("PROGRAM\nROLE")
+    for standing in standings:
+        name = f"{_name(standing)}\n[dim]{_role(standing.part)}[/]"
+        table.add_row(_id(standing), name, *_status(standing))
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("ID", justify="right", no_wrap=True)
+    for name in (*columns, "ATTACHED"):
+        table.add_column(name, overflow="fold")
+    table.add_column("TRACEABLE", no_wrap=True)
+    return table
+
+
+def _id(standing: Standing) -> str:
+    return str(standing.program.id)
+
+
+def _name(standing: Standing) -> str:
+    return escape(printable(standing.program.function))
+
+
+def _status(standing: Standing) -> tuple[str, str]:
+    """Return where the program is attached, and whether it can be traced."""
+    return (
+        escape("\n".join(_location(at) for at in standing.attachments)) or "-",
+        "[green]yes[/]" if standing.reason is None else f"[yellow]no: {standing.reason}[/]",
+    )
 
 
 def _location(at: Attachment) -> str:
