@@ -26,7 +26,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from xdpscope import __version__, log
 from xdpscope.accounting.flow_query import FlowQuery
 from xdpscope.config import Config, Flows, Listen, load, needing_restart, warnings
-from xdpscope.describe import as_json, count_as_json, flows_as_json
+from xdpscope.describe import as_json, count_as_json, cpus_as_json, flows_as_json
 from xdpscope.discovery.events import LinkEvents
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.namespaces import NamespaceSource
@@ -206,14 +206,22 @@ class Page:
         scans = self._scans()
         return f"last successful scan: {scans}" if scans.overdue else None
 
-    def programs(self) -> list[dict[str, object]]:
-        """Every program, as ``xdpscope list --json`` prints it, and what it did at each place."""
+    def programs(self, cpus: bool = False) -> list[dict[str, object]]:
+        """Every program, as ``xdpscope list --json`` prints it, and what it did at each place.
+
+        With ``cpus``, also what each CPU did.
+        """
         observer = self._watch.observer
         if observer is None:
             return []
+        of_cpus = observer.cpu_counts() if cpus else None
         counts: dict[int, list[dict[str, object]]] = {}
         for count in observer.counts():
-            counts.setdefault(count.program.id, []).append(count_as_json(count))
+            shown = count_as_json(count)
+            if of_cpus is not None:
+                found = of_cpus.get((count.program.id, count.place))
+                shown["cpus"] = [] if found is None else cpus_as_json(found)
+            counts.setdefault(count.program.id, []).append(shown)
         return [
             as_json(standing) | {"counts": counts.get(standing.program.id, [])}
             for standing in observer.standings()

@@ -5,6 +5,7 @@
 docs/api.md describes it.
 """
 
+from xdpscope.accounting.by_cpu import CpuCounts
 from xdpscope.accounting.reading import VERDICTS
 from xdpscope.discovery.model import Attachment
 from xdpscope.formats import document
@@ -63,6 +64,19 @@ def count_as_json(count: Count) -> dict[str, object]:
         "packets": dict(zip(VERDICTS, count.tally.packets, strict=True)),
         "bytes": dict(zip(VERDICTS, count.tally.bytes, strict=True)),
     }
+
+
+def cpus_as_json(counts: CpuCounts) -> list[dict[str, object]]:
+    """JSON values only: packets and bytes by verdict, of each CPU that has had any."""
+    return [
+        {
+            "cpu": cpu,
+            "packets": dict(zip(VERDICTS, packets, strict=True)),
+            "bytes": dict(zip(VERDICTS, sizes, strict=True)),
+        }
+        for cpu, (packets, sizes) in enumerate(counts.transpose(0, 2, 1).tolist())
+        if any(packets)
+    ]
 
 
 def flows_as_json(found: FlowsFound) -> dict[str, object]:

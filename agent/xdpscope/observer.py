@@ -19,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xdpscope.accounting.books import Books
+from xdpscope.accounting.by_cpu import CpuCounts, by_cpu
 from xdpscope.accounting.farewell import Farewell
 from xdpscope.accounting.flow_query import FlowQuery
 from xdpscope.accounting.flows import PATIENCE, FlowCount, FlowLedger
 from xdpscope.accounting.ledger import Ledger, Place, PlaceOf, Tally
-from xdpscope.accounting.owners import Owners
+from xdpscope.accounting.owners import Owner, Owners
 from xdpscope.accounting.places import NO_PLACE, Places, Uppers
 from xdpscope.accounting.spilled import SpilledRecords
 from xdpscope.config import Flows
@@ -327,6 +328,20 @@ class Observer:
                 for target in self._targets
                 for place, tally in self._shown(target)
             ]
+
+    def cpu_counts(self) -> dict[Owner, CpuCounts]:
+        """Return the counts of each CPU by program's id and location; see accounting/by_cpu.py."""
+        with self._lock.reading():
+            targets = [target for target in self._targets if not target.idle]
+            spilled = self._engine.spilled()
+            return {
+                (program, place): counts
+                for part in read_counts([each.tracer for each in targets if each.tracer])
+                for program, number, records in zip(
+                    part.programs, part.numbers, part.records, strict=True
+                )
+                for place, counts in by_cpu(records, spilled.get(number), self._places.of).items()
+            }
 
     def flow_counts(self, client: str = "") -> FlowReport | None:
         """Return the flows of this moment; None if none are kept.

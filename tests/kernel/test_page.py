@@ -90,6 +90,14 @@ def test_the_api_lists_what_list_prints(lab: Lab, agent: AgentProcess) -> None:
     (counts,) = ours[0].pop("counts")
     assert (counts["netns"], counts["interface"]) == ("host", "xst0")
     assert (counts["packets"]["pass"], counts["bytes"]["pass"]) == (7, 7 * 60)
+    (of_cpus,) = (
+        program["counts"]
+        for program in json.loads(agent.get("/api/v1/programs?cpus=1"))["programs"]
+        if program["program"] == "decide_pass"
+    )
+    assert [counts | {"cpus": of_cpus[0]["cpus"]}] == of_cpus
+    assert sum(each["packets"]["pass"] for each in of_cpus[0]["cpus"]) == 7
+    assert sum(each["bytes"]["pass"] for each in of_cpus[0]["cpus"]) == 7 * 60
     assert ours[0]["attachments"] == [{"netns": "host", "interface": "xst0", "mode": "native"}]
     assert ours == [p for p in json.loads(printed)["programs"] if p["program"] == "decide_pass"]
 

@@ -46,7 +46,7 @@ class Scene(FakeSource):
         self.totals: dict[object, dict[str, float]] = {}
         self._at = time.monotonic()
 
-    def programs(self) -> list[dict[str, object]]:
+    def programs(self, cpus: bool = False) -> list[dict[str, object]]:
         now = time.monotonic()
         passed, self._at = now - self._at, now
         for id, rates in self.rates.items():

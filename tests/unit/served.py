@@ -88,7 +88,8 @@ class FakeSource:
     def problem(self) -> str | None:
         return self.stale
 
-    def programs(self) -> list[dict[str, object]]:
+    def programs(self, cpus: bool = False) -> list[dict[str, object]]:
+        self.asked_cpus = cpus
         return self.listed
 
     def flows(self, query: FlowQuery) -> dict[str, Any]:

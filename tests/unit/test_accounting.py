@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xdpscope import bpf
+from xdpscope.accounting.by_cpu import by_cpu
 from xdpscope.accounting.farewell import Farewell
 from xdpscope.accounting.ledger import Ledger, Place
 from xdpscope.accounting.owners import Owners, Seen
@@ -17,6 +18,7 @@ from xdpscope.accounting.reading import (
     no_counts,
     of_target,
 )
+from xdpscope.describe import cpus_as_json
 from xdpscope.discovery.model import Snapshot
 from xdpscope.libbpf import Object
 
@@ -233,3 +235,30 @@ def test_a_bond_selects_what_has_left_it_for_a_minute() -> None:
     assert uppers.version > first
     uppers.update(Snapshot(uppers={eth0: ("bond0",), eth1: ("bond1",)}), 80)
     assert uppers.of(eth1) == ("bond1",)
+
+
+def test_counts_of_each_cpu_add_up_to_the_reading() -> None:
+    """On three CPUs: devices in other slots on each, one only in the overflow, one unplaced."""
+    with Object(bpf.path_of("verdicts")) as loaded:
+        records = np.zeros(3, loaded.btf.struct("target_counts"))
+        overflow = np.zeros((1, 3), loaded.btf.struct("device_counts"))
+    for cpu, slot, ifindex, packets in (0, 0, 2, 5), (1, 1, 2, 7), (1, 0, 3, 11), (2, 0, 2, 0):
+        device = records["devices"][cpu, slot]
+        device["identity"], device["name"] = 1 << 32 | ifindex, f"eth{ifindex}"
+        device["verdicts"][1] = packets, 60 * packets
+    overflow[0, 2]["identity"], overflow[0, 2]["name"] = 1 << 32 | 3, "eth3"
+    overflow[0, 2]["verdicts"][2] = 13, 1300
+    records["unplaced"][2][0] = 17, 1700
+
+    found = by_cpu(records, overflow, by_index)
+    assert {place: counts[:, :3, 0].tolist() for place, counts in found.items()} == {
+        ("ns1", "eth2"): [[0, 5, 0], [0, 7, 0], [0, 0, 0]],
+        ("ns1", "eth3"): [[0, 0, 0], [0, 11, 0], [0, 0, 13]],
+        ("ns0", ""): [[0, 0, 0], [0, 0, 0], [17, 0, 0]],
+    }
+    shown = cpus_as_json(found["ns1", "eth3"])
+    assert [(each["cpu"], each["packets"]["pass"], each["bytes"]["drop"]) for each in shown] == [
+        (1, 0, 660),
+        (2, 13, 0),
+    ]
+    assert by_cpu(records, None, lambda *_: None) == {}

@@ -9,10 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
+
 from xdpscope.accounting.flow_query import Order
 from xdpscope.accounting.ledger import Tally
+from xdpscope.accounting.reading import VERDICTS
 from xdpscope.cli.parser import FLOW_OPTIONS
-from xdpscope.describe import as_json, count_as_json, flows_as_json
+from xdpscope.describe import as_json, count_as_json, cpus_as_json, flows_as_json
 from xdpscope.discovery.model import Attachment, ChainPlace, Mode, Part, Role, XdpProgram
 from xdpscope.doctor import Finding, Removed, Status
 from xdpscope.formats import document
@@ -54,6 +57,11 @@ def test_the_example_of_programs() -> None:
     listed = as_json(Standing(PROGRAM, part, at, None, 0, None))
     listed |= {"counts": [count_as_json(Count(PROGRAM, LOCATION, Tally()))]}
     assert shape(EXAMPLES["programs"]) == shape(document("programs", [listed]))
+
+
+def test_the_example_of_cpus() -> None:
+    (shown,) = cpus_as_json(np.ones((1, len(VERDICTS), 2), np.uint64))
+    assert shape(EXAMPLES["bytes"]) == shape(shown)
 
 
 def test_the_examples_of_doctor() -> None:

@@ -189,6 +189,9 @@ def test_programs_as_json() -> None:
         status, headers, body = served.get("/api/v1/programs")
         assert (status, headers["content-type"]) == (200, "application/json")
         assert json.loads(body) == {"version": 1, "programs": source.listed}
+        for query, asked in ("", False), ("?cpus=0", False), ("?cpus=1", True):
+            assert served.get(f"/api/v1/programs{query}")[0] == 200
+            assert source.asked_cpus is asked
 
 
 NETWORK = "an address, such as 192.0.2.1, or a network, such as 192.0.2.0/24 or 2001:db8::/32"
@@ -308,9 +311,11 @@ def test_flows_as_json(plain: Served, query: str, asked: FlowQuery) -> None:
             "/metrics?name[]=a\x1bb",
             "name[] must be a metric, such as xdp_packets_total, not 'a\\x1bb'",
         ),
+        ("/api/v1/programs?cpus=yes", "cpus must be 0 or 1, not 'yes'"),
+        ("/api/v1/programs?limit=5", "unknown parameter 'limit': allowed are cpus"),
         *(
             (f"{path}?limit=5", "unknown parameter 'limit': this page has no parameters")
-            for path in ("/healthz", "/readyz", "/api/v1/programs")
+            for path in ("/healthz", "/readyz")
         ),
     ],
 )

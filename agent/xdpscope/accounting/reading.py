@@ -40,7 +40,7 @@ was left for."""
 UNPLACED = (0, 0)
 
 
-def _pairs(tallies: NDArray[Any]) -> NDArray[np.uint64]:
+def pairs(tallies: NDArray[Any]) -> NDArray[np.uint64]:
     """``struct tally`` of any shape, as a last axis of (packets, bytes)."""
     return np.stack([tallies["packets"], tallies["bytes"]], axis=-1)
 
@@ -66,8 +66,8 @@ def by_device(records: NDArray[Any]) -> Reading:
         return {}
     identities, first, where = np.unique(used["identity"], return_index=True, return_inverse=True)
     sums = np.zeros((len(identities), *no_counts().shape), np.uint64)
-    np.add.at(sums[:, 0], where, _pairs(used["verdicts"]))
-    np.add.at(sums[:, 1:], where, _pairs(used["unaccounted"]))
+    np.add.at(sums[:, 0], where, pairs(used["verdicts"]))
+    np.add.at(sums[:, 1:], where, pairs(used["unaccounted"]))
     names, inodes = used["name"][first].tolist(), used["netns"][first].tolist()
     return {
         (identity >> 32, identity & 0xFFFFFFFF): DeviceReading(interface_name(name), each, inode)
@@ -83,7 +83,7 @@ def of_target(values: NDArray[Any]) -> Reading:
     unplaced = values["unplaced"]
     if unplaced["packets"].any():
         counts = no_counts()
-        counts[0] = _pairs(unplaced).sum(axis=0)
+        counts[0] = pairs(unplaced).sum(axis=0)
         counts[1 + REASONS.index("table_full")] = counts[0]
         reading[UNPLACED] = DeviceReading("", counts, 0)
     return reading

@@ -65,9 +65,9 @@ class Source(Protocol):
         """Return why the agent is not healthy, or None; called on the event loop, so at once."""
         ...
 
-    def programs(self) -> list[dict[str, object]]:
+    def programs(self, cpus: bool = False) -> list[dict[str, object]]:
         """Every XDP program, as ``xdpscope list --json`` shows it, with its ``counts``: JSON values
-        only.
+        only. With ``cpus``, these have the counts of each CPU, too.
         """
         ...
 
@@ -117,8 +117,8 @@ class _Endpoints:
         return await self._scrapes.run(request, work)
 
     async def programs(self, request: Request) -> Response:
-        parameters.parameters_of(request)
-        return await self._json(request, lambda: document("programs", self._source.programs()))
+        cpus = parameters.switch(parameters.parameters_of(request, "cpus"), "cpus")
+        return await self._json(request, lambda: document("programs", self._source.programs(cpus)))
 
     async def flows(self, request: Request) -> Response:
         query = parameters.flow_query(request)
