@@ -116,7 +116,10 @@ struct {
 	__type(value, struct host);
 } hosts SEC(".maps");
 
-/* Adds up the counters that each CPU has for a hash map of any kind, preallocated ones too (6.6). */
+/*
+ * Adds up what each CPU counts for a hash map of any kind, preallocated ones too (6.6). The member
+ * bpf_map::elem_count is no sign of that: it exists in stable 6.1, where nothing counts in it.
+ */
 extern __s64 bpf_map_sum_elem_count(struct bpf_map *map) __ksym __weak;
 
 /* x86: the address of a CPU's own data. Missing in the BTF of 5.10: pahole was too old. */
