@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
-from xdpscope._schema import allowed
+from xdpscope._schema import declared
 from xdpscope.agent import Page, Watch
 from xdpscope.config import Config
 from xdpscope.observer import FlowReport
@@ -108,7 +108,8 @@ def _section(section: Any, path: str) -> Iterator[str]:
             inner.append((each.name, each.type, doc))
         else:
             restart = "yes" if each.metadata["restart"] else "no"
-            may_be = allowed(each.type).replace("|", "\\|")
+            rule = declared(each.type)
+            may_be = rule.allowed.replace("|", "\\|") if rule else ""
             rows.append(
                 f"| `{each.name}` | `{_yaml(each.default)}` | {may_be} | {restart} | {doc} |"
             )

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read YAML without guessing types, and remember where each value is.
+"""Read YAML into nodes, which know their lines, and list what is wrong with them.
 
-A `Document` consists of mappings, lists and `Text`. A scalar stays text: the key it belongs to
-decides its type, so a program called ``no`` or a tag such as ``0123`` stays as it is written.
+A scalar stays text: the key it belongs to decides its type, so a program called ``no`` or a tag
+such as ``0123`` stays as it is written.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, cast
 
 import yaml
 
@@ -18,13 +17,14 @@ from xdpscope.errors import ConfigError
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["Document", "Items", "Keys", "Problem", "Text", "Value", "below", "read_text"]
+__all__ = ["Problem", "compose", "config_error", "looks_like", "nearest", "position", "read_text"]
 
 # Far above any configuration one writes by hand, far below what makes the composer recurse deeply.
 _DEPTH = 16
 # A generous bound, so that a path such as /dev/zero ends in an error and not in all of memory.
 _MAX_BYTES = 256 * 1024
 _MAX_SHOWN = 50
+_START = yaml.Mark("", 0, 0, 0, None, 0)
 
 _QUOTING = 'quote a value that begins with one of * [ { & ! % @ `, as in "*" or "[::1]:10091"'
 
@@ -37,76 +37,13 @@ _LOOKS = {
 }
 
 
-class _Located:
-    """Where a value starts (line from 1, column from 0), and the type a reader takes it for."""
-
-    line = 1
-    column = 0
-    looks = "null"
-
-
-class Text(_Located, str):
-    """A scalar, or a key of a mapping. A quoted scalar always looks like text."""
-
-
-class Items(_Located, list["Value"]):
-    """A list."""
-
-
-class Keys(_Located, dict[str, "Value"]):
-    """A mapping. Each of its keys is a `Text`."""
-
-
-Value: TypeAlias = Text | Items | Keys
-_V = TypeVar("_V", bound=_Located)
-
-
 class Problem(NamedTuple):
-    """One error: where it is, the dotted path of its key, and what is allowed."""
+    """One error: its line from 1 and its column, the dotted path of its key, what is allowed."""
 
     line: int
     column: int
     path: str
     message: str
-
-    @classmethod
-    def at(cls, value: _Located, path: str, message: str) -> Problem:
-        """Return a problem with a value."""
-        return cls(value.line, value.column, path, message)
-
-
-@dataclass(frozen=True)
-class Document:
-    """A file's content, and a problem for each key that is given again."""
-
-    name: str
-    root: Value
-    repeated: list[Problem]
-
-    @classmethod
-    def parse(cls, text: str, name: str) -> Document:
-        """Read a text; ``name`` is what errors call it.
-
-        Raises `ConfigError`: the text is not YAML, or uses aliases, tags or several documents.
-        """
-        node = _compose(text, name)
-        repeated: list[Problem] = []
-        return cls(name, Text() if node is None else _value(node, "", repeated), repeated)
-
-    def error(self, problems: list[Problem]) -> ConfigError:
-        """Return the error that lists these problems."""
-        return _error(self.name, problems)
-
-    def error_at(self, keys: tuple[str, ...], message: str) -> ConfigError:
-        """Return the error about a key. Without that key, its line is that of a key above it."""
-        here: _Located = self.root
-        value: Value | None = self.root
-        for wanted in keys:
-            if not isinstance(value, Keys) or wanted not in value:
-                break
-            here = next(key for key in value if isinstance(key, Text) and key == wanted)
-            value = value[wanted]
-        return _error(self.name, [Problem.at(here, ".".join(keys), message)])
 
 
 def read_text(path: Path) -> str:
@@ -123,18 +60,10 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         problem = Problem(line, 0, "", f"not UTF-8: {error.reason}")
-        raise _error(str(path), [problem]) from None
+        raise config_error(str(path), [problem]) from None
 
 
-def below(path: str, key: str | int) -> str:
-    """Return the path of a key or an item that is below another path."""
-    if isinstance(key, int):
-        return f"{path}[{key}]"
-    shown = str(key) if re.fullmatch(r"[\w-]{1,60}", key) else f"{str(key)!r:.60}"
-    return f"{path}.{shown}" if path else shown
-
-
-def _error(name: str, problems: list[Problem], hint: str | None = None) -> ConfigError:
+def config_error(name: str, problems: list[Problem], hint: str | None = None) -> ConfigError:
     """Return an error with one line ``NAME:LINE: KEY: …`` for each problem, in the file's order."""
     lines = [
         ": ".join(filter(None, (f"{name}:{line}", path, message)))
@@ -176,12 +105,15 @@ class _Composer(yaml.BaseLoader):
         raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
 
 
-def _compose(text: str, name: str) -> yaml.Node | None:
-    """Return the root node of the only document, or None if there is none."""
+def compose(text: str, name: str) -> yaml.Node:
+    """Return the root node of the only document; ``name`` is what errors call it.
+
+    Raises `ConfigError`: the text is not YAML, or uses aliases, tags or several documents.
+    """
     try:
         loader = _Composer(text)
         try:
-            return loader.get_single_node()
+            return loader.get_single_node() or yaml.ScalarNode("", "", _START)
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
@@ -195,46 +127,31 @@ def _compose(text: str, name: str) -> yaml.Node | None:
         # PyYAML lets int() and chr() speak for an absurd %YAML version or "\U" escape.
         message, line = "an escape or a %YAML version is out of range", 1
     hint = "use spaces: YAML allows no tab there" if r"'\t'" in message else _QUOTING
-    raise _error(name, [Problem(line, 0, "", message)], hint=hint)
+    raise config_error(name, [Problem(line, 0, "", message)], hint=hint)
 
 
-def _value(node: yaml.Node, path: str, repeated: list[Problem]) -> Value:
-    """Return a node's value. A key that is given twice becomes a problem; its first value stays."""
-    value: Value
+def looks_like(node: yaml.Node) -> str:
+    """Return the type a reader takes a node for; a quoted scalar is always text."""
     if isinstance(node, yaml.MappingNode):
-        value, looks = Keys(), "mapping"
-        first: dict[str, Text] = {}
-        for key_node, value_node in node.value:
-            key = _text(key_node)
-            where = below(path, key)
-            if key in first:
-                twice = f"is given twice, first on line {first[key].line}"
-                repeated.append(Problem.at(key, where, twice))
-                continue
-            first[key] = key
-            value[key] = _value(value_node, where, repeated)
-    elif isinstance(node, yaml.SequenceNode):
-        items = enumerate(node.value)
-        value, looks = Items(_value(item, below(path, n), repeated) for n, item in items), "list"
-    else:
-        return _text(node)
-    value.looks = looks
-    return _located(value, node)
+        return "mapping"
+    if isinstance(node, yaml.SequenceNode):
+        return "list"
+    matching = (name for name, pattern in _LOOKS.items() if pattern.fullmatch(node.value))
+    return "text" if cast("yaml.ScalarNode", node).style else next(matching, "text")
 
 
-def _text(node: yaml.Node) -> Text:
-    """Return the text of a scalar. A key that is no scalar becomes a text that no key is named."""
-    if not isinstance(node, yaml.ScalarNode):
-        looks = "mapping" if isinstance(node, yaml.MappingNode) else "list"
-        text = Text(f"({looks} as key)")
-        text.looks = looks
-        return _located(text, node)
-    text = Text(node.value)
-    matching = (name for name, pattern in _LOOKS.items() if pattern.fullmatch(text))
-    text.looks = "text" if node.style is not None else next(matching, "text")
-    return _located(text, node)
+def position(node: yaml.Node) -> tuple[int, int]:
+    """Return the line (from 1) and the column at which a node starts."""
+    return node.start_mark.line + 1, node.start_mark.column
 
 
-def _located(value: _V, node: yaml.Node) -> _V:
-    value.line, value.column = node.start_mark.line + 1, node.start_mark.column
-    return value
+def nearest(node: yaml.Node, keys: tuple[str, ...]) -> tuple[int, int]:
+    """Return the position of the key with this path, or of the last key on the path to it."""
+    here = position(node)
+    for wanted in keys:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        found = next((pair for pair in pairs if pair[0].value == wanted), None)
+        if found is None:
+            break
+        here, node = position(found[0]), found[1]
+    return here

@@ -19,7 +19,7 @@ from typing import Annotated, Literal, NamedTuple, Self
 
 from xdpscope._globs import doubt
 from xdpscope._schema import Container, Scalar, key, printable_text, structure
-from xdpscope._yaml import Document, read_text
+from xdpscope._yaml import compose, read_text
 
 __all__ = [
     "Config",
@@ -299,7 +299,7 @@ def parse(text: str, name: str) -> Config:
 
     Raises `ConfigError` with a line ``NAME:LINE: KEY: …`` for each problem.
     """
-    return structure(Document.parse(text, name), Config)
+    return structure(compose(text, name), Config, name)
 
 
 def load(path: Path | None) -> Config:

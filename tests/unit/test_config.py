@@ -178,7 +178,7 @@ Listen: 1.2.3.4:5
     ]
 
 
-def test_all_problems_of_a_deep_and_a_flat_kind_are_in_the_order_of_the_file() -> None:
+def test_all_problems_are_in_the_order_of_the_file() -> None:
     text = """\
 log: {format: xml, level: loud, colour: 1}
 state: {pin_path: here, pin_path: there}
@@ -189,6 +189,7 @@ interfaces:
 web_config: [a]
 flows: [a]
 "the key": 1
+"": 1
 programs: {arm: 1, arm: 2, ARM: 3}
 listen: "[::1]"
 """
@@ -210,10 +211,12 @@ listen: "[::1]"
         "sample_rate, idle_timeout, not a list",
         "x.yaml:9: 'the key': unknown key (allowed: listen, web_config, programs, interfaces, "
         "discovery, flows, state, log)",
-        "x.yaml:10: programs.arm: must be true or false, not 1",
-        "x.yaml:10: programs.arm: is given twice, first on line 10",
-        "x.yaml:10: programs.ARM: unknown key, did you mean arm? (allowed: include, exclude, arm)",
-        "x.yaml:11: listen: must be HOST:PORT, such as 127.0.0.1:10091 or '[::1]:10091', "
+        "x.yaml:10: '': unknown key (allowed: listen, web_config, programs, interfaces, discovery, "
+        "flows, state, log)",
+        "x.yaml:11: programs.arm: must be true or false, not 1",
+        "x.yaml:11: programs.arm: is given twice, first on line 11",
+        "x.yaml:11: programs.ARM: unknown key, did you mean arm? (allowed: include, exclude, arm)",
+        "x.yaml:12: listen: must be HOST:PORT, such as 127.0.0.1:10091 or '[::1]:10091', "
         "not '[::1]'",
     ]
 

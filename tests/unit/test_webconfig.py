@@ -133,7 +133,7 @@ tls_server_config:
 http_server_config: {{http2: 2, headers: {{x-frame-options: deny, X-Content-Type-Options: sniff}}}}
 basic_auth_users:
   alice: {PASSWORD}
-  "a:b": {HASH}
+  "a:b": {PASSWORD}
   bob: {HASH}
   bob: {PASSWORD}
   ? [c]
@@ -151,8 +151,9 @@ basic_auth_users:
         ":6: http_server_config.headers.X-Content-Type-Options:",
         ":8: basic_auth_users.alice:",
         ":9: basic_auth_users.'a:b': a user's name",
+        ":9: basic_auth_users.'a:b':",
         ":11: basic_auth_users.bob: is given twice, first on line 10",
-        ":13: basic_auth_users.'(list as key)': a key",
+        ":12: basic_auth_users.'(list as key)': a user's name",
     ]
     assert "(did you mean RequireAndVerifyClientCert?)" in lines[4]
     assert "did you mean X-Frame-Options? (allowed: Content-Security-Policy, " in lines[6]

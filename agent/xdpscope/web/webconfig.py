@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal, TypedDict, TypeVar, get_args
 
-from xdpscope._schema import Container, Name, Scalar, choice, printable_text, structure
-from xdpscope._yaml import Document, read_text
+from xdpscope._schema import Container, Scalar, choice, known, printable_text, structure
+from xdpscope._yaml import Problem, compose, config_error, nearest, read_text
 
 __all__ = ["CIPHERS", "CURVES", "ClientAuth", "Http", "Tls", "Unusable", "WebConfig", "read"]
 
@@ -75,10 +75,9 @@ def _header_text(text: str) -> str:
     return text
 
 
-def _user(name: str) -> str:
+def _check_user(name: str) -> None:
     if not name or ":" in name or not name.isprintable():
         raise ValueError("a user's name must not be empty, nor have a colon or control character")
-    return name
 
 
 def _bcrypt_hash(text: str) -> str:
@@ -172,7 +171,10 @@ class Http:
     http2: bool = True
     """Without effect: there is only HTTP/1.1."""
     headers: Annotated[
-        Headers, Container("a mapping of headers", unknown="this header cannot be set")
+        Headers,
+        Container(
+            "a mapping of headers", known((*Headers.__annotations__,), "this header cannot be set")
+        ),
     ] = field(default_factory=Headers)
     """Headers of every answer."""
 
@@ -184,8 +186,8 @@ class WebConfig:
     tls_server_config: Tls = field(default_factory=Tls)
     http_server_config: Http = field(default_factory=Http)
     basic_auth_users: Annotated[
-        Mapping[Annotated[str, Name(_user)], _Password],
-        Container("a mapping of users to bcrypt hashes"),
+        Mapping[str, _Password],
+        Container("a mapping of users to bcrypt hashes", _check_user),
     ] = field(default_factory=dict)
     """Who may read, with hashes of their passwords."""
 
@@ -195,13 +197,15 @@ def read(path: Path, use: Callable[[WebConfig], T]) -> T:
 
     Raises `ConfigError` with a line ``FILE:LINE: KEY: …`` for each problem.
     """
-    document = Document.parse(read_text(path), str(path))
-    config = structure(document, WebConfig)
+    root = compose(read_text(path), str(path))
+    config = structure(root, WebConfig, str(path))
     try:
         _check(config.tls_server_config)
         return use(config)
     except Unusable as unusable:
-        raise document.error_at(unusable.keys, str(unusable)) from None
+        keys = unusable.keys
+        problem = Problem(*nearest(root, keys), ".".join(keys), str(unusable))
+        raise config_error(str(path), [problem]) from None
 
 
 def _check(tls: Tls) -> None:
