@@ -111,7 +111,7 @@ def scraping(
     )
     try:
         server = Prometheus(f"http://127.0.0.1:{port}")
-        wait_for(server.up, patience=120)
+        wait_for(server.up)
         yield server
     finally:
         process.terminate()
