@@ -141,7 +141,7 @@ demo: build ## XDP programs, traffic, agent and Prometheus, live; DEMO_SECONDS=N
 docs: build ## the documentation as a site in build/site, its generated parts renewed
 	@$(PYTHON) docs/generate.py --write
 	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
-	@echo "docs: build/site/index.html"
+	@echo "docs: in build/site; to read them: python3 -m http.server --bind 127.0.0.1 --directory build/site 8000"
 
 clean-all: clean ## remove the cache too: kernels, Prometheus and other downloads in ~/.cache/xdpscope
 	rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/xdpscope"

@@ -63,7 +63,7 @@ enum reader {
 	READ_COPY, /* bpf_probe_read_kernel */
 };
 
-/* As libbpf 1.5 and newer declare it too. */
+/* As newer versions of libbpf declare it too. */
 extern void *bpf_rdonly_cast(const void *object, __u32 type) __ksym __weak;
 
 static __always_inline __u64 word_at(const void *bytes, int offset)

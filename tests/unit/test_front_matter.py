@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Licences, CONTRIBUTING.md and SECURITY.md: they are where they must be, and name what exists."""
 
+import os
 import re
+import shutil
+import subprocess
 from hashlib import sha256
 from importlib.metadata import distribution
 from pathlib import Path
@@ -72,6 +75,22 @@ def test_the_image_says_where_it_is_from() -> None:
         assert f'org.opencontainers.image.{name.lower()}="${name}"' in image
     release = (ROOT / "docs" / "release.md").read_text()
     assert all(f"--build-arg {name}=" in release for name in given)
+
+
+def test_clean_all_removes_the_cache_and_nothing_beside_it(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    cache = tmp_path / "a cache"
+    for directory in (cache / "xdpscope" / "kernels", cache / "other", tmp_path / ".venv"):
+        directory.mkdir(parents=True)
+    for directory in ("agent", "tests"):
+        (tmp_path / directory / "__pycache__").mkdir(parents=True)
+    environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
+    subprocess.run(["make", "clean-all"], cwd=tmp_path, env=environment, check=True)
+    assert [path.name for path in cache.iterdir()] == ["other"]
+    left = {
+        str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if cache not in path.parents
+    }
+    assert left == {"Makefile", "a cache", "agent", "tests"}
 
 
 @pytest.mark.parametrize("page", GUIDES)
