@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shows the main job: a filter at work, the agent that watches it, and what Prometheus has of it.
+"""Shows the main job: a filter at work, the agent that counts it, and what Prometheus has of it.
 
 The scene plays on this host if its kernel lets BPF programs be traced, in namespaces that end with
 it; else in a virtual machine. This side only asks Prometheus, prints, and ends it all.
@@ -39,9 +39,21 @@ PORTS = (plan.AGENT, plan.PROMETHEUS, plan.TRAFFIC)
 START_LIMIT = 240.0
 PAUSE = 3.0
 """Seconds from one table to the next."""
-WINDOW = "10s"
-SETTLING = 12.0
-"""The window, and the first moments, which are not steady."""
+WELCOME = """
+xdpscope counts what XDP programs do with packets. This demo shows it at work:
+
+  1. xdp-filter, an XDP program of xdp-tools, is attached to an interface. It passes most packets
+     and drops those of two rules. tcpdump on that interface would not see what it drops.
+  2. xdpscope finds the filter and counts its verdicts. Prometheus reads these counts.
+  3. A table compares the counts in Prometheus with the packets that were sent. They must be equal.
+"""
+NEXT = """
+Try next:
+
+  sudo .venv/bin/xdpscope doctor    # does xdpscope work on this host?
+  sudo .venv/bin/xdpscope list      # which XDP programs does this host have?
+  make install                      # install it here, with a systemd service (docs/host.md)
+"""
 VERDICTS = {"pass": "XDP_PASS", "drop": "XDP_DROP"}
 
 
@@ -52,8 +64,8 @@ class Row:
     program: str
     interface: str
     verdict: str
-    counted: float
-    sent: float | None
+    counted: int
+    sent: int | None
     """Nothing for a verdict that is not expected."""
 
 
@@ -70,20 +82,23 @@ class Prometheus:
         return [(each["metric"], float(each["value"][1])) for each in result]
 
     def rows(self) -> list[Row]:
-        """Rates now, those that are nought left out."""
-        sent = {
-            labels["fate"]: value
-            for labels, value in self.query(f"sum by (fate) (rate({plan.SENT}[{WINDOW}]))")
-        }
-        counted = self.query(
+        """Return both sides' packets of one scrape; verdicts without a packet are left out."""
+        found = self.query(
             "sum by (program, interface, verdict)"
-            f' (rate(xdp_packets_total{{interface="{plan.INTERFACE}"}}[{WINDOW}])) > 0'
+            f' (xdp_packets_total{{interface="{plan.INTERFACE}"}}) > 0'
+            f" or sum by (fate) ({plan.SENT})"
         )
+        sent = {labels["fate"]: int(value) for labels, value in found if "fate" in labels}
         rows = [
             Row(
-                each["program"], each["interface"], each["verdict"], rate, sent.get(each["verdict"])
+                each["program"],
+                each["interface"],
+                each["verdict"],
+                int(count),
+                sent.get(each["verdict"]),
             )
-            for each, rate in counted
+            for each, count in found
+            if "program" in each
         ]
         return sorted(rows, key=lambda row: (row.program, row.verdict != "pass", row.verdict))
 
@@ -172,18 +187,15 @@ def host_can_trace() -> bool:
     return not failures
 
 
-def await_rates(stage: Stage, prometheus: Prometheus) -> None:
-    """Until Prometheus has seen traffic for longer than the window of the rates."""
+def await_counts(stage: Stage, prometheus: Prometheus) -> None:
+    """Wait until Prometheus has counts of both verdicts."""
     deadline = time.monotonic() + START_LIMIT
-    since: float | None = None
     while time.monotonic() < deadline:
         stage.check()
-        if since is None and prometheus.query(plan.SENT):
-            since = time.monotonic()
-        if since and time.monotonic() > since + SETTLING and len(prometheus.rows()) > 1:
+        if len(prometheus.rows()) > 1:
             return
         time.sleep(0.5)
-    raise SceneError(f"no rates after {START_LIMIT:g} seconds")
+    raise SceneError(f"no counts after {START_LIMIT:g} seconds")
 
 
 def table(rows: list[Row], seconds: float) -> Table:
@@ -192,14 +204,14 @@ def table(rows: list[Row], seconds: float) -> Table:
     result.add_column(f"{seconds:3.0f} s", style="dim", min_width=5)
     for heading in ("program", "interface", "verdict"):
         result.add_column(heading)
-    result.add_column("counted/s", justify="right")
-    result.add_column("sent/s", justify="right", style="dim")
+    result.add_column("counted", justify="right")
+    result.add_column("sent", justify="right", style="dim")
     for row in rows:
         colour = {"pass": "green", "drop": "red"}.get(row.verdict, "yellow")
         verdict = VERDICTS.get(row.verdict, row.verdict)
-        sent = "" if row.sent is None else f"{row.sent:.1f}"
+        sent = "" if row.sent is None else f"{row.sent:,}"
         result.add_row(
-            "", row.program, row.interface, f"[{colour}]{verdict}[/]", f"{row.counted:.1f}", sent
+            "", row.program, row.interface, f"[{colour}]{verdict}[/]", f"{row.counted:,}", sent
         )
     return result
 
@@ -238,26 +250,31 @@ def show(stage: Stage, ports: dict[int, int], seconds: float | None) -> int:
     """Prints tables until time is up or Ctrl-C."""
     prometheus = Prometheus(ports[plan.PROMETHEUS])
     agent, traffic = (f"http://127.0.0.1:{ports[port]}" for port in (plan.AGENT, plan.TRAFFIC))
-    await_rates(stage, prometheus)
+    await_counts(stage, prometheus)
     console = Console()
-    query = f"rate(xdp_packets_total[{WINDOW}])"
+    query = "rate(xdp_packets_total[30s])"
     print(
         f"\n  the agent    {agent}/\n  its metrics  {agent}/metrics"
         f"\n  Prometheus   {prometheus.url}/graph?{urlencode({'g0.expr': query, 'g0.tab': 1})}\n"
-        f"\nPackets a second by verdict, from Prometheus: {query}"
+        "\nPackets so far: counted by xdpscope, from Prometheus, and sent."
         f"\n{f'For {seconds:g} seconds.' if seconds else 'Until Ctrl-C.'}\n",
         flush=True,
     )
     started = time.monotonic()
+    equal = True
     try:
         while seconds is None or time.monotonic() - started < seconds:
             stage.check()
-            console.print(table(prometheus.rows(), time.monotonic() - started), "")
+            rows = prometheus.rows()
+            equal = equal and all(row.counted == row.sent for row in rows)
+            console.print(table(rows, time.monotonic() - started), "")
             left = PAUSE if seconds is None else seconds - (time.monotonic() - started)
             time.sleep(max(0.0, min(PAUSE, left)))
     except KeyboardInterrupt:
         print()
-    return 0 if totals(agent, traffic) else 1
+    if not equal:
+        print("a table above shows DIFFERENT counts")
+    return 0 if totals(agent, traffic) and equal else 1
 
 
 def terminated(signum: int, _frame: FrameType | None) -> None:
@@ -275,6 +292,7 @@ def main() -> int:
     for signum in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, terminated)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell ignores it
+    print(WELCOME, flush=True)
     try:
         kernel = options.kernel or (None if host_can_trace() else "default")
         ports = {port: free_port(port) for port in PORTS}
@@ -286,6 +304,7 @@ def main() -> int:
             stage = Stage(stack, ports, kernel)
             status = show(stage, ports, options.seconds)
             say("taking everything down")
+        print(NEXT)
         return status
     except SceneError as error:
         print(f"demo: {error}", file=sys.stderr)

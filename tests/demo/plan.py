@@ -29,6 +29,9 @@ PROMETHEUS = 9090
 TRAFFIC = 9091
 """TCP ports where the scene plays; here they may be others."""
 
+SENDER = 9092
+"""The sender's own port; nobody outside of the scene asks it."""
+
 
 def quiet(interface: str) -> None:
     """Keeps the kernel from sending of its own accord: no packet but those that are counted."""

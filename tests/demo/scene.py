@@ -16,6 +16,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from . import plan
@@ -23,15 +24,16 @@ from . import plan
 PATIENCE = 90.0
 """Seconds for one step, in an emulated machine that has others beside it."""
 
+# One target for both sides (see Both): their counts are then of one moment.
 PROMETHEUS_YML = f"""\
 global:
-  scrape_interval: 2s
-  scrape_timeout: 2s
+  scrape_interval: 3s
+  scrape_timeout: 3s
 scrape_configs:
   - job_name: xdpscope
-    static_configs: [{{targets: ["127.0.0.1:{plan.AGENT}"]}}]
-  - job_name: traffic
     static_configs: [{{targets: ["127.0.0.1:{plan.TRAFFIC}"]}}]
+    relabel_configs:
+      - {{target_label: instance, replacement: "127.0.0.1:{plan.AGENT}"}}
 """
 
 
@@ -122,9 +124,67 @@ def relay(listener: socket.socket, port: int) -> None:
         threading.Thread(target=serve, args=(client,), daemon=True).start()
 
 
+class Both(BaseHTTPRequestHandler):
+    """The agent's page and the sender's counts, both of a moment without traffic.
+
+    Prometheus could not compare two targets: it reads them at different times.
+    """
+
+    def do_GET(self) -> None:
+        try:
+            sent = self._ask("/hold")
+            page = self._settled()
+        finally:
+            self._ask("/go")
+        self._answer(page + sent)
+
+    def do_POST(self) -> None:
+        self._answer(self._ask(self.path))
+
+    @staticmethod
+    def _settled() -> str:
+        """Return the agent's page once no packet is under way any more."""
+        page, before = fetch(f"http://127.0.0.1:{plan.AGENT}/metrics"), ""
+        for _ in range(5):
+            counts = "".join(
+                line for line in page.splitlines() if line.startswith("xdp_packets_total")
+            )
+            if counts == before:
+                break
+            before = counts
+            time.sleep(0.05)
+            page = fetch(f"http://127.0.0.1:{plan.AGENT}/metrics")
+        return page
+
+    @staticmethod
+    def _ask(path: str) -> str:
+        request = urllib.request.Request(f"http://127.0.0.1:{plan.SENDER}{path}", method="POST")
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            text: str = answer.read().decode()
+            return text
+
+    def _answer(self, text: str) -> None:
+        body = text.encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain; version=0.0.4")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing."""
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Nothing: whoever asked asks again."""
+
+
 def start_servers(directory: Path) -> tuple[Actor, Actor]:
     """The agent, and Prometheus with a configuration of its own."""
-    say("starting the agent (xdpscope run), and Prometheus, which reads it every 2 s")
+    say("starting the agent (xdpscope run), and Prometheus, which reads it every 3 s")
     agent = Actor(
         *(directory, "agent", sys.executable, "-m", "xdpscope"),
         *("run", "--listen", f"127.0.0.1:{plan.AGENT}"),
@@ -170,7 +230,7 @@ def load_filter() -> None:
 
 def play(directory: Path) -> None:
     """Sets the scene, then watches over it for ever."""
-    control = socket.create_server(("127.0.0.1", plan.TRAFFIC))
+    control = socket.create_server(("127.0.0.1", plan.SENDER))
     command = [sys.executable, "-m", "tests.demo.traffic", f"--socket={control.fileno()}"]
     sender = subprocess.Popen(
         ["unshare", "--net", *command],
@@ -195,6 +255,9 @@ def play(directory: Path) -> None:
     assert sender.stdin is not None
     sender.stdin.write("go\n")
     sender.stdin.flush()
+    threading.Thread(
+        target=_Server(("127.0.0.1", plan.TRAFFIC), Both).serve_forever, daemon=True
+    ).start()
     while sender.poll() is None:
         for actor in actors:
             actor.check()

@@ -2,8 +2,9 @@
 """Sends packets at steady rates, and says exactly how many: the yardstick of what the agent counts.
 
 Runs in a network namespace of its own, but answers on a socket it was given, which belongs to the
-namespace of the scene: `GET /metrics` for Prometheus; `POST /stop` ends the traffic and answers
-with the final numbers.
+namespace of the scene. `POST /hold` pauses the traffic and answers with the numbers so far, as
+Prometheus reads them; `POST /go` continues it. `POST /stop` ends it and answers with the final
+numbers.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class Traffic:
     streams: list[Stream]
     stopping: threading.Event = field(default_factory=threading.Event)
     stopped: threading.Event = field(default_factory=threading.Event)
+    held: bool = False
+    _sending: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self) -> None:
         """Keeps every stream at its rate; a pause of the machine is not made up for."""
@@ -55,14 +58,26 @@ class Traffic:
         credit = dict.fromkeys((stream.name for stream in self.streams), 0.0)
         while not self.stopping.wait(TICK):
             now = time.monotonic()
-            for stream in self.streams:
-                credit[stream.name] += stream.rate * min(now - last, 10 * TICK)
-                while credit[stream.name] >= 1:
-                    stream.send()
-                    stream.sent += 1
-                    credit[stream.name] -= 1
+            with self._sending:
+                for stream in () if self.held else self.streams:
+                    credit[stream.name] += stream.rate * min(now - last, 10 * TICK)
+                    while credit[stream.name] >= 1:
+                        stream.send()
+                        stream.sent += 1
+                        credit[stream.name] -= 1
             last = now
         self.stopped.set()
+
+    def hold(self) -> str:
+        """Pause; return what was sent so far, as Prometheus reads it."""
+        with self._sending:
+            self.held = True
+            return self.exposition()
+
+    def go(self) -> str:
+        """Continue."""
+        self.held = False
+        return ""
 
     def stop(self) -> dict[str, int]:
         """The packets sent in all, by fate; none comes after it."""
@@ -118,16 +133,14 @@ def _echo_request() -> bytes:
 class _Control(BaseHTTPRequestHandler):
     traffic: Traffic
 
-    def do_GET(self) -> None:
-        self._answer(self.traffic.exposition(), "text/plain; version=0.0.4")
-
     def do_POST(self) -> None:
-        self._answer(json.dumps(self.traffic.stop()), "application/json")
-
-    def _answer(self, text: str, kind: str) -> None:
-        body = text.encode()
+        does: dict[str, Callable[[], str]] = {
+            "/hold": self.traffic.hold,
+            "/go": self.traffic.go,
+            "/stop": lambda: json.dumps(self.traffic.stop()),
+        }
+        body = does[self.path]().encode()
         self.send_response(200)
-        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
