@@ -111,7 +111,7 @@ class Tether:
         self._name = name
 
     def wait_until_gone(self) -> None:
-        wait_for(lambda: self._name not in interfaces_here(), patience=10)
+        wait_for(lambda: self._name not in interfaces_here(), patience=60)
 
 
 def interfaces_here() -> set[str]:

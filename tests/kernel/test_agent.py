@@ -24,15 +24,15 @@ SHELL = "sh", "-c", '"$@" & wait', "sh"
 
 
 @pytest.mark.one_kernel
-def test_programs_are_traced_within_a_second_of_netlinks_word(lab: Lab) -> None:
+def test_programs_are_traced_upon_netlinks_word(lab: Lab) -> None:
     with AgentProcess("discovery: {interval: 1h}\n", forked=False) as agent:
         agent.ready()
         veth = lab.veth("xst0")
         program = lab.load("decide_drop")
         began = time.monotonic()
         lab.attach(program, veth)
-        # A second, and one more for the emulation, in which all takes twenty times as long.
-        wait_for(lambda: "tracing" in agent.events(), patience=2)
+        # The next scan is due in an hour. An emulator on a busy host needs seconds for this.
+        wait_for(lambda: "tracing" in agent.events(), patience=30)
         print(f"traced after {time.monotonic() - began:.2f} s of the guest's time")
 
 
@@ -221,7 +221,7 @@ def test_rounds(lab: Lab, rounds: int) -> None:
             if number == rounds // 2:
                 early = agent.memory(), agent.descriptors()
         ended = time.monotonic()
-        wait_for(lambda: "come_and_go" not in loaded_programs(), patience=5)
+        wait_for(lambda: "come_and_go" not in loaded_programs(), patience=60)
         let_go = time.monotonic() - ended
         agent.get("/metrics")
         wait_for(lambda: b"come_and_go" not in agent.get("/metrics"))

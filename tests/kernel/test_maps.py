@@ -229,7 +229,7 @@ def expect_of(observer: Observer, part: str, expected: dict[tuple[str, str, str]
     def found() -> dict[tuple[str, str, str], object]:
         return {key: sums for key, sums in counted(observer).items() if part in key[0]}
 
-    wait_for(lambda: found() == expected, patience=10)
+    wait_for(lambda: found() == expected, patience=60)
 
 
 def test_nothing_is_kept_for_a_devmap(lab: Lab, engine: Engine, observer: Observer) -> None:

@@ -300,7 +300,7 @@ def test_a_program_replaced_meanwhile_is_let_go_at_once(lab: Lab, pin_path: Path
     assert "decide_drop" in loaded_programs(), "the price"
     with observing(pin_path, FLOWS) as observer:
         observer.look(1000)
-        wait_for(lambda: "decide_drop" not in loaded_programs(), patience=5)
+        wait_for(lambda: "decide_drop" not in loaded_programs(), patience=60)
         observer.look(1000)
         assert reasons(observer) == {"decide_drop": "vanished", "decide_pass": ""}
         veth.send(udp(4000), times=6)
