@@ -103,17 +103,15 @@ def filters(sent: Sums) -> Iterator[Filter]:
         addresses = [next(getattr(f, side) for *_, f in sent if s in f.source) for s in ".:"]
         for network in (*addresses, "0.0.0.0/0", "::/0", "128.0.0.0/1", "2000::/4"):
             yield {side: network}, in_network(side, network)
-    flow = next(flow for *_, flow in sent if flow.protocol == "udp" and ":" not in flow.source)
-    port = flow.destination_port
+    program, *_, flow = next(k for k in sent if k[3].protocol == "udp" and ":" not in k[3].source)
+    port, network = flow.destination_port, f"{flow.source}/8"
     yield {"port": port}, lambda key: port in key[3][3:]
     yield {"port": flow.source_port}, lambda key: flow.source_port in key[3][3:]
+    near = in_network("source", str(ip_network(network, strict=False)))
     yield (
-        {"port": port, "protocol": "udp", "source": f"{flow.source}/8", "netns": "host"},
+        {"port": port, "protocol": "udp", "source": network, "netns": LOCATIONS[program][0]},
         lambda key: (
-            port in key[3][3:]
-            and key[3].protocol == "udp"
-            and in_network("source", str(ip_network(f"{flow.source}/8", strict=False)))(key)
-            and key[0] == READING
+            port in key[3][3:] and key[3].protocol == "udp" and near(key) and key[0] == program
         ),
     )
 
