@@ -228,9 +228,11 @@ def test_rounds(lab: Lab, rounds: int) -> None:
         late = agent.memory(), agent.descriptors()
         print(f"let go after {let_go:.2f} s; (memory, descriptors) {early}, then {late}")
         assert early is not None
+        most = early[1]
         # Memory comes in steps of 2 MiB (huge pages): a step is no leak, 8 KiB a round would be.
         assert late[0] <= early[0] + 4 * 2**20
-        assert late[1] <= early[1]
+        # A scan or a request may have some open for a moment.
+        wait_for(lambda: agent.descriptors() <= most)
         assert [entry for entry in agent.log if entry["level"] != "info"] == []
         assert agent.stop() == 0
     wait_for(lambda: kernel_objects() == before)

@@ -152,6 +152,7 @@ def test_a_template_is_not_changed_by_what_is_made_of_it() -> None:
 
 
 def test_an_unclosed_descriptor_is_told_of() -> None:
+    gc.collect()  # what other tests left
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         Map.create(lib.BPF_MAP_TYPE_ARRAY, "test", 4, 8, 1)
