@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _remark(document: dict[str, Any], shown: int, *, filtered: bool) -> None:
     matched, held, rate = document["matched"], document["held"], document["sample_rate"]
     if not held:
-        note("The agent holds no flow: no traced program has had a packet of late.")
+        note("The agent holds no flow: no traced program has had a packet recently.")
     elif not matched:
         note(f"None of the {held:,} flows that the agent holds matches.")
     elif shown < matched:
