@@ -337,7 +337,7 @@ def test_coming_and_going_takes_no_memory() -> None:
     assert ledger.entries <= 1300  # what has come in the last minute
     assert sum(ledger.evictions.values()) == readings * 100 - ledger.entries
     pages = 1 << 20 >> 12
-    assert resident[-1] - resident[2] <= pages, resident
+    assert resident[-1] - resident[len(resident) // 2] <= pages, resident
 
 
 def test_devices_that_come_and_go_take_no_memory() -> None:
