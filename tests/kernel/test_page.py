@@ -30,7 +30,7 @@ def test_the_log_says_started_once_programs_are_traced(lab: Lab) -> None:
         assert traced(agent, "decide_drop")
         (entry,) = (each for each in agent.log if each["event"] == "started")
         assert f"http://{entry['listen']}" == agent.address
-        assert (entry["programs"], entry["traced"]) == (1, 1)
+        assert entry["traced"] == 1 <= entry["programs"]  # other tests may have left some, idle
         events = agent.events()
         assert events[0] == "listening"
         assert events.index("tracing") < events.index("started")
