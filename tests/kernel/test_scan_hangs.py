@@ -66,7 +66,7 @@ def test_a_scan_that_hangs_is_seen_and_packets_are_counted(lab: Lab) -> None:
     with AgentProcess(QUICK, before=judge_soon) as agent:
         agent.ready()
         wait_for(lambda: traced(agent, "decide_drop"))
-        assert agent.status("/healthz") == 200
+        wait_for(lambda: agent.status("/healthz") == 200)  # the first scan takes seconds here
         with silent_server():
             wait_for(lambda: agent.status("/healthz") == 503)
             wait_for(lambda: hangs(agent))
