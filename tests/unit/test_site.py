@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.waiting import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,7 +72,10 @@ def test_search_finds(page: Page, words: str, found: str) -> None:
     query.fill("")
     query.press_sequentially(words)
     links = page.locator(".md-search-result__item a")
-    links.locator(f"xpath=self::*[contains(@href, '{found}')]").first.wait_for(state="attached")
-    shown = [(link.get_attribute("href") or "").partition("#")[0] for link in links.all()]
-    pages = list(dict.fromkeys(shown))
-    assert any(each.endswith(found) for each in pages[:3]), pages
+
+    def first_pages() -> list[str]:
+        """The results change with each letter: all are read at once."""
+        shown = links.evaluate_all("found => found.map(each => each.getAttribute('href') || '')")
+        return list(dict.fromkeys(href.partition("#")[0] for href in shown))[:3]
+
+    wait_for(lambda: any(each.endswith(found) for each in first_pages()), patience=60)
