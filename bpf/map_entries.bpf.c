@@ -15,7 +15,7 @@
 #include <bpf/bpf_core_read.h>
 
 enum {
-	MAX_MAPS = 1024, /* as MAPS_LIMIT in agent/xdpscope/probes/maps/__init__.py */
+	MAX_MAPS = 1024, /* as MAPS_LIMIT in agent/xdpscope/probes/maps/entries.py */
 	MAX_CPUS = 2048, /* of a host with more CPUs, sums over CPUs have no record */
 	/* Entries that one CPU keeps on its own list of an LRU map: LOCAL_FREE_TARGET in
 	 * kernel/bpf/bpf_lru_list.c is 128, and a CPU may steal some more.
