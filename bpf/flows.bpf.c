@@ -137,6 +137,12 @@ int enter_sampled(__u64 *ctx)
 	return enter_taken(ctx, target);
 }
 
+/* Verdict and index as they are in a key: see struct flow4_key. */
+static __always_inline __u64 exit_bits(__u64 verdict, __u64 index)
+{
+	return verdict | index >> 16 << 3 | (index & 0xffff) << 16;
+}
+
 /* Count a packet of a flow, if it has one; else `reason` of `target` says why not. */
 static __always_inline void account(struct xdp_buff *xdp, struct target_counts *target,
 				    __u64 verdict, __u64 length)
@@ -172,9 +178,9 @@ static __always_inline void account(struct xdp_buff *xdp, struct target_counts *
 	if (index >= NO_INDEX)
 		target->reason = REASON_TABLE_FULL;
 	else if (kind == ENTRY_IPV4)
-		count_flow4(key.words[0], key.words[1] | verdict | index << 16, length);
+		count_flow4(key.words[0], key.words[1] | exit_bits(verdict, index), length);
 	else if (kind == ENTRY_IPV6)
-		count_flow6(&key, key.words[4] | verdict << 32 | index << 48, length, NULL, 0);
+		count_flow6(&key, key.words[4] | exit_bits(verdict, index) << 32, length, NULL, 0);
 }
 
 /*

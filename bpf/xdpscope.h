@@ -48,8 +48,8 @@ enum limits {
 	DEVICES_INLINE = 4,
 	/* Entries in `spilled`, over all targets. */
 	DEVICES_SPILLED = 65536,
-	/* An `index` that stands for none. */
-	NO_INDEX = 0xffff,
+	/* An `index` that stands for none. It has 21 bits: see struct flow4_key. */
+	NO_INDEX = 0x1fffff,
 	/* Flows that share a hash value. */
 	FLOW_WAYS = 4,
 };
@@ -97,9 +97,12 @@ enum entry_kind {
 struct flow4_key {
 	__be32 destination;
 	__be16 ports[2]; /* source, destination */
-	__u8 verdict; /* set at the exit, */
+	/* The exit adds the verdict in the lower three bits, and the index of the device's record:
+	 * its upper five bits here, the others in `device`.
+	 */
+	__u8 verdict;
 	__u8 protocol;
-	__u16 device; /* as is this: the index of its record */
+	__u16 device;
 	__be32 source;
 };
 

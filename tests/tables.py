@@ -56,6 +56,13 @@ class Table:
         key["verdict"], key["protocol"] = VERDICTS.index(verdict), 17
         return key
 
+    def at_device(self, key: NDArray[Any], index: int) -> NDArray[Any]:
+        """The key of the same packet, seen at the device whose record has this index."""
+        found = key.copy()
+        found["device"] = index & 0xFFFF
+        found["verdict"] |= index >> 16 << 3
+        return found
+
 
 @contextmanager
 def flow_table(sets: int) -> Iterator[Table]:

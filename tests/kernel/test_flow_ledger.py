@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 
 from tests.tables import OWNER, PROGRAM, TARGET, Table, flow_table, name_of, owners, total
+from xdpscope import bpf
 from xdpscope.accounting.flow_query import FlowQuery
 from xdpscope.accounting.flows import FlowCount, FlowLedger
 from xdpscope.accounting.owners import Owners, Seen
 from xdpscope.accounting.reading import VERDICTS
+from xdpscope.accounting.slots import FAMILIES, Family
 from xdpscope.config import Flows
-from xdpscope.libbpf import possible_cpus
+from xdpscope.libbpf import Object, possible_cpus
 
 pytestmark = pytest.mark.one_kernel
 
@@ -355,12 +357,11 @@ def test_devices_that_come_and_go_take_no_memory() -> None:
             numbers = np.arange(devices) + round_ * devices
             names = [b"veth%d" % number for number in numbers]
             seen = Seen(
-                PROGRAM, TARGET, np.zeros(devices, np.uint64), numbers % 60000,
+                PROGRAM, TARGET, np.zeros(devices, np.uint64), numbers,
                 (5 << 32) + numbers.astype(np.uint64), np.full(devices, 5), np.array(names),
             )  # fmt: skip
             for device in range(flows):
-                key = table.flow4(device)
-                key["device"] = numbers[device] % 60000
+                key = table.at_device(table.flow4(device), int(numbers[device]))
                 table.put((device, 0, round_ % 4), key, packets=round_ + 1, size=60)
             table.write()
             tally = total(round_ + 1, 60)[OWNER]
@@ -371,10 +372,27 @@ def test_devices_that_come_and_go_take_no_memory() -> None:
             assert len(scopes_of(known)) == devices
             assert len(ledger.exported) == flows
             assert {count.owner for count in ledger.exported} <= totals.keys()
+            assert {count.verdict for count in ledger.exported} == {"drop"}
             if round_ % 10 == 0:
                 traced.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
     assert traced[-1] - traced[2] < 1 << 20, traced
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: f"IPv{family.version}")
+def test_an_index_has_21_bits(family: Family) -> None:
+    """The last that a record can have is the one before the one that stands for none."""
+    with Object(bpf.path_of("flows")) as loaded:
+        key = np.zeros((), loaded.btf.struct(family.key))
+    for index in (0, 3, 4, 65535, 65536, 100003, 0x1FFFFE):
+        for verdict in range(len(VERDICTS)):
+            key["verdict"], key["device"] = verdict | index >> 16 << 3, index & 0xFFFF
+            key["protocol"] = 255
+            word = np.frombuffer(key.tobytes(), np.uint64)[family.words - 1]
+            assert family.index(word) == index
+            key["verdict"], key["device"] = verdict, 0
+            rest = np.frombuffer(key.tobytes(), np.uint64)[family.words - 1]
+            assert family.without_index(word) == rest
 
 
 def test_flows_that_cannot_be_read_keep_their_owner(table: Table) -> None:

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from tests.kernel.conftest import Counts, counted, expect
-from tests.kernel.flows import check_sums, observing, on_one_cpu
+from tests.kernel.flows import check_sums, expect_flows, observing, on_one_cpu
 from tests.kernel.lab import Lab, Veth, frame
+from tests.kernel.pinned import udp
+from tests.reference import flow_of
 from tests.waiting import wait_for
 from xdpscope import observer as observing_module
 from xdpscope.config import _any_matches
@@ -236,3 +238,36 @@ def test_devices_that_come_and_go_leave_nothing(
         tracemalloc.stop()
     print(f"bytes after each {step * devices} devices: {traced}")
     assert traced[-1] - traced[1] < 150 * 2 * step * devices, traced
+
+
+@pytest.mark.usefixtures("one_cpu")
+def test_flows_go_on_after_100000_devices(lab: Lab) -> None:
+    with Engine(FlowSizes(sets=64, sample_rate=1)) as engine, observing(engine) as observer:
+        program = lab.load("decide_drop")
+        veths = [lab.veth(f"xst{number}") for number in range(INLINE + 3)]
+        for veth in veths:
+            lab.attach(program, veth)
+        observer.look(0)
+        (tracer,) = (t.tracer for t in observer._targets if t.tracer)
+        records = tracer._counts.lookup(bytes(4))
+        typed(records, engine.target_counts)["devices_spilled"] = 100_000
+        tracer._counts.update(bytes(4), records.tobytes())
+        expected = {}
+        for number, veth in enumerate(veths):
+            for kind in (udp(4000), frame(60)):
+                veth.send(kind, times=number + 1)
+                key = "decide_drop", veth.name, "drop", flow_of(kind)
+                expected[key] = number + 1, (number + 1) * len(kind)
+        expect_flows(observer, expected)
+        (spilled,) = engine.spilled().values()
+        indices = spilled["index"].max(axis=1)
+        assert sorted(indices.tolist()) == [100_000 + INLINE + n for n in range(3)]
+        # The last index is spent, and there is none for a further device.
+        records = tracer._counts.lookup(bytes(4))
+        typed(records, engine.target_counts)["devices_spilled"] = 1 << 32
+        tracer._counts.update(bytes(4), records.tobytes())
+        last = lab.veth("xstlast")
+        lab.attach(program, last)
+        last.send(udp(4000), times=2)
+        expected["decide_drop", "xstlast", "drop", "table_full"] = 2, 2 * len(udp(4000))
+        expect_flows(observer, expected)

@@ -26,9 +26,9 @@ UNKNOWN = -1
 
 
 def code(cpu: Any, target: Any, index: Any) -> U64:
-    """One number for all three."""
+    """One number for all three: an index has 21 bits, and no kernel has more than 8,192 CPUs."""
     targets, indices, cpus = (np.asarray(part, np.uint64) for part in (target, index, cpu))
-    return np.asarray(targets << np.uint64(32) | indices << np.uint64(16) | cpus, np.uint64)
+    return np.asarray(targets << np.uint64(34) | indices << np.uint64(13) | cpus, np.uint64)
 
 
 PlaceOf = Callable[[int, int, int, str], Place | None]

@@ -30,6 +30,10 @@ _OF_UNKNOWN_AGE = np.float32(1e-9)
 _ATTEMPTS = 100
 
 
+# In a key's byte of the verdict: the verdict itself, and the upper bits of the device's index.
+_VERDICT, _UPPER = 0x07, np.uint64(0xF8)
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
     """What differs between IPv4 and IPv6."""
@@ -39,12 +43,22 @@ class Family:
     record: str  # struct of bpf/xdpscope.h: a set
     key: str  # struct of bpf/xdpscope.h: a flow's key
     words: int  # of 64 bits, of which a key consists
-    device: int  # where in the last word the device's index is, which differs by CPU
+    verdict: int  # at which bit of the last word that of the exit begins: struct flow4_key
+
+    def index(self, word: U64) -> U64:
+        """Return the index of the device's record, which differs by CPU."""
+        found = word >> np.uint64(self.verdict)
+        return found >> np.uint64(16) & np.uint64(0xFFFF) | (found & _UPPER) << np.uint64(13)
+
+    def without_index(self, word: U64) -> U64:
+        """Return the word as it is on every CPU."""
+        mask = (0xFFFF << 16 | int(_UPPER)) << self.verdict
+        return word & np.uint64(mask ^ (1 << 64) - 1)
 
 
 FAMILIES = (
-    Family(4, "flows4", "flow_set4", "flow4_key", words=2, device=16),
-    Family(6, "flows6", "flow_set6", "flow6_key", words=5, device=48),
+    Family(4, "flows4", "flow_set4", "flow4_key", words=2, verdict=0),
+    Family(6, "flows6", "flow_set6", "flow6_key", words=5, verdict=32),
 )
 
 
@@ -247,8 +261,7 @@ class SlotTable:
         self._scope[mine] = UNKNOWN
 
         cpus = (slots // self._shape[2]) % self._shape[1]
-        shift, mask = np.uint64(self.family.device), np.uint64(0xFFFF)
-        scope = scopes.of(code(cpus, target, words[-1] >> shift & mask))
+        scope = scopes.of(code(cpus, target, self.family.index(words[-1])))
         # Under another name than when last read: what has come since is neither's here.
         old = self._scope[slots]
         renamed = slots[(old != scope) & (old != UNKNOWN)]
@@ -257,7 +270,7 @@ class SlotTable:
             self._bytes[renamed] = self._column("bytes", renamed)
             self._score[renamed] = 0
         self._scope[slots] = scope
-        words[-1] &= ~(mask << shift)
+        words[-1] = self.family.without_index(words[-1])
         self._name[slots] = self._hash([scope.astype(np.uint64), *words])
         self._held[slots] &= scope != UNKNOWN
         self._grouping = None
@@ -336,4 +349,6 @@ class SlotTable:
         if not len(slots):
             return np.empty(0, self._key)
         rows = self._flows["key"][slots // self._shape[2], slots % self._shape[2]]
-        return typed(np.ascontiguousarray(rows).view(np.uint8), self._key)
+        found = typed(np.ascontiguousarray(rows).view(np.uint8), self._key)
+        found["verdict"] &= _VERDICT
+        return found
