@@ -50,6 +50,13 @@ SEC(".data.epoch") struct {
 /* The key of the only element of `counts`: cheaper here than on the stack. */
 __u32 only;
 
+/*
+ * So many devices more may get a record in `spilled` before the agent reads it again. The agent
+ * deletes records of devices that are gone. While no agent runs, nobody does, and a pinned
+ * `spilled` must not grow for ever.
+ */
+SEC(".data.budget") __s64 budget = 1;
+
 /* What a record in `spilled` begins as: too large for the stack. */
 struct device_counts blank;
 
@@ -233,7 +240,7 @@ static __always_inline struct device_counts *spilled_record(__u64 identity)
 	return bpf_map_lookup_elem(&spilled, &key);
 }
 
-/* The record of a device beyond the target's own; NULL if there is no place left for one. */
+/* The record of a device beyond the target's own; NULL if there can be no further one now. */
 static __always_inline struct device_counts *spill(struct target_counts *target,
 						   struct net_device *device, __u64 identity)
 {
@@ -241,6 +248,9 @@ static __always_inline struct device_counts *spill(struct target_counts *target,
 	struct device_counts *known = bpf_map_lookup_elem(&spilled, &key);
 
 	if (!known) {
+		if (read_once(budget) <= 0)
+			return NULL;
+		__sync_fetch_and_add(&budget, -1);
 		/* Another CPU may have been first: whoever it was, look again. */
 		bpf_map_update_elem(&spilled, &key, &blank, BPF_NOEXIST);
 		known = bpf_map_lookup_elem(&spilled, &key);

@@ -271,3 +271,32 @@ def test_flows_go_on_after_100000_devices(lab: Lab) -> None:
         last.send(udp(4000), times=2)
         expected["decide_drop", "xstlast", "drop", "table_full"] = 2, 2 * len(udp(4000))
         expect_flows(observer, expected)
+
+
+@pytest.mark.usefixtures("one_cpu")
+def test_without_an_agent_records_do_not_grow_for_ever(
+    lab: Lab, engine: Engine, observer: Observer
+) -> None:
+    """Further devices are counted, but not by name, until the next agent has read the records."""
+    program = lab.load("decide_drop")
+    lab.attach(program, lab.veth("xst0"))
+    observer.look(0)
+    expected = fill(lab, program)
+    late = [lab.veth(f"xst{number}") for number in range(1, 6)]
+    for veth in late:
+        lab.attach(program, veth)
+    assert counted(observer) == expected
+    with engine.templates.map(".data.budget") as budget:
+        budget.update(bytes(4), np.int64(2).tobytes())
+    for packets in 3, 4:
+        for veth in late:
+            veth.send(frame(60), times=packets)
+    assert records(engine) == 2
+    for veth in late[:2]:
+        expected["decide_drop", veth.name, "drop"] = (7, 420)
+    expected["decide_drop", "unknown", "drop"] = (21, 1260)
+    expect(observer, expected)
+    for veth in late[2:]:
+        veth.send(frame(60), times=2)
+        expected["decide_drop", veth.name, "drop"] = (2, 120)
+    expect(observer, expected)
