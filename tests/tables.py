@@ -90,8 +90,8 @@ def name_of(known: Owners, interface: str) -> bool:
     """Gives the device a name; whether it is another."""
     cpus = possible_cpus()
     seen = Seen(
-        PROGRAM, TARGET, np.arange(cpus), np.zeros(cpus, np.uint64),
-        np.full(cpus, 5 << 32 | 2, np.uint64), np.full(cpus, 5), np.array([b"eth0"] * cpus),
+        PROGRAM, TARGET, np.array([5 << 32 | 2], np.uint64), np.array([5]), np.array([b"eth0"]),
+        np.zeros(cpus, np.uint32), np.arange(cpus), np.zeros(cpus, np.uint64),
     )  # fmt: skip
     return known.update([seen], lambda *_: ("host", interface), interface)
 

@@ -13,19 +13,18 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import islice
 from math import inf
-from typing import Any, Self
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Self
 
 from xdpscope.accounting.books import Books
-from xdpscope.accounting.by_cpu import CpuCounts, by_cpu
+from xdpscope.accounting.by_cpu import CpuCounts, add_overflow, by_cpu
 from xdpscope.accounting.farewell import Farewell
 from xdpscope.accounting.flow_query import FlowQuery
 from xdpscope.accounting.flows import PATIENCE, FlowCount, FlowLedger
 from xdpscope.accounting.ledger import Ledger, Place, PlaceOf, Tally
+from xdpscope.accounting.overflow import OverflowReading
 from xdpscope.accounting.owners import Owner, Owners
 from xdpscope.accounting.places import NO_PLACE, Places, Uppers
+from xdpscope.accounting.reading import Reading
 from xdpscope.accounting.spilled import SpilledRecords
 from xdpscope.config import Flows
 from xdpscope.discovery.inventory import Inventory
@@ -259,7 +258,8 @@ class Observer:
         with self._lock, _noting(failures):
             # Before the inventory: what is not in service then has run in tests only until now.
             idle = list(read_counts([t.tracer for t in self._targets if t.idle and t.tracer]))
-            spilled = self._engine.spilled() if idle else {}
+            overflowing = any(part.records["devices_spilled"].any() for part in idle)
+            spilled = self._engine.spilled() if overflowing else {}
         snapshot = self._inventory.take()
         failures += self._inventory.failures
         if not failures:
@@ -288,7 +288,7 @@ class Observer:
     ) -> list[Target]:
         """Those that have only verdicts counted then; none if interrupted."""
         self._places.expect(snapshot)
-        spilled: Mapping[int, NDArray[Any]] = {}
+        spilled: Mapping[int, OverflowReading] = {}
         with _noting(failures):
             spilled = self._read_flows(self._places.at_once)
         if snapshot is not self._snapshot:
@@ -333,14 +333,19 @@ class Observer:
         """Return the counts of each CPU by program's id and location; see accounting/by_cpu.py."""
         with self._lock.reading():
             targets = [target for target in self._targets if not target.idle]
-            spilled = self._engine.spilled()
+            found: dict[int, dict[Place, CpuCounts]] = {}
+            programs: dict[int, int] = {}
+            for part in read_counts([each.tracer for each in targets if each.tracer]):
+                programs.update(zip(part.numbers, part.programs, strict=True))
+                for number, records in zip(part.numbers, part.records, strict=True):
+                    found[number] = by_cpu(records, self._places.of)
+            for number, records in self._engine.overflow_records():
+                if number in found:
+                    add_overflow(found[number], records, self._places.of)
             return {
-                (program, place): counts
-                for part in read_counts([each.tracer for each in targets if each.tracer])
-                for program, number, records in zip(
-                    part.programs, part.numbers, part.records, strict=True
-                )
-                for place, counts in by_cpu(records, spilled.get(number), self._places.of).items()
+                (programs[number], place): counts
+                for number, places in found.items()
+                for place, counts in places.items()
             }
 
     def flow_counts(self, client: str = "") -> FlowReport | None:
@@ -443,7 +448,7 @@ class Observer:
             return False
         return self._scope.interfaces.admits(interface, *self._uppers.of(place))
 
-    def _book(self, place_of: PlaceOf) -> Mapping[int, NDArray[Any]]:
+    def _book(self, place_of: PlaceOf) -> Mapping[int, OverflowReading]:
         """Books all there is; what the engine's ``spilled`` had."""
         spilled = self._engine.spilled()
         tracers, idle = [], set()
@@ -458,7 +463,7 @@ class Observer:
         self._books.book(read_counts(tracers), spilled, place_of, idle)
         return spilled
 
-    def _read_flows(self, place_of: PlaceOf) -> Mapping[int, NDArray[Any]]:
+    def _read_flows(self, place_of: PlaceOf) -> Mapping[int, OverflowReading]:
         """Books the totals, as ``_book``, and only then the flows: see accounting/flows.py."""
         spilled = self._book(place_of)
         if self._flows is None:
@@ -481,13 +486,13 @@ class Observer:
         self._flows_of = self._books.version
         return spilled
 
-    def _forget_spilled(self, spilled: Mapping[int, NDArray[Any]]) -> None:
+    def _forget_spilled(self, spilled: Mapping[int, OverflowReading]) -> None:
         done = self._spilled.done_with(spilled, self._places, time.monotonic())
-        deleted = defaultdict(list)
-        for (number, _, _), record in self._engine.take_spilled(islice(done, _FORGOTTEN_AT_ONCE)):
-            deleted[number].append(record)
-        for number, records in deleted.items():
-            self._books.close_overflow(number, np.stack(records), self._places.until_now)
+        deleted: defaultdict[int, Reading] = defaultdict(dict)
+        for (number, _, _), last in self._engine.take_spilled(islice(done, _FORGOTTEN_AT_ONCE)):
+            deleted[number] |= last
+        for number, readings in deleted.items():
+            self._books.close_overflow(number, readings, self._places.until_now)
 
     def _say_farewell(self, programs: set[int], linger: float) -> None:
         now = time.monotonic()

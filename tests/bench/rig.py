@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import Self
 
 from tests.bench.compiled import path_of
-from xdpscope.accounting.reading import REASONS, VERDICTS, by_device, no_counts, of_target
+from xdpscope.accounting.reading import REASONS, VERDICTS, no_counts, of_target
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.model import XdpProgram
 from xdpscope.libbpf import Link, Object, Program, run_time_stats
@@ -60,7 +60,7 @@ def check_counts(tracer: Tracer, engine: Engine, runs: list[int], sampled_out: i
         wanted.append(counts.tolist())
     reading = of_target(tracer.records())
     for records in engine.spilled().values():
-        reading |= by_device(records)
+        reading |= records.by_device()
     counted = [each.counts.tolist() for each in reading.values()]
     if sorted(counted) != sorted(wanted):
         raise AssertionError(f"counted {counted}, but there were {wanted}")

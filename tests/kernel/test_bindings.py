@@ -3,6 +3,7 @@
 
 import gc
 import struct
+import tracemalloc
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.kernel.conftest import kernel
 from xdpscope import bpf, libbpf
 from xdpscope.errors import KernelError, LoadError, NotPermitted, Vanished, XdpscopeError
 from xdpscope.libbpf import Btf, Map, Object, Program, possible_cpus
+from xdpscope.libbpf import map as map_module
 
 pytestmark = pytest.mark.every_kernel
 
@@ -80,15 +82,39 @@ def test_reading_a_whole_per_cpu_map(kind: int, reader: str) -> None:
         batches = kind == lib.BPF_MAP_TYPE_PERCPU_HASH or kernel() >= (5, 13)
         if reader == "_batched" and not batches:
             with pytest.raises(KernelError):
-                under_test._batched()
+                next(under_test._batched())
             return
-        keys, values = getattr(under_test, reader)()
+        parts = [under_test.items()] if reader == "items" else [*getattr(under_test, reader)()]
+        assert reader == "items" or len(parts) > 1
+        keys, values = map(np.concatenate, zip(*parts, strict=True))
         assert values.shape == (entries, cpus, 16)
         order = np.argsort(keys.view("<u4").ravel())
         record = np.dtype([("key", "<u8"), ("cpu", "<u4")])
         records = libbpf.typed(values[order], record)
         assert (records["key"] == np.arange(entries)[:, None]).all()
         assert (records["cpu"] == np.arange(cpus)).all()
+
+
+@pytest.mark.parametrize("reader", ["batches", "_one_by_one"])
+def test_memory_for_reading_a_large_map_is_bounded(
+    reader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On 256 CPUs an element of the overflow map has 130 KiB."""
+    entries, size = 64, 16 << 10
+    limit = 4 * size * possible_cpus()
+    monkeypatch.setattr(map_module, "_BATCH_SIZE", limit)
+    with Map.create(lib.BPF_MAP_TYPE_PERCPU_HASH, "test", 4, size, 4 * entries) as large:
+        for key in range(entries):
+            large.update(struct.pack("<I", key), bytes([key]) * size * possible_cpus())
+        found = []
+        tracemalloc.start()
+        for keys, values in getattr(large, reader)():
+            assert values.nbytes <= limit
+            found += zip(keys[:, 0].tolist(), values.min((1, 2)), values.max((1, 2)), strict=True)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert sorted(found) == [(key, key, key) for key in range(entries)]
+    assert peak < 5 * limit, "some parts, not all 16"
 
 
 def test_reading_an_empty_map() -> None:

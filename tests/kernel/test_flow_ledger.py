@@ -357,8 +357,8 @@ def test_devices_that_come_and_go_take_no_memory() -> None:
             numbers = np.arange(devices) + round_ * devices
             names = [b"veth%d" % number for number in numbers]
             seen = Seen(
-                PROGRAM, TARGET, np.zeros(devices, np.uint64), numbers,
-                (5 << 32) + numbers.astype(np.uint64), np.full(devices, 5), np.array(names),
+                PROGRAM, TARGET, (5 << 32) + numbers.astype(np.uint64), np.full(devices, 5),
+                np.array(names), np.arange(devices), np.zeros(devices, np.uint64), numbers,
             )  # fmt: skip
             for device in range(flows):
                 key = table.at_device(table.flow4(device), int(numbers[device]))

@@ -260,7 +260,7 @@ def test_flows_go_on_after_100000_devices(lab: Lab) -> None:
                 expected[key] = number + 1, (number + 1) * len(kind)
         expect_flows(observer, expected)
         (spilled,) = engine.spilled().values()
-        indices = spilled["index"].max(axis=1)
+        indices = spilled.indices[spilled.bound]
         assert sorted(indices.tolist()) == [100_000 + INLINE + n for n in range(3)]
         # The last index is spent, and there is none for a further device.
         records = tracer._counts.lookup(bytes(4))

@@ -6,15 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xdpscope import bpf
-from xdpscope.accounting.by_cpu import by_cpu
+from xdpscope.accounting.by_cpu import add_overflow, by_cpu
 from xdpscope.accounting.farewell import Farewell
 from xdpscope.accounting.ledger import Ledger, Place
+from xdpscope.accounting.overflow import OverflowReading
 from xdpscope.accounting.owners import Owners, Seen
 from xdpscope.accounting.places import Uppers
 from xdpscope.accounting.reading import (
     UNPLACED,
     VERDICTS,
     DeviceReading,
+    by_device,
     no_counts,
     of_target,
 )
@@ -158,6 +160,39 @@ def test_records_of_several_cpus_are_summed_by_device() -> None:
     }
 
 
+def test_overflow_records_are_summed_part_by_part() -> None:
+    """As all of them together, and each target's by itself."""
+    with Object(bpf.path_of("verdicts")) as verdicts:
+        layout = verdicts.btf.struct("device_counts")
+    random = np.random.default_rng(1)
+    records = np.zeros((40, 3), layout)
+    records.view(np.uint64)[...] = random.integers(2**64, size=(40, 195), dtype=np.uint64)
+    records["name"], records["netns"], records["index"] = b"eth0", 5, np.arange(120).reshape(40, 3)
+    records["identity"] = np.arange(1, 41)[:, None]
+    # Not every CPU has met every device, and the last device is not bound yet.
+    absent = random.random(records.shape) < 0.3
+    absent[:, 1] = False
+    absent[39] = True
+    records[absent] = np.zeros((), layout)
+    targets = random.integers(3, size=40)
+
+    parts = [OverflowReading.of(records[begin : begin + 7]) for begin in range(0, 40, 7)]
+    found = dict(OverflowReading.joined(parts).split(targets))
+    assert found.keys() == {0, 1, 2}
+    for target, reading in found.items():
+        mine = records[targets == target]
+        expected = by_device(mine)
+        assert reading.by_device().keys() == expected.keys()
+        for device, each in reading.by_device().items():
+            assert (each.name, each.inode) == (expected[device].name, expected[device].inode)
+            assert (each.counts == expected[device].counts).all()
+        devices, cpus = np.nonzero(mine["identity"])
+        assert [at.tolist() for at in reading.bound] == [devices.tolist(), cpus.tolist()]
+        assert (reading.indices[reading.bound] == mine["index"][devices, cpus]).all()
+        packets = mine["verdicts"]["packets"].sum(axis=(1, 2), dtype=np.uint64)
+        assert (reading.packets == packets).all()
+
+
 def test_a_device_may_lose_one_of_its_records() -> None:
     ledger = Ledger()
     ledger.book(PROGRAM, PLACED, {(1, 2): reading(3)}, by_index)
@@ -181,9 +216,9 @@ def test_as_long_as_nothing_moves_no_device_is_asked_for_again() -> None:
     def seen(*indices: int) -> Seen:
         count = len(indices)
         return Seen(
-            PROGRAM, 1, np.zeros(count, np.intp), np.arange(count),
-            np.array([5 << 32 | index for index in indices], np.uint64),
+            PROGRAM, 1, np.array([5 << 32 | index for index in indices], np.uint64),
             np.full(count, 5), np.array([b"eth"] * count),
+            np.arange(count), np.zeros(count, np.intp), np.arange(count),
         )  # fmt: skip
 
     owners = Owners()
@@ -250,7 +285,8 @@ def test_counts_of_each_cpu_add_up_to_the_reading() -> None:
     overflow[0, 2]["verdicts"][2] = 13, 1300
     records["unplaced"][2][0] = 17, 1700
 
-    found = by_cpu(records, overflow, by_index)
+    found = by_cpu(records, by_index)
+    add_overflow(found, overflow, by_index)
     assert {place: counts[:, :3, 0].tolist() for place, counts in found.items()} == {
         ("ns1", "eth2"): [[0, 5, 0], [0, 7, 0], [0, 0, 0]],
         ("ns1", "eth3"): [[0, 0, 0], [0, 11, 0], [0, 0, 13]],
@@ -261,4 +297,6 @@ def test_counts_of_each_cpu_add_up_to_the_reading() -> None:
         (1, 0, 660),
         (2, 13, 0),
     ]
-    assert by_cpu(records, None, lambda *_: None) == {}
+    nothing = by_cpu(records, lambda *_: None)
+    add_overflow(nothing, overflow, lambda *_: None)
+    assert nothing == {}

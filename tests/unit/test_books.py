@@ -11,6 +11,7 @@ from xdpscope import bpf
 from xdpscope.accounting import books
 from xdpscope.accounting.books import Books, Counted
 from xdpscope.accounting.ledger import Ledger, Place
+from xdpscope.accounting.overflow import OverflowReading
 from xdpscope.accounting.reading import sums
 from xdpscope.libbpf import Object
 
@@ -105,8 +106,9 @@ def test_a_quiet_target_may_have_records_elsewhere(records: NDArray[Any]) -> Non
     ledger = Ledger()
     kept = Books(ledger)
     kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere)
-    spilled = records["devices"][1, :, :1].T.copy()
-    spilled["verdicts"]["packets"][0, 0, 1] = 4
+    more = records["devices"][1, :, :1].T.copy()
+    more["verdicts"]["packets"][0, 0, 1] = 4
+    spilled = OverflowReading.of(more)
     for _ in range(2):
         kept.book([Counted(PROGRAMS, NUMBERS, records)], {2: spilled}, somewhere)
         assert drops(ledger) == [(1, 60), (5, 120), (1, 60)]

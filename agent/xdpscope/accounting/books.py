@@ -12,8 +12,9 @@ from typing import Any
 from numpy.typing import NDArray
 
 from xdpscope.accounting.ledger import Ledger, PlaceOf
+from xdpscope.accounting.overflow import OverflowReading
 from xdpscope.accounting.owners import Seen
-from xdpscope.accounting.reading import by_device, of_target, sums
+from xdpscope.accounting.reading import Reading, of_target, sums
 
 # The sum of a record that must be seen to again, whatever it has.
 _UNBOOKED = -1
@@ -58,7 +59,7 @@ class Books:
     def book(
         self,
         counted: Iterable[Counted],
-        spilled: Mapping[int, NDArray[Any]],
+        spilled: Mapping[int, OverflowReading],
         place_of: PlaceOf,
         idle: Collection[int] = (),
     ) -> None:
@@ -66,7 +67,7 @@ class Books:
 
         Args:
             counted: Every target, those that are idle excepted.
-            spilled: ``struct device_counts``, shape (devices, CPUs), by the target's number.
+            spilled: What there is in the map that all targets share, by the target's number.
             place_of: See the ledger.
             idle: The numbers of targets that keep what was booked of them.
         """
@@ -82,24 +83,23 @@ class Books:
                     old = self._book(program, number, records, total, rest, place_of)
                 self._entries[number] = old
 
-    def close_overflow(self, number: int, records: NDArray[Any], place_of: PlaceOf) -> None:
+    def close_overflow(self, number: int, last: Reading, place_of: PlaceOf) -> None:
         """Book the last counts of a target's overflow records that were deleted.
 
         Args:
             number: The target's number.
-            records: ``struct device_counts``, shape (devices, CPUs), as they were when they
-                were deleted.
+            last: What the records had when they were deleted.
             place_of: See the ledger.
         """
         entry = self._entries.get(number)
         if entry is not None:
             self.version += 1
-            self._ledger.close(entry.inline.program, "spilled", by_device(records), place_of)
+            self._ledger.close(entry.inline.program, "spilled", last, place_of)
 
     def skip(
         self,
         counted: Iterable[Counted],
-        spilled: Mapping[int, NDArray[Any]],
+        spilled: Mapping[int, OverflowReading],
         in_service: Callable[[int], bool],
     ) -> None:
         """Leave out what idle targets counted up to this reading.
@@ -121,7 +121,7 @@ class Books:
                 rest = spilled.get(number)
                 if total != before.get(number, 0) or rest is not None:
                     self._ledger.skip(program, "placed", of_target(records))
-                    self._ledger.skip(program, "spilled", {} if rest is None else by_device(rest))
+                    self._ledger.skip(program, "spilled", {} if rest is None else rest.by_device())
 
     def _book(
         self,
@@ -129,16 +129,16 @@ class Books:
         number: int,
         records: NDArray[Any],
         total: int,
-        rest: NDArray[Any] | None,
+        rest: OverflowReading | None,
         place_of: PlaceOf,
     ) -> _Entry:
         self.version += 1
         # Apart: each CPU gives its places to the devices that it meets first, so a device
         # that has one here may have spilled there.
         complete = self._ledger.book(program, "placed", of_target(records), place_of)
-        self._ledger.book(program, "spilled", {} if rest is None else by_device(rest), place_of)
+        self._ledger.book(program, "spilled", {} if rest is None else rest.by_device(), place_of)
         return _Entry(
             total if complete else _UNBOOKED,
             Seen.inline(program, number, records["devices"]),
-            None if rest is None else Seen.spilled(program, number, rest),
+            None if rest is None else Seen.overflow(program, number, rest),
         )

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xdpscope.accounting.ledger import Place
+from xdpscope.accounting.overflow import OverflowReading
 from xdpscope.discovery.model import interface_name
 
 U64 = NDArray[np.uint64]
@@ -40,41 +41,47 @@ Device = tuple[int, int, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The devices that have records of one target; arrays of one entry a record."""
+    """The devices that have records of one target, on however many CPUs."""
 
     program: int
     target: int
-    cpus: NDArray[Any]
-    indices: NDArray[Any]
+    # One entry for each device:
     identities: U64  # namespace's serial number << 32 | ifindex
     inodes: NDArray[Any]  # of the namespaces
     names: NDArray[np.bytes_]  # when first seen
+    # One entry for each record:
+    devices: NDArray[Any]  # which of the above
+    cpus: NDArray[Any]
+    indices: NDArray[Any]
 
     @classmethod
     def inline(cls, program: int, target: int, devices: NDArray[Any]) -> Self:
         """From the target's own ``struct device_counts``, shape (CPUs, devices)."""
         cpus, indices = np.nonzero(devices["identity"])
         used = devices[cpus, indices]
-        return cls(program, target, cpus, indices, *_device(used))
+        identities, first, which = np.unique(
+            used["identity"], return_index=True, return_inverse=True
+        )
+        inodes, names = used["netns"][first], used["name"][first]
+        return cls(program, target, identities, inodes, names, which, cpus, indices)
 
     @classmethod
-    def spilled(cls, program: int, target: int, devices: NDArray[Any]) -> Self:
-        """From those of the ``spilled`` map, shape (devices, CPUs)."""
-        numbers, cpus = np.nonzero(devices["identity"])
-        used = devices[numbers, cpus]
-        return cls(program, target, cpus, used["index"], *_device(used))
+    def overflow(cls, program: int, target: int, found: OverflowReading) -> Self:
+        """From those of the map that all targets share."""
+        which, cpus = found.bound
+        indices = found.indices[which, cpus]
+        # With hundreds of CPUs and devices there are very many.
+        narrow = which.astype(np.uint32), cpus.astype(np.uint16)
+        return cls(program, target, found.identities, found.inodes, found.names, *narrow, indices)
 
     def same_as(self, other: "Seen") -> bool:
         """Whether nothing has changed."""
         return (
             np.array_equal(self.identities, other.identities)
+            and np.array_equal(self.devices, other.devices)
             and np.array_equal(self.cpus, other.cpus)
             and np.array_equal(self.indices, other.indices)
         )
-
-
-def _device(records: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    return records["identity"], records["netns"], records["name"]
 
 
 class Scopes:
@@ -137,14 +144,16 @@ class Owners:
         self._seen = now
         self._places.clear()
         codes: list[U64] = []
-        numbers: list[int] = []
+        numbers: list[NDArray[np.int32]] = []
         for each in now.values():
             codes.append(code(each.cpus, each.target, each.indices))
             parts = (each.identities.tolist(), each.inodes.tolist(), each.names.tolist())
             devices = zip(*parts, strict=True)
-            numbers.extend(self._number(each.program, device, place_of) for device in devices)
+            found = [self._number(each.program, device, place_of) for device in devices]
+            numbers.append(np.array(found, np.int32)[each.devices])
         self.scopes = Scopes(
-            np.concatenate([np.empty(0, np.uint64), *codes]), np.array(numbers, np.int32)
+            np.concatenate([np.empty(0, np.uint64), *codes]),
+            np.concatenate([np.empty(0, np.int32), *numbers]),
         )
         self._unused = True
         return True

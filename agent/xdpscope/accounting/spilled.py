@@ -2,11 +2,9 @@
 """Which of the records shared by all targets are done with: they have only so many places."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
+from xdpscope.accounting.overflow import OverflowReading
 from xdpscope.accounting.places import Places
 
 # Nobody can tell that a namespace is gone which no process is in and no name is for: a
@@ -34,22 +32,20 @@ class SpilledRecords:
         self._known: dict[Key, _State] = {}
 
     def done_with(
-        self, spilled: Mapping[int, NDArray[Any]], places: Places, now: float
+        self, spilled: Mapping[int, OverflowReading], places: Places, now: float
     ) -> set[Key]:
         """Those in which no packet can be counted any more.
 
         Args:
-            spilled: ``struct device_counts``, shape (devices, CPUs), by target; all booked.
+            spilled: What there is, by target; all booked.
             places: As of a look that began after the call before this.
             now: Seconds of a monotonic clock.
         """
         known: dict[Key, _State] = {}
         done: set[Key] = set()
         for number, records in spilled.items():
-            identities = records["identity"].max(axis=1).tolist()
-            inodes = records["netns"].max(axis=1).tolist()
-            packets = records["verdicts"]["packets"].sum(axis=(1, 2), dtype=np.uint64).tolist()
-            for identity, inode, count in zip(identities, inodes, packets, strict=True):
+            parts = records.identities.tolist(), records.inodes.tolist(), records.packets.tolist()
+            for identity, inode, count in zip(*parts, strict=True):
                 serial, index = identity >> 32, identity & 0xFFFFFFFF
                 key = number, serial, index
                 before = self._known.get(key)

@@ -2,7 +2,7 @@
 """Maps: created, read whole or by key, per-CPU values as numpy arrays."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from errno import EFAULT, EINVAL, ENOENT, ENOSPC, EOPNOTSUPP
@@ -182,15 +182,36 @@ class Map(Pinnable):
     def items(self) -> tuple[Bytes, Bytes]:
         """All elements: keys, shape (n, key size), and values, shape (n, CPUs, stride).
 
-        In batches where the kernel has them for this type of map, else key by key. An
-        element put in or taken out meanwhile may be missing or, never twice, present.
+        See ``batches``.
         """
+        return _joined(self.batches())
+
+    def batches(self) -> Iterator[tuple[Bytes, Bytes]]:
+        """Yield all elements, some megabytes at a time, as ``items`` returns them.
+
+        With system calls for many elements where the kernel has them for this type of map, else
+        key by key. An element put in or taken out meanwhile may be missing or, never twice,
+        present. There is always a first part, which may be empty.
+
+        Raises:
+            KernelError: the map cannot be read.
+        """
+        parts = self._batched()
         try:
-            return self._batched()
+            first = next(parts)
         except KernelError as error:
             if error.errno not in (EINVAL, EOPNOTSUPP, _ENOTSUPP):
                 raise
-            return self._one_by_one()
+            yield from self._one_by_one()
+            return
+        yield first
+        yield from parts
+
+    @property
+    def _room(self) -> int:
+        """So many elements are read at once: with 256 CPUs each has a hundred kilobytes."""
+        info = self.info
+        return max(1, min(info.max_entries, 4096, _BATCH_SIZE // (info.cpus * info.stride)))
 
     def read_array(self, values: Bytes) -> None:
         """Reads a whole array, shape (n, CPUs, stride), into ``values``.
@@ -219,14 +240,12 @@ class Map(Pinnable):
         for index in range(info.max_entries):
             values[index] = self.lookup(index.to_bytes(4, sys.byteorder))
 
-    def _batched(self) -> tuple[Bytes, Bytes]:
+    def _batched(self) -> Iterator[tuple[Bytes, Bytes]]:
         info = self.info
         # A hash's cursor is a bucket number, an array's a key: four bytes either way,
         # but older kernels copy a whole key.
         cursor = ffi.new("char[]", max(4, info.key_size))
-        parts: list[tuple[Bytes, Bytes]] = []
-        # With 256 CPUs each element has a hundred kilobytes.
-        room = max(1, min(info.max_entries, 4096, _BATCH_SIZE // (info.cpus * info.stride)))
+        room = self._room
         first, result = True, 0
         while result == 0:
             keys = np.empty((room, info.key_size), np.uint8)
@@ -245,26 +264,39 @@ class Map(Pinnable):
                 room, result = room * 2, 0
                 continue
             if result == 0 or result == -ENOENT:  # ENOENT: these were the last
-                parts.append((keys[: count[0]], values[: count[0]]))
+                yield keys[: count[0]], values[: count[0]]
                 first = False
-        if result not in (-ENOENT,) or not parts:
+        if result != -ENOENT:
             # EFAULT: Linux 5.6 to 5.7 gave it for an unsupported map type.
             fail(-EINVAL if result == -EFAULT else result, f"reading {info.name!r}")
-        return np.concatenate([k for k, _ in parts]), np.concatenate([v for _, v in parts])
 
-    def _one_by_one(self) -> tuple[Bytes, Bytes]:
+    def _one_by_one(self) -> Iterator[tuple[Bytes, Bytes]]:
         info = self.info
-        found: dict[bytes, Bytes] = {}
+        seen: set[bytes] = set()
+        part: dict[bytes, Bytes] = {}
         key: Any = ffi.NULL
         following = ffi.new("char[]", info.key_size)
         while lib.bpf_map_get_next_key(self.fileno(), key, following) == 0:
             name = bytes(ffi.buffer(following))
             # After a deletion the kernel starts over: one pass over what is new is all.
-            if name in found or len(found) >= info.max_entries:
+            if name in seen or len(seen) >= info.max_entries:
                 break
             with suppress(Vanished):
-                found[name] = self.lookup(name)
+                part[name] = self.lookup(name)
+                seen.add(name)
+            if len(part) >= self._room:
+                yield self._stacked(part)
+                part = {}
             key = ffi.new("char[]", name + b"\0")
-        keys = np.frombuffer(b"".join(found), np.uint8).reshape(-1, info.key_size)
-        values = np.array(list(found.values()), np.uint8).reshape(-1, info.cpus, info.stride)
-        return keys, values
+        yield self._stacked(part)
+
+    def _stacked(self, elements: dict[bytes, Bytes]) -> tuple[Bytes, Bytes]:
+        info = self.info
+        keys = np.frombuffer(b"".join(elements), np.uint8).reshape(-1, info.key_size)
+        values = np.array(list(elements.values()), np.uint8)
+        return keys, values.reshape(-1, info.cpus, info.stride)
+
+
+def _joined(parts: Iterable[tuple[Bytes, Bytes]]) -> tuple[Bytes, Bytes]:
+    keys, values = zip(*parts, strict=True)
+    return np.concatenate(keys), np.concatenate(values)

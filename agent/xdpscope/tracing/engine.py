@@ -13,6 +13,8 @@ import structlog
 from numpy.typing import NDArray
 
 from xdpscope import bpf
+from xdpscope.accounting.overflow import OverflowReading
+from xdpscope.accounting.reading import Reading, by_device
 from xdpscope.accounting.slots import FAMILIES, SlotTable
 from xdpscope.discovery.programs import ANCHOR
 from xdpscope.errors import KernelError, LoadError, NotPermitted, TracingUnavailable, Vanished
@@ -183,24 +185,40 @@ class Engine:
         """Note that every target of an earlier agent is adopted: other records are nobody's."""
         self._all_known = True
 
-    def spilled(self) -> dict[int, NDArray[Any]]:
-        """Records that found no place in their target's own map, by the target's number.
+    def spilled(self) -> dict[int, OverflowReading]:
+        """Records that found no place in their target's own map, by the target's number."""
+        parts = [(targets, OverflowReading.of(records)) for targets, records in self._overflow()]
+        if not parts:
+            return {}
+        all_targets = np.concatenate([targets for targets, _ in parts])
+        return dict(OverflowReading.joined(part for _, part in parts).split(all_targets))
+
+    def overflow_records(self) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield the same records, not summed over CPUs, some of a target at a time.
 
         ``struct device_counts``, shape (devices, CPUs).
         """
-        keys, values = self._spilled.items()
+        for targets, records in self._overflow():
+            for target in np.unique(targets).tolist():
+                yield target, records[targets == target]
+
+    def _overflow(self) -> Iterator[tuple[NDArray[np.uint32], NDArray[Any]]]:
+        """Yield targets' numbers and their records, some megabytes at a time."""
+        known = np.array(sorted(self._in_use), np.uint32) if self._all_known else None
+        orphans: list[bytes] = []
+        for keys, values in self._spilled.batches():
+            targets = typed(keys, self._spill_key)["target"]
+            records = typed(values, self._device_counts)
+            if known is not None:
+                wanted = np.isin(targets, known)
+                orphans += map(bytes, keys[~wanted][: _DELETED_AT_ONCE - len(orphans)])
+                targets, records = targets[wanted], records[wanted]
+            if len(records):
+                yield targets, records
+        # Now only: a map without batches starts over after a deletion.
+        for key in orphans:
+            self._spilled.delete(key)
         self._allow_growth()
-        if not len(keys):
-            return {}
-        targets = typed(keys, self._spill_key)["target"]
-        records = typed(values, self._device_counts)
-        found = {int(target): records[targets == target] for target in np.unique(targets)}
-        if self._all_known and not found.keys() <= self._in_use:
-            orphans = ~np.isin(targets, list(self._in_use))
-            for key in keys[orphans][:_DELETED_AT_ONCE]:
-                self._spilled.delete(key.tobytes())
-            found = {target: found[target] for target in found.keys() & self._in_use}
-        return found
 
     def _allow_growth(self) -> None:
         info = self._spilled.info
@@ -226,7 +244,7 @@ class Engine:
 
     def take_spilled(
         self, keys: Iterable[tuple[int, int, int]]
-    ) -> Iterator[tuple[tuple[int, int, int], NDArray[Any]]]:
+    ) -> Iterator[tuple[tuple[int, int, int], Reading]]:
         """Delete spilled records, and yield what each of them had at that moment.
 
         From Linux 5.14 on, the kernel reads and deletes in one step: only a packet that is inside
@@ -237,14 +255,14 @@ class Engine:
             keys: A target's number, a namespace's serial number and an ifindex.
 
         Returns:
-            Each key that there was, with ``struct device_counts`` of each CPU.
+            Each key that there was, with the device's counts.
         """
         for number, serial, index in keys:
             key = np.zeros((), self._spill_key)
             key["target"], key["identity"] = number, serial << 32 | index
             with suppress(Vanished):
                 record = typed(self._spilled.lookup_and_delete(key.tobytes()), self._device_counts)
-                yield (number, serial, index), record
+                yield (number, serial, index), by_device(record)
 
 
 def _is_set(taken: Map, at: int) -> bool:
