@@ -11,7 +11,11 @@
 #include "counting.h"
 #include "flow_hash.h"
 
-/* The agent sets the number of sets, a power of two. */
+/*
+ * The agent sets the number of sets, a power of two. Where most possible CPUs are not there, it makes
+ * these two plain arrays, with the sets of one CPU after those of another: a per-CPU array would
+ * take memory for CPUs that never come. The same instructions do for both.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, 1);
@@ -26,10 +30,13 @@ struct {
 	__type(value, struct flow_set6);
 } flows6 SEC(".maps");
 
-/* Whether there ever was a flow of the family: an empty table need not be read. */
-SEC(".data.taken") __u32 taken[2];
+/*
+ * Whether there ever was a flow of the family: an empty table need not be read. Last, how many sets
+ * each CPU has: the agent notes it for the next one.
+ */
+SEC(".data.taken") __u32 taken[3];
 
-/* The first set of a flow: the upper bits of its hash. */
+/* The first set of a flow, of this CPU's: the upper bits of its hash. */
 static __always_inline __u32 set_of(__u64 hash)
 {
 	asm volatile("%0 >>= %1" : "+r"(hash) : "i"(SET_SHIFT));
@@ -159,11 +166,11 @@ static __always_inline bool is_flow6(const struct flow6 *flow, const volatile __
  * Count one packet of a flow. `second` or `last` is the word of the key that the exit has added
  * to.
  */
-static __always_inline void count_flow4(__u64 first, __u64 second, __u64 length)
+static __always_inline void count_flow4(__u64 first, __u64 second, __u64 length, __u32 first_set)
 {
 	__u64 hash = hash4(first, second, constant64(HASH_FIRST), constant64(HASH_SECOND));
 	volatile __u64 kept = hash; /* in memory: no register is free */
-	__u32 at = set_of(hash);
+	__u32 at = set_of(hash) + first_set;
 	struct flow_set4 *set;
 	struct flow4 wanted;
 
@@ -182,7 +189,7 @@ static __always_inline void count_flow4(__u64 first, __u64 second, __u64 length)
 	}
 	wanted = (struct flow4){ .key = { first, second }, .packets = 1, .bytes = length };
 	wanted.target = constant(TARGET);
-	settle4(set, &wanted, other_set_of(kept));
+	settle4(set, &wanted, other_set_of(kept) + at - set_of(kept));
 }
 
 /*
@@ -190,12 +197,12 @@ static __always_inline void count_flow4(__u64 first, __u64 second, __u64 length)
  * not counted, and the result is false. `owner` is NULL where it cannot.
  */
 static __always_inline bool count_flow6(const union flow_key *key, __u64 last, __u64 length,
-					const volatile __u64 *owner, __u64 left)
+					__u32 first_set, const volatile __u64 *owner, __u64 left)
 {
 	const volatile __u64 *words = key->words;
 	__u64 hash = hash6(words, last, constant64(HASH_FIRST), constant64(HASH_SECOND));
 	volatile __u64 kept = hash; /* in memory: no register is free */
-	__u32 at = set_of(hash);
+	__u32 at = set_of(hash) + first_set;
 	struct flow_set6 *set, *shifted;
 	struct flow6 wanted;
 
@@ -231,7 +238,7 @@ static __always_inline bool count_flow6(const union flow_key *key, __u64 last, _
 	wanted.target = constant(TARGET);
 	if (owner && *owner != left)
 		return false;
-	settle6(set, &wanted, other_set_of(kept));
+	settle6(set, &wanted, other_set_of(kept) + at - set_of(kept));
 	return true;
 }
 

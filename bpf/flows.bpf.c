@@ -178,9 +178,11 @@ static __always_inline void account(struct xdp_buff *xdp, struct target_counts *
 	if (index >= NO_INDEX)
 		target->reason = REASON_TABLE_FULL;
 	else if (kind == ENTRY_IPV4)
-		count_flow4(key.words[0], key.words[1] | exit_bits(verdict, index), length);
+		count_flow4(key.words[0], key.words[1] | exit_bits(verdict, index), length,
+			    target->first_set);
 	else if (kind == ENTRY_IPV6)
-		count_flow6(&key, key.words[4] | exit_bits(verdict, index) << 32, length, NULL, 0);
+		count_flow6(&key, key.words[4] | exit_bits(verdict, index) << 32, length,
+			    target->first_set, NULL, 0);
 }
 
 /*
@@ -255,7 +257,7 @@ static __noinline int leave_ipv6(struct target_counts *target, __u64 verdict, __
 	/* No packet's: any value will do, and this one is in a register. */
 	write_once(entry->owner, verdict);
 	counted = count_flow6(&entry->key, entry->key.words[4] | verdict << 32, length,
-			      &entry->owner, verdict);
+			      target->first_set, &entry->owner, verdict);
 	shifted = (void *)((struct tally *)target + verdict);
 	asm volatile("" : "+r"(shifted));
 	tally = shifted->devices[0].verdicts;
@@ -265,9 +267,12 @@ static __noinline int leave_ipv6(struct target_counts *target, __u64 verdict, __
 	return 0;
 }
 
-/* Count an IPv4 packet on the target's first device, in its flow and then in its verdict. */
+/*
+ * Count an IPv4 packet on the first device of `target`, which may be advanced to another one, in its
+ * flow and then in its verdict.
+ */
 static __always_inline void count_ipv4(struct target_counts *target, __u64 first, __u64 second,
-				       __u32 verdict, __u64 length)
+				       __u32 verdict, __u64 length, __u32 first_set)
 {
 	struct target_counts *shifted;
 
@@ -275,7 +280,7 @@ static __always_inline void count_ipv4(struct target_counts *target, __u64 first
 	asm volatile("" : "+r"(second));
 	shifted = (void *)((struct tally *)target + verdict);
 	asm volatile("" : "+r"(shifted));
-	count_flow4(first, second, length);
+	count_flow4(first, second, length, first_set);
 	add(&shifted->devices[0].verdicts[0], length);
 }
 
@@ -304,7 +309,8 @@ static __always_inline bool leave_own(struct xdp_buff *xdp, struct target_counts
 		return false;
 	write_once(target->entry.owner, verdict);
 	index = shifted->devices[0].index;
-	count_ipv4(shifted, key[0], key[1] | verdict | index << 16, verdict, length);
+	count_ipv4(shifted, key[0], key[1] | verdict | index << 16, verdict, length,
+		   target->first_set);
 	return true;
 }
 
@@ -352,7 +358,7 @@ static __always_inline int leave(__u64 *ctx, bool by_epoch)
 	if (__builtin_expect(owner == (__u64)xdp + OWNER_IPV4, true)) {
 		/* No packet's: any value will do, and this one is in a register. */
 		write_once(target->entry.owner, verdict);
-		count_ipv4(target, key[0], key[1] | verdict, verdict, length);
+		count_ipv4(target, key[0], key[1] | verdict, verdict, length, target->first_set);
 		return 0;
 	}
 	if (owner - OWNER_IPV6 == (__u64)xdp)
@@ -419,7 +425,7 @@ static __always_inline int leave_unaltered(__u64 *ctx, enum reader reader)
 	kind = key_of(xdp, &target->entry.key, reader, NULL);
 	if (__builtin_expect(kind == ENTRY_IPV4, true)) {
 		count_ipv4(target, target->entry.key.words[0], target->entry.key.words[1] | verdict,
-			   verdict, length);
+			   verdict, length, target->first_set);
 		return 0;
 	}
 	if (kind == ENTRY_IPV6)

@@ -163,6 +163,8 @@ struct target_counts {
 	 */
 	__u64 index;
 	__u64 reason;
+	/* Where the sets of this CPU begin: 0 in per-CPU tables of flows. */
+	__u64 first_set;
 	/* Packets for which `spilled` had no place left. */
 	struct tally unplaced[VERDICTS];
 };

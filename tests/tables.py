@@ -22,7 +22,9 @@ OWNER: Owner = (PROGRAM, ("host", "eth0"))
 class Table:
     """A flow table whose slots are numpy records, shape (sets, CPUs, ways)."""
 
-    def __init__(self, family: Family, table: Map, record: np.dtype[Any], key: np.dtype[Any]):
+    def __init__(
+        self, family: Family, table: Map, record: np.dtype[Any], key: np.dtype[Any], sets: int
+    ):
         self.map = table
         self.key = key
         self.family = family
@@ -30,7 +32,7 @@ class Table:
         self._written = self._values.copy()
         self.sets = typed(self._values, record)
         self.slots = self.sets["flows"]
-        self.reader = SlotTable(family, table, record, key, lambda: True)
+        self.reader = SlotTable(family, table, record, key, lambda: True, sets=sets)
 
     def write(self) -> None:
         """Puts what has changed into the kernel's map."""
@@ -65,18 +67,19 @@ class Table:
 
 
 @contextmanager
-def flow_table(sets: int) -> Iterator[Table]:
-    """An empty IPv4 table."""
+def flow_table(sets: int, cpus: int = 0) -> Iterator[Table]:
+    """An empty IPv4 table; with ``cpus`` a plain array that has the sets of so many CPUs."""
     family = FAMILIES[0]
     with Object(bpf.path_of("flows")) as loaded:
         loaded.choose()
-        loaded.resize("flows4", sets)
+        loaded.resize("flows4", sets * (cpus or 1))
+        if cpus:
+            loaded.share_between_cpus("flows4")
         loaded.resize("flows6", 2)
         loaded.load()
         with loaded.map(family.map) as table:
-            yield Table(
-                family, table, loaded.btf.struct(family.record), loaded.btf.struct(family.key)
-            )
+            record, key = loaded.btf.struct(family.record), loaded.btf.struct(family.key)
+            yield Table(family, table, record, key, sets)
 
 
 def owners(interface: str = "eth0") -> Owners:

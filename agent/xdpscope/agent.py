@@ -174,7 +174,9 @@ def _scope(config: Config) -> Scope:
 
 
 def _sizes(flows: Flows) -> FlowSizes:
-    return FlowSizes.for_entries(flows.max_entries, flows.sample_rate, possible_cpus())
+    return FlowSizes.for_entries(
+        flows.max_entries, flows.sample_rate, machine.cpus_to_serve(), possible_cpus()
+    )
 
 
 class Page:

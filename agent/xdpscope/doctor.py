@@ -119,6 +119,22 @@ def _machine(check: str) -> Finding:
     return Finding(check, Status.OK, machine.SUPPORTED)
 
 
+def _cpus(check: str) -> Finding:
+    online, possible = machine.cpus_to_serve(), libbpf.possible_cpus()
+    found = f"{online} online of {possible} possible"
+    if possible <= 2 * online:
+        return Finding(check, Status.OK, found)
+    found += (
+        ": the kernel keeps the counters of each program, and of each device beyond its fourth, for"
+        f" all {possible}; flow tables are made for the first {online}"
+    )
+    hint = (
+        f"if no more CPUs will be added, boot with nr_cpus={online}; after adding some, start the"
+        " agent again to have their flows counted"
+    )
+    return Finding(check, Status.WARN, found, hint)
+
+
 def _btf(check: str) -> Finding:
     path = Path("/sys/kernel/btf/vmlinux")
     if not path.exists():
@@ -285,6 +301,7 @@ def _stats(check: str) -> Finding:
 
 _CHECKS: Mapping[str, Callable[[str], Finding]] = {
     "machine": _machine,
+    "CPUs": _cpus,
     "kernel BTF": _btf,
     "JIT": _jit,
     "capabilities": _capabilities,

@@ -94,6 +94,31 @@ def test_a_flow_on_several_cpus_is_one(table: Table, before: int) -> None:
     assert other(ledger) == (7, 800 + before)
 
 
+def test_a_plain_array_has_the_sets_of_one_cpu_after_those_of_another() -> None:
+    """Each CPU has a device of its own under the same index."""
+    sets, cpus, known = 16, 3, Owners()
+    seen = Seen(
+        PROGRAM, TARGET, (5 << 32) + np.arange(cpus, dtype=np.uint64), np.full(cpus, 5),
+        np.array([b"eth0", b"eth1", b"eth2"]), np.arange(cpus), np.arange(cpus),
+        np.zeros(cpus, np.uint64),
+    )  # fmt: skip
+    known.update([seen], lambda *device: ("host", device[3]), "")
+    with flow_table(sets, cpus) as table:
+        assert table.sets.shape == (sets * cpus, 1)
+        ledger = ledger_of(table)
+        expected = {}
+        for cpu in range(cpus):
+            for at, way in ((0, 0), (7, 3), (sets - 1, 2)):
+                packets = 100 * cpu + 10 * at + way + 1
+                table.put((cpu * sets + at, 0, way), table.flow4(at), packets, 60 * packets)
+                expected[f"eth{cpu}", f"10.0.0.{at}"] = packets, 60 * packets
+        table.write()
+        ledger.read(known, {}, now=1, moved=True)
+        flows = held(ledger, known)
+    found = {(each.owner[1][1], each.flow.source): (each.packets, each.bytes) for each in flows}
+    assert found == expected
+
+
 def test_what_leaves_the_table_or_the_top_is_in_other(table: Table) -> None:
     ledger, known = ledger_of(table, top=1), owners()
     table.put((0, 0, 0), table.flow4(1), packets=100, size=6000)

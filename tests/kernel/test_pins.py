@@ -225,6 +225,26 @@ def test_more_devices_than_a_record_has_room_for(
         lab.delete(veths.pop())
 
 
+SPARSE = FlowSizes(sets=64, sample_rate=1, cpus=2, entries=300)
+DENSE = FlowSizes(sets=32, sample_rate=1, entries=300)
+
+
+@pytest.mark.parametrize("sizes", [(SPARSE, DENSE), (DENSE, SPARSE)], ids=["fewer", "more"])
+def test_tables_stay_as_they_were_made(
+    lab: Lab, pin_path: Path, sizes: tuple[FlowSizes, ...]
+) -> None:
+    """Also if fewer CPUs, or more, are online when the next agent starts."""
+    veth, program, sent = lab.veth("xst0"), lab.load(UNALTERED, "flows"), 0
+    lab.attach(program, veth)
+    for each in (*sizes, sizes[0]):
+        with observing(pin_path, each) as observer:
+            look_until_settled(observer, pin_path, program.info().id)
+            assert observer._engine.templates.sizes == sizes[0]
+            sent += send_on_each_cpu(veth, udp(4000), 3)
+            expect_drops(observer, {(UNALTERED, "xst0"): sent})
+            assert [flow.packets for flow in observer.held_flows().flows] == [sent]
+
+
 def test_held_flows_come_back(lab: Lab, pin_path: Path) -> None:
     sent = {4000: 5, 4001: 11}
     veths = {UNALTERED: lab.veth("xst0"), ALTERED: lab.veth("xst1")}

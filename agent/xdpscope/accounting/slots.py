@@ -124,10 +124,12 @@ class SlotTable:
         key: np.dtype[Any],
         in_use: Callable[[], bool],
         adopted: bool = False,
+        sets: int | None = None,
     ) -> None:
         """Reads nothing yet, and takes no memory for slots until there is a flow: ``in_use``.
 
-        Of flows that are in an ``adopted`` table already nobody knows when they came.
+        Of flows that are in an ``adopted`` table already nobody knows when they came. A plain
+        array has so many ``sets`` of one CPU after those of another.
         """
         self.family = family
         self._adopted = adopted
@@ -137,6 +139,7 @@ class SlotTable:
         self._key = key
         info = table.info
         self._shape = (info.max_entries, info.cpus, record["flows"].shape[0])
+        self._sets_of_cpu = sets or info.max_entries
         self._size = int(np.prod(self._shape))
         self._hash = KeyHash(1 + family.words)
         self._ready = False
@@ -260,7 +263,8 @@ class SlotTable:
         self._held[mine] = False
         self._scope[mine] = UNKNOWN
 
-        cpus = (slots // self._shape[2]) % self._shape[1]
+        elements, values = np.divmod(slots // self._shape[2], self._shape[1])
+        cpus = values + elements // self._sets_of_cpu
         scope = scopes.of(code(cpus, target, self.family.index(words[-1])))
         # Under another name than when last read: what has come since is neither's here.
         old = self._scope[slots]

@@ -2,10 +2,23 @@
 """The machine that this host is, and whether counts are exact on it."""
 
 import platform
+import re
+from pathlib import Path
 
 from xdpscope.errors import UnsupportedHostError
 
 SUPPORTED = "x86_64"
+
+
+def cpus_to_serve() -> int:
+    """Return the highest number of a CPU that is online, plus one.
+
+    There may be many more that are possible but not there, where CPUs can be added to a running
+    virtual machine.
+    """
+    # Ranges in ascending order: 0-3,8-11.
+    online = Path("/sys/devices/system/cpu/online").read_text().strip()
+    return 1 + int(re.split("[-,]", online)[-1])
 
 
 def require_supported() -> None:

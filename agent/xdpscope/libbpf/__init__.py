@@ -14,7 +14,7 @@ from xdpscope.libbpf.descriptor import Descriptor
 from xdpscope.libbpf.instruction import Instruction
 from xdpscope.libbpf.link import Link, LinkEnds
 from xdpscope.libbpf.log import capture as _capture
-from xdpscope.libbpf.map import Map, possible_cpus, typed
+from xdpscope.libbpf.map import Map, MapInfo, possible_cpus, typed
 from xdpscope.libbpf.object import Object
 from xdpscope.libbpf.program import EntryFunction, Program, ProgramInfo
 from xdpscope.libbpf.ring import RingBuffer
@@ -29,6 +29,7 @@ __all__ = [
     "Link",
     "LinkEnds",
     "Map",
+    "MapInfo",
     "Object",
     "Program",
     "ProgramInfo",

@@ -235,6 +235,7 @@ const char *bpf_map__name(const struct bpf_map *map);
 int bpf_map__reuse_fd(struct bpf_map *map, int fd);
 struct bpf_map *bpf_object__next_map(const struct bpf_object *obj, const struct bpf_map *map);
 int bpf_map__set_max_entries(struct bpf_map *map, __u32 max_entries);
+int bpf_map__set_type(struct bpf_map *map, enum bpf_map_type type);
 struct bpf_program *bpf_object__next_program(const struct bpf_object *obj,
                                              struct bpf_program *prog);
 const char *bpf_program__name(const struct bpf_program *prog);

@@ -55,14 +55,19 @@ class MapInfo:
     flags: int
 
     @property
+    def per_cpu(self) -> bool:
+        """Whether each CPU has a value of its own."""
+        return self.type in _PER_CPU
+
+    @property
     def cpus(self) -> int:
         """Values an element has."""
-        return possible_cpus() if self.type in _PER_CPU else 1
+        return possible_cpus() if self.per_cpu else 1
 
     @property
     def stride(self) -> int:
         """Bytes from one CPU's value to the next: the kernel rounds each up to 8."""
-        return -(-self.value_size // 8) * 8 if self.type in _PER_CPU else self.value_size
+        return -(-self.value_size // 8) * 8 if self.per_cpu else self.value_size
 
 
 class Map(Pinnable):

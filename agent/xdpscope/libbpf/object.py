@@ -79,6 +79,12 @@ class Object:
         if result < 0:
             raise LoadError(f"the map {name!r} cannot be resized to {entries}", -result)
 
+    def share_between_cpus(self, name: str) -> None:
+        """Have a per-CPU array made a plain one."""
+        result = lib.bpf_map__set_type(self._map(name), lib.BPF_MAP_TYPE_ARRAY)
+        if result < 0:
+            raise LoadError(f"the type of the map {name!r} cannot be set", -result)
+
     def maps(self) -> list[str]:
         """The names of its maps, those of its global variables too."""
         names, found = [], ffi.NULL

@@ -73,6 +73,7 @@ class Engine:
         machine.require_supported()
         self._numbers = itertools.count(1)
         self._in_use: set[int] = set()
+        self._told_of_cpus = False
         self.sample_rate = flows.sample_rate if flows else 1
         with ExitStack() as stack:
             try:
@@ -127,9 +128,21 @@ class Engine:
         return self.templates.hook_failure if hook is None else hook.failure
 
     def check_devices(self, devices: Set[tuple[int, int]]) -> None:
-        """Make sure, once a scan, that devices are still recognised: see ``DeviceHook.check``."""
+        """Make sure, once a scan, that devices are still recognised: see ``DeviceHook.check``.
+
+        Also report CPUs that the flow tables are not made for.
+        """
         if self.templates.hook is not None:
             self.templates.hook.check(devices)
+        sizes = self.templates.sizes
+        cpus = sizes.cpus if sizes is not None else 0
+        if cpus and not self._told_of_cpus and machine.cpus_to_serve() > cpus:
+            self._told_of_cpus = True
+            _log.warning(
+                "CPUs were added: their flows are counted as `other` until the agent starts again"
+                " (with pins: after `xdpscope doctor --clean`)",
+                cpus=cpus,
+            )
 
     def alters_packets(self, target: Program) -> bool:
         """Whether a target may alter its packets; False only if it is certain not to.
@@ -227,7 +240,8 @@ class Engine:
 
     def flow_tables(self) -> list[SlotTable]:
         """The tables of flows, to be read; none without flows. Closed with the engine."""
-        if self._taken is None:
+        sizes = self.templates.sizes
+        if self._taken is None or sizes is None:
             return []
         btf = self.templates.btf
         return [
@@ -238,6 +252,7 @@ class Engine:
                 btf.struct(family.key),
                 partial(_is_set, self._taken, at),
                 adopted=self.templates.adopted,
+                sets=sizes.sets,
             )
             for at, family in enumerate(FAMILIES)
         ]

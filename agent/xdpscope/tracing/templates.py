@@ -9,18 +9,33 @@ one this kernel takes is found by loading.
 import secrets
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from errno import EPROTO
 from hashlib import sha256
 from itertools import chain
 from math import ceil, log2
 from typing import Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from xdpscope import bpf
 from xdpscope.accounting.reading import of_target
 from xdpscope.errors import KernelError, TracingUnavailable
 from xdpscope.kernel import netns
-from xdpscope.libbpf import Btf, EntryFunction, Link, Map, Object, Program, Slots, Template, typed
+from xdpscope.libbpf import (
+    Btf,
+    EntryFunction,
+    Link,
+    Map,
+    MapInfo,
+    Object,
+    Program,
+    Slots,
+    Template,
+    possible_cpus,
+    typed,
+)
 from xdpscope.tracing.hook import DeviceHook, ftrace_is_off
 from xdpscope.tracing.pins import PinPath, Shared, State
 
@@ -35,6 +50,9 @@ _HASHES = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
 
 WAYS = 4
 """Places in a set."""
+
+_FLOW_STATE = ".data.taken"
+_SETS = 2
 
 # Secret factors, odd, that targets choose their two from.
 _FACTORS = 16
@@ -53,17 +71,49 @@ class FlowSizes:
 
     sets: int  # of flows of each family, on each CPU: a power of two from 2 on
     sample_rate: int
+    cpus: int = 0  # how many, from the first on, have sets in plain arrays; 0: per-CPU arrays
+    entries: int = (
+        0  # `flows.max_entries` that the others follow from; 0: they stand for themselves
+    )
 
     @classmethod
-    def for_entries(cls, entries: int, sample_rate: int, cpus: int) -> Self:
+    def for_entries(cls, entries: int, sample_rate: int, online: int, possible: int) -> Self:
         """For so many flows, over all CPUs.
 
         One CPU alone may have them all, but on many it is less and less likely to: what
         they have room for together grows with their number no further than to
         32 times what each has.
+
+        Args:
+            entries: ``flows.max_entries``.
+            sample_rate: ``flows.sample_rate``.
+            online: How many CPUs are to be served, from the first on.
+            possible: How many a per-CPU array has values for. It is taken if that is at most
+                twice as many.
         """
-        places = entries / max(1, min(cpus, 32) // 2)
-        return cls(1 << max(1, ceil(log2(places / WAYS))), sample_rate)
+        places = entries / max(1, min(online, 32) // 2)
+        sets = 1 << max(1, ceil(log2(places / WAYS)))
+        return cls(sets, sample_rate, online if possible > 2 * online else 0, entries)
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """What pinned tables must agree in: not the number of CPUs that were online then."""
+        return self.sample_rate, self.entries or self.sets * WAYS
+
+    def found_in(self, table: MapInfo, sets: int) -> Self:
+        """Return the sizes of an earlier agent's tables.
+
+        Args:
+            table: One of them.
+            sets: How many each CPU has.
+        """
+        return replace(self, sets=sets, cpus=0 if table.per_cpu else table.max_entries // sets)
+
+    @property
+    def first_sets(self) -> NDArray[np.uint64]:
+        """Where in the tables the sets of each possible CPU begin; of a CPU without, at the end."""
+        before = np.minimum(np.arange(possible_cpus(), dtype=np.uint64), np.uint64(self.cpus))
+        return before * np.uint64(self.sets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +134,8 @@ class Variant:
 
     def id(self, sizes: FlowSizes | None) -> str:
         """Equal for what can be pinned by one agent and taken over by the next."""
-        parts = bpf.path_of(self.object).read_bytes(), repr((self, sizes)).encode()
+        of_sizes = None if sizes is None else sizes.identity
+        parts = bpf.path_of(self.object).read_bytes(), repr((self, of_sizes)).encode()
         return sha256(b"".join(sha256(part).digest() for part in parts)).hexdigest()[:16]
 
 
@@ -185,9 +236,14 @@ class Templates:
             if pinned is not None:
                 for name, each in pinned.maps.items():
                     loaded.reuse(name, each)
+                if sizes is not None:
+                    sets = _flow_state(pinned.maps[_FLOW_STATE])[_SETS]
+                    sizes = sizes.found_in(pinned.maps["flows4"].info, int(sets))
             elif sizes is not None:
                 for family in ("flows4", "flows6"):
-                    loaded.resize(family, sizes.sets)
+                    loaded.resize(family, sizes.sets * (sizes.cpus or 1))
+                    if sizes.cpus:
+                        loaded.share_between_cpus(family)
             self._hooks = dict(pinned.links) if pinned is not None else {}
             loaded.load()
             if pinned is None:
@@ -195,6 +251,12 @@ class Templates:
                     with loaded.program(name) as hook:
                         link = stack.enter_context(Link.trace(hook, loaded.attach_type(name)))
                         self._hooks[name] = link
+            if pinned is None and sizes is not None:
+                with loaded.map(_FLOW_STATE) as map_:
+                    state_ = _flow_state(map_)
+                    state_[_SETS] = sizes.sets
+                    map_.update(_ONLY_KEY, state_.tobytes())
+            self.sizes = sizes
             self.adopted = pinned is not None
             self._copyables = {
                 name: self._copyable(loaded, name, sizes) for name in variant.programs
@@ -254,7 +316,15 @@ class Templates:
 
     def new_counts(self) -> Map:
         """An empty map for the counts of one target."""
-        return self._counts.sibling("xdpscope_counts")
+        counts = self._counts.sibling("xdpscope_counts")
+        if self.sizes is not None and self.sizes.cpus:
+            with ExitStack() as stack:
+                stack.enter_context(counts)
+                values = np.zeros((counts.info.cpus, counts.info.stride), np.uint8)
+                typed(values, self.btf.struct("target_counts"))["first_set"] = self.sizes.first_sets
+                counts.update(_ONLY_KEY, values.tobytes())
+                stack.pop_all()
+        return counts
 
     def copies(
         self, names: Iterable[str], number: int, counts: Map, *, at_egress: bool = False
@@ -350,6 +420,12 @@ class Templates:
         packets = sum(int(each.counts[0, :, 0].sum()) for each in of_target(records).values())
         if packets != 1:
             raise KernelError(f"one packet was counted {packets} times", EPROTO)
+
+
+def _flow_state(map_: Map) -> NDArray[np.uint32]:
+    """Return ``taken`` of ``bpf/flow_table.h``."""
+    found: NDArray[np.uint32] = map_.lookup(_ONLY_KEY)[0].view(np.uint32)
+    return found
 
 
 def load(

@@ -25,6 +25,7 @@ from tests.bench.scale.namespaces import spread, within
 from xdpscope import log
 from xdpscope.config import Flows
 from xdpscope.discovery.inventory import Inventory
+from xdpscope.kernel.machine import cpus_to_serve
 from xdpscope.libbpf import possible_cpus
 from xdpscope.observer import Observer
 from xdpscope.tracing.engine import Engine
@@ -81,7 +82,9 @@ class Growth:
 
 @contextmanager
 def observed(flows: Flows) -> Iterator[tuple[Engine, Inventory]]:
-    sizes = FlowSizes.for_entries(flows.max_entries, flows.sample_rate, possible_cpus())
+    sizes = FlowSizes.for_entries(
+        flows.max_entries, flows.sample_rate, cpus_to_serve(), possible_cpus()
+    )
     with Engine(sizes) as engine, Inventory() as inventory:
         yield engine, inventory
 
