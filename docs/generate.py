@@ -39,13 +39,13 @@ class _EmptyHost:
 
     watches_devices = True
 
-    def counts(self) -> list[object]:
+    def counts(self, since: float | None) -> list[object]:
         return []
 
     def standings(self) -> list[object]:
         return []
 
-    def flow_counts(self, client: str = "") -> FlowReport:
+    def flow_counts(self, client: str, since: float | None) -> FlowReport:
         return FlowReport(0, {}, 1)
 
     def attach_failures(self) -> dict[object, int]:

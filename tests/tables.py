@@ -99,6 +99,15 @@ def name_of(known: Owners, interface: str) -> bool:
     return known.update([seen], lambda *_: ("host", interface), interface)
 
 
+def every_step(steps: Iterator[None]) -> Any:
+    """Do all of a work that is done in steps, and return its result."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
 def total(packets: int, size: int, verdict: str = "drop") -> dict[Owner, Tally]:
     """What the program has counted in all."""
     tally = Tally()

@@ -34,6 +34,7 @@ from xdpscope.errors import ConfigError, KernelError, NotPermitted, ObserverBusy
 from xdpscope.kernel import capabilities, machine
 from xdpscope.libbpf import possible_cpus
 from xdpscope.metrics import (
+    SCRAPE_BEGAN,
     AgentCollector,
     FlowCollector,
     IsolatedCollectors,
@@ -120,7 +121,8 @@ class Watch(threading.Thread):
                     now, interval = time.monotonic(), self.config.discovery.interval
                     rest = pace.rest(now - began, now, interval)
                     self._hurry.wait(rest)
-                    self._wake.wait(interval - rest)
+                    if not observer.postponed:
+                        self._wake.wait(interval - rest)
                     self._hurry.clear()
                     self._wake.clear()
                 self.observer = None
@@ -264,11 +266,13 @@ class Page:
 
     def _counts(self) -> Sequence[Count]:
         observer = self._watch.observer
-        return observer.counts() if observer is not None else ()
+        return observer.counts(SCRAPE_BEGAN.get()) if observer is not None else ()
 
     def _flow_report(self) -> FlowReport | None:
         observer = self._watch.observer
-        return observer.flow_counts(READER.get()) if observer is not None else None
+        if observer is None:
+            return None
+        return observer.flow_counts(READER.get(), SCRAPE_BEGAN.get())
 
     def _standings(self) -> Sequence[Standing]:
         observer = self._watch.observer

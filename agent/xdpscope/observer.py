@@ -1,25 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host as it is observed: discovery, tracing and accounting behind one lock.
+"""The host as it is observed: discovery, tracing and accounting.
 
-One thread runs ``look``, now and then; any thread may ask for counts and programs.
+One thread runs ``look``, now and then; any thread may ask for counts and programs. A lock guards
+what is accounted. Reading the kernel's tables and booking what is in them goes in short steps, with
+the lock held for one step at a time (``read_lock.py``). To load, attach and detach tracers takes
+no lock.
 """
 
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import islice
 from math import inf
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from xdpscope.accounting.books import Books
+from xdpscope.accounting.books import Books, Counted
 from xdpscope.accounting.by_cpu import CpuCounts, add_overflow, by_cpu
 from xdpscope.accounting.farewell import Farewell
 from xdpscope.accounting.flow_query import FlowQuery
-from xdpscope.accounting.flows import PATIENCE, FlowCount, FlowLedger
+from xdpscope.accounting.flows import PATIENCE, FlowCount, FlowLedger, HeldFlows
 from xdpscope.accounting.ledger import Ledger, Place, PlaceOf, Tally
 from xdpscope.accounting.overflow import OverflowReading
 from xdpscope.accounting.owners import Owner, Owners
@@ -31,18 +34,25 @@ from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.model import Attachment, Part, Snapshot, XdpProgram
 from xdpscope.errors import KernelError
 from xdpscope.kernel.netns import HOST
-from xdpscope.read_lock import ReadLock
+from xdpscope.read_lock import ReadLock, Work
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.reason import Reason, Scope
 from xdpscope.tracing.targets import Target, Targets
 from xdpscope.tracing.tracer import read_counts
 
+if TYPE_CHECKING:
+    from xdpscope.read_lock import Steps
+
 # Interfaces come and go all day where containers do, under ever new names. So many that
 # are gone keep their totals, to go on from should the name come back.
 _PLACES_REMEMBERED = 4096
 
-# So many overflow records are deleted at each scan: some ten milliseconds, with the lock held.
+# So many overflow records are deleted at each scan, and in each of its steps.
 _FORGOTTEN_AT_ONCE = 1000
+_FORGOTTEN_IN_STEP = 100
+
+# So many programs are listed in each step.
+_LISTED_IN_STEP = 8
 
 _NO_TALLY = Tally()
 
@@ -164,6 +174,7 @@ class Observer:
         self._inventory = inventory
         self._scope = scope
         self._lock = ReadLock()
+        self._work = Work(self._lock)
         self._interrupt = threading.Event()
         self._snapshot = Snapshot()
         self._places = Places()
@@ -176,6 +187,7 @@ class Observer:
         self._places_hidden: dict[Place, None] = {}
         self._looked = False
         self._unfinished = 0
+        self._booked_at = self._flows_at = -inf  # when the last complete readings began
         self._books = Books(self._ledger)
         self._owners = Owners()
         tables = engine.flow_tables()
@@ -185,8 +197,7 @@ class Observer:
     def close(self) -> None:
         """Detaches every tracer that is not pinned; a ``look`` under way ends soon."""
         self._interrupt.set()
-        with self._lock:
-            self._targets.close()
+        self._targets.close()
 
     def __enter__(self) -> Self:
         return self
@@ -212,6 +223,11 @@ class Observer:
     def snapshot(self) -> Snapshot:
         """What the last scan found; empty before the first."""
         return self._snapshot
+
+    @property
+    def postponed(self) -> bool:
+        """Whether another look is to come soon: flows of programs new in the last one are left."""
+        return self._targets.postponed
 
     @property
     def watches_devices(self) -> bool:
@@ -255,21 +271,20 @@ class Observer:
         """
         failures: list[KernelError | OSError] = []
         self._unfinished = 0
-        with self._lock, _noting(failures):
+        idle: list[Counted] = []
+        spilled: Mapping[int, OverflowReading] = {}
+        with _noting(failures):
             # Before the inventory: what is not in service then has run in tests only until now.
-            idle = list(read_counts([t.tracer for t in self._targets if t.idle and t.tracer]))
-            overflowing = any(part.records["devices_spilled"].any() for part in idle)
-            spilled = self._engine.spilled() if overflowing else {}
+            idle, spilled = self._work.do(self._read_idle)
         snapshot = self._inventory.take()
         failures += self._inventory.failures
         if not failures:
-            with self._lock, _noting(failures):
-                self._books.skip(idle, spilled, snapshot.in_service)
+            with _noting(failures):
+                self._work.do(lambda: self._books.skip(idle, spilled, snapshot.in_service))
         with _noting(failures):
             self._engine.check_devices(snapshot.interfaces.keys())
-        # A scrape must wait neither for hundreds to have their flows counted nor for a log.
-        with self._lock:
-            incomplete = self._take_over(snapshot, linger, failures)
+        self._work.do(lambda: self._take_over(snapshot, failures))
+        incomplete = self._trace(snapshot, linger)
         self._targets.tell()
         end = time.monotonic() + follow_up
         for number, target in enumerate(incomplete):
@@ -278,95 +293,131 @@ class Observer:
             if number and time.monotonic() >= end:
                 self._unfinished = len(incomplete) - number
                 break
-            with self._lock:
-                self._targets.follow_up(target)
+            self._targets.follow_up(target)
         if failures:
             raise failures[0]
 
+    def _read_idle(self) -> "Steps[tuple[list[Counted], Mapping[int, OverflowReading]]]":
+        """Read what idle programs have counted up to now: it is not to be booked."""
+        idle: list[Counted] = []
+        for part in read_counts([t.tracer for t in self._targets if t.idle and t.tracer]):
+            idle.append(part)
+            yield
+        overflowing = any(part.records["devices_spilled"].any() for part in idle)
+        return idle, (yield from self._engine.spilled()) if overflowing else {}
+
     def _take_over(
-        self, snapshot: Snapshot, linger: float, failures: list[KernelError | OSError]
-    ) -> list[Target]:
-        """Those that have only verdicts counted then; none if interrupted."""
+        self, snapshot: Snapshot, failures: list[KernelError | OSError]
+    ) -> "Steps[None]":
+        """Book all there is under the names of before, then go over to those of ``snapshot``."""
         self._places.expect(snapshot)
         spilled: Mapping[int, OverflowReading] = {}
         with _noting(failures):
-            spilled = self._read_flows(self._places.at_once)
+            spilled = yield from self._book(self._places.at_once)
+            yield from self._read_flows(self._places.at_once)
         if snapshot is not self._snapshot:
             # Under the old names still, of interfaces that were renamed or are gone: what
             # has come since the flows were read.
             with _noting(failures):
-                spilled = self._book(self._places.at_once)
+                spilled = yield from self._book(self._places.at_once)
         self._places.settle()
         self._snapshot = snapshot
         self._uppers.update(snapshot, time.monotonic())
         if self._looked:  # else there may be some that were never booked
             with _noting(failures):
-                self._forget_spilled(spilled)
+                yield from self._forget_spilled(spilled)
+
+    def _trace(self, snapshot: Snapshot, linger: float) -> list[Target]:
+        """Attach and detach tracers; return programs of which flows are to be counted, too."""
         gone = self._targets.reconcile(snapshot, self._scope, self._interrupt.is_set)
         if self._interrupt.is_set():
             return []
         self._targets.vanish(gone)
-        self._say_farewell(set(gone), linger)
+        for target in self._work.do(lambda: self._say_farewell(set(gone), linger)):
+            self._targets.discard(target)
         self._looked = True
-        return list(self._targets.incomplete())
+        return self._targets.incomplete()
 
     @property
     def flows_held(self) -> int | None:
         """How many flows there were at the last reading; None if none are kept."""
         return self._flows.entries if self._flows is not None else None
 
-    def counts(self) -> list[Count]:
+    def counts(self, since: float | None = None) -> list[Count]:
         """The totals of this moment of every program and place to be shown.
+
+        Args:
+            since: A moment of the monotonic clock. What anybody has read since then is not read
+                again. All that read counts take this.
 
         Raises:
             ObserverBusyError: a scan is busy for long. So do all that read counts and programs.
         """
-        with self._lock.reading():
-            self._book(self._places.of)
-            return [
-                Count(target.program, place, tally)
-                for target in self._targets
-                for place, tally in self._shown(target)
-            ]
+        began = time.monotonic() if since is None else since
+
+        def steps() -> "Steps[list[Count]]":
+            if self._booked_at <= began:
+                yield from self._book(self._places.of)
+            found: list[Count] = []
+            for part in _parts(self._targets):
+                found += (
+                    Count(target.program, place, tally.copy())
+                    for target in part
+                    for place, tally in self._shown(target)
+                )
+                yield
+            return found
+
+        return self._work.do(steps, self._lock.reading)
 
     def cpu_counts(self) -> dict[Owner, CpuCounts]:
         """Return the counts of each CPU by program's id and location; see accounting/by_cpu.py."""
-        with self._lock.reading():
-            targets = [target for target in self._targets if not target.idle]
+
+        def steps() -> "Steps[dict[Owner, CpuCounts]]":
             found: dict[int, dict[Place, CpuCounts]] = {}
             programs: dict[int, int] = {}
-            for part in read_counts([each.tracer for each in targets if each.tracer]):
+            tracers = [tracer for t in self._targets if not t.idle and (tracer := t.tracer)]
+            for part in read_counts(tracers):
                 programs.update(zip(part.numbers, part.programs, strict=True))
                 for number, records in zip(part.numbers, part.records, strict=True):
                     found[number] = by_cpu(records, self._places.of)
+                yield
             for number, records in self._engine.overflow_records():
                 if number in found:
                     add_overflow(found[number], records, self._places.of)
+                yield
             return {
                 (programs[number], place): counts
                 for number, places in found.items()
                 for place, counts in places.items()
             }
 
-    def flow_counts(self, client: str = "") -> FlowReport | None:
+        return self._work.do(steps, self._lock.reading)
+
+    def flow_counts(self, client: str = "", since: float | None = None) -> FlowReport | None:
         """Return the flows of this moment; None if none are kept.
 
         Args:
             client: Who is shown them: a scraper, by whatever tells it from others. Empty: nobody.
+            since: See ``counts``.
         """
-        with self._lock.reading():
-            if self._flows is None:
-                return None
-            self._read_flows(self._places.of)
+        began = time.monotonic() if since is None else since
+
+        def steps() -> "Steps[FlowReport | None]":
             flows = self._flows
+            if flows is None:
+                return None
+            yield from self._update_flows(began)
             report = FlowReport(flows.entries, dict(flows.evictions), self._engine.sample_rate)
             shown = {}
-            for target in self._targets:
-                for place, tally in self._shown(target):
-                    owner = target.program.id, place
-                    shown[owner] = target.program
-                    report.others.append(Count(target.program, place, flows.other(owner)))
-                    report.unaccounted.append(Count(target.program, place, tally))
+            for part in _parts(self._targets):
+                for target in part:
+                    for place, tally in self._shown(target):
+                        owner = target.program.id, place
+                        shown[owner] = target.program
+                        report.others.append(Count(target.program, place, flows.other(owner)))
+                        report.unaccounted.append(Count(target.program, place, tally.copy()))
+                yield
             if client:
                 flows.shown(client, time.monotonic())
             report.exported.extend(
@@ -376,16 +427,25 @@ class Observer:
             )
             return report
 
+        return self._work.do(steps, self._lock.reading)
+
     def held_flows(self, query: FlowQuery | None = None) -> FlowsFound:
         """Return flows that are held; by default all, those with the highest rates first."""
         query = query or FlowQuery()
-        with self._lock.reading():
+        began = time.monotonic()
+        programs: dict[int, XdpProgram] = {}
+
+        def steps() -> "Steps[HeldFlows | None]":
             if self._flows is None:
-                return FlowsFound(enabled=False)
-            self._read_flows(self._places.of)
-            programs = {target.program.id: target.program for target in self._targets}
+                return None
+            yield from self._update_flows(began)
+            programs.update((target.program.id, target.program) for target in self._targets)
             scopes = self._owners.scopes_where(self._admitted_by(query, programs))
-            held = self._flows.held(self._owners, query, scopes)
+            return self._flows.held(self._owners, query, scopes)
+
+        held = self._work.do(steps, self._lock.reading)
+        if held is None:
+            return FlowsFound(enabled=False)
         # Without the lock: describing thousands of flows takes a while.
         flows = [FlowShown.of(programs[count.owner[0]], count) for count in held.describe()]
         return FlowsFound(flows, held.matched, held.entries, self.sample_rate)
@@ -410,9 +470,15 @@ class Observer:
 
     def standings(self) -> list[Standing]:
         """Every program there is, in the order of their ids."""
-        with self._lock.reading():
-            found = [self._standing(target) for target in self._targets]
-        return sorted(found, key=lambda standing: standing.program.id)
+
+        def steps() -> "Steps[list[Standing]]":
+            found: list[Standing] = []
+            for part in _parts(self._targets):
+                found += map(self._standing, part)
+                yield
+            return sorted(found, key=lambda standing: standing.program.id)
+
+        return self._work.do(steps, self._lock.reading)
 
     def attach_failures(self) -> Counter[Reason]:
         """How often attaching a tracer failed, by reason."""
@@ -432,7 +498,8 @@ class Observer:
 
     @staticmethod
     def _standing(target: Target) -> Standing:
-        expense = target.tracer.expense() if target.tracer is not None else None
+        tracer = target.tracer
+        expense = tracer.expense() if tracer is not None else None
         return Standing(
             program=target.program,
             part=target.part,
@@ -448,62 +515,83 @@ class Observer:
             return False
         return self._scope.interfaces.admits(interface, *self._uppers.of(place))
 
-    def _book(self, place_of: PlaceOf) -> Mapping[int, OverflowReading]:
-        """Books all there is; what the engine's ``spilled`` had."""
-        spilled = self._engine.spilled()
+    def _book(self, place_of: PlaceOf) -> "Steps[Mapping[int, OverflowReading]]":
+        """Book all there is; return what the engine's ``spilled`` had."""
+        began = time.monotonic()
+        spilled = yield from self._engine.spilled()
         tracers, idle = [], set()
         for target in self._targets:
-            if target.tracer is None:
+            tracer = target.tracer
+            if tracer is None:
                 continue
             if target.idle:
-                idle.add(target.tracer.number)
+                idle.add(tracer.number)
             else:
-                tracers.append(target.tracer)
+                tracers.append(tracer)
                 target.booked = True
-        self._books.book(read_counts(tracers), spilled, place_of, idle)
+        yield
+        yield from self._books.book(read_counts(tracers), spilled, place_of, idle)
+        self._booked_at = began
         return spilled
 
-    def _read_flows(self, place_of: PlaceOf) -> Mapping[int, OverflowReading]:
-        """Books the totals, as ``_book``, and only then the flows: see accounting/flows.py."""
-        spilled = self._book(place_of)
+    def _update_flows(self, began: float) -> "Steps[None]":
+        """Read totals and flows, unless both were read after that moment."""
+        if self._booked_at <= began:
+            yield from self._book(self._places.of)
+        if self._flows_at <= began:
+            yield from self._read_flows(self._places.of)
+
+    def _read_flows(self, place_of: PlaceOf) -> "Steps[None]":
+        """Read the flows. The totals must have been booked before: see accounting/flows.py."""
         if self._flows is None:
-            return spilled
+            return
 
         def admitted(*device: *tuple[int, int, int, str]) -> Place | None:
             place = place_of(*device)
             return place if place is not None and self._admits(place) else None
 
+        began, version = self._booked_at, self._books.version
         everywhere = self._inventory.everywhere
         view = self._places.version, self._uppers.version, self._scope, everywhere
         moved = self._owners.update(self._books.seen, admitted, view)
+        yield
         totals = {
             (target.program.id, place): tally
             for target in self._targets
             for place, tally in self._ledger.of(target.program.id).items()
         }
-        still = not moved and self._books.version == self._flows_of
-        self._flows.read(self._owners, totals, time.monotonic(), moved, still)
-        self._flows_of = self._books.version
-        return spilled
+        still = not moved and version == self._flows_of
+        yield from self._flows.read(self._owners, totals, time.monotonic(), moved, still)
+        self._flows_of, self._flows_at = version, began
 
-    def _forget_spilled(self, spilled: Mapping[int, OverflowReading]) -> None:
+    def _forget_spilled(self, spilled: Mapping[int, OverflowReading]) -> "Steps[None]":
         done = self._spilled.done_with(spilled, self._places, time.monotonic())
-        deleted: defaultdict[int, Reading] = defaultdict(dict)
-        for (number, _, _), last in self._engine.take_spilled(islice(done, _FORGOTTEN_AT_ONCE)):
-            deleted[number] |= last
-        for number, readings in deleted.items():
-            self._books.close_overflow(number, readings, self._places.until_now)
+        wanted = islice(done, _FORGOTTEN_AT_ONCE)
+        while part := list(islice(wanted, _FORGOTTEN_IN_STEP)):
+            yield
+            deleted: defaultdict[int, Reading] = defaultdict(dict)
+            for (number, _, _), last in self._engine.take_spilled(part):
+                deleted[number] |= last
+            for number, readings in deleted.items():
+                self._books.close_overflow(number, readings, self._places.until_now)
 
-    def _say_farewell(self, programs: set[int], linger: float) -> None:
+    def _say_farewell(self, programs: set[int], linger: float) -> "Steps[list[Target]]":
+        """Remove what has been gone for long; return targets, to be discarded without the lock."""
         now = time.monotonic()
         for id in programs:
             self._programs_gone.gone(id, now)
         for id in set(self._programs_gone) - programs:
             self._programs_gone.back(id)
+        removed: list[Target] = []
         for id in self._programs_gone.over(now, linger):
-            self._targets.forget(id)
+            target = self._targets.remove(id)
+            if target is not None:
+                removed.append(target)
+                if target.tracer is not None:
+                    self._books.forget(target.tracer.number)
             self._ledger.forget_program(id)
             self._owners.forget_program(id)
+            yield
 
         here = {*self._snapshot.interfaces.values(), NO_PLACE}
         namespaces = {netns for _, netns in self._snapshot.namespaces.values()}
@@ -523,3 +611,11 @@ class Observer:
             place = next(iter(self._places_hidden))
             del self._places_hidden[place]
             self._ledger.forget_place(place)
+            yield
+        return removed
+
+
+def _parts(targets: Iterable[Target]) -> Iterator[list[Target]]:
+    found = iter(targets)
+    while part := list(islice(found, _LISTED_IN_STEP)):
+        yield part

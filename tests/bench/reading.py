@@ -22,7 +22,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from tests.bench.table import insert, markdown
-from tests.tables import OWNER, PROGRAM, TARGET, Table, flow_table, owners, total
+from tests.tables import OWNER, PROGRAM, TARGET, Table, every_step, flow_table, owners, total
 from xdpscope.accounting.flows import FlowLedger
 from xdpscope.config import Flows
 from xdpscope.discovery.model import XdpProgram
@@ -79,7 +79,7 @@ class Reading:
 
     def read(self) -> None:
         """Reads; checks that everything is there."""
-        self.ledger.read(self._owners, self._totals, time.monotonic(), moved=False)
+        every_step(self.ledger.read(self._owners, self._totals, time.monotonic(), moved=False))
         if self.ledger.entries != self._table.slots.shape[0] * self._table.slots.shape[2]:
             raise AssertionError(f"{self.ledger.entries} flows are held")
 

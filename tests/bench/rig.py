@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Self
 
 from tests.bench.compiled import path_of
+from tests.tables import every_step
 from xdpscope.accounting.reading import REASONS, VERDICTS, no_counts, of_target
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.model import XdpProgram
@@ -59,7 +60,7 @@ def check_counts(tracer: Tracer, engine: Engine, runs: list[int], sampled_out: i
             counts[row, VERDICTS.index("pass")] = number, 64 * number
         wanted.append(counts.tolist())
     reading = of_target(tracer.records())
-    for records in engine.spilled().values():
+    for records in every_step(engine.spilled()).values():
         reading |= records.by_device()
     counted = [each.counts.tolist() for each in reading.values()]
     if sorted(counted) != sorted(wanted):

@@ -10,7 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.tables import OWNER, PROGRAM, TARGET, Table, flow_table, name_of, owners, total
+from tests.tables import (
+    OWNER,
+    PROGRAM,
+    TARGET,
+    Table,
+    every_step,
+    flow_table,
+    name_of,
+    owners,
+    total,
+)
 from xdpscope import bpf
 from xdpscope.accounting.flow_query import FlowQuery
 from xdpscope.accounting.flows import FlowCount, FlowLedger
@@ -64,7 +74,7 @@ def test_a_flow_is_told_by_its_whole_key(table: Table) -> None:
     ledger, known = ledger_of(table), owners()
     table.put((3, 0, 0), table.flow4(1), packets=5, size=500)
     table.write()
-    ledger.read(known, total(5, 500), now=1, moved=True)
+    every_step(ledger.read(known, total(5, 500), now=1, moved=True))
     assert (exported(ledger), other(ledger)) == ({"10.0.0.1": (0, 0)}, (5, 500))
     (count,) = held(ledger, known)
     assert (count.owner, count.verdict, count.packets, count.bytes) == (OWNER, "drop", 5, 500)
@@ -81,7 +91,7 @@ def test_a_flow_on_several_cpus_is_one(table: Table, before: int) -> None:
     table.put((3, 0, 0), table.flow4(1), packets=5, size=500 + before)
     table.put((9, 1, 2), table.flow4(1), packets=2, size=300)
     table.write()
-    ledger.read(known, total(7, 800 + before), now=1, moved=True)
+    every_step(ledger.read(known, total(7, 800 + before), now=1, moved=True))
     assert ledger.entries == 1
     assert exported(ledger) == {"10.0.0.1": (0, 0)}
     assert [flow.bytes for flow in held(ledger, known)] == [800 + before]
@@ -89,7 +99,7 @@ def test_a_flow_on_several_cpus_is_one(table: Table, before: int) -> None:
         table.slots[where]["packets"] += 1
         table.slots[where]["bytes"] += 100
     table.write()
-    ledger.read(known, total(9, 1000 + before), now=2, moved=False)
+    every_step(ledger.read(known, total(9, 1000 + before), now=2, moved=False))
     assert exported(ledger) == {"10.0.0.1": (2, 200)}
     assert other(ledger) == (7, 800 + before)
 
@@ -113,7 +123,7 @@ def test_a_plain_array_has_the_sets_of_one_cpu_after_those_of_another() -> None:
                 table.put((cpu * sets + at, 0, way), table.flow4(at), packets, 60 * packets)
                 expected[f"eth{cpu}", f"10.0.0.{at}"] = packets, 60 * packets
         table.write()
-        ledger.read(known, {}, now=1, moved=True)
+        every_step(ledger.read(known, {}, now=1, moved=True))
         flows = held(ledger, known)
     found = {(each.owner[1][1], each.flow.source): (each.packets, each.bytes) for each in flows}
     assert found == expected
@@ -124,26 +134,26 @@ def test_what_leaves_the_table_or_the_top_is_in_other(table: Table) -> None:
     table.put((0, 0, 0), table.flow4(1), packets=100, size=6000)
     table.put((0, 0, 1), table.flow4(2), packets=10, size=600)
     table.write()
-    ledger.read(known, total(110, 6600), now=1, moved=True)
+    every_step(ledger.read(known, total(110, 6600), now=1, moved=True))
     assert exported(ledger) == {"10.0.0.1": (0, 0)}
     assert other(ledger) == (110, 6600)
 
     # The second gets ahead: it has its own series, for what comes from now on.
     table.slots[0, 0, 1]["packets"], table.slots[0, 0, 1]["bytes"] = 1010, 60600
     table.write()
-    ledger.read(known, total(1110, 66600), now=2, moved=False)
+    every_step(ledger.read(known, total(1110, 66600), now=2, moved=False))
     assert exported(ledger) == {"10.0.0.2": (0, 0)}
     assert other(ledger) == (1110, 66600)
     table.slots[0, 0, 1]["packets"], table.slots[0, 0, 1]["bytes"] = 1015, 60900
     table.write()
-    ledger.read(known, total(1115, 66900), now=2, moved=False)
+    every_step(ledger.read(known, total(1115, 66900), now=2, moved=False))
     assert exported(ledger) == {"10.0.0.2": (5, 300)}
     assert other(ledger) == (1110, 66600)
 
     # It is pushed out; another one has its place, with as many packets.
     table.put((0, 0, 1), table.flow4(3), packets=1015, size=60900)
     table.write()
-    ledger.read(known, total(2130, 127800), now=3, moved=False)
+    every_step(ledger.read(known, total(2130, 127800), now=3, moved=False))
     assert exported(ledger) == {"10.0.0.3": (0, 0)}
     assert other(ledger) == (2130, 127800)
     assert ledger.evictions == {"idle": 0, "pressure": 1}
@@ -155,18 +165,18 @@ def test_idle_flows_age_out_and_come_back(table: Table, still: bool) -> None:
     ledger, known = ledger_of(table, idle_timeout=10), owners()
     table.put((0, 0, 0), table.flow4(1), packets=5, size=300)
     table.write()
-    ledger.read(known, total(5, 300), now=100, moved=True)
-    ledger.read(known, total(5, 300), now=110, moved=False, still=still)
+    every_step(ledger.read(known, total(5, 300), now=100, moved=True))
+    every_step(ledger.read(known, total(5, 300), now=110, moved=False, still=still))
     assert ledger.exported[0].rate == pytest.approx(5 * log(2) / 10 / 2)
     assert ledger.entries == 1
-    ledger.read(known, total(5, 300), now=111, moved=False, still=still)
+    every_step(ledger.read(known, total(5, 300), now=111, moved=False, still=still))
     assert (ledger.entries, ledger.exported, other(ledger)) == (0, [], (5, 300))
-    ledger.read(known, total(5, 300), now=200, moved=False, still=still)
+    every_step(ledger.read(known, total(5, 300), now=200, moved=False, still=still))
     assert ledger.evictions == {"idle": 1, "pressure": 0}
 
     table.slots[0, 0, 0]["packets"], table.slots[0, 0, 0]["bytes"] = 7, 420
     table.write()
-    ledger.read(known, total(7, 420), now=201, moved=False)
+    every_step(ledger.read(known, total(7, 420), now=201, moved=False))
     assert (ledger.entries, exported(ledger)) == (1, {"10.0.0.1": (0, 0)})
     assert other(ledger) == (7, 420)
 
@@ -177,17 +187,17 @@ def test_where_nothing_was_counted_nothing_is_read(table: Table) -> None:
     table.put((3, 0, 0), table.flow4(1), packets=5, size=300)
     table.sets[3, 0]["started"] += 1
     table.write()
-    ledger.read(known, total(5, 300), now=1, moved=True)
+    every_step(ledger.read(known, total(5, 300), now=1, moved=True))
     assert (exported(ledger), other(ledger)) == ({}, (0, 0))
     table.sets[3, 0]["done"] += 1
     table.write()
-    ledger.read(known, total(5, 300), now=2, moved=False, still=True)
+    every_step(ledger.read(known, total(5, 300), now=2, moved=False, still=True))
     assert (exported(ledger), other(ledger)) == ({"10.0.0.1": (0, 0)}, (5, 300))
     table.slots[3, 0, 0]["packets"] = 6
     table.write()
-    ledger.read(known, total(5, 300), now=3, moved=False, still=True)
+    every_step(ledger.read(known, total(5, 300), now=3, moved=False, still=True))
     assert exported(ledger) == {"10.0.0.1": (0, 0)}
-    ledger.read(known, total(6, 300), now=4, moved=False)
+    every_step(ledger.read(known, total(6, 300), now=4, moved=False))
     assert exported(ledger) == {"10.0.0.1": (1, 0)}
 
 
@@ -197,13 +207,13 @@ def test_bytes_that_come_a_moment_later(table: Table) -> None:
     slot = table.slots[3, 0, 0]
     table.put((3, 0, 0), table.flow4(1), packets=1, size=60)
     table.write()
-    ledger.read(known, total(1, 60), now=1, moved=True)
+    every_step(ledger.read(known, total(1, 60), now=1, moved=True))
     slot["packets"] = 2
     table.write()
-    ledger.read(known, total(1, 60), now=2, moved=False)
+    every_step(ledger.read(known, total(1, 60), now=2, moved=False))
     slot["bytes"] = 120
     table.write()
-    ledger.read(known, total(2, 120), now=3, moved=False)
+    every_step(ledger.read(known, total(2, 120), now=3, moved=False))
     assert (exported(ledger), other(ledger)) == ({"10.0.0.1": (1, 60)}, (1, 60))
 
 
@@ -212,10 +222,10 @@ def test_a_flow_that_was_replaced_by_itself(table: Table) -> None:
     ledger, known = ledger_of(table), owners()
     table.put((3, 0, 0), table.flow4(1), packets=5, size=5000)
     table.write()
-    ledger.read(known, total(5, 5000), now=1, moved=True)
+    every_step(ledger.read(known, total(5, 5000), now=1, moved=True))
     table.put((3, 0, 0), table.flow4(1), packets=6, size=360)
     table.write()
-    ledger.read(known, total(11, 5360), now=2, moved=False)
+    every_step(ledger.read(known, total(11, 5360), now=2, moved=False))
     assert (exported(ledger), other(ledger)) == ({"10.0.0.1": (6, 360)}, (5, 5000))
 
 
@@ -224,7 +234,7 @@ def test_no_more_are_held_than_allowed(table: Table) -> None:
     for number in range(40):
         table.put((number, 0, 0), table.flow4(number), packets=number + 1, size=100)
     table.write()
-    ledger.read(known, total(820, 4000), now=1, moved=True)
+    every_step(ledger.read(known, total(820, 4000), now=1, moved=True))
     assert ledger.entries == 10
     assert ledger.evictions == {"idle": 0, "pressure": 30}
     assert set(exported(ledger)) == {f"10.0.0.{number}" for number in range(30, 40)}
@@ -235,16 +245,16 @@ def test_a_renamed_interface_takes_nothing_along(table: Table) -> None:
     ledger, known = ledger_of(table), owners()
     table.put((0, 0, 0), table.flow4(1), packets=5, size=300)
     table.write()
-    ledger.read(known, total(5, 300), now=1, moved=True)
+    every_step(ledger.read(known, total(5, 300), now=1, moved=True))
     assert name_of(known, "eth1")
     totals = total(5, 300)
     totals[7, ("host", "eth1")] = total(0, 0)[OWNER]
-    ledger.read(known, totals, now=2, moved=True)
+    every_step(ledger.read(known, totals, now=2, moved=True))
     assert other(ledger) == (5, 300)
     table.slots[0, 0, 0]["packets"], table.slots[0, 0, 0]["bytes"] = 9, 540
     table.write()
     totals[7, ("host", "eth1")] = total(4, 240)[OWNER]
-    ledger.read(known, totals, now=3, moved=False)
+    every_step(ledger.read(known, totals, now=3, moved=False))
     (count,) = ledger.exported
     assert (count.owner[1], count.packets, count.bytes) == (("host", "eth1"), 4, 240)
 
@@ -256,7 +266,7 @@ def test_a_set_in_the_middle_of_a_change_is_left_for_later(table: Table, moved: 
     table.put((0, 0, 0), table.flow4(1), packets=5, size=300)
     table.put((1, 0, 0), table.flow4(2), packets=5, size=300)
     table.write()
-    ledger.read(known, total(10, 600), now=1, moved=True)
+    every_step(ledger.read(known, total(10, 600), now=1, moved=True))
     assert (exported(ledger), other(ledger)) == (
         {"10.0.0.1": (0, 0), "10.0.0.2": (0, 0)}, (10, 600),
     )  # fmt: skip
@@ -269,14 +279,14 @@ def test_a_set_in_the_middle_of_a_change_is_left_for_later(table: Table, moved: 
         table.slots[at, 0, 0]["bytes"] += 6000
     table.write()
     for now in 2, 3:
-        ledger.read(known, total(210, 12600), now=now, moved=moved)
+        every_step(ledger.read(known, total(210, 12600), now=now, moved=moved))
         assert (exported(ledger), other(ledger)) == (
             {"10.0.0.1": (0, 0), "10.0.0.2": (100, 6000)}, (10, 600),
         )  # fmt: skip
 
     table.sets["done"][0, 0] += 1
     table.write()
-    ledger.read(known, total(1210, 72600), now=4, moved=False)
+    every_step(ledger.read(known, total(1210, 72600), now=4, moved=False))
     assert exported(ledger) == {
         "10.0.0.1": (100, 6000), "10.0.0.2": (100, 6000), "10.0.0.3": (0, 0),
     }  # fmt: skip
@@ -299,7 +309,7 @@ def test_every_scraper_reads_a_new_series_at_0(table: Table) -> None:
             table.write()
         scraping = [interval for interval in read if (now + 4) % interval == 0]
         if scraping or now % 5 == 0:  # a scrape, or a scan of the host
-            ledger.read(known, total(sent, 60 * sent), now=1000 + now, moved=now == 0)
+            every_step(ledger.read(known, total(sent, 60 * sent), now=1000 + now, moved=now == 0))
             shown = exported(ledger).get("10.0.0.1")
             assert (shown or (0, 0))[0] + other(ledger)[0] == sent
             assert other(ledger)[0] >= before
@@ -330,7 +340,7 @@ def test_nothing_is_lost_whatever_happens(table: Table) -> None:
                 slot["bytes"] += more * 60
             packets += more
         table.write()
-        ledger.read(known, total(packets, packets * 60), now, moved=now == 1)
+        every_step(ledger.read(known, total(packets, packets * 60), now, moved=now == 1))
         assert len(ledger.exported) <= 20
         assert ledger.entries <= 90
         assert other(ledger)[0] >= before
@@ -356,7 +366,9 @@ def test_coming_and_going_takes_no_memory() -> None:
                 table.put(where, table.flow4(flow), 3 + number, 60)
                 packets += 3 + number
             table.write()
-            ledger.read(known, total(packets, 0), now=5.0 * interval, moved=interval == 0)
+            every_step(
+                ledger.read(known, total(packets, 0), now=5.0 * interval, moved=interval == 0)
+            )
             shown = sum(count for count, _ in exported(ledger).values())
             assert shown + other(ledger)[0] == packets
             if interval % 20 == 0:
@@ -393,7 +405,7 @@ def test_devices_that_come_and_go_take_no_memory() -> None:
             totals = {(PROGRAM, ("host", name.decode())): tally for name in names}
             for now in 2 * round_, 2 * round_ + 1:
                 moved = known.update([seen], location, round_)
-                ledger.read(known, totals, now, moved)
+                every_step(ledger.read(known, totals, now, moved))
             assert len(scopes_of(known)) == devices
             assert len(ledger.exported) == flows
             assert {count.owner for count in ledger.exported} <= totals.keys()
@@ -425,17 +437,17 @@ def test_flows_that_cannot_be_read_keep_their_owner(table: Table) -> None:
     ledger, known = ledger_of(table), owners()
     table.put((0, 0, 0), table.flow4(1), packets=5, size=300)
     table.write()
-    ledger.read(known, total(5, 300), now=1, moved=True)
+    every_step(ledger.read(known, total(5, 300), now=1, moved=True))
     table.sets[0, 0]["started"] += 1
     table.write()
     assert known.update([], lambda *_: None, None)
     for now in 2, 3:
-        ledger.read(known, {}, now=now, moved=now == 2)
+        every_step(ledger.read(known, {}, now=now, moved=now == 2))
         (found,) = held(ledger, known)
         assert found.owner == OWNER
     table.sets[0, 0]["done"] += 1
     table.write()
-    ledger.read(known, {}, now=4, moved=False)
+    every_step(ledger.read(known, {}, now=4, moved=False))
     assert held(ledger, known) == []
     assert scopes_of(known) == []
 
@@ -446,7 +458,7 @@ def test_flows_are_found_by_verdict_and_in_order(table: Table) -> None:
         verdict = "pass" if number % 2 else "drop"
         table.put((number, 0, 0), table.flow4(number, verdict), packets=number, size=60)
     table.write()
-    ledger.read(known, total(36, 480), now=1, moved=True)
+    every_step(ledger.read(known, total(36, 480), now=1, moved=True))
     assert ledger.exported == []
     found = held(ledger, known, FlowQuery(limit=3, verdict="pass"))
     assert [count.flow.source for count in found] == ["10.0.0.7", "10.0.0.5", "10.0.0.3"]

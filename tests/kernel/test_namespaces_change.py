@@ -28,6 +28,7 @@ from tests.kernel.namespaces import (
     remove,
 )
 from tests.kernel.test_flows import udp4
+from tests.tables import every_step
 from tests.waiting import wait_for
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.namespaces import NamespaceSource
@@ -152,7 +153,7 @@ def test_records_of_namespaces_that_are_gone_are_taken_out(lab: Lab, engine: Eng
                     expected[name, "eth0"] = expected.get((name, "eth0"), 0) + packets
                     observer.look(1000)
                 expect(observer, expected)
-                left = sum(len(records) for records in engine.spilled().values())
+                left = sum(len(records) for records in every_step(engine.spilled()).values())
                 print(f"round {round_}: {left} records, {len(inodes)} numbers")
                 assert left <= len(inodes) + 1, "and one that a look must still confirm"
             for tether in tethers:

@@ -17,6 +17,7 @@ from tests.kernel.flows import check_sums, expect_flows, observing, on_one_cpu
 from tests.kernel.lab import Lab, Veth, frame
 from tests.kernel.pinned import udp
 from tests.reference import flow_of
+from tests.tables import every_step
 from tests.waiting import wait_for
 from xdpscope import observer as observing_module
 from xdpscope.config import _any_matches
@@ -68,7 +69,7 @@ def move_back(lab: Lab, veth: Veth) -> None:
 
 def overflow(engine: Engine) -> int:
     """How many records there are beyond the targets' own."""
-    return sum(len(records) for records in engine.spilled().values())
+    return sum(len(records) for records in every_step(engine.spilled()).values())
 
 
 @contextmanager
@@ -259,7 +260,7 @@ def test_flows_go_on_after_100000_devices(lab: Lab) -> None:
                 key = "decide_drop", veth.name, "drop", flow_of(kind)
                 expected[key] = number + 1, (number + 1) * len(kind)
         expect_flows(observer, expected)
-        (spilled,) = engine.spilled().values()
+        (spilled,) = every_step(engine.spilled()).values()
         indices = spilled.indices[spilled.bound]
         assert sorted(indices.tolist()) == [100_000 + INLINE + n for n in range(3)]
         # The last index is spent, and there is none for a further device.

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.tables import every_step
 
 from xdpscope import bpf
 from xdpscope.accounting import books
@@ -77,18 +78,18 @@ def test_only_what_has_grown_is_read(
     monkeypatch.setattr(books, "of_target", of_target)
     ledger = Ledger()
     kept = Books(ledger)
-    kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere)
+    every_step(kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere))
     assert (drops(ledger), len(read)) == ([(1, 60)] * 3, 3)
     seen = list(kept.seen)
-    kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere)
+    every_step(kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere))
     assert len(read) == 3
     assert list(kept.seen) == seen
     # Read in the middle of a count: packets first, bytes later.
     records["devices"]["verdicts"]["packets"][1, 1, 0, 1] += 1
     records["devices"]["identity"][1, 1, 0] = DEVICE
-    kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere)
+    every_step(kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere))
     records["devices"]["verdicts"]["bytes"][1, 1, 0, 1] += 100
-    kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere)
+    every_step(kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere))
     assert (drops(ledger), len(read)) == ([(1, 60), (2, 160), (1, 60)], 5)
 
 
@@ -96,27 +97,27 @@ def test_what_has_no_place_yet_is_booked_when_it_has(records: NDArray[Any]) -> N
     ledger = Ledger()
     kept = Books(ledger)
     for _ in range(2):
-        kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, lambda *_: None)
+        every_step(kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, lambda *_: None))
         assert drops(ledger) == [(0, 0)] * 3
-    kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere)
+    every_step(kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere))
     assert drops(ledger) == [(1, 60)] * 3
 
 
 def test_a_quiet_target_may_have_records_elsewhere(records: NDArray[Any]) -> None:
     ledger = Ledger()
     kept = Books(ledger)
-    kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere)
+    every_step(kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere))
     more = records["devices"][1, :, :1].T.copy()
     more["verdicts"]["packets"][0, 0, 1] = 4
     spilled = OverflowReading.of(more)
     for _ in range(2):
-        kept.book([Counted(PROGRAMS, NUMBERS, records)], {2: spilled}, somewhere)
+        every_step(kept.book([Counted(PROGRAMS, NUMBERS, records)], {2: spilled}, somewhere))
         assert drops(ledger) == [(1, 60), (5, 120), (1, 60)]
         assert len(list(kept.seen)) == 4
     # Taken out of the shared map, and then there again: it counts from nought.
-    kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere)
+    every_step(kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere))
     assert len(list(kept.seen)) == 3
-    kept.book([Counted(PROGRAMS, NUMBERS, records)], {2: spilled}, somewhere)
+    every_step(kept.book([Counted(PROGRAMS, NUMBERS, records)], {2: spilled}, somewhere))
     assert drops(ledger) == [(1, 60), (9, 180), (1, 60)]
 
 
@@ -125,16 +126,16 @@ def test_what_an_idle_target_counts_is_left_out(records: NDArray[Any]) -> None:
     kept = Books(ledger)
     counted = [Counted(PROGRAMS, NUMBERS, records)]
     for _ in range(2):
-        kept.skip(counted, {}, lambda program: program == 71)
-        kept.book([], {}, somewhere, NUMBERS)
+        every_step(kept.skip(counted, {}, lambda program: program == 71))
+        every_step(kept.book([], {}, somewhere, NUMBERS))
         assert [len(ledger.of(program)) for program in PROGRAMS] == [0, 0, 0]
-    kept.book(counted, {}, somewhere)
+    every_step(kept.book(counted, {}, somewhere))
     assert drops(ledger) == [(0, 0), (1, 60), (0, 0)]
     records["devices"]["verdicts"]["packets"][:, 1, 0, 1] += 2
     records["devices"]["identity"][:, 1, 0] = DEVICE
-    kept.skip(counted, {}, lambda program: program != 70)
+    every_step(kept.skip(counted, {}, lambda program: program != 70))
     seen = len(list(kept.seen))
-    kept.book(counted, {}, somewhere)
+    every_step(kept.book(counted, {}, somewhere))
     assert drops(ledger) == [(0, 0), (3, 60), (2, 0)]
-    kept.book([], {}, somewhere, NUMBERS)
+    every_step(kept.book([], {}, somewhere, NUMBERS))
     assert len(list(kept.seen)) == seen

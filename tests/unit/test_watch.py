@@ -31,6 +31,7 @@ class Looks:
         self.looked = True
         self.unfinished = 0
         self.snapshot = Snapshot()
+        self.postponed = False
         self.count = threading.Semaphore(0)
         self.failure: Exception | None = None
         self.narrowed_by: threading.Thread | None = None

@@ -5,7 +5,7 @@ On a host of hundreds of programs most are quiet between one reading and the nex
 sense of a record takes a hundred times what telling that it is the same one does.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,8 +62,8 @@ class Books:
         spilled: Mapping[int, OverflowReading],
         place_of: PlaceOf,
         idle: Collection[int] = (),
-    ) -> None:
-        """Books all there is.
+    ) -> Generator[None, None, None]:
+        """Book all there is. Each step reads some targets, and books these.
 
         Args:
             counted: Every target, those that are idle excepted.
@@ -71,17 +71,26 @@ class Books:
             place_of: See the ledger.
             idle: The numbers of targets that keep what was booked of them.
         """
-        before = self._entries
-        self._entries = {number: each for number, each in before.items() if number in idle}
+        kept = set(idle)
         for part in counted:
             each = zip(
                 part.programs, part.numbers, part.records, sums(part.records).tolist(), strict=True
             )
             for program, number, records, total in each:
-                old, rest = before.get(number), spilled.get(number)
+                old, rest = self._entries.get(number), spilled.get(number)
                 if old is None or old.sum != total or old.spilled is not None or rest is not None:
-                    old = self._book(program, number, records, total, rest, place_of)
-                self._entries[number] = old
+                    self._entries[number] = self._book(
+                        program, number, records, total, rest, place_of
+                    )
+            kept.update(part.numbers)
+            yield
+        for number in self._entries.keys() - kept:
+            del self._entries[number]
+
+    def forget(self, number: int) -> None:
+        """Remove a target that is gone."""
+        self._entries.pop(number, None)
+        self._skipped.pop(number, None)
 
     def close_overflow(self, number: int, last: Reading, place_of: PlaceOf) -> None:
         """Book the last counts of a target's overflow records that were deleted.
@@ -101,8 +110,8 @@ class Books:
         counted: Iterable[Counted],
         spilled: Mapping[int, OverflowReading],
         in_service: Callable[[int], bool],
-    ) -> None:
-        """Leave out what idle targets counted up to this reading.
+    ) -> Generator[None, None, None]:
+        """Leave out what idle targets counted up to this reading. Each step sees to some of them.
 
         Args:
             counted: Targets that were idle when they were read.
@@ -122,6 +131,7 @@ class Books:
                 if total != before.get(number, 0) or rest is not None:
                     self._ledger.skip(program, "placed", of_target(records))
                     self._ledger.skip(program, "spilled", {} if rest is None else rest.by_device())
+            yield
 
     def _book(
         self,

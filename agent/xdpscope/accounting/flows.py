@@ -100,8 +100,11 @@ class FlowLedger:
         now: float,
         moved: bool,
         still: bool = False,
-    ) -> None:
-        """Reads the tables, and decides anew which flows are exported.
+    ) -> Iterator[None]:
+        """Read the tables in steps, then decide in a last one which flows are exported.
+
+        Until the last step, ``exported`` and ``other`` stay those of the reading before. Nothing
+        else may be asked for in between.
 
         Args:
             owners: Whose flows are.
@@ -116,11 +119,12 @@ class FlowLedger:
         self._reading += 1
         for table in self._tables:
             timeout = self.limits.idle_timeout
-            grouped, pushed_out = table.read(owners.scopes, now, moved, timeout, still)
+            grouped, pushed_out = yield from table.read(owners.scopes, now, moved, timeout, still)
             self.evictions["pressure"] += pushed_out
             self.evictions["idle"] += int(np.count_nonzero(grouped.idle))
             table.let_go(grouped.idle)
             self._groups.append(_only(grouped, ~grouped.idle))
+            yield
         self._respect_limit()
         self.entries = sum(len(group.name) for group in self._groups)
         before = self._exported.keys()

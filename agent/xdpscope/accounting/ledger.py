@@ -2,6 +2,7 @@
 """Totals that only grow, from readings that start over."""
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Self
 
 import numpy as np
 
@@ -22,6 +23,12 @@ class Tally:
 
     def __init__(self) -> None:
         self.counts = no_counts()
+
+    def copy(self) -> Self:
+        """Return what was counted up to now, which grows no more."""
+        copy = type(self)()
+        copy.counts[...] = self.counts
+        return copy
 
     @property
     def packets(self) -> list[int]:

@@ -7,7 +7,7 @@ order (set, CPU, way) in which the kernel hands the table out.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -167,8 +167,10 @@ class SlotTable:
 
     def read(
         self, scopes: Scopes, now: float, renamed: bool, timeout: float, still: bool = False
-    ) -> tuple[Grouped, int]:
-        """Reads the whole table, unless nothing can have changed in it.
+    ) -> Generator[None, None, tuple[Grouped, int]]:
+        """Read the whole table in a few steps, unless nothing can have changed in it.
+
+        Nothing else may be asked of the table before the last step.
 
         Args:
             scopes: Whose slots are.
@@ -184,10 +186,12 @@ class SlotTable:
             if still or not self._in_use():
                 return _NO_FLOWS, 0
             self._prepare()
+            yield
         if still and self._whole:
             self._age(now)
             return self._group(None, None, now - timeout), 0
         unread = self._fetch()
+        yield
         self._whole = not len(unread)
         changed_sets = self._sets["done"] != self._done
         packets = np.ascontiguousarray(self._flows["packets"]).reshape(-1)
@@ -199,6 +203,7 @@ class SlotTable:
         replaced = np.repeat(changed_sets.reshape(-1), self._shape[2])
         doubtful = (packets != 0) & (replaced | renamed)
         changed[unread] = doubtful[unread] = False
+        yield
         occupied = np.flatnonzero(doubtful)
         pushed_out = 0
         if len(occupied):
@@ -206,9 +211,11 @@ class SlotTable:
             changed[occupied] = (packets[occupied] != self._packets[occupied]) | (
                 sizes[occupied] != self._bytes[occupied]
             )
+        yield
         # What cannot be told whose it is is left as it is, until that is known.
         changed &= self._scope != UNKNOWN
         delta_packets, delta_bytes = self._advance(changed, packets, sizes, now)
+        yield
         return self._group(delta_packets, delta_bytes, now - timeout), pushed_out
 
     @property

@@ -3,12 +3,13 @@
 
 from xdpscope.metrics.agent import AgentCollector
 from xdpscope.metrics.flows import FlowCollector
-from xdpscope.metrics.isolation import IsolatedCollectors
+from xdpscope.metrics.isolation import SCRAPE_BEGAN, IsolatedCollectors
 from xdpscope.metrics.programs import ProgramCollector
 from xdpscope.metrics.scans import ScanCollector
 from xdpscope.metrics.verdicts import VerdictCollector
 
 __all__ = [
+    "SCRAPE_BEGAN",
     "AgentCollector",
     "FlowCollector",
     "IsolatedCollectors",

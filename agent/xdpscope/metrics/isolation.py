@@ -3,6 +3,7 @@
 
 import time
 from collections.abc import Iterable, Mapping
+from contextvars import ContextVar
 
 import structlog
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -11,6 +12,10 @@ from prometheus_client.registry import Collector
 from xdpscope.errors import ObserverBusyError
 
 _log = structlog.get_logger(__name__)
+
+SCRAPE_BEGAN: ContextVar[float | None] = ContextVar("SCRAPE_BEGAN", default=None)
+"""When the scrape began that collects now, by the monotonic clock. What one collector has read
+since then, the next one need not read again."""
 
 
 class IsolatedCollectors(Collector):
@@ -39,6 +44,7 @@ class IsolatedCollectors(Collector):
             "Whether a collector succeeded in this scrape.",
             labels=["collector"],
         )
+        SCRAPE_BEGAN.set(time.monotonic())
         for name, collector in self._collectors.items():
             started = time.perf_counter()
             try:
@@ -59,5 +65,6 @@ class IsolatedCollectors(Collector):
                 success.add_metric([name], 1)
             duration.add_metric([name], time.perf_counter() - started)
             yield from families
+        SCRAPE_BEGAN.set(None)
         yield duration
         yield success

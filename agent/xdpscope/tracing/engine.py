@@ -3,7 +3,7 @@
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Generator, Iterable, Iterator, Set
 from contextlib import ExitStack, suppress
 from functools import cached_property, partial
 from typing import Any, Self
@@ -198,9 +198,16 @@ class Engine:
         """Note that every target of an earlier agent is adopted: other records are nobody's."""
         self._all_known = True
 
-    def spilled(self) -> dict[int, OverflowReading]:
-        """Records that found no place in their target's own map, by the target's number."""
-        parts = [(targets, OverflowReading.of(records)) for targets, records in self._overflow()]
+    def spilled(self) -> Generator[None, None, dict[int, OverflowReading]]:
+        """Read records that found no place in their target's own map, in steps.
+
+        Returns:
+            Them, by the target's number.
+        """
+        parts: list[tuple[NDArray[np.uint32], OverflowReading]] = []
+        for targets, records in self._overflow():
+            parts.append((targets, OverflowReading.of(records)))
+            yield
         if not parts:
             return {}
         all_targets = np.concatenate([targets for targets, _ in parts])
@@ -217,13 +224,13 @@ class Engine:
 
     def _overflow(self) -> Iterator[tuple[NDArray[np.uint32], NDArray[Any]]]:
         """Yield targets' numbers and their records, some megabytes at a time."""
-        known = np.array(sorted(self._in_use), np.uint32) if self._all_known else None
         orphans: list[bytes] = []
         for keys, values in self._spilled.batches():
             targets = typed(keys, self._spill_key)["target"]
             records = typed(values, self._device_counts)
-            if known is not None:
-                wanted = np.isin(targets, known)
+            if self._all_known:
+                # Only now: a tracer that another thread attaches may have counted what was read.
+                wanted = np.isin(targets, np.array(sorted(self._in_use), np.uint32))
                 orphans += map(bytes, keys[~wanted][: _DELETED_AT_ONCE - len(orphans)])
                 targets, records = targets[wanted], records[wanted]
             if len(records):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which programs are traced, kept in step with what discovery finds."""
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -40,11 +41,13 @@ class Target:
     again_at: float = 0.0
     flow_refusals: int = 0
     flows_again_at: float = 0.0
+    shown: bool = False  # whether readers see it: not before its first ``reason`` is known
     booked: bool = True  # False: what a tracer counted before this agent started is not read yet
 
     @property
     def armed(self) -> bool:
-        return self.tracer is not None and self.tracer.attached
+        tracer = self.tracer  # any thread may ask, while another takes the tracer away
+        return tracer is not None and tracer.attached
 
     @property
     def idle(self) -> bool:
@@ -54,7 +57,8 @@ class Target:
 
     @property
     def counts_flows(self) -> bool:
-        return self.tracer is not None and self.tracer.counts_flows
+        tracer = self.tracer
+        return tracer is not None and tracer.counts_flows
 
     @property
     def ends_flows(self) -> bool:
@@ -74,11 +78,15 @@ class Targets:
 
     The tracer of an idle program counts verdicts only. So it can be told which packets came while
     nothing ran the program: those are of BPF_PROG_RUN, and are not counted.
+
+    One thread keeps targets in step; any thread may read them meanwhile, and waits for nothing.
+    Readers may see some targets as they are now and others as they were.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._targets: dict[int, Target] = {}
+        self._changing = threading.Lock()  # of that: which targets there are
         self._tidied = not engine.templates.adopted
         self._pinned: dict[int, TargetPins] = {}  # by program id; nobody's yet
         for pins in engine.pinned():
@@ -89,17 +97,22 @@ class Targets:
                 pins.remove()
         self._settled: tuple[Snapshot, Scope] | None = None  # with which all are in step
         self._untold: list[XdpProgram] = []  # newly traced
+        self._complete_once = False  # whether all were ever in step
+        self._found: set[int] = set()  # programs that the last scan found, and no scan before
         self.failures: Counter[Reason] = Counter()
 
     def __iter__(self) -> Iterator[Target]:
-        return iter(list(self._targets.values()))
+        with self._changing:
+            found = list(self._targets.values())
+        return (target for target in found if target.shown)
 
     def close(self) -> None:
         """Detaches every tracer that is not pinned."""
-        for target in self:
+        with self._changing:
+            targets, self._targets = self._targets, {}
+        for target in targets.values():
             if target.tracer is not None:
                 target.tracer.close()
-        self._targets.clear()
 
     def reconcile(
         self, snapshot: Snapshot, scope: Scope, interrupted: Callable[[], bool]
@@ -109,6 +122,7 @@ class Targets:
         What is pinned is taken over first, and what is pinned of programs that are gone is
         removed. Returns early, with the rest undone, once ``interrupted`` says so.
         """
+        self._found.clear()
         if self._settled is not None and snapshot is self._settled[0] and scope == self._settled[1]:
             targets = [t for t in self if t.refusal is not None or t.ends_flows]
             self._settle(targets, snapshot, scope, interrupted)
@@ -119,7 +133,13 @@ class Targets:
             if interrupted():
                 return []
             part = snapshot.part_of(program)
-            target = self._targets.setdefault(program_id, Target(program, part))
+            target = self._targets.get(program_id)
+            if target is None:
+                target = Target(program, part)
+                with self._changing:
+                    self._targets[program_id] = target
+                if self._complete_once:
+                    self._found.add(program_id)
             target.program, target.part = program, part
             self._adopt(target)
             target.attachments = snapshot.attachments.get(program_id, ())
@@ -129,6 +149,7 @@ class Targets:
         if not self._tidied:
             self._tidy()
         self._settled = snapshot, scope
+        self._complete_once = True
         return [id for id in self._targets if id not in snapshot.programs]
 
     def tell(self) -> None:
@@ -137,8 +158,20 @@ class Targets:
         for program in untold:
             _log.info("tracing", program=program.function, program_id=program.id)
 
-    def incomplete(self) -> Iterator[Target]:
-        """Targets in service of which only verdicts are counted so far."""
+    def incomplete(self) -> list[Target]:
+        """Return targets in service of which only verdicts are counted so far.
+
+        Without those that the last scan was the first to find: to count flows of a program takes
+        ten times what it takes to count its verdicts, and many programs do not live long.
+        """
+        return [target for target in self._waiting() if target.program.id not in self._found]
+
+    @property
+    def postponed(self) -> bool:
+        """Whether ``incomplete`` leaves out a program that the last scan was the first to find."""
+        return any(target.program.id in self._found for target in self._waiting())
+
+    def _waiting(self) -> Iterator[Target]:
         now = time.monotonic()
         for target in self:
             tracer = target.tracer
@@ -168,18 +201,22 @@ class Targets:
             target.flow_refusals = 0
 
     def vanish(self, program_ids: Iterable[int]) -> None:
-        """Marks programs as gone; their counts stay readable until ``forget``."""
+        """Marks programs as gone; their counts stay readable until ``remove``."""
         for program_id in program_ids:
             target = self._targets[program_id]
             target.attachments = ()
             target.reason = Reason.VANISHED
             self._detach(target)
 
-    def forget(self, program_id: int) -> None:
-        """Gives up a program that is gone, and its counts."""
-        target = self._targets.pop(program_id, None)
-        if target is not None:
-            _discard(target)
+    def remove(self, program_id: int) -> Target | None:
+        """Take out a program that is gone; None if it is out already. Then ``discard`` it."""
+        with self._changing:
+            return self._targets.pop(program_id, None)
+
+    @staticmethod
+    def discard(target: Target) -> None:
+        """Give up a target that was taken out, and its counts."""
+        _discard(target)
 
     def _tidy(self) -> None:
         """Removes what is pinned and, as is now known, nobody's."""
@@ -241,12 +278,12 @@ class Targets:
                 self._untold.append(target.program)
             if reason is Reason.UNSUPPORTED_ENTRY and target.reason is not reason:
                 _cannot_trace(target.program, reason, target.program.entry_problem)
-            target.reason = reason
+            target.reason, target.shown = reason, True
         for target, reason in arming:
             if interrupted():
                 return False
             self._arm(target)
-            target.reason = reason or target.refusal
+            target.reason, target.shown = reason or target.refusal, True
             if target.reason is None:
                 self._untold.append(target.program)
         return True

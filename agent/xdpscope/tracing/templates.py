@@ -314,6 +314,11 @@ class Templates:
                 maps = {name: stack.enter_context(self.map(name)) for name in self._shared}
                 state.create(Shared(maps, self._hooks))
 
+    @property
+    def counts_info(self) -> MapInfo:
+        """Describe the map of any target's counts."""
+        return self._counts.info
+
     def new_counts(self) -> Map:
         """An empty map for the counts of one target."""
         counts = self._counts.sibling("xdpscope_counts")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One target's tracer: attached, detached, and readable until it is closed."""
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
@@ -27,7 +28,9 @@ _ONLY_KEY = b"\0\0\0\0"
 # Seconds that the kernel may take for detaching what was unpinned.
 _PATIENCE = 1.0
 
-# Bytes of records that are read, and then seen to, together.
+# Records that are read, and then booked, together: as many, and as many bytes. All of them may have
+# changed, and to book one takes a millisecond on a slow machine.
+_READ_AT_ONCE = 8
 _READ_SIZE = 1 << 20
 
 
@@ -41,6 +44,9 @@ class Expense:
 
 class Tracer:
     """Counts what one program decides, from ``attach`` until ``detach``.
+
+    One thread attaches and detaches; any thread may read meanwhile. No reader waits until the
+    kernel has loaded, attached or detached something.
 
     Attached, it holds a reference on its target, as everything that traces does. Its
     counts stay readable after ``detach``, and go on growing if it is attached again.
@@ -63,6 +69,8 @@ class Tracer:
                 should be.
         """
         self._engine = engine
+        # Guards what readers use: the descriptors, and the costs that are summed over them.
+        self._changing = threading.Lock()
         self._target = program.id
         self._at_egress = program.at_egress
         self._entry = EntryFunction(program.function, program.entry_type_id)
@@ -107,7 +115,7 @@ class Tracer:
         self._spent_ns = -sum(each.program.info().run_time_ns for each in self._attached.values())
         ways = [set(way) for way in (variant.rest, variant.rest_unaltered)]
         if variant.first not in self._attached and set(self._attached) not in ways:
-            self._detach_all()
+            self._drop(list(self._attached))
         if self._attached:
             self._last = None
         self.complete = bool(self._attached) and not (
@@ -154,7 +162,8 @@ class Tracer:
                         stack.callback(each.close)
                         self._pins.put(name, each.link)
                         stack.pop_all()
-                self._attached[name] = each
+                with self._changing:
+                    self._attached[name] = each
 
     def follow_up(self, alters_packets: Callable[[Program], bool]) -> None:
         """Attaches the rest, which counts flows, in the place of what counts verdicts.
@@ -175,7 +184,7 @@ class Tracer:
                 rest = variant.rest if alters_packets(target) else variant.rest_unaltered
             names = [name for name in rest if name not in self._attached]
             self._attach(self._copies(names), target)
-        self._missed += self._drop(variant.first)
+        self._drop([variant.first])
         self.complete = True
 
     def _begun(self) -> tuple[str, ...] | None:
@@ -184,28 +193,32 @@ class Tracer:
         ways = variant.rest, variant.rest_unaltered
         return next((way for way in ways if not self._attached.keys().isdisjoint(way)), None)
 
-    def _drop(self, name: str) -> int:
-        """Detaches one; how many packets it missed."""
-        each = self._attached.pop(name)
-        if self._pins is not None:
-            self._pins.drop(name)
-        each.link.close()
-        with each.program as program:
-            try:
-                info = program.info()
-            except KernelError as error:
-                _log.warning(
-                    "the cost of a tracer is lost", program_id=self._target, error=str(error)
-                )
-                return 0
-        self._spent_ns += info.run_time_ns
-        self._ran |= info.run_count > 0
-        self._let_go.append(info.id)
-        return info.recursion_misses
+    def _drop(self, names: Sequence[str], *, last: bool = False) -> None:
+        """Detach some of the programs, or all of them for the ``last`` time.
 
-    def _detach_all(self) -> None:
-        for name in list(self._attached):
-            self._drop(name)
+        The first of them is an exit, in every variant: what it missed counts.
+        """
+        for name in names:
+            if self._pins is not None:
+                self._pins.drop(name)
+            self._attached[name].link.close()
+        lost: list[KernelError] = []
+        with self._changing, ExitStack() as stack:
+            for at, name in enumerate(names):
+                program = stack.enter_context(self._attached.pop(name).program)
+                try:
+                    info = program.info()
+                except KernelError as error:
+                    lost.append(error)
+                    continue
+                self._missed += info.recursion_misses if at == 0 else 0
+                self._spent_ns += info.run_time_ns
+                self._ran |= info.run_count > 0
+                self._let_go.append(info.id)
+            if last:
+                self._last = self._told = self._expense()
+        for each in lost:
+            _log.warning("the cost of a tracer is lost", program_id=self._target, error=str(each))
 
     def _wait_until_let_go(self) -> None:
         """What was unpinned is detached a moment later, and its program is gone only then."""
@@ -233,38 +246,52 @@ class Tracer:
     def detach(self) -> None:
         """Lets the target go. A packet still inside it may be counted a moment later."""
         if self._last is None:
-            missed = [self._drop(name) for name in list(self._attached)]
-            self._missed += missed[0]  # the first one is an exit in every variant
-            self._last = self._told = self._expense()
+            self._drop(list(self._attached), last=True)
 
     def close(self) -> None:
         """Ends it, and gives up the counts; but what is pinned counts on."""
         if self._pins is None:
             self.discard()
             return
-        for each in self._attached.values():
-            each.close()
-        self._counts.close()
+        with self._changing:
+            self._last = self._told
+            for each in self._attached.values():
+                each.close()
+            self._counts.close()
 
     def discard(self) -> None:
         """Detaches, and gives up the counts, pinned or not."""
         self.detach()
         if self._pins is not None:
             self._pins.remove()
-        self._counts.close()
+        with self._changing:
+            self._counts.close()
         self._engine.give_up_number(self.number)
 
     def records(self) -> NDArray[Any]:
         """``struct target_counts`` of each CPU; without those in the engine's ``spilled``."""
         return typed(self._counts.lookup(_ONLY_KEY), self._engine.target_counts)
 
+    def read_into(self, values: NDArray[np.uint8]) -> bool:
+        """Read the bytes of the same, shape (CPUs, stride); return False if it is closed by now.
+
+        Raises:
+            KernelError: they cannot be read.
+        """
+        with self._changing:
+            if self._counts.closed:
+                return False
+            self._counts.lookup_into(_ONLY_KEY, values)
+            return True
+
     def expense(self) -> Expense:
         """Misses and, if known, cost: of the last time, if the kernel does not tell now."""
-        if self._last is not None:
-            return self._last
-        with suppress(KernelError):
-            self._told = self._expense()
-        return self._told
+        with self._changing:
+            if self._last is not None:
+                return self._last
+            with suppress(KernelError):
+                self._told = self._expense()
+            return self._told
 
     def _expense(self) -> Expense:
         infos = [each.program.info() for each in self._attached.values()]
@@ -278,19 +305,19 @@ def read_counts(tracers: Sequence[Tracer]) -> Iterator[Counted]:
     """The records of many, by parts; without those that the kernel does not give."""
     if not tracers:
         return
-    info, layout = tracers[0]._counts.info, tracers[0]._engine.target_counts
-    step = max(1, _READ_SIZE // (info.cpus * info.stride))
+    engine = tracers[0]._engine
+    info, layout = engine.templates.counts_info, engine.target_counts
+    step = max(1, min(_READ_AT_ONCE, _READ_SIZE // (info.cpus * info.stride)))
     for begin in range(0, len(tracers), step):
         part = tracers[begin : begin + step]
         values = np.empty((len(part), info.cpus, info.stride), np.uint8)
         read: list[Tracer] = []
         for tracer in part:
             try:
-                tracer._counts.lookup_into(_ONLY_KEY, values[len(read)])
+                if tracer.read_into(values[len(read)]):
+                    read.append(tracer)
             except KernelError as error:
                 _log.warning("counts cannot be read", program_id=tracer._target, error=str(error))
-            else:
-                read.append(tracer)
         yield Counted(
             [tracer._target for tracer in read],
             [tracer.number for tracer in read],

@@ -56,7 +56,7 @@ def spread(
             commands += [f"link set eth{pair}p up" for pair in range(pairs)]
             _ip("-n", name, "-batch", "-", input="\n".join(commands))
             wanted = programs // namespaces + (number < programs % namespaces)
-            for attached in _attach(name, wanted, by_link=by_link):
+            for attached in attach_programs(name, wanted, by_link=by_link):
                 stack.push(attached)
         yield names
 
@@ -78,11 +78,11 @@ def within(name: str) -> Iterator[None]:
             netns.enter(back, Path(back).stat().st_ino)
 
 
-def _attach(name: str, count: int, *, by_link: bool) -> Iterator[Descriptor]:
-    """Attaches a program each to so many interfaces; what must be held for it."""
+def attach_programs(name: str, count: int, *, by_link: bool, skip: int = 0) -> Iterator[Descriptor]:
+    """Attaches a program each to so many interfaces, after ``skip`` of them; what must be held."""
     with within(name), IPRoute() as route:
         indices = [link["index"] for link in route.get_links() if link.get_attr("IFLA_LINK")]
-        for index in indices[:count]:
+        for index in indices[skip : skip + count]:
             with Object(path_of("target")) as target:
                 target.choose(TARGET)
                 target.load()
