@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 
-from xdpscope.errors import ConfigError, UnsupportedHostError, XdpscopeError
+from xdpscope.errors import XdpscopeError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -32,9 +32,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"xdpscope: {error}", file=sys.stderr)
         if error.hint:
             print(f"  hint: {error.hint}", file=sys.stderr)
-        if isinstance(error, ConfigError):
-            return 2
-        return 3 if isinstance(error, UnsupportedHostError) else 1
+        return error.exit_status
 
 
 if __name__ == "__main__":

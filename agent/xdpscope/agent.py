@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -25,7 +24,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from xdpscope import __version__, log
 from xdpscope.accounting.flow_query import FlowQuery
-from xdpscope.config import Config, Flows, Listen, load, needing_restart, warnings
+from xdpscope.config import Config, Flows, Listen, needing_restart, warnings
 from xdpscope.describe import as_json, count_as_json, cpus_as_json, flows_as_json
 from xdpscope.discovery.events import LinkEvents
 from xdpscope.discovery.inventory import Inventory
@@ -290,14 +289,16 @@ class Page:
 class Agent:
     """Everything ``xdpscope run`` runs."""
 
-    def __init__(self, config: Config, path: Path | None, listen: Listen | None) -> None:
-        self._path = path
-        self._listen = listen
-        self._config = self._overridden(config)
-        self._watch = Watch(self._config)
+    def __init__(self, config: Config, read: Callable[[], Config]) -> None:
+        """Start nothing yet.
 
-    def _overridden(self, config: Config) -> Config:
-        return replace(config, listen=self._listen) if self._listen else config
+        Args:
+            config: What to begin with.
+            read: Returns the configuration of this moment, for a reload. Raises `ConfigError`.
+        """
+        self._read = read
+        self._config = config
+        self._watch = Watch(config)
 
     async def run(self) -> None:
         """Runs until a signal ends it.
@@ -359,7 +360,7 @@ class Agent:
 
     def _reload(self) -> None:
         try:
-            config = self._overridden(load(self._path))
+            config = self._read()
         except ConfigError as error:
             _log.error("configuration not reloaded", error=str(error))
             return
@@ -394,15 +395,15 @@ def _policy(path: Path | None) -> Callable[[], Policy]:
     return PolicyFile(path).current
 
 
-def run(config: Config, path: Path | None, listen: Listen | None) -> None:
-    """Runs the agent in the foreground.
+def run(config: Config, read: Callable[[], Config]) -> None:
+    """Run the agent in the foreground; the arguments are those of `Agent`.
 
     Raises:
         XdpscopeError: it could not start, or cannot go on.
     """
     machine.require_supported()
     _allow_descriptors()
-    asyncio.run(Agent(config, path, listen).run())
+    asyncio.run(Agent(config, read).run())
 
 
 def _allow_descriptors() -> None:

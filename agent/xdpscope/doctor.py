@@ -19,7 +19,8 @@ from xdpscope.errors import (
     UnsupportedHostError,
     XdpscopeError,
 )
-from xdpscope.kernel import bpffs, capabilities, machine
+from xdpscope.kernel import bpffs, capabilities, machine, requirements
+from xdpscope.kernel.requirements import Obstacle
 from xdpscope.libbpf import Map
 from xdpscope.tracing.engine import Engine, may_hook
 from xdpscope.tracing.hook import ftrace_is_off
@@ -45,6 +46,8 @@ class Finding:
     status: Status
     found: str
     hint: str = ""
+    permanent: bool = False
+    """Whether it fails whatever the rights and settings are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +78,16 @@ def works(findings: Iterable[Finding]) -> bool:
     return not any(finding.status is Status.FAIL for finding in findings)
 
 
+def never_works(findings: Iterable[Finding]) -> bool:
+    """Return whether no right and no setting makes the agent work here."""
+    return any(finding.permanent for finding in findings)
+
+
 def conclusion(findings: Sequence[Finding]) -> str:
     """Return one sentence: whether xdpscope works on this host, and what keeps it from that."""
     failed = [finding.check for finding in findings if finding.status is Status.FAIL]
     limits = [finding.check for finding in findings if finding.status is Status.WARN]
-    if "machine" in failed:
+    if never_works(findings):
         return "xdpscope cannot work on this host."
     if failed == ["capabilities"]:
         return "Whether xdpscope works on this host is not known: run as root."
@@ -115,7 +123,7 @@ def _machine(check: str) -> Finding:
     try:
         machine.require_supported()
     except UnsupportedHostError as error:
-        return Finding(check, Status.FAIL, str(error), error.hint or "")
+        return _unavailable(check, error)
     return Finding(check, Status.OK, machine.SUPPORTED)
 
 
@@ -135,11 +143,20 @@ def _cpus(check: str) -> Finding:
     return Finding(check, Status.WARN, found, hint)
 
 
+def _unavailable(check: str, error: TracingUnavailable) -> Finding:
+    never = isinstance(error, UnsupportedHostError)
+    return Finding(check, Status.FAIL, str(error), error.hint or "", never)
+
+
+def _failed(check: str, obstacle: Obstacle) -> Finding:
+    return Finding(check, Status.FAIL, obstacle.problem, obstacle.hint, obstacle.permanent)
+
+
 def _btf(check: str) -> Finding:
+    obstacle = requirements.btf()
+    if obstacle is not None:
+        return _failed(check, obstacle)
     path = Path("/sys/kernel/btf/vmlinux")
-    if not path.exists():
-        hint = "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as distributions' kernels are"
-        return Finding(check, Status.FAIL, f"{path} is missing", hint)
     if not os.access(path, os.R_OK):
         return Finding(check, Status.FAIL, f"{path} is not readable", f"chmod a+r {path}")
     return Finding(check, Status.OK, f"{path}, {path.stat().st_size / 1e6:.1f} MB")
@@ -147,16 +164,10 @@ def _btf(check: str) -> Finding:
 
 def _jit(check: str) -> Finding:
     try:
-        value = Path("/proc/sys/net/core/bpf_jit_enable").read_text().strip()
-    except FileNotFoundError:
-        hint = "use one with CONFIG_BPF_JIT=y"
-        return Finding(check, Status.FAIL, "this kernel has no BPF JIT", hint)
+        obstacle = requirements.jit()
     except PermissionError:
         return _skipped(check)
-    if value == "0":
-        hint = "sysctl net.core.bpf_jit_enable=1, then load the XDP programs again"
-        return Finding(check, Status.FAIL, "off: interpreted programs cannot be traced", hint)
-    return Finding(check, Status.OK, f"on (net.core.bpf_jit_enable={value})")
+    return _failed(check, obstacle) if obstacle is not None else Finding(check, Status.OK, "on")
 
 
 def _capabilities(check: str) -> Finding:
@@ -193,16 +204,7 @@ def _tracing(check: str) -> Finding:
                 )
             return Finding(check, Status.WARN, found, hint)
     except TracingUnavailable as error:
-        cause = error.__cause__
-        refused = isinstance(cause, NotPermitted) or getattr(cause, "errno", 0) == 1
-        if refused and capabilities.OPEN_PROGRAMS in capabilities.effective():
-            found = f"{error}; the capabilities are there: this kernel forbids it"
-            hint = (
-                "see lockdown and security modules; some hosted kernels forbid tracing"
-                " outright: use another, or a virtual machine with a kernel of your own"
-            )
-            return Finding(check, Status.FAIL, found, hint)
-        return Finding(check, Status.FAIL, str(error), error.hint or "")
+        return _unavailable(check, error)
 
 
 def _census(check: str) -> Finding:
@@ -275,15 +277,10 @@ def _maps_are_locked_memory() -> bool:
 
 
 def _lockdown(check: str) -> Finding:
-    try:
-        text = Path("/sys/kernel/security/lockdown").read_text()
-    except OSError:
-        return Finding(check, Status.OK, "not in this kernel")
-    level = text.partition("[")[2].partition("]")[0]
-    if level == "confidentiality":
-        hint = "boot with lockdown=integrity: confidentiality forbids BPF to read kernel memory"
-        return Finding(check, Status.FAIL, level, hint)
-    return Finding(check, Status.OK, level or "none")
+    obstacle = requirements.lockdown()
+    if obstacle is not None:
+        return _failed(check, obstacle)
+    return Finding(check, Status.OK, requirements.lockdown_level() or "not in this kernel")
 
 
 def _libbpf(check: str) -> Finding:

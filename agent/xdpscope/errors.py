@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 from errno import ENOENT, errorcode
+from typing import ClassVar
 
 __all__ = [
     "ConfigError",
@@ -37,6 +38,8 @@ _LOG_LINES_SHOWN = 10
 class XdpscopeError(Exception):
     """The base of all: ``str()`` says what went wrong, ``hint`` what to do about it."""
 
+    exit_status: ClassVar[int] = 1
+    """Of a command that ends with this error."""
     hint: str | None
 
     def __init__(self, message: str, *args: object, hint: str | None = None) -> None:
@@ -50,6 +53,8 @@ class XdpscopeError(Exception):
 class ConfigError(XdpscopeError):
     """A configuration cannot be used; one line a problem, each naming file, line and key."""
 
+    exit_status = 2
+
 
 class ObserverBusyError(XdpscopeError):
     """A scan keeps others from reading what is observed; it may hang in the kernel."""
@@ -60,7 +65,9 @@ class TracingUnavailable(XdpscopeError):
 
 
 class UnsupportedHostError(TracingUnavailable):
-    """This host can never trace: neither rights nor settings are missing. Exit code 3."""
+    """This host can never trace: neither rights nor settings are missing."""
+
+    exit_status = 3
 
 
 class KernelError(XdpscopeError):

@@ -150,6 +150,14 @@ class AgentProcess(AgentAt):
     def events(self) -> list[object]:
         return [entry["event"] for entry in self.log]
 
+    def failure(self) -> str:
+        """Why it has ended: the errors and hints of its log's records, one a line."""
+        assert not any(line for line in self.stderr if not line.startswith("{")), self.stderr
+        ended = [entry for entry in self.log if entry["event"] == "failed"]
+        return "\n".join(
+            str(each[key]) for each in ended for key in ("error", "hint") if key in each
+        )
+
     def listens(self) -> bool:
         """Whether it has said where."""
         return bool(self.address)

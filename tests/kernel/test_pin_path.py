@@ -128,7 +128,7 @@ def test_a_directory_is_one_agents_until_it_is_cleaned(lab: Lab) -> None:
         running = tree(PATH), kernel_objects()
         with AgentProcess(PINNING) as second:
             assert second.wait() == 1
-            said = [line for line in second.stderr if not line.startswith("{")]
+            said = second.failure().splitlines()
         assert f"{PATH} is in use" in said[0] and "directory of its own" in said[1]
         refused = doctor(PINNING, "--clean")
         assert refused.status == 1
@@ -167,7 +167,7 @@ def test_a_path_that_cannot_be_used(path: str, status: int, words: tuple[str, ..
     before, pinned = settled_objects(), tree(BPFFS)
     with AgentProcess(f"state: {{pin_path: {path}}}\n") as agent:
         assert agent.wait() == status
-        said = [line for line in agent.stderr if not line.startswith("{")]
+        said = agent.failure().splitlines()
     assert len(said) == 2, said
     for word in words:
         assert word in "\n".join(said)

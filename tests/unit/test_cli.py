@@ -2,20 +2,30 @@
 """The command as a person types it: exit codes, help, errors."""
 
 import json
+import logging
 import os
+import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from errno import EINVAL, EPERM
+from functools import partial
 from pathlib import Path
 
 import pytest
+import structlog
 from tests.unit.authority import HASH
 
+from xdpscope.agent import Agent
 from xdpscope.cli import list as list_programs
+from xdpscope.cli import run
 from xdpscope.cli.parser import parse
 from xdpscope.discovery.model import Attachment, ChainPlace, Mode, Part, Role, XdpProgram
 from xdpscope.doctor import Finding, Status, conclusion
+from xdpscope.errors import KernelError
 from xdpscope.observer import Standing
+from xdpscope.tracing.engine import unavailable
 from xdpscope.tracing.reason import Reason
 
 COMMANDS = ["run", "list", "doctor", "check-config", "flows", "help"]
@@ -98,6 +108,28 @@ def test_global_options_are_accepted_before_and_after_the_command(
     command, options = ["run", "--config", str(tmp_path / "absent")], ["--log-level", "debug"]
     arguments = parse([*options, *command] if before else [*command, *options])
     assert (arguments.log_level, arguments.log_format) == ("debug", None)
+
+
+@pytest.fixture
+def restored_log() -> Iterator[None]:
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+    structlog.reset_defaults()
+
+
+@pytest.mark.parametrize("options", [(), ("--log-level", "debug", "--listen", "127.0.0.1:0")])
+def test_the_command_line_wins_over_the_file_at_a_reload_too(
+    options: tuple[str, ...], tmp_path: Path, restored_log: None
+) -> None:
+    file = tmp_path / "xdpscope.yaml"
+    file.write_text("log: {level: info}\n")
+    read = partial(run.configuration, parse(["run", "--config", str(file), *options]))
+    agent = Agent(read(), read)
+    file.write_text("log: {level: error}\nlisten: 127.0.0.1:9\n")
+    agent._reload()
+    assert logging.getLevelName(logging.root.level) == ("DEBUG" if options else "ERROR")
 
 
 def test_version() -> None:
@@ -249,21 +281,94 @@ def test_list_is_readable_at_80_columns(
             {"JIT": Status.FAIL, "lockdown": Status.FAIL, "memlock": Status.WARN},
             "xdpscope does not work on this host. Failed: JIT, lockdown.",
         ),
-        ({"machine": Status.FAIL, "JIT": Status.FAIL}, "xdpscope cannot work on this host."),
     ],
 )
 def test_the_last_line_of_doctor(statuses: dict[str, Status], said: str) -> None:
     statuses = {"kernel": Status.OK} | statuses
-    assert conclusion([Finding(name, status, "") for name, status in statuses.items()]) == said
+    findings = [Finding(name, status, "") for name, status in statuses.items()]
+    assert conclusion(findings) == said
+    findings.append(Finding("kernel BTF", Status.FAIL, "", permanent=True))
+    assert conclusion(findings) == "xdpscope cannot work on this host."
+
+
+def failures(result: subprocess.CompletedProcess[str]) -> list[dict[str, object]]:
+    """What `run` logs about its end: each record in the log's format, and nothing besides."""
+    records = [json.loads(line) for line in result.stderr.splitlines()]
+    keys = ("error", "hint", "exit_status")
+    return [
+        {key: record[key] for key in keys if key in record}
+        for record in records
+        if (record["event"], record["level"]) == ("failed", "error")
+    ]
 
 
 def test_run_refuses_a_machine_that_is_not_supported() -> None:
     result = xdpscope("run", "--listen", "127.0.0.1:0", prefix=ELSEWHERE)
     assert (result.returncode, result.stdout) == (3, "")
-    assert result.stderr.splitlines() == [
-        "xdpscope: i686 is not supported: counts would not be exact there",
-        "  hint: run it on x86_64",
-    ]
+    said = "i686 is not supported: counts would not be exact there"
+    assert failures(result) == [{"error": said, "hint": "run it on x86_64", "exit_status": 3}]
+
+
+def test_run_logs_each_problem_of_its_configuration(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("discovery: {interval: often}\nflow: {}\n")
+    result = xdpscope("run", "--config", str(bad))
+    assert (result.returncode, result.stdout) == (2, "")
+    first, second = failures(result)
+    assert str(first["error"]).startswith(f"{bad}:1: discovery.interval: ")
+    assert str(second["error"]).startswith(f"{bad}:2: flow: ") and second["exit_status"] == 2
+    result = xdpscope("run", "--config", str(bad), "--log-format", "console")
+    assert [
+        re.search(r"\[error +\] failed ", line) is not None for line in result.stderr.splitlines()
+    ] == [True, True]
+
+
+def test_run_logs_a_fault_of_its_own_in_the_same_format(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], restored_log: None
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("xdpscope.agent.run", broken)
+    assert run.run(parse(["run", "--log-format", "json"])) == 1
+    (record,) = map(json.loads, capsys.readouterr().err.splitlines())
+    assert record["event"] == "failed" and "ZeroDivisionError" in record["exception"]
+
+
+@pytest.mark.parametrize(
+    ("checks", "errno", "status", "said"),
+    [
+        ({"_BTF": "/absent"}, EINVAL, 3, "this kernel has no BTF: "),
+        ({"_JIT": "/absent"}, EINVAL, 3, "this kernel has no BPF JIT"),
+        ({"_JIT": "0\n"}, EINVAL, 1, "the BPF JIT is off"),
+        ({"_LOCKDOWN": "none integrity [confidentiality]\n"}, EPERM, 3, "lockdown is in the mode"),
+        ({}, EPERM, 1, "the capabilities are there: this kernel forbids it"),
+        ({}, 524, 3, "this kernel cannot attach fentry and fexit"),
+        ({"release": "5.4.0-26-generic"}, EINVAL, 3, "Linux 5.4.0-26-generic is too old"),
+        ({"release": "5.10.0"}, EINVAL, 1, "loading x failed: Invalid argument (EINVAL)"),
+    ],
+)
+def test_why_nothing_can_be_traced(
+    checks: dict[str, str],
+    errno: int,
+    status: int,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The exit status is 3 only if neither rights nor settings help."""
+    host = {"_BTF": "", "_JIT": "1\n", "_LOCKDOWN": "[none]\n", "release": "6.12.1"} | checks
+    release = host.pop("release")
+    monkeypatch.setattr(platform, "release", lambda: release)
+    monkeypatch.setattr("xdpscope.kernel.capabilities.may_open_programs", lambda: True)
+    for name, content in host.items():
+        path = Path(content) if content == "/absent" else tmp_path / name
+        if path.parent == tmp_path:
+            path.write_text(content)
+        monkeypatch.setattr(f"xdpscope.kernel.requirements.{name}", path)
+    error = unavailable(KernelError("loading x failed", errno))
+    assert error.exit_status == status and error.hint
+    assert str(error).startswith("cannot trace BPF programs: ") and said in str(error)
 
 
 def test_doctor_says_that_a_machine_is_not_supported() -> None:

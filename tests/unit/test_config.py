@@ -8,6 +8,7 @@ import io
 import json
 import random
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def test_keys_that_need_a_restart_are_named() -> None:
 def test_a_reload_logs_what_needs_a_restart(tmp_path: Path, logged: io.StringIO) -> None:
     """Each time that the file differs from what the agent runs with, and not when it agrees."""
     path = tmp_path / "x.yaml"
-    agent = Agent(Config(), path, listen=None)
+    agent = Agent(Config(), partial(load, path))
 
     def reload(text: str) -> list[tuple[str, str]]:
         path.write_text(text)

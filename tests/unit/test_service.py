@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from xdpscope.errors import ConfigError, UnsupportedHostError
+
 CONFIG = Path(__file__).parents[2] / "config"
 SERVICE = CONFIG / "systemd" / "xdpscope.service"
 
@@ -33,6 +35,12 @@ def test_it_is_rated_as_the_documentation_says() -> None:
     command = ["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=31"]
     done = subprocess.run([*command, SERVICE], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
+
+
+def test_it_is_not_restarted_where_that_is_in_vain() -> None:
+    (line,) = re.findall(r"^RestartPreventExitStatus=(.*)$", SERVICE.read_text(), re.MULTILINE)
+    in_vain = {ConfigError.exit_status, UnsupportedHostError.exit_status}
+    assert set(map(int, line.split())) == in_vain == {2, 3}
 
 
 def test_its_rights_are_the_daemonsets() -> None:

@@ -11,7 +11,16 @@ from rich.table import Table
 
 from xdpscope.cli.console import console, note
 from xdpscope.config import load
-from xdpscope.doctor import Finding, Status, clean, conclusion, examine, programs, works
+from xdpscope.doctor import (
+    Finding,
+    Status,
+    clean,
+    conclusion,
+    examine,
+    never_works,
+    programs,
+    works,
+)
 from xdpscope.errors import ConfigError
 from xdpscope.formats import document
 
@@ -34,8 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
         screen = console()
         screen.print(_table(findings))
         screen.print(f"\n{escape(conclusion(findings))}", style="bold")
-    failed = {finding.check for finding in findings if finding.status is Status.FAIL}
-    return 3 if "machine" in failed else int(not works(findings))
+    return 3 if never_works(findings) else int(not works(findings))
 
 
 def _clean(pin_path: Path | None, as_json: bool) -> int:

@@ -2,9 +2,9 @@
 """The loaded BPF objects that all tracers share."""
 
 import itertools
-import os
 from collections.abc import Generator, Iterable, Iterator, Set
 from contextlib import ExitStack, suppress
+from errno import EPERM
 from functools import cached_property, partial
 from typing import Any, Self
 
@@ -17,14 +17,26 @@ from xdpscope.accounting.overflow import OverflowReading
 from xdpscope.accounting.reading import Reading, by_device
 from xdpscope.accounting.slots import FAMILIES, SlotTable
 from xdpscope.discovery.programs import ANCHOR
-from xdpscope.errors import KernelError, LoadError, NotPermitted, TracingUnavailable, Vanished
-from xdpscope.kernel import capabilities, machine, pidns
+from xdpscope.errors import (
+    KernelError,
+    LoadError,
+    NotPermitted,
+    TracingUnavailable,
+    UnsupportedHostError,
+    Vanished,
+)
+from xdpscope.kernel import machine, pidns, requirements
+from xdpscope.kernel.requirements import Obstacle
 from xdpscope.libbpf import Map, Object, Program, typed
 from xdpscope.tracing import alteration, templates
 from xdpscope.tracing.pins import PinPath, TargetPins
 from xdpscope.tracing.templates import FlowSizes
 
 _log = structlog.get_logger(__name__)
+
+# include/linux/errno.h: what attaching to a program returns where the kernel has no trampolines.
+# It is not in userspace's errno.h.
+_ENOTSUPP = 524
 
 _ONLY_KEY = b"\0\0\0\0"
 
@@ -293,18 +305,35 @@ def _is_set(taken: Map, at: int) -> bool:
 
 
 def unavailable(error: KernelError) -> TracingUnavailable:
-    """The reason, as far as it can be told, why nothing can be traced here."""
-    detail = error.summary
+    """Return why nothing can be traced here, and what to do about it, as far as that is known.
+
+    It is an UnsupportedHostError if neither a right nor a setting of this kernel would help.
+    """
+    found = _obstacle(error)
+    kind = UnsupportedHostError if found.permanent else TracingUnavailable
+    return kind(f"cannot trace BPF programs: {found.problem}", hint=found.hint)
+
+
+def _obstacle(error: KernelError) -> Obstacle:
     if isinstance(error, LoadError) and "vmlinux BTF" in error.log:
-        detail, hint = "this kernel has no BTF", "use a kernel built with CONFIG_DEBUG_INFO_BTF=y"
-    elif not os.path.exists("/sys/kernel/btf/vmlinux"):  # noqa: PTH110
-        detail = "this kernel has no BTF: /sys/kernel/btf/vmlinux is missing"
-        hint = "use a kernel built with CONFIG_DEBUG_INFO_BTF=y"
-    elif capabilities.OPEN_PROGRAMS not in capabilities.effective():
-        detail = f"{capabilities.OPEN_PROGRAMS} is missing"
-        hint = "run as root, or give the process that capability"
-    elif isinstance(error, NotPermitted):
-        hint = "see `xdpscope doctor`: a capability is missing, or this kernel forbids tracing"
-    else:
-        hint = "see `xdpscope doctor`"
-    return TracingUnavailable(f"cannot trace BPF programs: {detail}", hint=hint)
+        return requirements.NO_BTF
+    for check in (
+        requirements.btf,
+        requirements.capability,
+        requirements.jit,
+        requirements.lockdown,
+    ):
+        found = check()
+        if found is not None:
+            return found
+    if error.errno == EPERM or isinstance(error, NotPermitted):
+        return Obstacle(
+            f"{error.summary}; the capabilities are there: this kernel forbids it",
+            "see security modules and seccomp; some hosted kernels forbid tracing outright: use"
+            " another, or a virtual machine with a kernel of your own",
+            permanent=False,
+        )
+    if error.errno == _ENOTSUPP:
+        return requirements.NO_TRAMPOLINES
+    too_old = requirements.version()
+    return too_old or Obstacle(error.summary, "see `xdpscope doctor`", permanent=False)

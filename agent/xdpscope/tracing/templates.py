@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from xdpscope import bpf
 from xdpscope.accounting.reading import of_target
-from xdpscope.errors import KernelError, TracingUnavailable
+from xdpscope.errors import KernelError, UnsupportedHostError
 from xdpscope.kernel import netns
+from xdpscope.kernel.requirements import NO_BTF
 from xdpscope.libbpf import (
     Btf,
     EntryFunction,
@@ -439,14 +440,13 @@ def load(
     """The best variant that this kernel takes; and where, with pins, its state is.
 
     Raises:
-        TracingUnavailable: programs have no BTF here, so that none can be traced.
+        UnsupportedHostError: programs have no BTF here, so that none can be traced.
         KernelError: why it takes not even the last variant.
     """
     entry = anchor.entry_function()
     if entry is None:
-        raise TracingUnavailable(
-            "this kernel keeps no BTF of BPF programs",
-            hint="use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
+        raise UnsupportedHostError(
+            "cannot trace BPF programs: this kernel keeps no BTF of them", hint=NO_BTF.hint
         )
     *others, last = variants(flows, watch_devices)
     failure = ""
