@@ -50,7 +50,7 @@ from xdpscope.tracing.pins import PinPath
 from xdpscope.tracing.reason import Reason, Scope
 from xdpscope.tracing.templates import FlowSizes
 from xdpscope.web.app import READER, create_app
-from xdpscope.web.policy import Policy, PolicyFile
+from xdpscope.web.policy import policy_source
 from xdpscope.web.server import WebServer
 
 _log = structlog.get_logger(__name__)
@@ -289,13 +289,17 @@ class Page:
 class Agent:
     """Everything ``xdpscope run`` runs."""
 
-    def __init__(self, config: Config, read: Callable[[], Config]) -> None:
+    def __init__(
+        self, config: Config, read: Callable[[], Config], file: Path | None = None
+    ) -> None:
         """Start nothing yet.
 
         Args:
             config: What to begin with.
             read: Returns the configuration of this moment, for a reload. Raises `ConfigError`.
+            file: What ``config`` was read from, for errors of the file that its key names.
         """
+        self._file = file
         self._read = read
         self._config = config
         self._watch = Watch(config)
@@ -312,7 +316,7 @@ class Agent:
             loop.add_signal_handler(number, stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
 
-        policy = _policy(self._config.web_config)
+        policy = policy_source(self._config.web_config, self._file)
         listener = WebServer.bind(self._config.listen.host, self._config.listen.port)
         with listener, LinkEvents() as events:
             loop.add_reader(events, self._changed, events)
@@ -383,19 +387,7 @@ def _warn_of(config: Config) -> None:
         _log.warning("configuration is suspicious", key=key, problem=problem)
 
 
-def _policy(path: Path | None) -> Callable[[], Policy]:
-    """Who is served now.
-
-    Raises:
-        ConfigError: the web configuration cannot be used.
-    """
-    if path is None:
-        everyone = Policy()
-        return lambda: everyone
-    return PolicyFile(path).current
-
-
-def run(config: Config, read: Callable[[], Config]) -> None:
+def run(config: Config, read: Callable[[], Config], file: Path | None) -> None:
     """Run the agent in the foreground; the arguments are those of `Agent`.
 
     Raises:
@@ -403,7 +395,7 @@ def run(config: Config, read: Callable[[], Config]) -> None:
     """
     machine.require_supported()
     _allow_descriptors()
-    asyncio.run(Agent(config, read).run())
+    asyncio.run(Agent(config, read, file).run())
 
 
 def _allow_descriptors() -> None:

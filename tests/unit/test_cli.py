@@ -155,6 +155,29 @@ def test_check_config_names_file_and_key(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("command", ["check-config", "run"])
+def test_an_error_in_web_config_names_the_key_that_leads_there(
+    command: str, tmp_path: Path
+) -> None:
+    file, web = tmp_path / "xdpscope.yaml", tmp_path / "web.yml"
+    file.write_text("flows: {top: 10}\nlisten: 127.0.0.1:0\nweb_config: web.yml\n")
+    through = f"{file}:3: web_config: leads to {web}"
+    arguments = (command, str(file)) if command != "run" else (command, "--config", str(file))
+
+    def said() -> list[str]:
+        result = xdpscope(*arguments)
+        assert (result.returncode, result.stdout) == (2, "")
+        if command == "run":
+            return [str(each["error"]) for each in failures(result)]
+        return result.stderr.removeprefix("xdpscope: ").splitlines()
+
+    assert said() == [f"{web}: cannot be read: No such file or directory", through]
+    web.write_text("tls_server_config:\n  cert_file: absent.crt\n  key_file: absent.key\n")
+    first, second = said()
+    assert first.startswith(f"{web}:2: tls_server_config.cert_file: ")
+    assert f"{tmp_path / 'absent.crt'}" in first and second == through
+
+
 def test_check_config_warns_of_globs_that_match_nothing(tmp_path: Path) -> None:
     file = tmp_path / "globs.yaml"
     file.write_text("programs: {include: ['^xdp_.*$']}\ninterfaces: {include: []}\n")

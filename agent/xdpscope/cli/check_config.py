@@ -5,14 +5,13 @@ import argparse
 import sys
 
 from xdpscope.config import load, warnings
-from xdpscope.web.policy import PolicyFile
+from xdpscope.web.policy import policy_source
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Loads the file; an error in it ends in exit code 2, a warning does not."""
     config = load(arguments.file)
-    if config.web_config is not None:
-        PolicyFile(config.web_config)
+    policy_source(config.web_config, arguments.file)
     doubtful = warnings(config)
     for warning in doubtful:
         print(f"{arguments.file}: warning: {warning}", file=sys.stderr)

@@ -19,7 +19,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         config = configuration(arguments)
         log.configure(config.log.level, config.log.format)
-        agent.run(config, partial(configuration, arguments))
+        agent.run(config, partial(configuration, arguments), arguments.config)
     except XdpscopeError as error:
         _log_failure(error)
         return error.exit_status

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import structlog
 
+from xdpscope._yaml import compose, nearest, read_text
 from xdpscope.errors import ConfigError
 from xdpscope.web.tls import make_context, names_of
 from xdpscope.web.webconfig import Unusable, WebConfig, read
@@ -16,10 +17,10 @@ from xdpscope.web.webconfig import Unusable, WebConfig, read
 if TYPE_CHECKING:
     import os
     import ssl
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
-__all__ = ["Policy", "PolicyFile"]
+__all__ = ["Policy", "PolicyFile", "policy_source"]
 
 _State: TypeAlias = "list[tuple[int, ...] | None]"
 
@@ -118,6 +119,30 @@ class PolicyFile:
                 "basic_auth_users",
             )
         return new
+
+
+def policy_source(web_config: Path | None, named_in: Path | None) -> Callable[[], Policy]:
+    """Return what answers with the policy of the moment.
+
+    Args:
+        web_config: The file that has the policy; None: everyone is served, in the clear.
+        named_in: The configuration whose key ``web_config`` names that file.
+
+    Raises:
+        ConfigError: the file cannot be used. It ends with the line of that key.
+    """
+    if web_config is None:
+        everyone = Policy()
+        return lambda: everyone
+    try:
+        return PolicyFile(web_config).current
+    except ConfigError as error:
+        if named_in is None:
+            raise
+        name = str(named_in)
+        line, _ = nearest(compose(read_text(named_in), name), ("web_config",))
+        through = f"{name}:{line}: web_config: leads to {web_config}"
+        raise ConfigError(f"{error}\n{through}", hint=error.hint) from error
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:
