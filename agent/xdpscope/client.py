@@ -43,7 +43,12 @@ class AgentClient:
     """One agent's API."""
 
     def __init__(
-        self, url: str, ca: Path | None = None, cert: Path | None = None, key: Path | None = None
+        self,
+        url: str,
+        ca: Path | None = None,
+        cert: Path | None = None,
+        key: Path | None = None,
+        timeout: float = _TIMEOUT,
     ) -> None:
         """Connect to nobody yet.
 
@@ -53,10 +58,12 @@ class AgentClient:
             ca: A file with the certificates of authorities to trust, instead of the system's.
             cert: A file with the client's certificate, for an agent that asks for one.
             key: A file with the key of ``cert``, if it is not in there.
+            timeout: Seconds without a byte after which there is no answer.
 
         Raises:
             ConfigError: one of the files cannot be used.
         """
+        self._timeout = timeout
         parts = urlsplit(url)
         self.url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}/"
         user = unquote(parts.username or "") or os.environ.get("XDPSCOPE_USER", "")
@@ -83,7 +90,7 @@ class AgentClient:
         query = f"?{urlencode(parameters)}" if parameters else ""
         request = urllib.request.Request(f"{self.url}{path}{query}", headers=self._headers)  # noqa: S310 - the scheme was checked
         try:
-            with self._opener.open(request, timeout=_TIMEOUT) as answer:
+            with self._opener.open(request, timeout=self._timeout) as answer:
                 document = json.loads(answer.read())
         except urllib.error.HTTPError as error:
             with error:
@@ -150,7 +157,7 @@ class AgentClient:
             why = f"TLS fails: {reason.lower().replace('_', ' ') or why}"
             hint = _NO_CERTIFICATE if "CERTIFICATE" in reason else _NO_TLS
         elif isinstance(error, TimeoutError):
-            why = f"nothing for {_TIMEOUT:.0f} seconds"
+            why = f"nothing for {self._timeout:.0f} seconds"
         elif isinstance(error, RemoteDisconnected | ConnectionResetError | HTTPException):
             why = "the connection is closed without an answer"
             hint = _NO_CERTIFICATE if self.url.startswith("https:") else _NO_HTTPS

@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["FLOWS", "document"]
+__all__ = ["FLOWS", "PROGRAMS", "document"]
 
 _VERSIONS = {"programs": 1, "flows": 1, "checks": 1, "removed": 1}
 
 FLOWS = _VERSIONS["flows"]
 """The version of the format that ``xdpscope flows`` can read."""
+
+PROGRAMS = _VERSIONS["programs"]
+"""The version of the format that ``xdpscope list`` can read."""
 
 
 def document(name: str, items: Sequence[object], **more: object) -> dict[str, object]:

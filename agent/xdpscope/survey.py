@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every XDP program and whether it can be traced, told without tracing any."""
 
+from contextlib import ExitStack
+from typing import Self
+
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.errors import TracingUnavailable
 from xdpscope.libbpf import Program
@@ -9,28 +12,50 @@ from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.reason import Reason, Scope
 
 
-def survey() -> tuple[list[Standing], TracingUnavailable | None]:
-    """The programs in the order of their ids; and why nothing can be traced here, if so.
+class Survey:
+    """Lists the programs of this host, as often as asked."""
 
-    Raises:
-        NotPermitted: for want of CAP_SYS_ADMIN.
-    """
-    # Without the right to do this, everything else would fail as well, and log why.
-    next(Program.ids(), None)
-    with Inventory() as inventory:
-        snapshot = inventory.take()
-    unavailable = None
-    try:
-        Engine().close()
-    except TracingUnavailable as error:
-        unavailable = error
-    scope = Scope()
-    standings = []
-    for id, program in sorted(snapshot.programs.items()):
-        attachments = snapshot.attachments.get(id, ())
-        reason = scope.reason_against(program, snapshot)
-        if reason is None and unavailable is not None:
-            reason = Reason.KERNEL_REFUSED
-        part = snapshot.part_of(program)
-        standings.append(Standing(program, part, attachments, reason, missed=0, run_seconds=None))
-    return standings, unavailable
+    unavailable: TracingUnavailable | None = None
+    """Why nothing can be traced here, if so."""
+
+    def __init__(self) -> None:
+        """Try to trace a program of our own.
+
+        Raises:
+            NotPermitted: CAP_SYS_ADMIN is missing.
+        """
+        # Without the right to do this, everything else would fail as well, and log why.
+        next(Program.ids(), None)
+        with ExitStack() as stack:
+            self._inventory = stack.enter_context(Inventory())
+            try:
+                Engine().close()
+            except TracingUnavailable as error:
+                self.unavailable = error
+            self._resources = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._resources.close()
+
+    def programs(self) -> list[Standing]:
+        """Return the programs of this moment in the order of their ids.
+
+        Raises:
+            KernelError: the host cannot be read.
+        """
+        snapshot = self._inventory.take()
+        scope = Scope()
+        standings = []
+        for id, program in sorted(snapshot.programs.items()):
+            attachments = snapshot.attachments.get(id, ())
+            reason = scope.reason_against(program, snapshot)
+            if reason is None and self.unavailable is not None:
+                reason = Reason.KERNEL_REFUSED
+            part = snapshot.part_of(program)
+            standings.append(
+                Standing(program, part, attachments, reason, missed=0, run_seconds=None)
+            )
+        return standings

@@ -5,17 +5,24 @@ import json
 import logging
 import os
 import platform
+import pty
 import re
+import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from errno import EINVAL, EPERM
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import pytest
 import structlog
 from tests.unit.authority import HASH
+from tests.unit.scene import VERDICTS, Scene, busy_host, program
+from tests.unit.served import serving
 
 from xdpscope.agent import Agent
 from xdpscope.cli import list as list_programs
@@ -23,7 +30,7 @@ from xdpscope.cli import run
 from xdpscope.cli.parser import parse
 from xdpscope.discovery.model import Attachment, ChainPlace, Mode, Part, Role, XdpProgram
 from xdpscope.doctor import Finding, Status, conclusion
-from xdpscope.errors import KernelError
+from xdpscope.errors import KernelError, XdpscopeError
 from xdpscope.observer import Standing
 from xdpscope.tracing.engine import unavailable
 from xdpscope.tracing.reason import Reason
@@ -67,6 +74,8 @@ def test_help_lists_the_commands() -> None:
         ("flows", "--connect", "127.0.0.1:10091"),
         ("flows", "--connect", "ftp://127.0.0.1"),
         ("flows", "--connect", "http://127.0.0.1/?limit=1"),
+        ("list", "--watch", "0"),
+        ("list", "--watch", "--json"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...]) -> None:
@@ -276,22 +285,114 @@ def test_without_root_list_prints_an_error_and_no_log() -> None:
     ]
 
 
+class Surveyed:
+    """Stands for the kernel: these programs are loaded."""
+
+    def __init__(self, *standings: Standing, unavailable: XdpscopeError | None = None) -> None:
+        self.standings, self.unavailable = standings, unavailable
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def programs(self) -> tuple[Standing, ...]:
+        return self.standings
+
+
+def standing(id: int, name: str, part: Part, at: Attachment, reason: Reason | None) -> Standing:
+    program = XdpProgram(id, f"{id:016x}", name[:15], name, 3, True, "xdp")
+    return Standing(program, part, (at,), reason, 0, None)
+
+
+LONG = "rate_limit_per_source_and_destination_v6"
+VETH = Attachment("cni-01234567", "veth12345", Mode.GENERIC)
+COMPONENT = Part(Role.COMPONENT, (ChainPlace(38, 0), ChainPlace(60, 1)))
+LISTED = (
+    standing(41, "xdpfilt_alw_all", COMPONENT, VETH, None),
+    standing(1041, LONG, COMPONENT, VETH, Reason.UNSUPPORTED_ENTRY),
+)
+
+
+@pytest.fixture
+def nobody() -> str:
+    """The address of no agent."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        return f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
 def test_list_is_readable_at_80_columns(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    nobody: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = "rate_limit_per_source_and_destination_v6"
-    program = XdpProgram(1041, "0" * 16, name[:15], name, 3, True, "xdp")
-    part = Part(Role.COMPONENT, (ChainPlace(38, 0), ChainPlace(60, 1)))
-    at = Attachment("cni-01234567", "veth12345", Mode.GENERIC)
-    standing = Standing(program, part, (at,), Reason.UNSUPPORTED_ENTRY, 0, None)
-    monkeypatch.setattr("xdpscope.cli.list.survey", lambda: ([standing], None))
-    for columns in 80, 200:
-        monkeypatch.setenv("COLUMNS", str(columns))
-        assert list_programs.run(parse(["list"])) == 0
-        printed = capsys.readouterr().out
-        assert max(map(len, printed.splitlines())) <= columns
-        assert "cni-01234567/veth12345" in printed and "no: unsupported_entry" in printed
-    assert f" {name}  component" in printed
+    monkeypatch.setattr("xdpscope.cli.list.Survey", lambda: Surveyed(*LISTED))
+    scene = busy_host()
+    scene.programs()  # counts from now on
+    with serving(scene) as served:
+        for agent in nobody, f"http://127.0.0.1:{served.port}":
+            for columns in 80, 200:
+                monkeypatch.setenv("COLUMNS", str(columns))
+                assert list_programs.run(parse(["list", "--connect", agent])) == 0
+                printed = capsys.readouterr().out
+                assert max(map(len, printed.splitlines())) <= columns
+                assert "cni-01234567/veth12345" in printed and "no: unsupported_entry" in printed
+                assert ("DROP" in printed) is (agent != nobody)
+    assert f" {LONG} component" in printed
+
+
+def test_list_shows_what_the_agent_of_this_host_has_counted(
+    nobody: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("xdpscope.cli.list.Survey", lambda: Surveyed(*LISTED))
+    counts = [
+        {"netns": "host", "interface": name, "packets": dict.fromkeys(VERDICTS, 0) | packets}
+        for name, packets in {"eth0": {"drop": 250, "pass": 700}, "eth1": {"tx": 50}}.items()
+    ]
+    scene = Scene([program(41, "xdpfilt_alw_all", counts=counts)], [])
+    with serving(scene) as served:
+        agent = f"http://127.0.0.1:{served.port}"
+        assert list_programs.run(parse(["list", "--connect", agent])) == 0
+        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+        head, counted, uncounted = (line for line in lines if line[0] in ("ID", "41", "1041"))
+        assert head[-3:] == ["PACKETS", "DROP", "TRACEABLE"]
+        assert counted[-3:] == ["1,000", "25.0%", "yes"]
+        assert uncounted[-4:] == ["-", "-", "no:", "unsupported_entry"]
+        # Another host's program may have the same id.
+        scene.known[0]["tag"] = "0" * 16
+        assert list_programs.run(parse(["list", "--connect", agent])) == 0
+        assert "1,000" not in capsys.readouterr().out
+    assert list_programs.run(parse(["list", "--connect", nobody])) == 0
+    printed = capsys.readouterr()
+    assert printed.err == f"No counts: no agent answers at {nobody}/: Connection refused\n"
+    assert "PACKETS" not in printed.out and "xdpfilt_alw_all" in printed.out
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may list the programs of others")
+@pytest.mark.parametrize("terminal", [False, True])
+def test_list_again_and_again_until_interrupted(terminal: bool, nobody: str) -> None:
+    """On a terminal in place; elsewhere with an empty line between."""
+    reader, writer = pty.openpty() if terminal else os.pipe()
+    command = [sys.executable, "-m", "xdpscope", "list", "--watch", "0.1", "--connect", nobody]
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "80"}
+    with open(reader, "rb", buffering=0) as output:  # noqa: PTH123 - a descriptor
+        process = subprocess.Popen(
+            command, stdout=writer, stderr=subprocess.PIPE, text=True, env=environment
+        )
+        os.close(writer)
+        printed = b""
+        while printed.count(b", every 0.1 s" if terminal else b"\n\n") < 3:
+            received = output.read(65536)
+            assert received, printed
+            printed += received
+        process.send_signal(signal.SIGINT)
+        with suppress(OSError):  # a terminal whose other side is closed
+            while output.read(65536):
+                pass
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "Traceback" not in said and (b"\x1b[" in printed) is terminal
+    assert not printed.startswith(b"\n")
 
 
 @pytest.mark.parametrize(

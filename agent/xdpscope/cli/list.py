@@ -3,59 +3,167 @@
 
 import argparse
 import json
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from xdpscope.cli.console import console, first_that_fits, note
+from xdpscope import formats
+from xdpscope.cli.console import console, first_that_fits, note, short
+from xdpscope.client import AgentClient
 from xdpscope.describe import as_json
 from xdpscope.discovery.model import Attachment, Part
+from xdpscope.errors import XdpscopeError
 from xdpscope.formats import document
 from xdpscope.kernel.netns import HOST
 from xdpscope.log import printable
 from xdpscope.observer import Standing
-from xdpscope.survey import survey
+from xdpscope.survey import Survey
+
+# Seconds. A list without counts is better than one that comes late.
+_TIMEOUT = 2.0
+
+# So much of an interface's name, with its network namespace, stays on one line.
+_NAME = 24
+
+
+class Count(NamedTuple):
+    """Packets of one program, at all its locations."""
+
+    packets: int
+    dropped: int
+
+
+_Counts = Mapping[tuple[object, object], Count | None]
+"""By id and tag. None: the agent does not trace the program."""
+
+
+class View(NamedTuple):
+    """What is known at one moment."""
+
+    standings: Sequence[Standing]
+    counts: _Counts | None
+    notes: Sequence[str]
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints every XDP program."""
-    standings, unavailable = survey()
-    if arguments.json:
-        programs = [as_json(standing) for standing in standings]
-        print(json.dumps(document("programs", programs), indent=2))
-        return 0
-    if not standings:
-        note("No XDP program is loaded.")
-        return 0
-    screen = console()
-    screen.print(first_that_fits(screen, _wide(standings), _narrow(standings)))
-    if unavailable is not None:
-        note(f"This host cannot trace: {unavailable}")
+    """Print every XDP program; with ``--watch``, again and again until Ctrl-C."""
+    client = AgentClient(
+        arguments.connect, arguments.ca, arguments.cert, arguments.key, timeout=_TIMEOUT
+    )
+    with Survey() as survey:
+        if arguments.json:
+            programs = [as_json(standing) for standing in survey.programs()]
+            print(json.dumps(document("programs", programs), indent=2))
+        elif arguments.watch is None:
+            screen, view = console(), _view(survey, client)
+            if view.standings:
+                screen.print(_table(screen, view))
+            for text in view.notes:
+                note(text)
+        else:
+            _watch(console(), lambda: _view(survey, client), arguments.watch)
     return 0
 
 
-def _wide(standings: list[Standing]) -> Table:
-    """Return a table with the role in a column of its own."""
-    table = _table("PROGRAM", "ROLE")
-    for standing in standings:
-        table.add_row(_id(standing), _name(standing), _role(standing.part), *_status(standing))
+def _watch(screen: Console, view: Callable[[], View], seconds: float) -> None:
+    """Show a view again and again until Ctrl-C; in place on a terminal, else one after another."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        if screen.is_terminal:
+            with Live(console=screen, auto_refresh=False) as live:
+                for _ in _ticks(seconds):
+                    title = Text(f"{time.strftime('%H:%M:%S')}, every {seconds:g} s\n", style="dim")
+                    live.update(Group(title, *_frame(screen, view())), refresh=True)
+        else:
+            for number in _ticks(seconds):
+                screen.print(*[""] * bool(number), *_frame(screen, view()), sep="\n")
+    except KeyboardInterrupt:
+        return
+
+
+def _ticks(seconds: float) -> Iterator[int]:
+    """Yield 0, 1, 2 … at this interval, or later if what is done in between takes longer."""
+    number, due = 0, time.monotonic()
+    while True:
+        yield number
+        number, due = number + 1, max(due + seconds, time.monotonic())
+        time.sleep(max(0.0, due - time.monotonic()))
+
+
+def _frame(screen: Console, view: View) -> list[Table | Text]:
+    table = [_table(screen, view)] if view.standings else []
+    return [*table, *(Text(text, style="dim") for text in view.notes)]
+
+
+def _view(survey: Survey, client: AgentClient) -> View:
+    standings = survey.programs()
+    if not standings:
+        return View(standings, None, ["No XDP program is loaded."])
+    if survey.unavailable is not None:
+        hint = f" Hint: {survey.unavailable.hint}." if survey.unavailable.hint else ""
+        return View(standings, None, [f"No program is traced: {survey.unavailable}.{hint}"])
+    try:
+        return View(standings, _counts(client.get("api/v1/programs", {})), [])
+    except XdpscopeError as error:
+        return View(standings, None, [f"No counts: {error}"])
+
+
+def _counts(found: Mapping[str, Any]) -> _Counts:
+    if found["version"] != formats.PROGRAMS:
+        raise XdpscopeError(f"the agent's programs have format {found['version']}")
+    return {
+        (program["id"], program["tag"]): _count(program) if program["traceable"] else None
+        for program in found["programs"]
+    }
+
+
+def _count(program: Mapping[str, Any]) -> Count:
+    packets = [location["packets"] for location in program["counts"]]
+    return Count(
+        sum(sum(verdicts.values()) for verdicts in packets),
+        sum(verdicts["drop"] for verdicts in packets),
+    )
+
+
+def _table(screen: Console, view: View) -> Table:
+    return first_that_fits(screen, _wide(view), _narrow(view))
+
+
+def _wide(view: View) -> Table:
+    """Return a table with the role, and the share of drops, in columns of their own."""
+    table = _columns("PROGRAM", "ROLE", counts=["PACKETS", "DROP"] if view.counts else [])
+    for each in view.standings:
+        row = [_id(each), _name(each), _role(each.part), _locations(each)]
+        table.add_row(*row, *_count_of(each, view.counts), _traceable(each))
     return table
 
 
-def _narrow(standings: list[Standing]) -> Table:
-    """Return a table with the role below the name, for 80 columns."""
-    table = _table("PROGRAM\nROLE")
-    for standing in standings:
-        name = f"{_name(standing)}\n[dim]{_role(standing.part)}[/]"
-        table.add_row(_id(standing), name, *_status(standing))
+def _narrow(view: View) -> Table:
+    """Return a table with two lines for each program, for 80 columns."""
+    table = _columns("PROGRAM\nROLE", counts=["PACKETS\nDROP"] if view.counts else [])
+    names = [word for each in view.standings for word in _locations(each).split()]
+    table.columns[2].min_width = min(_NAME, max(map(len, names), default=0))
+    for each in view.standings:
+        name = f"{_name(each)}\n[dim]{_role(each.part)}[/]"
+        counts = ["\n".join(_count_of(each, view.counts))] if view.counts else []
+        table.add_row(_id(each), name, _locations(each), *counts, _traceable(each))
     return table
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
+def _columns(*names: str, counts: Sequence[str]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 1, 0, 0))
     table.add_column("ID", justify="right", no_wrap=True)
-    for name in (*columns, "ATTACHED"):
+    for name in (*names, "ATTACHED"):
         table.add_column(name, overflow="fold")
+    for name in counts:
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("TRACEABLE", no_wrap=True)
     return table
 
@@ -68,12 +176,22 @@ def _name(standing: Standing) -> str:
     return escape(printable(standing.program.function))
 
 
-def _status(standing: Standing) -> tuple[str, str]:
-    """Return where the program is attached, and whether it can be traced."""
-    return (
-        escape("\n".join(_location(at) for at in standing.attachments)) or "-",
-        "[green]yes[/]" if standing.reason is None else f"[yellow]no: {standing.reason}[/]",
-    )
+def _locations(standing: Standing) -> str:
+    return escape("\n".join(_location(at) for at in standing.attachments)) or "-"
+
+
+def _count_of(standing: Standing, counts: _Counts | None) -> list[str]:
+    """Return packets and the share of drops; nothing without any counts."""
+    if not counts:
+        return []
+    count = counts.get((standing.program.id, standing.program.tag))
+    if count is None:
+        return ["-", "-"]
+    return [short(count.packets), f"{count.dropped / count.packets:.1%}" if count.packets else "-"]
+
+
+def _traceable(standing: Standing) -> str:
+    return "[green]yes[/]" if standing.reason is None else f"[yellow]no: {standing.reason}[/]"
 
 
 def _location(at: Attachment) -> str:
@@ -85,7 +203,7 @@ def _location(at: Attachment) -> str:
 
 
 def _role(part: Part) -> str:
-    """The role, and to whom a component or a tail-called program belongs."""
+    """Return the role, and to whom a component or a tail-called program belongs."""
     lines = [f"{place.position} of {place.dispatcher}" for place in part.chain]
     if part.callers:
         lines.append(f"of {', '.join(map(str, part.callers))}")

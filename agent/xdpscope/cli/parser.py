@@ -86,6 +86,16 @@ def _url(text: str) -> str:
     return text
 
 
+def _interval(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 0.1 <= seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.1 to 86400")
+    return seconds
+
+
 def _add_global_options(parser: argparse.ArgumentParser, default: str | None) -> None:
     options = parser.add_argument_group("log")
     options.add_argument(
@@ -146,9 +156,22 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     run.add_argument("--listen", type=_listen, metavar="ADDR:PORT", help="instead of its `listen`")
 
     listing = _command(
-        commands, "list", "list every XDP program and whether it can be traced", "xdpscope list"
+        commands,
+        "list",
+        "list every XDP program and whether it can be traced",
+        "xdpscope list --watch",
     )
-    listing.add_argument("--json", action="store_true", help="print JSON for machines")
+    shown = listing.add_mutually_exclusive_group()
+    shown.add_argument("--json", action="store_true", help="print JSON for machines")
+    shown.add_argument(
+        "--watch",
+        type=_interval,
+        nargs="?",
+        const=2.0,
+        metavar="SECONDS",
+        help="print again every 2 seconds, or so many, until Ctrl-C",
+    )
+    _add_agent(listing, "where this host's agent listens, for the counts")
 
     doctor = _command(
         commands,
@@ -189,12 +212,20 @@ def build() -> tuple[Parser, dict[str, Parser]]:
 
 
 def _add_flows(flows: argparse.ArgumentParser) -> None:
-    flows.add_argument(
+    _add_agent(flows, "the agent's address")
+    for name, (metavar, text) in FLOW_OPTIONS.items():
+        flows.add_argument(f"--{name}", metavar=metavar, help=text)
+    flows.add_argument("--json", action="store_true", help="print JSON for machines")
+
+
+def _add_agent(command: argparse.ArgumentParser, what: str) -> None:
+    """Add the options that lead to a running agent."""
+    command.add_argument(
         "--connect",
         type=_url,
         default="http://127.0.0.1:10091",
         metavar="URL",
-        help="the agent's address (http://127.0.0.1:10091); a user and a password come from"
+        help=f"{what} (http://127.0.0.1:10091); a user and a password come from"
         " http://USER:PASSWORD@HOST:PORT, or from XDPSCOPE_USER and XDPSCOPE_PASSWORD",
     )
     for option, file in (
@@ -202,10 +233,7 @@ def _add_flows(flows: argparse.ArgumentParser) -> None:
         ("--cert", "the client's certificate, for an agent that asks for one"),
         ("--key", "its key, unless it is in the same file"),
     ):
-        flows.add_argument(option, type=Path, metavar="FILE", help=f"{file}, in PEM format")
-    for name, (metavar, text) in FLOW_OPTIONS.items():
-        flows.add_argument(f"--{name}", metavar=metavar, help=text)
-    flows.add_argument("--json", action="store_true", help="print JSON for machines")
+        command.add_argument(option, type=Path, metavar="FILE", help=f"{file}, in PEM format")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
