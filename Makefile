@@ -20,7 +20,7 @@ PYTEST ?=
 
 BINDINGS := agent/xdpscope/libbpf/_raw.abi3.so
 OBJECTS := $(patsubst bpf/%.c,agent/xdpscope/bpf/%.o,$(wildcard bpf/*.bpf.c))
-PYTHON_SOURCES := agent config tests setup.py docs/generate.py $(wildcard dashboards)
+PYTHON_SOURCES := agent config tests setup.py docs/generate.py docs/commands.py $(wildcard dashboards)
 C_SOURCES = $(shell find bpf tests -name '*.[ch]')
 
 # Where `make install` puts the agent.
@@ -139,7 +139,7 @@ demo: build ## XDP programs, traffic, agent and Prometheus, live; DEMO_SECONDS=N
 	@$(PYTHON) -m tests.demo $(if $(DEMO_SECONDS),--seconds $(DEMO_SECONDS))
 
 docs: build ## the documentation as a site in build/site, its generated parts renewed
-	@$(PYTHON) docs/generate.py --write
+	@$(PYTHON) -m docs.generate --write
 	@NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
 	@echo "docs: in build/site; to read them: python3 -m http.server --bind 127.0.0.1 --directory build/site 8000"
 

@@ -44,6 +44,16 @@ pip install --no-index --no-deps --force-reinstall dist/xdpscope-*.whl
 mkdir -p /usr/local/bin
 ln -sfn "$prefix/bin/xdpscope" /usr/local/bin/xdpscope
 
+# Shell completion and the manual page. Only fish does not search /usr/local by itself.
+link() {
+	mkdir -p "$(dirname "$2")"
+	ln -sfn "$prefix/share/$1" "$2"
+}
+for file in bash-completion/completions/xdpscope zsh/site-functions/_xdpscope man/man8/xdpscope.8; do
+	link "$file" "/usr/local/share/$file"
+done
+link fish/vendor_completions.d/xdpscope.fish /etc/fish/completions/xdpscope.fish
+
 if [ ! -e /etc/xdpscope/xdpscope.yaml ]; then
 	install -D -m 644 config/xdpscope.yaml /etc/xdpscope/xdpscope.yaml
 fi

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the parts of the documentation that the code knows better.
 
-    python docs/generate.py            # says which pages are not current
-    python docs/generate.py --write    # makes them so
+    python -m docs.generate            # says which pages are not current
+    python -m docs.generate --write    # makes them so
 
-Each page has such a part between two comments; all else on it is written by hand.
+Each page has such a part between two comments; all else on it is written by hand. The agent's
+runbook, and the files of docs/commands.py, are written as a whole.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import yaml
+from docs.commands import FILES, SHARE
 
 from xdpscope._schema import declared
 from xdpscope.agent import Page, Watch
@@ -184,9 +186,16 @@ def renewed(page: str) -> str:
 def outdated() -> list[str]:
     """Pages that are not what the code says."""
     found = [page for page in PARTS if renewed(page) != (PAGES / page).read_text()]
-    if not RUNBOOK.exists() or RUNBOOK.read_text() != runbook():
-        found.append(RUNBOOK.name)
-    return found
+    return [*found, *(str(path) for path, text in _whole().items() if _now(path) != text)]
+
+
+def _now(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def _whole() -> dict[Path, str]:
+    """Return the files that are generated as a whole."""
+    return {RUNBOOK: runbook(), **{SHARE / name: made() for name, made in FILES.items()}}
 
 
 def main() -> int:
@@ -194,9 +203,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="write the pages")
     write = parser.parse_args().write
+    whole = {str(path): text for path, text in _whole().items()}
     for page in (pages := outdated()):
-        if write and page == RUNBOOK.name:
-            RUNBOOK.write_text(runbook())
+        if write and page in whole:
+            Path(page).parent.mkdir(parents=True, exist_ok=True)
+            Path(page).write_text(whole[page])
         elif write:
             (PAGES / page).write_text(renewed(page))
         print(f"{page}: {'written' if write else 'not current'}")

@@ -133,6 +133,20 @@ def test_reload(lab: Lab) -> None:
         assert agent.stop() == 0
 
 
+@pytest.mark.one_kernel
+def test_list_has_the_counts_of_the_agent(lab: Lab) -> None:
+    veth = lab.veth("xst0")
+    lab.attach(lab.load("decide_drop"), veth)
+    with AgentProcess(QUICK) as agent:
+        agent.ready()
+        wait_for(lambda: traced(agent, "decide_drop"))
+        veth.send(frame(60), times=7)
+        printed = finished("list", "--connect", agent.address)
+        assert (printed.status, printed.stderr) == (0, "")
+        assert re.search(r"decide_drop .* 7 +100\.0% +yes", printed.stdout), printed.stdout
+        assert agent.stop() == 0
+
+
 def failure(
     config: str = "", port: int = 0, before: Callable[[], object] = bool
 ) -> tuple[int, str]:

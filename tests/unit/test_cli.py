@@ -91,7 +91,7 @@ def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...]) -> None:
         (("debug",), "unknown command 'debug': commands are run, list, doctor, check-config, "),
         (("help", "flow"), "xdpscope help: error: unknown command 'flow': did you mean flows?"),
         (("list", "--jsn"), "xdpscope list: error: unknown argument: --jsn: did you mean --json?"),
-        (("list", "--wat"), "xdpscope list: error: unknown argument: --wat\n"),
+        (("list", "--zzz"), "xdpscope list: error: unknown argument: --zzz\n"),
     ],
 )
 def test_a_mistyped_word_is_answered_with_a_suggestion(
@@ -110,13 +110,18 @@ def test_help_is_a_command_too() -> None:
         assert (result.returncode, result.stdout) == (0, xdpscope(*about, "--help").stdout)
 
 
-@pytest.mark.parametrize("before", [True, False])
-def test_global_options_are_accepted_before_and_after_the_command(
-    before: bool, tmp_path: Path
-) -> None:
-    command, options = ["run", "--config", str(tmp_path / "absent")], ["--log-level", "debug"]
-    arguments = parse([*options, *command] if before else [*command, *options])
-    assert (arguments.log_level, arguments.log_format) == ("debug", None)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_global_options_are_accepted_before_and_after_the_command(command: str) -> None:
+    words = [command, "x.yaml"] if command == "check-config" else [command]
+    options = ["--log-level", "debug"]
+    for arguments in parse([*options, *words]), parse([*words, *options]):
+        assert (arguments.command, arguments.log_level, arguments.log_format) == (
+            command,
+            "debug",
+            None,
+        )
+    arguments = parse([*options, *words, "--log-level", "error", "--log-format", "json"])
+    assert (arguments.log_level, arguments.log_format) == ("error", "json")
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_generated_pages_are_current() -> None:
-    assert outdated() == [], "python docs/generate.py --write"
+    assert outdated() == [], "python -m docs.generate --write"
 
 
 def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:

@@ -27,6 +27,13 @@ FLOW_OPTIONS = {
 }
 """Options of ``flows`` that are parameters of the API: the agent checks their values."""
 
+EXIT_STATUSES = {
+    0: "done",
+    1: "failed",
+    2: "wrong usage or configuration",
+    3: "this host can never do it",
+}
+
 _ANY_LISTEN = "127.0.0.1:10091 or [::1]:10091"
 _CHOICE = re.compile(r"argument COMMAND: invalid choice: '(.*?)'")
 
@@ -134,10 +141,11 @@ def _command(
 
 def build() -> tuple[Parser, dict[str, Parser]]:
     """Return the parser, and the commands' own. ``command`` names the module to run."""
+    statuses = ", ".join(f"{status} {text}" for status, text in EXIT_STATUSES.items())
     parser = Parser(
         prog="xdpscope",
         description="Shows what every XDP program on this host does with its packets.",
-        epilog="example:\n  xdpscope doctor && xdpscope run",
+        epilog=f"exit status:\n  {statuses}\n\nexample:\n  xdpscope doctor && xdpscope run",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"xdpscope {__version__}")
@@ -152,8 +160,18 @@ def build() -> tuple[Parser, dict[str, Parser]]:
         "find and trace XDP programs, and serve what they do as metrics",
         "xdpscope run --config /etc/xdpscope/xdpscope.yaml --listen 127.0.0.1:10091",
     )
-    run.add_argument("--config", type=Path, metavar="FILE", help="the configuration; none is fine")
-    run.add_argument("--listen", type=_listen, metavar="ADDR:PORT", help="instead of its `listen`")
+    run.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="the configuration; without one, every key has its default",
+    )
+    run.add_argument(
+        "--listen",
+        type=_listen,
+        metavar="ADDR:PORT",
+        help="instead of `listen` in the configuration",
+    )
 
     listing = _command(
         commands,
@@ -195,7 +213,7 @@ def build() -> tuple[Parser, dict[str, Parser]]:
         "validate a configuration without running anything",
         "xdpscope check-config /etc/xdpscope/xdpscope.yaml",
     )
-    check.add_argument("file", type=Path, metavar="FILE")
+    check.add_argument("file", type=Path, metavar="FILE", help="the configuration")
 
     _add_flows(
         _command(
@@ -207,7 +225,13 @@ def build() -> tuple[Parser, dict[str, Parser]]:
     )
 
     explain = _command(commands, "help", "explain a command", "xdpscope help flows")
-    explain.add_argument("about", nargs="?", choices=list(commands.choices), metavar="COMMAND")
+    explain.add_argument(
+        "about",
+        nargs="?",
+        choices=list(commands.choices),
+        metavar="COMMAND",
+        help="the command; without one, all commands are listed",
+    )
     return parser, commands.choices
 
 
