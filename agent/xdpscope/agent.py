@@ -24,6 +24,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from xdpscope import __version__, log
 from xdpscope.accounting.flow_query import FlowQuery
+from xdpscope.accounting.readers import READER
 from xdpscope.config import Config, Flows, Listen, needing_restart, warnings
 from xdpscope.describe import as_json, count_as_json, cpus_as_json, flows_as_json
 from xdpscope.discovery.events import LinkEvents
@@ -44,12 +45,14 @@ from xdpscope.metrics import (
 from xdpscope.observer import Count, FlowReport, FlowsFound, Observer, Standing
 from xdpscope.pace import Pace
 from xdpscope.probes import REGISTRY, RunningProbes, Scan
+from xdpscope.probes.sockets import SocketsProbe
+from xdpscope.probes.sockets.report import as_json as socket_as_json
 from xdpscope.scans import HangDetector, ScanRecord, ScanStatus
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.pins import PinPath
 from xdpscope.tracing.reason import Reason, Scope
 from xdpscope.tracing.templates import FlowSizes
-from xdpscope.web.app import READER, create_app
+from xdpscope.web.app import create_app
 from xdpscope.web.policy import policy_source
 from xdpscope.web.server import WebServer
 
@@ -185,6 +188,7 @@ class Page:
 
     def __init__(self, watch: Watch, probes: RunningProbes | None = None) -> None:
         self._watch = watch
+        self._sockets = probes.find(SocketsProbe) if probes else None
         self.registry = CollectorRegistry()
         collectors = IsolatedCollectors(
             {
@@ -236,6 +240,10 @@ class Page:
         if observer is None:
             return flows_as_json(FlowsFound(enabled=self._watch.config.flows.enabled))
         return flows_as_json(observer.held_flows(query))
+
+    def sockets(self) -> list[dict[str, object]]:
+        """AF_XDP sockets that are open, as ``xdpscope list --json`` prints them."""
+        return [socket_as_json(each) for each in self._sockets.sockets()] if self._sockets else []
 
     def status(self) -> dict[str, object]:
         """The facts at the top of the page."""

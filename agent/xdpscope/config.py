@@ -28,6 +28,7 @@ __all__ = [
     "Flows",
     "Listen",
     "Log",
+    "Outcomes",
     "Programs",
     "Selection",
     "State",
@@ -200,6 +201,16 @@ class Flows:
 
 
 @dataclass(frozen=True)
+class Outcomes:
+    """What happened after the verdict."""
+
+    enabled: bool = field(
+        default=True,
+        metadata=key("Report AF_XDP sockets and the packets that they drop.", restart=False),
+    )
+
+
+@dataclass(frozen=True)
 class State:
     """What outlives the agent."""
 
@@ -247,6 +258,9 @@ class Config:
         default_factory=Discovery, metadata={"doc": "How programs are found."}
     )
     flows: Flows = field(default_factory=Flows, metadata={"doc": "Counts by flow."})
+    outcomes: Outcomes = field(
+        default_factory=Outcomes, metadata={"doc": "What happened after the verdict."}
+    )
     state: State = field(default_factory=State, metadata={"doc": "What outlives the agent."})
     log: Log = field(
         default_factory=Log, metadata={"doc": "The agent's own log, on standard error."}

@@ -21,6 +21,7 @@ from xdpscope.errors import (
 )
 from xdpscope.kernel import bpffs, capabilities, machine, requirements
 from xdpscope.kernel.requirements import Obstacle
+from xdpscope.kernel.xdp_diag import has_xdp_sockets, read_sockets
 from xdpscope.libbpf import Map
 from xdpscope.tracing.engine import Engine, may_hook
 from xdpscope.tracing.hook import ftrace_is_off
@@ -225,6 +226,18 @@ def _map_entries(check: str) -> Finding:
     return Finding(check, Status.OK, "programs behind maps are found")
 
 
+def _sockets(check: str) -> Finding:
+    if not has_xdp_sockets():
+        return Finding(check, Status.OK, "not in this kernel")
+    try:
+        read_sockets()
+    except KernelError as error:
+        found = f"{error.summary}; AF_XDP sockets have no series"
+        hint = "modprobe xsk_diag; kernels have it with CONFIG_XDP_SOCKETS_DIAG"
+        return Finding(check, Status.WARN, found, hint)
+    return Finding(check, Status.OK, "AF_XDP sockets and their drops are reported")
+
+
 def _bpffs(check: str) -> Finding:
     mount = bpffs.USUAL_MOUNT
     if bpffs.is_on_bpffs(mount):
@@ -305,6 +318,7 @@ _CHECKS: Mapping[str, Callable[[str], Finding]] = {
     "fentry/fexit on BPF programs": _tracing,
     "iterator over programs": _census,
     "iterator over maps": _map_entries,
+    "AF_XDP sockets": _sockets,
     "lockdown": _lockdown,
     "memlock": _memlock,
     "bpffs": _bpffs,

@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every XDP program and whether it can be traced, told without tracing any."""
+"""Every XDP program and whether it can be traced, and AF_XDP sockets; nothing is traced."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Self
 
 from xdpscope.discovery.inventory import Inventory
-from xdpscope.errors import TracingUnavailable
+from xdpscope.discovery.model import Snapshot
+from xdpscope.errors import KernelError, TracingUnavailable
 from xdpscope.libbpf import Program
 from xdpscope.observer import Standing
+from xdpscope.probes.sockets.report import XdpSocket, by_location
+from xdpscope.probes.sockets.source import SocketSource
 from xdpscope.tracing.engine import Engine
 from xdpscope.tracing.reason import Reason, Scope
 
 
 class Survey:
-    """Lists the programs of this host, as often as asked."""
+    """Lists the programs and the AF_XDP sockets of this host, as often as asked."""
 
     unavailable: TracingUnavailable | None = None
     """Why nothing can be traced here, if so."""
@@ -28,6 +31,7 @@ class Survey:
         next(Program.ids(), None)
         with ExitStack() as stack:
             self._inventory = stack.enter_context(Inventory())
+            self._snapshot = Snapshot()
             try:
                 Engine().close()
             except TracingUnavailable as error:
@@ -46,7 +50,7 @@ class Survey:
         Raises:
             KernelError: the host cannot be read.
         """
-        snapshot = self._inventory.take()
+        snapshot = self._snapshot = self._inventory.take()
         scope = Scope()
         standings = []
         for id, program in sorted(snapshot.programs.items()):
@@ -59,3 +63,13 @@ class Survey:
                 Standing(program, part, attachments, reason, missed=0, run_seconds=None)
             )
         return standings
+
+    def sockets(self) -> list[XdpSocket]:
+        """Return the sockets of this moment by namespace, interface and queue.
+
+        Call ``programs`` first: it lists the namespaces. None are returned where the kernel does
+        not list sockets; ``doctor`` says why.
+        """
+        with suppress(KernelError):
+            return sorted(SocketSource().read(self._snapshot), key=by_location)
+        return []

@@ -41,6 +41,7 @@ class Scene(FakeSource):
         super().__init__()
         self.known = programs
         self.flowing = flows
+        self.opened: list[dict[str, object]] = []
         self.rates: dict[object, dict[str, float]] = {}
         self.facts: dict[str, object] = {"Ready": True}
         self.totals: dict[object, dict[str, float]] = {}
@@ -76,6 +77,9 @@ class Scene(FakeSource):
         counts = {"held": len(self.flowing), "matched": len(found)}
         return document("flows", found[: query.limit], enabled=True, sample_rate=1, **counts)
 
+    def sockets(self) -> list[dict[str, object]]:
+        return self.opened
+
     def status(self) -> dict[str, object]:
         return self.facts
 
@@ -99,6 +103,24 @@ def flow(verdict: str, source: str, port: int, rate: float, **more: object) -> d
         "estimated_bytes": int(rate * 211 * 98),
         "rate": rate,
     } | more
+
+
+def opened(interface: str, queue: int, comm: str, **dropped: int) -> dict[str, object]:
+    """An AF_XDP socket."""
+    reasons = ("rx_dropped", "rx_invalid", "rx_ring_full", "fill_ring_empty", "tx_invalid",
+               "tx_ring_empty")  # fmt: skip
+    return {
+        "socket": 48211 + queue,
+        "netns": "host",
+        "interface": interface,
+        "queue": queue,
+        "pid": 1207 if comm else None,
+        "comm": comm,
+        "uid": 0,
+        "zero_copy": True,
+        "rings": {"rx": 2048, "tx": 2048, "fill": 4096, "completion": 2048},
+        "dropped": dict.fromkeys(reasons, 0) | dropped,
+    }
 
 
 def busy_host() -> Scene:
@@ -154,6 +176,10 @@ def busy_host() -> Scene:
             ),
         ],
     )
+    scene.opened = [
+        opened("eth0", 0, "suricata", fill_ring_empty=91244, rx_dropped=91244),
+        opened("eth0", 1, ""),
+    ]
     scene.rates = {
         38: {"pass": 5200, "drop": 9100, "redirect": 5400, "aborted": 0.4},
         41: {"pass": 10600, "drop": 8400},

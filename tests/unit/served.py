@@ -96,6 +96,9 @@ class FakeSource:
         self.asked = query
         return document("flows", [])
 
+    def sockets(self) -> list[dict[str, object]]:
+        return []
+
     def status(self) -> dict[str, object]:
         return {"kernel": "6.12", "host_name": HOSTILE}
 

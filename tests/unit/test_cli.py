@@ -305,6 +305,9 @@ class Surveyed:
     def programs(self) -> tuple[Standing, ...]:
         return self.standings
 
+    def sockets(self) -> tuple[()]:
+        return ()
+
 
 def standing(id: int, name: str, part: Part, at: Attachment, reason: Reason | None) -> Standing:
     program = XdpProgram(id, f"{id:016x}", name[:15], name, 3, True, "xdp")

@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who reads the page, and what all of them have seen."""
 
+from contextvars import ContextVar
+
+READER: ContextVar[str] = ContextVar("READER", default="")
+"""Who reads the metrics that are collected now: address and program, as far as that tells."""
+
 # A client beyond this number is not waited for: anybody can pretend to be many.
 _MOST = 64
 

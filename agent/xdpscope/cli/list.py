@@ -6,6 +6,7 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from rich.console import Console, Group
@@ -24,6 +25,8 @@ from xdpscope.formats import document
 from xdpscope.kernel.netns import HOST
 from xdpscope.log import printable
 from xdpscope.observer import Standing
+from xdpscope.probes.sockets.report import XdpSocket
+from xdpscope.probes.sockets.report import as_json as socket_as_json
 from xdpscope.survey import Survey
 
 # Seconds. A list without counts is better than one that comes late.
@@ -48,23 +51,25 @@ class View(NamedTuple):
     """What is known at one moment."""
 
     standings: Sequence[Standing]
+    sockets: Sequence[XdpSocket]
     counts: _Counts | None
     notes: Sequence[str]
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print every XDP program; with ``--watch``, again and again until Ctrl-C."""
+    """Print every XDP program and AF_XDP socket; with ``--watch``, again until Ctrl-C."""
     client = AgentClient(
         arguments.connect, arguments.ca, arguments.cert, arguments.key, timeout=_TIMEOUT
     )
     with Survey() as survey:
         if arguments.json:
             programs = [as_json(standing) for standing in survey.programs()]
-            print(json.dumps(document("programs", programs), indent=2))
+            sockets = [socket_as_json(each) for each in survey.sockets()]
+            print(json.dumps(document("programs", programs, sockets=sockets), indent=2))
         elif arguments.watch is None:
             screen, view = console(), _view(survey, client)
-            if view.standings:
-                screen.print(_table(screen, view))
+            for table in _tables(screen, view):
+                screen.print(table)
             for text in view.notes:
                 note(text)
         else:
@@ -98,21 +103,22 @@ def _ticks(seconds: float) -> Iterator[int]:
 
 
 def _frame(screen: Console, view: View) -> list[Table | Text]:
-    table = [_table(screen, view)] if view.standings else []
-    return [*table, *(Text(text, style="dim") for text in view.notes)]
+    return [*_tables(screen, view), *(Text(text, style="dim") for text in view.notes)]
 
 
 def _view(survey: Survey, client: AgentClient) -> View:
-    standings = survey.programs()
+    standings, sockets = survey.programs(), survey.sockets()
     if not standings:
-        return View(standings, None, ["No XDP program is loaded."])
+        return View(standings, sockets, None, ["No XDP program is loaded."])
     if survey.unavailable is not None:
         hint = f" Hint: {survey.unavailable.hint}." if survey.unavailable.hint else ""
-        return View(standings, None, [f"No program is traced: {survey.unavailable}.{hint}"])
+        return View(
+            standings, sockets, None, [f"No program is traced: {survey.unavailable}.{hint}"]
+        )
     try:
-        return View(standings, _counts(client.get("api/v1/programs", {})), [])
+        return View(standings, sockets, _counts(client.get("api/v1/programs", {})), [])
     except XdpscopeError as error:
-        return View(standings, None, [f"No counts: {error}"])
+        return View(standings, sockets, None, [f"No counts: {error}"])
 
 
 def _counts(found: Mapping[str, Any]) -> _Counts:
@@ -132,8 +138,29 @@ def _count(program: Mapping[str, Any]) -> Count:
     )
 
 
-def _table(screen: Console, view: View) -> Table:
-    return first_that_fits(screen, _wide(view), _narrow(view))
+def _tables(screen: Console, view: View) -> list[Table | Text]:
+    """Return the table of programs, an empty line, and the table of sockets, as far as needed."""
+    tables: list[Table | Text] = []
+    if view.standings:
+        tables.append(first_that_fits(screen, _wide(view), _narrow(view)))
+    if view.sockets:
+        tables += [*[Text()] * bool(tables), _sockets(view.sockets)]
+    return tables
+
+
+def _sockets(sockets: Sequence[XdpSocket]) -> Table:
+    """Return a table with a row for each interface that has AF_XDP sockets."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("INTERFACE", overflow="fold")
+    table.add_column("AF_XDP SOCKETS", justify="right", no_wrap=True)
+    table.add_column("OWNERS", overflow="fold")
+    for (netns, interface), group in groupby(sockets, lambda each: (each.netns, each.interface)):
+        name = interface if netns == HOST else f"{netns}/{interface}"
+        here = list(group)
+        owners = sorted({each.owner for each in here if each.owner}, key=lambda each: each.pid)
+        shown = ", ".join(f"{each.comm} ({each.pid})" for each in owners) or "-"
+        table.add_row(escape(printable(name)), str(len(here)), escape(printable(shown)))
+    return table
 
 
 def _wide(view: View) -> Table:

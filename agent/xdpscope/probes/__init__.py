@@ -10,8 +10,9 @@ from typing import Final
 from xdpscope.probes.maps import MapsProbe
 from xdpscope.probes.probe import Probe, Scan
 from xdpscope.probes.running import RunningProbes
+from xdpscope.probes.sockets import SocketsProbe
 
 __all__ = ["REGISTRY", "Probe", "RunningProbes", "Scan"]
 
-REGISTRY: Final[tuple[Callable[[], Probe], ...]] = (MapsProbe,)
+REGISTRY: Final[tuple[Callable[[], Probe], ...]] = (MapsProbe, SocketsProbe)
 """What makes each probe. Nothing is read or loaded before the first scan."""

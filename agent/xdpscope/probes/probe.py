@@ -24,7 +24,11 @@ class Probe(Protocol):
     """
 
     name: str
-    """Its configuration section, and the value of the label ``collector``."""
+    """The value of the label ``collector``, and its configuration section unless ``section`` names
+    another."""
+
+    section: str = ""
+    """Its configuration section, if that is not ``name``: several probes may share one."""
 
     def update(self, scan: Scan) -> None:
         """Read the kernel, at the end of each scan. The first call loads what this needs.

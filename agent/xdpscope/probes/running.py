@@ -2,7 +2,7 @@
 """All probes of an agent. A probe that fails does not affect the others."""
 
 from collections.abc import Iterable, Mapping
-from typing import Self
+from typing import Self, TypeVar
 
 import structlog
 from prometheus_client.core import Metric
@@ -12,6 +12,8 @@ from xdpscope.errors import KernelError
 from xdpscope.probes.probe import Probe, Scan
 
 _log = structlog.get_logger(__name__)
+
+P = TypeVar("P")
 
 
 class _Guarded(Collector):
@@ -62,7 +64,12 @@ class RunningProbes:
     def reconfigure(self, config: object) -> None:
         """Give each probe its section of a configuration."""
         for each in self._guarded:
-            each.probe.reconfigure(getattr(config, each.probe.name, None))
+            section = each.probe.section or each.probe.name
+            each.probe.reconfigure(getattr(config, section, None))
+
+    def find(self, kind: type[P]) -> P | None:
+        """Return the probe of a class, if it runs."""
+        return next((each.probe for each in self._guarded if isinstance(each.probe, kind)), None)
 
     def collectors(self) -> Mapping[str, Collector]:
         """Return a collector for each probe, by the probe's name."""

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from xdpscope.accounting.flow_query import FlowQuery
+from xdpscope.accounting.readers import READER
 from xdpscope.errors import ObserverBusyError
 from xdpscope.formats import document
 from xdpscope.web import parameters
@@ -34,10 +34,7 @@ if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
     from starlette.requests import Request
 
-__all__ = ["READER", "Source", "create_app"]
-
-READER: ContextVar[str] = ContextVar("READER", default="")
-"""Who reads the metrics that are collected now: address and program, as far as that tells."""
+__all__ = ["Source", "create_app"]
 
 _AGENT_LENGTH = 200  # characters of a User-Agent that are kept
 
@@ -75,6 +72,10 @@ class Source(Protocol):
         """Flows that are held, as ``/api/v1/flows`` shows them; JSON values only."""
         ...
 
+    def sockets(self) -> list[dict[str, object]]:
+        """AF_XDP sockets that are open, as ``xdpscope list --json`` shows them: JSON values."""
+        ...
+
     def status(self) -> dict[str, object]:
         """A few facts for the page, in the order to show them."""
         ...
@@ -98,7 +99,8 @@ class _Endpoints:
             source = self._source
             try:
                 flows = source.flows(FlowQuery(limit=_FLOWS_ON_PAGE, verdict=verdict))["flows"]
-                body = render(source.programs(), flows, source.status(), verdict)
+                programs, sockets = source.programs(), source.sockets()
+                body = render(programs, flows, source.status(), verdict, sockets)
             except ObserverBusyError:
                 body = render(None, (), source.status(), verdict)
             return Answer(request, body, "text/html; charset=utf-8")
@@ -118,7 +120,11 @@ class _Endpoints:
 
     async def programs(self, request: Request) -> Response:
         cpus = parameters.switch(parameters.parameters_of(request, "cpus"), "cpus")
-        return await self._json(request, lambda: document("programs", self._source.programs(cpus)))
+        source = self._source
+        return await self._json(
+            request,
+            lambda: document("programs", source.programs(cpus), sockets=source.sockets()),
+        )
 
     async def flows(self, request: Request) -> Response:
         query = parameters.flow_query(request)

@@ -70,6 +70,16 @@ _REASONS = {
     "vanished": "It went away while it was looked at.",
 }
 
+# Drop reasons of AF_XDP sockets, and what they are called here.
+_DROPS = {
+    "fill_ring_empty": "Fill ring empty",
+    "rx_ring_full": "Rx ring full",
+    "rx_dropped": "Rx dropped",
+    "rx_invalid": "Rx invalid",
+    "tx_invalid": "Tx invalid",
+    "tx_ring_empty": "Tx ring empty",
+}
+
 _UNREADABLE = (
     '<p role="alert">A scan is busy for long and keeps programs and flows from being read. '
     "Packets are counted meanwhile. The agent's log says where the scan hangs.</p>"
@@ -117,6 +127,7 @@ def render(
     flows: Sequence[Shown],
     status: Mapping[str, object],
     verdict: str | None = None,
+    sockets: Sequence[Shown] = (),
 ) -> bytes:
     """The page, in UTF-8. ``flows`` are those of ``verdict``, or of any.
 
@@ -131,6 +142,7 @@ def render(
         _programs(traced, any_at_all=bool(programs)),
         _chains(programs),
         _untraced(rest),
+        _sockets(sockets),
         _flows(flows, verdict),
     )
 
@@ -236,6 +248,31 @@ def _chains(programs: Sequence[Shown]) -> str:
         '<section aria-labelledby="chains">\n<h2 id="chains">Chains <small>of dispatchers, in the '
         f'order of calling</small></h2>\n<ul class="chains">\n{"".join(items)}\n</ul>\n</section>'
     )
+
+
+def _sockets(sockets: Sequence[Shown]) -> str:
+    if not sockets:
+        return ""
+    rows = []
+    for each in sockets:
+        owner = f"{each['comm']} ({each['pid']})" if each["pid"] is not None else "not known"
+        dropped = each["dropped"]
+        rows.append(
+            f'<tr role="row" id="s{_text(each["socket"])}">'
+            f'<th role="rowheader" scope="row">{_place(each)}</th>'
+            + _cell(_text(each["queue"]), "number", "Queue")
+            + _cell(f'<span class="name">{_text(owner)}</span>', "most", "Owner")
+            + "".join(_cell(f"{dropped[r]:,}", "number", label) for r, label in _DROPS.items())
+            + "</tr>"
+        )
+    heads = [
+        _head("Interface"),
+        _head("Queue", "number"),
+        _head("Owner"),
+        *(_head(label, "number") for label in _DROPS.values()),
+    ]
+    title = "AF_XDP sockets <small>and what they dropped since they were opened</small>"
+    return _table("sockets", title, heads, rows, cards=True)
 
 
 def _flows(flows: Sequence[Shown], verdict: str | None) -> str:
