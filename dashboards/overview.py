@@ -50,6 +50,7 @@ from dashboards.queries import (
     total,
     unsampled,
 )
+from dashboards.sockets import sockets
 
 PROGRAMS = 'program=~"$program"'
 SHARED = ("datasource", *TARGET, "instance", "netns", "interface")
@@ -329,5 +330,6 @@ def overview() -> model.Dashboard:
             Section("Flows", _talkers()),
             Section("Programs", _programs()),
             Section("Maps", maps()),
+            Section("AF_XDP sockets", sockets()),
         ],
     )

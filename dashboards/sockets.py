@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""AF_XDP sockets: who has them open, and what they drop."""
+
+from dashboards.boards import Line
+from dashboards.panels import Column, Words, lines, rows
+from dashboards.queries import NODE, NODE_LEGEND, rate, series, total
+
+_SOCKET = (*NODE, "netns", "interface", "queue", "socket")
+_NONE = "No AF_XDP socket is open here, or this kernel does not list them (module xsk_diag)."
+
+
+def sockets() -> list[Line]:
+    """Panels on the AF_XDP sockets of all chosen nodes."""
+    dropped = "xdp_socket_dropped_packets_total"
+    drops = lines(
+        Words(
+            "Drops of AF_XDP sockets",
+            "Packets and descriptors that AF_XDP sockets drop, by reason. Reasons overlap: a packet"
+            " for which the fill ring is empty is in rx_dropped, too. An empty tx ring is normal.",
+            _NONE,
+        ),
+        {
+            f"{{{{reason}}}} {NODE_LEGEND}": total(
+                rate(dropped, 'reason!="tx_ring_empty"'), *NODE, "reason"
+            )
+        },
+        "pps",
+    )
+    table = rows(
+        Words(
+            "AF_XDP sockets",
+            "Each socket that is bound to a queue, the process that has it open, and packets a"
+            " second that found its fill ring empty or its rx ring full.",
+            _NONE,
+        ),
+        {
+            "owner": f"group by ({', '.join((*_SOCKET, 'pid', 'comm'))})"
+            f" ({series('xdp_socket_info')})",
+            "fill": total(rate(dropped, 'reason="fill_ring_empty"'), *_SOCKET),
+            "full": total(rate(dropped, 'reason="rx_ring_full"'), *_SOCKET),
+        },
+        {
+            "interface": Column("interface"),
+            "netns": Column("netns", width=120),
+            "queue": Column("queue", width=80),
+            "comm": Column("command", width=150),
+            "pid": Column("pid", width=90),
+            "socket": Column("socket", width=100),
+            "instance": Column("node", width=200),
+            "cluster": Column("cluster", width=120),
+            "Value #fill": Column("fill ring empty", width=120, unit="pps"),
+            "Value #full": Column("rx ring full", width=110, unit="pps"),
+        },
+        sort="fill ring empty",
+        descending=True,
+    )
+    return [Line(10, [(9, drops), (15, table)])]
