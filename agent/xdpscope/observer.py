@@ -123,6 +123,7 @@ class FlowReport:
     exported: list[FlowShown] = field(default_factory=list)
     others: list[Count] = field(default_factory=list)
     unaccounted: list[Count] = field(default_factory=list)
+    max_entries: int = 0  # flows that can be held, flows.max_entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,7 +409,12 @@ class Observer:
             if flows is None:
                 return None
             yield from self._update_flows(began)
-            report = FlowReport(flows.entries, dict(flows.evictions), self._engine.sample_rate)
+            report = FlowReport(
+                flows.entries,
+                dict(flows.evictions),
+                self._engine.sample_rate,
+                max_entries=flows.limits.max_entries,
+            )
             shown = {}
             for part in _parts(self._targets):
                 for target in part:

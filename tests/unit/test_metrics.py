@@ -62,7 +62,9 @@ def test_flows() -> None:
     tally.counts[0, 1] = 10, 600
     tally.counts[1 + REASONS.index("truncated"), 1] = 2, 40
     count = Count(PROGRAM, ("host", "eth0"), tally)
-    report = FlowReport(4, {"idle": 1, "pressure": 2}, 10, [flow], [count], [count])
+    report = FlowReport(
+        4, {"idle": 1, "pressure": 2}, 10, [flow], [count], [count], max_entries=4096
+    )
     samples = page(f=FlowCollector(lambda: report))
     place = {**EXAMPLE, "netns": "host", "interface": "eth0"}
     ends = {"source": "2001:db8::1", "destination": "2001:db8::2"}
@@ -81,6 +83,7 @@ def test_flows() -> None:
     assert len(unaccounted) == 4 * 6, "from 0 on, for each reason and verdict"
     assert sum(unaccounted) == 2
     assert ("xdp_flow_table_entries", {}, 4) in samples
+    assert ("xdp_flow_table_max_entries", {}, 4096) in samples
     assert ("xdp_flow_evictions_total", {"reason": "pressure"}, 2) in samples
     assert ("xdpscope_flow_sample_rate", {}, 10) in samples
 

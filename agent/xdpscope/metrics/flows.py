@@ -80,6 +80,11 @@ def _unaccounted(report: "FlowReport") -> Iterable[Metric]:
 
 def _table(report: "FlowReport") -> Iterable[Metric]:
     entries = GaugeMetricFamily("xdp_flow_table_entries", "Flows now held.", report.entries)
+    most = GaugeMetricFamily(
+        "xdp_flow_table_max_entries",
+        "Flows that can be held, flows.max_entries.",
+        report.max_entries,
+    )
     evictions = CounterMetricFamily(
         "xdp_flow_evictions",
         "Flows no longer held: idle for long, or pushed out. Their counts are in 'other'.",
@@ -92,4 +97,4 @@ def _table(report: "FlowReport") -> Iterable[Metric]:
         "Of so many packets one is taken for flows; 1: all.",
         report.sample_rate,
     )
-    return [entries, evictions, rate]
+    return [entries, most, evictions, rate]
