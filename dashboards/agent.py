@@ -5,32 +5,59 @@ from grafana_foundation_sdk.models import dashboard as model
 
 from dashboards.boards import (
     AGENT,
+    NODE_OF_ROW,
     OVERVIEW,
     PROGRAM,
     Line,
     Section,
     agents,
-    agents_that_answer,
     dashboard,
     datasource,
     firing,
     link,
+    panel_of,
+    to_overview,
+    to_program,
+    unanswered,
 )
-from dashboards.panels import Column, Panel, Words, lines, number, rows
+from dashboards.panels import (
+    BAD,
+    FLOWS_RATE,
+    PACKETS,
+    PACKETS_RATE,
+    PER_MINUTE,
+    REASONS,
+    Column,
+    Panel,
+    Words,
+    lines,
+    number,
+    rows,
+)
 from dashboards.queries import (
     AGENT_UP,
     NODE,
     NODE_LEGEND,
+    RANGE,
     TARGET,
+    TOP,
+    busiest,
     described,
+    extreme,
+    grown,
+    lasting,
     once,
     or_nought,
     rate,
     series,
     share,
     total,
+    whole,
 )
 
+SHARED = ("datasource", *TARGET)
+TEN = f"The {TOP} nodes with most in the time shown."
+NO_YES = {"0": "no", "1": "yes"}
 SILENT = "No agent answers: see whether it runs, and what Prometheus has in Status, Targets."
 NO_FLOWS = "Flows are switched off (flows.enabled), or no agent answers."
 NO_STATISTICS = (
@@ -39,10 +66,15 @@ NO_STATISTICS = (
 )
 
 
+def _of_this(panel: str) -> str:
+    return panel_of(AGENT, panel, *SHARED)
+
+
 def _numbers() -> list[tuple[int, Panel]]:
+    hosts = {"title": "Which", "url": _of_this("Agents and hosts")}
     return [
         (
-            5,
+            4,
             number(
                 Words(
                     "Agents",
@@ -51,38 +83,57 @@ def _numbers() -> list[tuple[int, Panel]]:
                 ),
                 f"count({series(AGENT_UP)})",
                 "none",
+                links=[hosts],
             ),
         ),
         (
-            5,
+            4,
             number(
                 Words(
                     "Not answering",
-                    "Agents that Prometheus could not read the last time it tried. Those of a job"
-                    " of which none answers are not known here.",
+                    "Agents that Prometheus could not read at some moment of the time shown. Those"
+                    " of a job of which none answers are not known here.",
                     "no agent answers",
                 ),
-                f"count(({agents_that_answer()}) == 0) or 0 * count({agents_that_answer()})",
+                unanswered(),
                 "none",
                 bad_from=1,
+                links=[hosts],
             ),
         ),
         (
-            5,
+            4,
             number(
                 Words(
                     "Collectors failing",
-                    "Parts of the pages that are missing, because what reads them failed. The"
-                    " agent's log says why.",
+                    "Parts of the pages that were missing at some moment of the time shown, because"
+                    " what reads them failed. The agent's log says why.",
                     "no agent answers",
                 ),
-                or_nought(f"count({series('xdpscope_collector_success')} == 0)"),
+                or_nought(
+                    f"count(min_over_time({series('xdpscope_collector_success')}[{RANGE}]) == 0)"
+                ),
                 "none",
                 bad_from=1,
+                links=[{"title": "Which", "url": _of_this("Collectors that failed")}],
             ),
         ),
         (
-            5,
+            4,
+            number(
+                Words(
+                    "Scans failed",
+                    "Scans of a host that failed in the time shown. The agent's log says why.",
+                    "no agent answers",
+                ),
+                or_nought(whole(total(grown("xdpscope_scan_failures_total")))),
+                "none",
+                bad_from=1,
+                links=[{"title": "Where, and when", "url": _of_this("Failed scans")}],
+            ),
+        ),
+        (
+            4,
             number(
                 Words(
                     "Programs traced",
@@ -91,6 +142,7 @@ def _numbers() -> list[tuple[int, Panel]]:
                 ),
                 or_nought(total(series("xdp_program_traced"))),
                 "none",
+                links=[{"title": "And those not traced", "url": _of_this("Programs by standing")}],
             ),
         ),
         (
@@ -98,28 +150,65 @@ def _numbers() -> list[tuple[int, Panel]]:
             number(
                 Words(
                     "Missed",
-                    "Packets that the kernel did not show to the tracer of a program, because it"
-                    " was running already. They are not in that program's counts. Ought to be"
-                    " nought.",
+                    "Packets in the time shown that the kernel did not show to the tracer of a"
+                    " program, because it was running already. They are not in that program's"
+                    " counts. It should be 0.",
                     "nothing is traced",
                 ),
-                total(rate("xdpscope_tracer_missed_total")),
-                "pps",
-                bad_from=1e-9,
+                whole(total(grown("xdpscope_tracer_missed_total"))),
+                PACKETS,
+                bad_from=1,
+                links=[{"title": "Of which programs, and when", "url": _of_this("Packets missed")}],
             ),
         ),
     ]
 
 
+def _by_node(words: Words, metric: str, unit: str, *, counter: bool = False) -> Panel:
+    """Return lines of a metric of the process, for the ten nodes with most of it."""
+    own = f"and on (cluster, job, instance) {series(AGENT_UP)}"
+    shown = f"({rate(metric) if counter else series(metric)} {own})"
+    ranking = extreme("increase" if counter else "max_over_time", metric)
+    most = f"sum by ({', '.join(NODE)}) ({ranking} {own})"
+    said = Words(words.title, f"{words.about} {TEN}", words.empty)
+    return lines(said, {NODE_LEGEND: busiest(total(shown, *NODE), most, *NODE)}, unit, narrow=True)
+
+
 def _cost() -> list[Line]:
     spent = rate("xdpscope_tracer_run_seconds_total")
+    processor = _by_node(
+        Words(
+            "Time of agents", "Time on a CPU that an agent takes, as a share of one CPU.", SILENT
+        ),
+        "process_cpu_seconds_total",
+        "percentunit",
+        counter=True,
+    )
+    memory = _by_node(
+        Words("Memory of agents", "Resident memory of an agent's privileged process.", SILENT),
+        "process_resident_memory_bytes",
+        "bytes",
+    )
+    files = _by_node(
+        Words(
+            "Open files", "Descriptors that an agent has open, of programs and maps too.", SILENT
+        ),
+        "process_open_fds",
+        "none",
+    )
     share_of_cpu = lines(
         Words(
             "Time in tracers",
-            "What observing costs: time spent in tracers, as a share of one CPU.",
+            f"What observing costs: time spent in tracers, as a share of one CPU. {TEN}",
             NO_STATISTICS,
         ),
-        {NODE_LEGEND: total(spent, *NODE)},
+        {
+            NODE_LEGEND: busiest(
+                total(spent, *NODE),
+                total(extreme("increase", "xdpscope_tracer_run_seconds_total"), *NODE),
+                *NODE,
+            )
+        },
         "percentunit",
     )
     each = lines(
@@ -131,7 +220,10 @@ def _cost() -> list[Line]:
         {"{{program}}": share(spent, rate("xdp_packets_total"), "program")},
         "s",
     )
-    return [Line(8, [(12, share_of_cpu), (12, each)])]
+    return [
+        Line(8, [(8, processor), (8, memory), (8, files)]),
+        Line(8, [(12, share_of_cpu), (12, each)]),
+    ]
 
 
 def _coverage() -> list[Line]:
@@ -143,7 +235,7 @@ def _coverage() -> list[Line]:
             "Nothing is traced.",
         ),
         {"{{program}}": total(rate("xdpscope_tracer_missed_total"), "program")},
-        "pps",
+        PACKETS_RATE,
     )
     standing = lines(
         Words(
@@ -163,12 +255,12 @@ def _coverage() -> list[Line]:
     failures = lines(
         Words(
             "Failed attempts to trace",
-            "Attempts to attach a tracer that failed, by reason. They are repeated as long as the"
-            " program is there.",
+            "Attempts to attach a tracer that failed, in a minute, by reason. They are repeated as"
+            " long as the program is there.",
             SILENT,
         ),
-        {"{{reason}}": total(rate("xdpscope_attach_failures_total"), "reason")},
-        "cps",
+        {"{{reason}}": f"60 * {total(rate('xdpscope_attach_failures_total'), 'reason')}"},
+        PER_MINUTE,
     )
     untraced = rows(
         Words(
@@ -181,40 +273,46 @@ def _coverage() -> list[Line]:
                 f"({series('xdp_program_traced')} == 0)",
                 series("xdp_program_info"),
                 "role",
-                "tag",
             )
         },
         {
-            "program": Column("program"),
-            "reason": Column("why not", width=140),
+            "program": Column("program", link=to_program(**NODE_OF_ROW)),
+            "reason": Column("why not", width=220, texts=REASONS),
             "role": Column("role", width=110),
             "program_id": Column("id", width=80),
-            "tag": Column("tag", width=170),
-            "instance": Column("node", width=200),
-            "cluster": Column("cluster", width=120),
+            "instance": Column("node", width=160),
+            "cluster": Column("cluster", width=100),
         },
-        sort="program",
+        sort="why not",
     )
     return [Line(8, [(12, missed), (12, standing)]), Line(8, [(12, failures), (12, untraced)])]
 
 
 def _flows() -> list[Line]:
-    held = lines(
-        Words("Flows held", "Flows that an agent holds now (flows.max_entries at most).", NO_FLOWS),
-        {NODE_LEGEND: total(series("xdp_flow_table_entries"), *NODE)},
-        "none",
+    held, most = (
+        total(series(f"xdp_flow_table_{what}"), *NODE) for what in ("entries", "max_entries")
+    )
+    ranking = f"max by ({', '.join(NODE)}) ({extreme('max_over_time', 'xdp_flow_table_entries')})"
+    filled = lines(
+        Words(
+            "Flow table in use",
+            f"Flows that an agent holds, divided by flows.max_entries. {TEN}",
+            NO_FLOWS,
+        ),
+        {NODE_LEGEND: busiest(f"{held} / ({most} > 0)", ranking, *NODE)},
+        "percentunit",
         narrow=True,
     )
     evicted = lines(
         Words(
-            "Flows let go",
+            "Flows evicted",
             "Flows that the agents hold no longer: because they were idle, or, under pressure,"
             " because there was no room (flows.max_entries). Their packets are in 'other', never"
             " lost.",
             NO_FLOWS,
         ),
         {"{{reason}}": total(rate("xdp_flow_evictions_total"), "reason")},
-        "cps",
+        FLOWS_RATE,
         narrow=True,
     )
     unaccounted = lines(
@@ -225,52 +323,78 @@ def _flows() -> list[Line]:
             "Every packet is in a flow, or flows are switched off.",
         ),
         {"{{reason}}": total(once("xdp_flow_unaccounted_packets_total"), "reason")},
-        "pps",
+        PACKETS_RATE,
         narrow=True,
     )
-    return [Line(8, [(8, held), (8, evicted), (8, unaccounted)])]
+    tables = rows(
+        Words(
+            "Flow tables", "Flows that each agent holds, and for how many it has room.", NO_FLOWS
+        ),
+        {
+            "held": total(series("xdp_flow_table_entries"), *TARGET),
+            "most": total(series("xdp_flow_table_max_entries"), *TARGET),
+            "used": share(
+                series("xdp_flow_table_entries"), series("xdp_flow_table_max_entries"), *TARGET
+            ),
+        },
+        {
+            "instance": Column("node", link=to_overview()),
+            "cluster": Column("cluster", width=90),
+            "Value #held": Column("flows", width=90, unit="locale"),
+            "Value #most": Column("room for", width=90, unit="locale"),
+            "Value #used": Column("in use", width=80, unit="percentunit"),
+        },
+        sort="in use",
+        descending=True,
+    )
+    return [Line(8, [(6, filled), (6, tables), (6, evicted), (6, unaccounted)])]
 
 
 def _scans() -> list[Line]:
+    last = "xdpscope_scan_last_success_timestamp_seconds"
     age = lines(
         Words(
             "Time since the last scan",
             "How old an agent's view of its host is. It grows while scans fail or hang. Packets of"
-            " programs that are known are counted meanwhile.",
+            " programs that are known are counted meanwhile. The ten nodes with the oldest now.",
             SILENT,
         ),
-        {NODE_LEGEND: f"time() - {series('xdpscope_scan_last_success_timestamp_seconds')}"},
+        {
+            NODE_LEGEND: f"(time() - {series(last)}) and on (cluster, instance)"
+            f" bottomk({TOP}, {series(last)} @ end())"
+        },
         "s",
         narrow=True,
     )
-    duration = lines(
+    duration = _by_node(
         Words("Time of a scan", "What the last scan took.", SILENT),
-        {NODE_LEGEND: series("xdpscope_scan_duration_seconds")},
+        "xdpscope_scan_duration_seconds",
         "s",
-        narrow=True,
     )
     failures = lines(
         Words(
-            "Scans failed",
-            "Scans that failed as a whole. The agent's log says why.",
+            "Failed scans",
+            f"Scans that failed as a whole, in a minute. The agent's log says why. {TEN}",
             SILENT,
         ),
-        {NODE_LEGEND: total(rate("xdpscope_scan_failures_total"), *NODE)},
-        "cps",
+        {
+            NODE_LEGEND: busiest(
+                f"60 * {total(rate('xdpscope_scan_failures_total'), *NODE)}",
+                total(extreme("increase", "xdpscope_scan_failures_total"), *NODE),
+                *NODE,
+            )
+        },
+        PER_MINUTE,
         narrow=True,
     )
     return [Line(8, [(8, age), (8, duration), (8, failures)])]
 
 
 def _scrapes() -> list[Line]:
-    duration = lines(
+    duration = _by_node(
         Words("Time of a scrape", "From Prometheus' request to the end of the page.", SILENT),
-        {
-            NODE_LEGEND: f"{series('scrape_duration_seconds')}"
-            f" and on (cluster, job, instance) {series(AGENT_UP)}"
-        },
+        "scrape_duration_seconds",
         "s",
-        narrow=True,
     )
     collectors = lines(
         Words("Time of a collector", "The longest that each part of a page took.", SILENT),
@@ -278,47 +402,86 @@ def _scrapes() -> list[Line]:
         "s",
         narrow=True,
     )
-    samples = lines(
+    samples = _by_node(
         Words(
             "Series of a page", "Samples in a page, which is what Prometheus has to store.", SILENT
         ),
-        {
-            NODE_LEGEND: f"{series('scrape_samples_scraped')}"
-            f" and on (cluster, job, instance) {series(AGENT_UP)}"
-        },
+        "scrape_samples_scraped",
         "none",
-        narrow=True,
     )
-    builds = rows(
-        Words("Versions", "What the agents are and what they run on.", SILENT),
-        {"A": series(AGENT_UP)},
+    failing = rows(
+        Words(
+            "Collectors that failed",
+            "Each part of a page that was missing at some moment of the time shown, by node.",
+            "No collector failed in the time shown.",
+        ),
+        {"A": f"min_over_time({series('xdpscope_collector_success')}[{RANGE}]) == 0"},
         {
-            "instance": Column("node", width=200),
-            "cluster": Column("cluster", width=120),
-            "version": Column("xdpscope"),
-            "kernel": Column("kernel"),
-            "libbpf_version": Column("libbpf"),
-            "python_version": Column("Python"),
+            "collector": Column("collector"),
+            "instance": Column("node", link=to_overview()),
+            "cluster": Column("cluster", width=90),
         },
-        sort="node",
+        sort="collector",
     )
-    return [Line(8, [(8, duration), (8, collectors), (8, samples)]), Line(6, [(24, builds)])]
+    return [Line(8, [(6, duration), (6, collectors), (6, samples), (6, failing)])]
+
+
+def _hosts() -> Panel:
+    """Return a table of all agents: with 200 nodes, it is what shows each of them."""
+    known = f"and on (cluster, job, instance) {lasting(AGENT_UP)}"
+    by = ", ".join(TARGET)
+    return rows(
+        Words(
+            "Agents and hosts",
+            "Each agent: whether it answers, what it takes, how often it started in the time shown,"
+            " and what it runs on. A node leads to its packets.",
+            SILENT,
+        ),
+        {
+            "up": f"max by ({by}) ({series('up')} {known})",
+            "always": f"min by ({by}) (min_over_time({series('up')}[{RANGE}]) {known})",
+            "starts": f"sum by ({by}) (changes({series('process_start_time_seconds')}[{RANGE}])"
+            f" {known})",
+            "cpu": f"sum by ({by}) ({rate('process_cpu_seconds_total')} {known})",
+            "memory": f"sum by ({by}) ({series('process_resident_memory_bytes')} {known})",
+            "files": f"sum by ({by}) ({series('process_open_fds')} {known})",
+            "most_files": f"sum by ({by}) ({series('process_max_fds')} {known})",
+            "build": f"group by ({by}, version, kernel, libbpf_version, python_version)"
+            f" ({series(AGENT_UP)})",
+        },
+        {
+            "instance": Column("node", link=to_overview()),
+            "cluster": Column("cluster", width=110),
+            "Value #up": Column("answers", width=85, texts=NO_YES, colours={"0": BAD}),
+            "Value #always": Column("always did", width=95, texts=NO_YES, colours={"0": BAD}),
+            "Value #starts": Column("restarts", width=85),
+            "Value #cpu": Column("CPU", width=80, unit="percentunit"),
+            "Value #memory": Column("memory", width=95, unit="bytes"),
+            "Value #files": Column("files", width=70),
+            "Value #most_files": Column("max. files", width=95, unit="locale"),
+            "version": Column("xdpscope", width=90),
+            "kernel": Column("kernel"),
+            "libbpf_version": Column("libbpf", width=75),
+            "python_version": Column("Python", width=80),
+        },
+        sort="answers",
+    )
 
 
 def agent() -> model.Dashboard:
     """The dashboard."""
-    shared = ("datasource", *TARGET)
     return dashboard(
         AGENT,
         "Whether the xdpscope agents work, what they miss, and what they cost.",
         [datasource(), *agents()],
-        [link(OVERVIEW, *shared), link(PROGRAM, *shared)],
+        [link(OVERVIEW, *SHARED), link(PROGRAM, *SHARED)],
         [
             Section(
                 "Now",
                 [
                     Line(5, _numbers()),
                     firing(AGENT, "Alerts of the nodes that are chosen."),
+                    Line(8, [(24, _hosts())]),
                 ],
             ),
             Section("Cost", _cost()),

@@ -6,10 +6,24 @@ from dataclasses import dataclass
 from typing import Final
 
 from grafana_foundation_sdk.builders import dashboard as build
+from grafana_foundation_sdk.builders import prometheus
+from grafana_foundation_sdk.cog import builder
 from grafana_foundation_sdk.models import dashboard as model
 
-from dashboards.panels import DATASOURCE, Column, Panel, Words, rows
-from dashboards.queries import AGENT_UP, AGENTS, series
+from dashboards.panels import BAD, DATASOURCE, Column, Panel, Words, rows
+from dashboards.queries import (
+    AGENT_UP,
+    AGENTS,
+    NEAR,
+    PLACE,
+    RANGE,
+    RATE_INTERVAL,
+    SAME_PLACE,
+    TARGET,
+    here,
+    lasting,
+    series,
+)
 
 WIDTH: Final = 24
 """Columns of Grafana's grid."""
@@ -93,6 +107,68 @@ def address(board: str, *variables: str) -> str:
     return f"/d/{board}?" + "&".join(f"${{{variable}:queryparam}}" for variable in variables)
 
 
+def panel_of(board: str, title: str, *variables: str) -> str:
+    """Return the way to a panel, alone on the page, with these variables and the time as here.
+
+    ``files`` puts the panel's id in the place of its title.
+    """
+    _, _, chosen = address(board, *variables).partition("?")
+    return f"/d/{board}?viewPanel=<{title}>&{chosen}&${{__url_time_range}}"
+
+
+def of_row(**columns: str) -> str:
+    """Return variables, each with what the row of a table has in a column."""
+    return "".join(
+        f"&var-{variable}=${{__data.fields.{column}:percentencode}}"
+        for variable, column in columns.items()
+    )
+
+
+NODE_OF_ROW: Final = {"instance": "node"}
+PLACE_OF_ROW: Final = {**NODE_OF_ROW, "netns": "namespace", "interface": "interface"}
+"""The columns in which tables have the values of these variables."""
+
+
+def to_program(*kept: str, **columns: str) -> dict[str, str]:
+    """Return a link of a program's name in a table. ``kept`` are variables whose choice is kept."""
+    shared = ("datasource", *(name for name in (*TARGET, *kept) if name not in columns))
+    return {
+        "title": "What ${__value.text} does",
+        "url": address(PROGRAM, *shared)
+        + "&var-program=${__value.raw:percentencode}"
+        + of_row(**columns)
+        + "&${__url_time_range}",
+    }
+
+
+def to_program_of_row(*shared: str, **columns: str) -> dict[str, str]:
+    """Return the same link for another cell of a row that has a column ``program``."""
+    return {
+        "title": "What ${__data.fields.program} does here",
+        "url": address(PROGRAM, "datasource", *shared)
+        + of_row(program="program", **columns)
+        + "&${__url_time_range}",
+    }
+
+
+def to_agent() -> dict[str, str]:
+    """Return a link of a node's name in a table."""
+    return {
+        "title": "The agent on ${__value.text}",
+        "url": address(AGENT, "datasource", "cluster", "job")
+        + "&var-instance=${__value.raw:percentencode}&${__url_time_range}",
+    }
+
+
+def to_overview() -> dict[str, str]:
+    """Return a link of a node's name in a table about agents."""
+    return {
+        "title": "Packets of ${__value.text}",
+        "url": address(OVERVIEW, "datasource", "cluster", "job")
+        + "&var-instance=${__value.raw:percentencode}&${__url_time_range}",
+    }
+
+
 def link(board: str, *variables: str) -> build.DashboardLink:
     """The same, for the head of a dashboard, in the time that is shown.
 
@@ -109,18 +185,7 @@ def link(board: str, *variables: str) -> build.DashboardLink:
 
 def firing(board: str, about: str, *matchers: str) -> Line:
     """Return a line for ``board`` with the alerts that fire, and links to the other dashboards."""
-    shared = ("datasource", "cluster", "job")
-    places = () if board == AGENT else ("netns", "interface")
     rule = {"title": "The rule and its runbook", "url": "/alerting/list?search=${__value.raw}"}
-    to_program = {
-        "title": "What ${__value.text} does",
-        "url": address(PROGRAM, *shared, *places)
-        + "&var-instance=${__data.fields.node}&var-program=${__value.raw}&${__url_time_range}",
-    }
-    to_agent = {
-        "title": "The agent on ${__value.text}",
-        "url": address(AGENT, *shared) + "&var-instance=${__value.raw}&${__url_time_range}",
-    }
     panel = rows(
         Words(
             "Firing alerts",
@@ -128,19 +193,109 @@ def firing(board: str, about: str, *matchers: str) -> Line:
             " to the runbook. A program and a node lead to their dashboards.",
             "No alert fires here, or Prometheus does not evaluate config/prometheus/alerts.yml.",
         ),
-        {"A": series("ALERTS", 'alertname=~"Xdp.+"', 'alertstate="firing"', *matchers)},
+        {"A": everywhere(firing_alerts(board, *matchers))},
         {
-            "severity": Column("severity", width=90),
+            "severity": Column("severity", width=90, colours={"critical": BAD}),
             "alertname": Column("alert", link=rule),
-            "program": Column("program", link=None if board == PROGRAM else to_program),
+            "program": Column(
+                "program", link=None if board == PROGRAM else to_program(**PLACE_OF_ROW)
+            ),
             "netns": Column("namespace", width=130),
             "interface": Column("interface", width=130),
-            "instance": Column("node", width=200, link=None if board == AGENT else to_agent),
+            "instance": Column("node", width=200, link=None if board == AGENT else to_agent()),
             "cluster": Column("cluster", width=120),
         },
         sort="severity",
     )
     return Line(5, [(WIDTH, panel)])
+
+
+def firing_alerts(board: str, *matchers: str) -> str:
+    """Return the alerts that fire about what is chosen on ``board``."""
+    near = () if board == AGENT else NEAR
+    return series("ALERTS", 'alertname=~"Xdp.+"', 'alertstate="firing"', *near, *matchers)
+
+
+def everywhere(alerts: str) -> str:
+    """Return alerts of which those without a place have "All", which a link carries as any."""
+    for label in ("netns", "interface"):
+        alerts = f'label_replace({alerts}, "{label}", "All", "{label}", "")'
+    return alerts
+
+
+def events(board: str, *matchers: str) -> list[builder.Builder[model.AnnotationQuery]]:
+    """Return what happened, for the graphs of ``board``; ``matchers`` choose programs."""
+    places = () if board == AGENT else PLACE
+    attached = series("xdp_program_attachment_info", *places, *matchers)
+    all_attached = series("xdp_program_attachment_info", *places)
+    before = f"offset {RATE_INTERVAL}"
+    # An agent that is starting has not yet seen what is attached.
+    last_scan = series("xdpscope_scan_last_success_timestamp_seconds")
+    scanned = f"and on (cluster, job, instance) {last_scan} > 0"
+    loaded = series("xdp_program_loaded_timestamp_seconds", *matchers)
+    started = (
+        f"{series('process_start_time_seconds')} and on (cluster, job, instance) {series(AGENT_UP)}"
+    )
+    at = "{{interface}} ({{netns}}) of {{instance}} {{cluster}}"
+    return [
+        _event(
+            "Alert firing",
+            BAD,
+            everywhere(firing_alerts(board, *matchers)),
+            "{{alertname}}",
+            f"{{{{severity}}}}: {{{{program}}}} {at}",
+        ),
+        _event(
+            "Program loaded",
+            "blue",
+            f"({loaded if board == AGENT else here(loaded)}) * 1000 > ${{__from}}",
+            "{{program}} loaded",
+            "id {{program_id}} on {{instance}} {{cluster}}",
+            value_is_time=True,
+        ),
+        _event(
+            "Program replaced",
+            "purple",
+            f"{attached} unless {SAME_PLACE[:-1]}, program_id) ({all_attached} {before})"
+            f" and {SAME_PLACE} (({all_attached} {before})"
+            f" unless {SAME_PLACE[:-1]}, program_id) {all_attached}) {scanned}",
+            "{{program}} replaced another program",
+            f"id {{{{program_id}}}} on {at}",
+        ),
+        _event(
+            "Program detached",
+            "yellow",
+            f"({attached} {before}) unless {SAME_PLACE} {attached} {scanned}",
+            "{{program}} detached",
+            f"id {{{{program_id}}}} from {at}",
+        ),
+        _event(
+            "Agent restarted",
+            "text",
+            f"({started}) * 1000 > ${{__from}}",
+            "Agent started",
+            "on {{instance}} {{cluster}}",
+            value_is_time=True,
+        ),
+    ]
+
+
+def _event(
+    name: str, colour: str, query: str, title: str, text: str, *, value_is_time: bool = False
+) -> build.AnnotationQuery:
+    target = prometheus.Dataquery().ref_id("Anno").expr(query).datasource(DATASOURCE).range()
+    return (
+        build.AnnotationQuery()
+        .name(name)
+        .datasource(DATASOURCE)
+        .enable(True)
+        .icon_color(colour)
+        .target(target)
+        .title_format(title)
+        .text_format(text)
+        .tag_keys("program,interface,instance")
+        .use_value_for_time(value_is_time)
+    )
 
 
 def dashboard(
@@ -149,8 +304,9 @@ def dashboard(
     variables: Iterable[build.DatasourceVariable | build.QueryVariable],
     links: Iterable[build.DashboardLink],
     sections: Iterable[Section],
+    *programs: str,
 ) -> model.Dashboard:
-    """The whole of it."""
+    """Return a dashboard; ``programs`` are the matchers of those that its events are about."""
     board = (
         build.Dashboard(TITLES[uid])
         .uid(uid)
@@ -163,7 +319,7 @@ def dashboard(
         .tooltip(model.DashboardCursorSync.CROSSHAIR)
         .variables(list(variables))
         .links(list(links))
-        .annotations([])
+        .annotations(events(uid, *programs))
     )
     y = number = 0
     for section in sections:
@@ -183,13 +339,13 @@ def dashboard(
     for each in made.links or []:
         # The SDK would have them in a menu, where nobody looks.
         each.placement = None  # type: ignore[assignment]
+    for event in (made.annotations and made.annotations.list_val) or []:
+        event.placement = None  # type: ignore[assignment]
     return made
 
 
-def agents_that_answer() -> str:
-    """``up`` of the agents, those that do not answer included.
-
-    A job may be chosen by ``.+``, so what is no agent has to be left out: there it is told by
-    the other agents of its job.
-    """
-    return f"{series('up')} and on (cluster, job) {series(AGENT_UP)}"
+def unanswered() -> str:
+    """Return how many agents did not answer at some moment of the time that is shown."""
+    known = f"on (cluster, job) {lasting(AGENT_UP)}"
+    lowest = f"min_over_time({series('up')}[{RANGE}])"
+    return f"count(({lowest} and {known}) == 0) or 0 * count({lasting(AGENT_UP)})"

@@ -5,22 +5,31 @@ from grafana_foundation_sdk.models import dashboard as model
 
 from dashboards.boards import (
     AGENT,
+    NODE_OF_ROW,
     OVERVIEW,
+    PLACE_OF_ROW,
     PROGRAM,
     Line,
     Section,
     address,
     agents,
-    agents_that_answer,
-    choices,
     dashboard,
     datasource,
     firing,
     link,
+    of_row,
+    panel_of,
     places,
+    to_agent,
+    to_program,
+    unanswered,
 )
 from dashboards.maps import maps
 from dashboards.panels import (
+    BITS,
+    PACKETS,
+    PACKETS_RATE,
+    REASONS,
     VERDICT_COLOURS,
     Column,
     Panel,
@@ -30,33 +39,41 @@ from dashboards.panels import (
     lines,
     number,
     rows,
+    total_columns,
+    verdict_column,
     verdict_columns,
 )
 from dashboards.queries import (
-    AGENTS,
     FLOW,
     NODE,
     NODE_LEGEND,
     PLACE,
     SAME_PROGRAM,
     TARGET,
+    TOP,
     VERDICTS,
+    busiest,
     described,
+    extreme,
+    here,
+    lasting,
     once,
+    once_in_range,
     or_nought,
     rate,
     series,
     share,
     total,
     unsampled,
+    whole,
 )
 from dashboards.sockets import sockets
 
-PROGRAMS = 'program=~"$program"'
-SHARED = ("datasource", *TARGET, "instance", "netns", "interface")
+SHARED = ("datasource", *TARGET, "netns", "interface")
 ONCE = "Each packet counts once, with the verdict that the driver is told, however many programs"
 NOTHING = "No agent counts packets of an XDP program here."
 NO_FLOWS = "No flow has packets here, or flows are switched off (flows.enabled)."
+TEN = f"The {TOP} nodes with most in the time shown; the table Nodes has all."
 
 
 def _packets(*matchers: str) -> str:
@@ -64,27 +81,35 @@ def _packets(*matchers: str) -> str:
 
 
 DROPPED = _packets('verdict="drop"')
-FAILED = _packets('verdict=~"aborted|unknown"')
+BITS_ONCE = f"8 * {total(once('xdp_bytes_total', *PLACE))}"
 NAMED_FLOWS = unsampled(once("xdp_flow_packets_total", *PLACE, 'source!="other"'))
 
 
 def uncounted() -> str:
-    """Programs that decide about packets and are not counted, nor is one in their place."""
+    """Return programs that decide about packets and were not counted, nor one in their place."""
     reasons = "no_btf|not_jited|unsupported_entry|kernel_refused|busy"
-    refused = series("xdp_program_traced", f'reason=~"{reasons}"')
-    components = series("xdp_program_component_info", 'position="0"')
+    refused = lasting("xdp_program_traced", f'reason=~"{reasons}"')
+    components = lasting("xdp_program_component_info", 'position="0"')
     replaced = f'label_replace({components}, "program_id", "$1", "dispatcher_id", "(.*)")'
-    return f"({refused} == 0) unless {SAME_PROGRAM} {replaced}"
+    return here(f"(({refused} == 0) unless {SAME_PROGRAM} {replaced})")
 
 
 def _numbers() -> list[tuple[int, Panel]]:
+    by_program = {
+        "title": "By program, with what each drops",
+        "url": panel_of(OVERVIEW, "Programs", *SHARED),
+    }
+    by_node = {"title": "By node", "url": panel_of(OVERVIEW, "Nodes", *SHARED)}
+    of_agents = ("datasource", *TARGET)
+    failed = once_in_range("xdp_packets_total", *PLACE, 'verdict=~"aborted|unknown"')
     return [
         (
             4,
             number(
                 Words("Packets", f"{ONCE} it passes through.", "no packets are counted"),
                 total(_packets()),
-                "pps",
+                PACKETS_RATE,
+                links=[by_node, by_program],
             ),
         ),
         (
@@ -95,8 +120,9 @@ def _numbers() -> list[tuple[int, Panel]]:
                     "Bits of these packets, as they leave the programs.",
                     "no packets are counted",
                 ),
-                f"8 * {total(once('xdp_bytes_total', *PLACE))}",
-                "bps",
+                BITS_ONCE,
+                BITS,
+                links=[by_node, by_program],
             ),
         ),
         (
@@ -111,6 +137,7 @@ def _numbers() -> list[tuple[int, Panel]]:
                 share(DROPPED, _packets()),
                 "percentunit",
                 colour=VERDICT_COLOURS["drop"],
+                links=[by_program, by_node],
             ),
         ),
         (
@@ -118,13 +145,14 @@ def _numbers() -> list[tuple[int, Panel]]:
             number(
                 Words(
                     "Aborted or unknown",
-                    "Packets that are lost to an error: a program failed (XDP_ABORTED), or returned"
-                    " what is no verdict. Ought to be nought.",
+                    "Packets in the time shown that are lost to an error: a program failed"
+                    " (XDP_ABORTED), or returned what is no verdict. It should be 0.",
                     "no agent answers",
                 ),
-                or_nought(total(FAILED)),
-                "pps",
-                bad_from=1e-9,
+                or_nought(whole(total(failed))),
+                PACKETS,
+                bad_from=1,
+                links=[by_program],
             ),
         ),
         (
@@ -132,13 +160,14 @@ def _numbers() -> list[tuple[int, Panel]]:
             number(
                 Words(
                     "Agents not answering",
-                    "Agents that Prometheus could not read the last time it tried. Those of a job"
-                    " of which none answers are not known here.",
+                    "Agents that Prometheus could not read at some moment of the time shown. Those"
+                    " of a job of which none answers are not known here.",
                     "no agent answers",
                 ),
-                f"count(({agents_that_answer()}) == 0) or 0 * count({agents_that_answer()})",
+                unanswered(),
                 "none",
                 bad_from=1,
+                links=[{"title": "Which", "url": panel_of(AGENT, "Agents and hosts", *of_agents)}],
             ),
         ),
         (
@@ -146,14 +175,20 @@ def _numbers() -> list[tuple[int, Panel]]:
             number(
                 Words(
                     "Programs not counted",
-                    "Programs that may decide about packets and that cannot be traced. The"
-                    " dashboard Agent lists them, with the reasons. A dispatcher whose only"
-                    " component stands in its place is not among them: the component is counted.",
+                    "Programs that may decide about packets and that could not be traced at some"
+                    " moment of the time shown. A dispatcher whose only component stands in its"
+                    " place is not among them: the component is counted.",
                     "no agent answers",
                 ),
                 or_nought(f"count({uncounted()})"),
                 "none",
                 bad_from=1,
+                links=[
+                    {
+                        "title": "Which, and why",
+                        "url": panel_of(AGENT, "Programs not traced, and why", *of_agents),
+                    }
+                ],
             ),
         ),
     ]
@@ -164,7 +199,7 @@ def _traffic() -> list[Line]:
         lines(
             Words("Packets by verdict", f"{ONCE} it passes through.", NOTHING),
             {"{{verdict}}": total(_packets(), "verdict")},
-            "pps",
+            PACKETS_RATE,
             stacked=True,
         )
     )
@@ -174,60 +209,117 @@ def _traffic() -> list[Line]:
                 "Traffic by verdict", "Bits of these packets, as they leave the programs.", NOTHING
             ),
             {"{{verdict}}": f"8 * {total(once('xdp_bytes_total', *PLACE), 'verdict')}"},
-            "bps",
+            BITS,
             stacked=True,
         )
     )
+    ranking = total(extreme("increase", "xdp_packets_total", *PLACE), *NODE)
     nodes = lines(
-        Words("Packets by node", f"{ONCE} of the node it passes through.", NOTHING),
-        {NODE_LEGEND: total(_packets(), *NODE)},
-        "pps",
+        Words("Packets by node", f"{ONCE} of the node it passes through. {TEN}", NOTHING),
+        {NODE_LEGEND: busiest(total(_packets(), *NODE), ranking, *NODE)},
+        PACKETS_RATE,
     )
+    dropped = total(extreme("increase", "xdp_packets_total", *PLACE, 'verdict="drop"'), *NODE)
     ratio = lines(
         Words(
             "Dropped by node",
-            "Share of its packets that a node drops in XDP: packets dropped, divided by packets.",
+            "Share of its packets that a node drops in XDP: packets dropped, divided by packets."
+            f" {TEN}",
             "No packets come here.",
         ),
-        {NODE_LEGEND: share(DROPPED, _packets(), *NODE)},
+        {NODE_LEGEND: busiest(share(DROPPED, _packets(), *NODE), dropped, *NODE)},
         "percentunit",
     )
-    return [Line(8, [(12, verdicts), (12, bits)]), Line(8, [(12, nodes), (12, ratio)])]
+    return [
+        Line(8, [(12, verdicts), (12, bits)]),
+        Line(8, [(12, nodes), (12, ratio)]),
+        Line(8, [(24, _nodes())]),
+    ]
+
+
+def _nodes() -> Panel:
+    verdicts = {
+        verdict: total(_packets(f'verdict="{verdict}"'), *TARGET)
+        for verdict in ("drop", "aborted", "unknown")
+    }
+    columns = verdict_columns()
+    return rows(
+        Words(
+            "Nodes",
+            f"{ONCE} of the node it passes through. A node leads to its agent, its number of"
+            " programs to all of this for that node alone.",
+            NOTHING,
+        ),
+        {
+            "total": total(_packets(), *TARGET),
+            "share": share(DROPPED, _packets(), *TARGET),
+            "bits": f"8 * {total(once('xdp_bytes_total', *PLACE), *TARGET)}",
+            "programs": f"count by ({', '.join(TARGET)}) {here(series('xdp_program_info'))}",
+            **verdicts,
+        },
+        {
+            "instance": Column("node", link=to_agent()),
+            "cluster": Column("cluster", width=160),
+            "Value #programs": Column(
+                "programs",
+                width=100,
+                link={
+                    "title": "Only ${__data.fields.node}",
+                    "url": address(OVERVIEW, "datasource", "cluster", "job", "netns", "interface")
+                    + of_row(**NODE_OF_ROW)
+                    + "&${__url_time_range}",
+                },
+            ),
+            **total_columns(),
+            **{name: columns[name] for name in columns if name.partition("#")[2] in verdicts},
+        },
+        sort="drop %",
+        descending=True,
+    )
 
 
 def _programs() -> list[Line]:
-    of_program = (*TARGET, "program_id", "program")
-    counted = series("xdp_packets_total", *PLACE, PROGRAMS)
-    info = series("xdp_program_info", PROGRAMS)
+    of_program = (*TARGET, "program_id", "program", "netns", "interface")
+    info = series("xdp_program_info")
+    packets = rate("xdp_packets_total", *PLACE)
     queries = {
-        "role": f"group by ({', '.join((*of_program, 'role'))})"
-        f" ({info} and {SAME_PROGRAM} {counted})"
+        "role": f"{total(packets, *of_program)} * {SAME_PROGRAM} group_left (role) {info}",
+        "total": total(packets, *of_program),
+        "share": share(rate("xdp_packets_total", *PLACE, 'verdict="drop"'), packets, *of_program),
+        "bits": f"8 * {total(rate('xdp_bytes_total', *PLACE), *of_program)}",
     }
     for verdict in VERDICTS:
-        rates = rate("xdp_packets_total", *PLACE, PROGRAMS, f'verdict="{verdict}"')
+        rates = rate("xdp_packets_total", *PLACE, f'verdict="{verdict}"')
         queries[verdict] = total(rates, *of_program)
-    to_program = {
-        "title": "What ${__value.text} does",
-        "url": address(PROGRAM, *SHARED) + "&var-program=${__value.raw}&${__url_time_range}",
-    }
     programs = rows(
         Words(
             "Programs",
-            "What each program decides, in packets a second. A packet that passes through several"
-            " is in the row of each, so rows do not add up: a dispatcher and its components see"
-            " the same packets. A click on a name leads to the program.",
+            "What each program decides at each interface. A packet that passes through several is"
+            " in the row of each, so rows do not add up: a dispatcher and its components see the"
+            " same packets. A name leads to the program, with node and interface.",
             NOTHING,
         ),
         queries,
         {
-            "program": Column("program", link=to_program),
-            "role": Column("role", width=110),
-            "program_id": Column("id", width=80),
-            "instance": Column("node", width=200),
-            "cluster": Column("cluster", width=120),
+            "program": Column("program", link=to_program(**PLACE_OF_ROW)),
+            "instance": Column("node", width=150, link=to_agent()),
+            "cluster": Column("cluster", width=90),
+            "netns": Column("namespace", width=105),
+            "interface": Column("interface", width=95),
+            "role": Column("role", width=100),
+            "program_id": Column("id", width=65),
+            **total_columns(),
             **verdict_columns(),
         },
-        sort="program",
+        sort="drop %",
+        descending=True,
+    )
+    where = described(
+        described(
+            series("xdp_program_attachment_info", *PLACE), series("xdp_program_info"), "role", "tag"
+        ),
+        series("xdp_program_traced"),
+        "reason",
     )
     attached = rows(
         Words(
@@ -237,35 +329,26 @@ def _programs() -> list[Line]:
             " packets from the bond's lower devices.",
             "No XDP program is attached here.",
         ),
+        {"counted": where, "total": total(packets, *of_program)},
         {
-            "A": described(
-                described(
-                    series("xdp_program_attachment_info", *PLACE, PROGRAMS),
-                    series("xdp_program_info"),
-                    "role",
-                    "tag",
-                ),
-                series("xdp_program_traced"),
-                "reason",
-            )
-        },
-        {
-            "instance": Column("node", width=200),
-            "cluster": Column("cluster", width=120),
-            "netns": Column("namespace", width=150),
-            "interface": Column("interface", width=150),
-            "mode": Column("mode", width=90),
-            "via": Column("via", width=110),
-            "program": Column("program", link=to_program),
+            "instance": Column("node", width=180, link=to_agent()),
+            "cluster": Column("cluster", width=110),
+            "netns": Column("namespace", width=130),
+            "interface": Column("interface", width=130),
+            "mode": Column("mode", width=80),
+            "via": Column("via", width=90),
+            "program": Column("program", link=to_program(**PLACE_OF_ROW)),
             "role": Column("role", width=110),
             "program_id": Column("id", width=80),
-            "tag": Column("tag", width=170),
-            "Value": Column("counted", width=90, texts={"0": "no", "1": "yes"}),
-            "reason": Column("why not", width=140),
+            "tag": Column("tag", width=160),
+            "Value #total": total_columns()["Value #total"],
+            "Value #counted": Column("counted", width=85, texts={"0": "no", "1": "yes"}),
+            "reason": Column("why not", width=220, texts=REASONS),
         },
-        sort="interface",
+        sort="packets",
+        descending=True,
     )
-    return [Line(12, [(24, programs)]), Line(12, [(24, attached)])]
+    return [Line(12, [(24, programs)]), Line(10, [(24, attached)])]
 
 
 def _talkers() -> list[Line]:
@@ -278,7 +361,7 @@ def _talkers() -> list[Line]:
         ),
         f"topk(10, {total(NAMED_FLOWS, 'source')})",
         "{{source}}",
-        "pps",
+        PACKETS_RATE,
         VERDICT_COLOURS["redirect"],
     )
     flows = rows(
@@ -288,20 +371,29 @@ def _talkers() -> list[Line]:
             " series of their own (flows.top). The verdict is the one that the driver is told.",
             NO_FLOWS,
         ),
-        {"A": f"topk(20, {total(NAMED_FLOWS, 'verdict', *FLOW)})"},
         {
+            "A": "topk(20, "
+            + total(NAMED_FLOWS, *NODE, "netns", "interface", "program", "verdict", *FLOW)
+            + ")"
+        },
+        {
+            "instance": Column("node", width=130, link=to_agent()),
+            "cluster": Column("cluster", width=80),
+            "netns": Column("namespace", width=90),
+            "interface": Column("interface", width=90),
+            "program": Column("program", link=to_program(**PLACE_OF_ROW)),
             "protocol": Column("protocol", width=85),
             "source": Column("source"),
             "source_port": Column("port", width=75),
             "destination": Column("destination"),
             "destination_port": Column("to port", width=85),
-            "verdict": Column("verdict", width=95),
-            "Value": Column("packets", width=100, unit="pps"),
+            "verdict": verdict_column(),
+            "Value": Column("packets", width=115, unit=PACKETS_RATE),
         },
         sort="packets",
         descending=True,
     )
-    return [Line(10, [(9, sources), (15, flows)])]
+    return [Line(10, [(6, sources), (18, flows)])]
 
 
 def overview() -> model.Dashboard:
@@ -309,22 +401,12 @@ def overview() -> model.Dashboard:
     return dashboard(
         OVERVIEW,
         "What XDP programs do with packets, on all nodes that xdpscope watches.",
-        [
-            datasource(),
-            *agents(),
-            *places(),
-            choices(
-                "program",
-                "Program",
-                "xdp_program_info",
-                *AGENTS,
-            ),
-        ],
+        [datasource(), *agents(), *places()],
         [link(PROGRAM, *SHARED), link(AGENT, "datasource", *TARGET)],
         [
             Section(
                 "Now",
-                [Line(5, _numbers()), firing(OVERVIEW, "Alerts of the nodes that are chosen.")],
+                [Line(5, _numbers()), firing(OVERVIEW, "Alerts about what is chosen.")],
             ),
             Section("Traffic", _traffic()),
             Section("Flows", _talkers()),

@@ -1,32 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
 """Panels in the house's style; what they have in common is said here once."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from grafana_foundation_sdk.builders import bargauge, common, prometheus, stat, table, timeseries
 from grafana_foundation_sdk.builders import dashboard as build
+from grafana_foundation_sdk.cog import builder as cogbuilder
 from grafana_foundation_sdk.models import common as models
 from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
+from dashboards.queries import RANGE
+
 DATASOURCE: Final = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 
-# Of the palette of Okabe and Ito, which is told apart with any kind of colour vision.
+# Told apart with any kind of colour vision, and with a contrast of 3:1 or more in both of Grafana's
+# themes. pass, drop and redirect are Okabe and Ito's, whose others are too light on white.
 VERDICT_COLOURS: Final[Mapping[str, str]] = {
     "pass": "#009E73",
     "drop": "#D55E00",
-    "tx": "#56B4E9",
+    "tx": "#7A8BB7",
     "redirect": "#0072B2",
-    "aborted": "#CC79A7",
-    "unknown": "#F0E442",
+    "aborted": "#A94A83",
+    "unknown": "#95793E",
 }
 GOOD: Final = VERDICT_COLOURS["pass"]
-BAD: Final = VERDICT_COLOURS["drop"]
+BAD: Final = "#D72057"
+"""Red, of a problem. No verdict has this colour: a drop is no problem by itself."""
+
+# Grafana's own "pps" writes two packets in three seconds as "667 mp/s".
+PACKETS_RATE: Final = "count:pkt/s"
+PACKETS: Final = "count:pkt"
+FLOWS_RATE: Final = "count:flows/s"
+PER_MINUTE: Final = "count:/min"
+BITS: Final = "bps"
 PLAIN: Final = "text"
 """Grafana's colour of text, for numbers that are neither."""
 PALE: Final = "#808080"
+
+REASONS: Final[Mapping[str, str]] = {
+    "no_btf": "no_btf: loaded without BTF",
+    "not_jited": "not_jited: interpreted",
+    "busy": "busy: replaced, or too many tracers",
+    "tailcall_only": "tailcall_only: its caller counts",
+    "not_attached": "not_attached: receives nothing",
+    "excluded": "excluded by the configuration",
+    "no_verdict": "no_verdict: an extension",
+    "unsupported_entry": "unsupported_entry: its prototype",
+    "offloaded": "offloaded to the card",
+    "unreadable": "unreadable: see the agent's log",
+    "kernel_refused": "kernel_refused: see the agent's log",
+    "vanished": "vanished: no longer there",
+}
+"""What a program is not traced for, in a few words; docs/metrics.md has more."""
 
 _AnyPanel = TypeVar("_AnyPanel", bargauge.Panel, stat.Panel, table.Panel, timeseries.Panel)
 Panel = bargauge.Panel | stat.Panel | table.Panel | timeseries.Panel
@@ -55,19 +83,32 @@ class Column:
     """What is shown instead of a value."""
     colour: str | None = None
     """Of its text; nought is paler."""
+    colours: Mapping[str, str] = field(default_factory=dict)
+    """The colour of the text, by the value."""
 
 
 def number(
-    words: Words, query: str, unit: str, *, bad_from: float | None = None, colour: str = PLAIN
+    words: Words,
+    query: str,
+    unit: str,
+    *,
+    bad_from: float | None = None,
+    colour: str = PLAIN,
+    links: Sequence[Mapping[str, str]] = (),
 ) -> stat.Panel:
-    """One number and its course. ``bad_from`` is for what ought to be nought."""
+    """Return a tile with one number, and its course unless the query is of the whole time shown.
+
+    ``bad_from`` is for a number that should be 0. ``links`` lead to what explains the number.
+    """
+    whole = RANGE in query
+    target = _target("A", query)
+    plain = models.BigValueGraphMode.NONE
     panel = (
         _said(stat.Panel(), words, unit)
-        .targets([_target("A", query)])
+        .targets([target.instant() if whole else target])
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
-        .graph_mode(
-            models.BigValueGraphMode.NONE if unit == "none" else models.BigValueGraphMode.AREA
-        )
+        .graph_mode(plain if whole or unit == "none" else models.BigValueGraphMode.AREA)
+        .data_links([_Link(link) for link in links])
         .color_mode(models.BigValueColorMode.VALUE)
         .min(0)
     )
@@ -174,6 +215,7 @@ def rows(
             ]
         )
         .color_scheme(_fixed(PLAIN))
+        .filterable(True)
         .cell_height(models.TableCellHeight.SM)
         .sort_by([common.TableSortByFieldState().display_name(sort).desc(descending)])
     )
@@ -203,24 +245,55 @@ def rows(
 def verdict_columns(prefix: str = "Value #") -> dict[str, Column]:
     """A column of rates for each verdict."""
     return {
-        f"{prefix}{verdict}": Column(verdict, width=95, unit="pps", colour=colour)
+        f"{prefix}{verdict}": Column(verdict, width=105, unit=PACKETS_RATE, colour=colour)
         for verdict, colour in VERDICT_COLOURS.items()
     }
 
 
+def total_columns() -> dict[str, Column]:
+    """Return the columns of the queries that ``totals`` makes."""
+    return {
+        "Value #total": Column("packets", width=115, unit=PACKETS_RATE),
+        "Value #share": Column("drop %", width=85, unit="percentunit"),
+        "Value #bits": Column("traffic", width=100, unit=BITS),
+    }
+
+
+def verdict_column(name: str = "verdict") -> Column:
+    """Return a column whose cells are verdicts."""
+    return Column(name, width=95, colours=VERDICT_COLOURS)
+
+
+class _Link(cogbuilder.Builder[model.DashboardLink]):
+    """A link of a value: the SDK has only those of dashboards, with more fields."""
+
+    def __init__(self, link: Mapping[str, str]) -> None:
+        self._link = link
+
+    def build(self) -> model.DashboardLink:
+        """Return it as it is in the JSON."""
+        return self._link  # type: ignore[return-value]
+
+
 def _properties(column: Column) -> list[model.DynamicConfigValue]:
     # Else an empty cell would say why the panel is empty.
-    found: dict[str, object] = {"noValue": "-"}
+    found: dict[str, Any] = {"noValue": "-"}
     if column.width:
         found["custom.width"] = column.width
     if column.unit:
         found["unit"] = column.unit
     if column.link:
         found["links"] = [column.link]
-    texts = {value: {"text": text} for value, text in column.texts.items()}
+    texts: dict[str, dict[str, str]] = {
+        value: {"text": text} for value, text in column.texts.items()
+    }
     if column.colour:
         texts["0"] = {"text": "0", "color": PALE}
         found["color"] = {"mode": "fixed", "fixedColor": column.colour}
+        found["custom.cellOptions"] = {"type": "color-text"}
+    if column.colours:
+        for value, shade in column.colours.items():
+            texts[value] = {"text": column.texts.get(value, value), "color": shade}
         found["custom.cellOptions"] = {"type": "color-text"}
     if texts:
         found["mappings"] = [{"type": "value", "options": texts}]

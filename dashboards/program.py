@@ -5,19 +5,30 @@ from grafana_foundation_sdk.models import dashboard as model
 
 from dashboards.boards import (
     AGENT,
+    NODE_OF_ROW,
     OVERVIEW,
+    PLACE_OF_ROW,
     PROGRAM,
     Line,
     Section,
+    address,
     agents,
     choice,
     dashboard,
     datasource,
     firing,
     link,
+    of_row,
+    panel_of,
     places,
+    to_agent,
+    to_program,
 )
+from dashboards.maps import maps
 from dashboards.panels import (
+    BITS,
+    PACKETS_RATE,
+    REASONS,
     VERDICT_COLOURS,
     Column,
     Panel,
@@ -26,8 +37,11 @@ from dashboards.panels import (
     lines,
     number,
     rows,
+    total_columns,
+    verdict_column,
     verdict_columns,
 )
+from dashboards.panels import PACKETS as SHOWN
 from dashboards.queries import (
     AGENTS,
     FLOW,
@@ -36,13 +50,19 @@ from dashboards.queries import (
     PLACE,
     SAME_PROGRAM,
     TARGET,
+    TOP,
     VERDICTS,
+    busiest,
     described,
+    extreme,
+    grown,
+    here,
     rate,
     series,
     share,
     total,
     unsampled,
+    whole,
 )
 
 THIS = 'program="$program"'
@@ -52,16 +72,27 @@ DROPPED = rate("xdp_packets_total", THIS, *PLACE, 'verdict="drop"')
 FAILED = rate("xdp_packets_total", THIS, *PLACE, 'verdict=~"aborted|unknown"')
 NOTHING = "This program has no counts here. It may not be traced: see its attachments."
 NO_FLOWS = "No flow has packets here, or flows are switched off (flows.enabled)."
+SHARED = ("datasource", *TARGET, "netns", "interface")
+TEN = (
+    f"The {TOP} interfaces with most in the time shown; the table Interfaces and verdicts has all."
+)
 
 
 def _numbers() -> list[tuple[int, Panel]]:
+    at_places = {
+        "title": "By interface, with what it decides there",
+        "url": panel_of(PROGRAM, "Interfaces and verdicts", *SHARED, "program"),
+    }
+    flows = {"title": "In which flows", "url": panel_of(PROGRAM, "Top flows", *SHARED, "program")}
+    failed = grown("xdp_packets_total", THIS, *PLACE, 'verdict=~"aborted|unknown"')
     return [
         (
             5,
             number(
                 Words("Packets", "Packets that leave the program.", "it has no counts"),
                 total(PACKETS),
-                "pps",
+                PACKETS_RATE,
+                links=[at_places, flows],
             ),
         ),
         (
@@ -69,7 +100,8 @@ def _numbers() -> list[tuple[int, Panel]]:
             number(
                 Words("Traffic", "Bits of these packets, as they leave it.", "it has no counts"),
                 f"8 * {total(BYTES)}",
-                "bps",
+                BITS,
+                links=[at_places, flows],
             ),
         ),
         (
@@ -79,6 +111,7 @@ def _numbers() -> list[tuple[int, Panel]]:
                 share(DROPPED, PACKETS),
                 "percentunit",
                 colour=VERDICT_COLOURS["drop"],
+                links=[at_places, flows],
             ),
         ),
         (
@@ -86,13 +119,14 @@ def _numbers() -> list[tuple[int, Panel]]:
             number(
                 Words(
                     "Aborted or unknown",
-                    "Packets that are lost to an error: the program failed (XDP_ABORTED), or"
-                    " returned what is no verdict. Ought to be nought.",
+                    "Packets in the time shown that are lost to an error: the program failed"
+                    " (XDP_ABORTED), or returned what is no verdict. It should be 0.",
                     "it has no counts",
                 ),
-                total(FAILED),
-                "pps",
-                bad_from=1e-9,
+                whole(total(failed)),
+                SHOWN,
+                bad_from=1,
+                links=[at_places, flows],
             ),
         ),
         (
@@ -100,13 +134,20 @@ def _numbers() -> list[tuple[int, Panel]]:
             number(
                 Words(
                     "Missed",
-                    "Packets that the kernel did not show to the program's tracer, because it was"
-                    " running already. They are in no other number here. Ought to be nought.",
+                    "Packets in the time shown that the kernel did not show to the program's"
+                    " tracer, because it was running already. They are in no other number here. It"
+                    " should be 0.",
                     "it is not traced",
                 ),
-                total(rate("xdpscope_tracer_missed_total", THIS)),
-                "pps",
-                bad_from=1e-9,
+                whole(total(here(grown("xdpscope_tracer_missed_total", THIS)))),
+                SHOWN,
+                bad_from=1,
+                links=[
+                    {
+                        "title": "Of which programs, and when",
+                        "url": panel_of(AGENT, "Packets missed", "datasource", *TARGET),
+                    }
+                ],
             ),
         ),
     ]
@@ -117,7 +158,7 @@ def _decisions() -> list[Line]:
         lines(
             Words("Packets by verdict", "What the program decides.", NOTHING),
             {"{{verdict}}": total(PACKETS, "verdict")},
-            "pps",
+            PACKETS_RATE,
             stacked=True,
         )
     )
@@ -125,35 +166,31 @@ def _decisions() -> list[Line]:
         lines(
             Words("Traffic by verdict", "Bits of these packets, as they leave it.", NOTHING),
             {"{{verdict}}": f"8 * {total(BYTES, 'verdict')}"},
-            "bps",
+            BITS,
             stacked=True,
         )
     )
+    by = (*NODE, "netns", "interface")
+    legend = f"{NODE_LEGEND} {{{{netns}}}} {{{{interface}}}}"
+    received = total(extreme("increase", "xdp_packets_total", THIS, *PLACE), *by)
     interfaces = lines(
         Words(
             "Packets by interface",
-            "By the interface that they came by, or, of a program of a devmap, leave by.",
+            f"By the interface that they came by, or, of a program of a devmap, leave by. {TEN}",
             NOTHING,
         ),
-        {
-            f"{NODE_LEGEND} {{{{netns}}}} {{{{interface}}}}": total(
-                PACKETS, *NODE, "netns", "interface"
-            )
-        },
-        "pps",
+        {legend: busiest(total(PACKETS, *by), received, *by)},
+        PACKETS_RATE,
     )
+    lost = total(extreme("increase", "xdp_packets_total", THIS, *PLACE, 'verdict="drop"'), *by)
     dropped = lines(
         Words(
             "Dropped by interface",
             "Share of an interface's packets that the program drops: packets dropped, divided by"
-            " packets.",
+            f" packets. {TEN}",
             "No packets come to this program.",
         ),
-        {
-            f"{NODE_LEGEND} {{{{netns}}}} {{{{interface}}}}": share(
-                DROPPED, PACKETS, *NODE, "netns", "interface"
-            )
-        },
+        {legend: busiest(share(DROPPED, PACKETS, *by), lost, *by)},
         "percentunit",
     )
     return [Line(8, [(12, packets), (12, bits)]), Line(8, [(12, interfaces), (12, dropped)])]
@@ -161,26 +198,40 @@ def _decisions() -> list[Line]:
 
 def _matrix() -> Panel:
     by = (*TARGET, "netns", "interface", "program_id")
+    verdicts = {
+        verdict: total(rate("xdp_packets_total", THIS, *PLACE, f'verdict="{verdict}"'), *by)
+        for verdict in VERDICTS
+    }
+    only_here = {
+        "title": "Only ${__data.fields.interface} of ${__data.fields.node}",
+        "url": address(PROGRAM, "datasource", "cluster", "job", "program")
+        + of_row(**PLACE_OF_ROW)
+        + "&${__url_time_range}",
+    }
     return rows(
         Words(
             "Interfaces and verdicts",
-            "What the program decides on each interface, in packets a second. Programs of the same"
-            " name have a row for each id.",
+            "What the program decides on each interface. Programs of the same name have a row for"
+            " each id. An interface leads to all of this for that interface alone.",
             NOTHING,
         ),
         {
-            verdict: total(rate("xdp_packets_total", THIS, *PLACE, f'verdict="{verdict}"'), *by)
-            for verdict in VERDICTS
+            "total": total(PACKETS, *by),
+            "share": share(DROPPED, PACKETS, *by),
+            "bits": f"8 * {total(BYTES, *by)}",
+            **verdicts,
         },
         {
-            "interface": Column("interface"),
-            "netns": Column("namespace"),
-            "instance": Column("node"),
-            "cluster": Column("cluster", width=120),
-            "program_id": Column("id", width=80),
+            "interface": Column("interface", link=only_here),
+            "netns": Column("namespace", width=120),
+            "instance": Column("node", width=170, link=to_agent()),
+            "cluster": Column("cluster", width=110),
+            "program_id": Column("id", width=70),
+            **total_columns(),
             **verdict_columns(),
         },
-        sort="interface",
+        sort="drop %",
+        descending=True,
     )
 
 
@@ -196,12 +247,21 @@ def _chain() -> Panel:
         f" ({series('xdp_program_component_info', THIS)} or {itself})"
     )
     by = (*TARGET, "program_id", "program")
+
+    def in_chain(rates: str) -> str:
+        return f"({rates} and {SAME_PROGRAM} ({chain}))"
+
+    packets = in_chain(rate("xdp_packets_total", *PLACE))
     queries = {
-        "place": f"group by ({', '.join((*by, 'dispatcher_id', 'position'))}) ({chain})",
+        "place": f"group by ({', '.join((*by, 'dispatcher_id', 'position'))}) {here(f'({chain})')}",
+        "total": total(packets, *by),
+        "share": share(in_chain(rate("xdp_packets_total", *PLACE, 'verdict="drop"')), packets, *by),
     }
     for verdict in VERDICTS:
         rates = rate("xdp_packets_total", *PLACE, f'verdict="{verdict}"')
-        queries[verdict] = f"{total(rates, *by)} and {SAME_PROGRAM} ({chain})"
+        queries[verdict] = total(in_chain(rates), *by)
+    columns = total_columns()
+    to_it = to_program("netns", "interface", **NODE_OF_ROW)
     return rows(
         Words(
             "Chain of components",
@@ -213,11 +273,12 @@ def _chain() -> Panel:
         queries,
         {
             "position": Column("place", width=75),
-            "program": Column("program"),
+            "program": Column("program", link=to_it),
             "program_id": Column("id", width=80),
             "dispatcher_id": Column("dispatcher", width=110),
-            "instance": Column("node", width=170),
+            "instance": Column("node", width=170, link=to_agent()),
             "cluster": Column("cluster", width=120),
+            **{name: columns[name] for name in ("Value #total", "Value #share")},
             **verdict_columns(),
         },
         sort="place",
@@ -243,9 +304,12 @@ def _attachments() -> Panel:
             " packets from the bond's lower devices.",
             "The program is attached nowhere: it runs behind a map, or not at all.",
         ),
-        {"A": attached},
         {
-            "instance": Column("node", width=200),
+            "counted": attached,
+            "total": total(PACKETS, *TARGET, "netns", "interface", "program_id", "program"),
+        },
+        {
+            "instance": Column("node", width=200, link=to_agent()),
             "cluster": Column("cluster", width=120),
             "netns": Column("namespace"),
             "interface": Column("interface"),
@@ -254,10 +318,12 @@ def _attachments() -> Panel:
             "role": Column("role", width=110),
             "program_id": Column("id", width=80),
             "tag": Column("tag", width=170),
-            "Value": Column("counted", width=90, texts={"0": "no", "1": "yes"}),
-            "reason": Column("why not", width=140),
+            "Value #total": total_columns()["Value #total"],
+            "Value #counted": Column("counted", width=90, texts={"0": "no", "1": "yes"}),
+            "reason": Column("why not", width=220, texts=REASONS),
         },
-        sort="interface",
+        sort="packets",
+        descending=True,
     )
 
 
@@ -271,16 +337,19 @@ def _flows() -> list[Line]:
             " up.",
             NO_FLOWS,
         ),
-        {"A": f"topk(20, {total(named, 'interface', 'verdict', *FLOW)})"},
+        {"A": f"topk(20, {total(named, *NODE, 'netns', 'interface', 'verdict', *FLOW)})"},
         {
-            "interface": Column("interface", width=110),
+            "instance": Column("node", width=140, link=to_agent()),
+            "cluster": Column("cluster", width=80),
+            "netns": Column("namespace", width=95),
+            "interface": Column("interface", width=95),
             "protocol": Column("protocol", width=85),
             "source": Column("source"),
             "source_port": Column("port", width=75),
             "destination": Column("destination"),
             "destination_port": Column("to port", width=85),
-            "verdict": Column("verdict", width=95),
-            "Value": Column("packets", width=100, unit="pps"),
+            "verdict": verdict_column(),
+            "Value": Column("packets", width=115, unit=PACKETS_RATE),
         },
         sort="packets",
         descending=True,
@@ -301,16 +370,15 @@ def _flows() -> list[Line]:
                 rate("xdp_flow_unaccounted_packets_total", THIS, *PLACE), "reason"
             ),
         },
-        "pps",
+        PACKETS_RATE,
         stacked=True,
         narrow=True,
     )
-    return [Line(10, [(14, flows), (10, parts)])]
+    return [Line(10, [(16, flows), (8, parts)])]
 
 
 def program() -> model.Dashboard:
     """The dashboard."""
-    shared = ("datasource", *TARGET, "netns", "interface")
     return dashboard(
         PROGRAM,
         "What one XDP program does with its packets, on all nodes that have it.",
@@ -320,7 +388,7 @@ def program() -> model.Dashboard:
             choice("program", "Program", "xdp_program_info", *AGENTS),
             *places(THIS),
         ],
-        [link(OVERVIEW, *shared), link(AGENT, "datasource", *TARGET)],
+        [link(OVERVIEW, *SHARED), link(AGENT, "datasource", *TARGET)],
         [
             Section(
                 "Now", [Line(5, _numbers()), firing(PROGRAM, "Alerts about this program.", THIS)]
@@ -335,5 +403,7 @@ def program() -> model.Dashboard:
                 ],
             ),
             Section("Flows", _flows()),
+            Section("Maps", maps(THIS)),
         ],
+        THIS,
     )

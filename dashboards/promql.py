@@ -8,12 +8,15 @@ from typing import Any
 
 import promql_parser as syntax
 
-from dashboards.queries import TARGET, once
+from dashboards.queries import AGENT_UP, RANGE, RATE_INTERVAL, TARGET, once, once_in_range
 
-RATE_INTERVAL = "$__rate_interval"
-_STAND_IN = "58h58m58s"
-"""In its place, for the parser; nobody would write that."""
-_RANGE = syntax.parse_duration(_STAND_IN)
+_STAND_INS = {RATE_INTERVAL: "58h58m58s", RANGE: "57h57m57s", "${__from}": "1"}
+"""In the place of Grafana's variables, for the parser; nobody would write these durations."""
+_POINT, _WHOLE = (syntax.parse_duration(_STAND_INS[name]) for name in (RATE_INTERVAL, RANGE))
+
+_OVER_TIME = frozenset(
+    ("last_over_time", "max_over_time", "min_over_time", "changes", "rate", "increase")
+)
 
 _AGENT = TARGET
 
@@ -36,7 +39,9 @@ class Metric:
 @cache
 def parse(query: str) -> syntax.Expr:
     """Raises ValueError if it is no PromQL."""
-    return syntax.parse(query.replace(f"[{RATE_INTERVAL}]", f"[{_STAND_IN}]"))
+    for variable, stand_in in _STAND_INS.items():
+        query = query.replace(variable, stand_in)
+    return syntax.parse(query)
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ def _complaints(query: str, metrics: Mapping[str, Metric], *, instant: bool) -> 
         return
     for selector in selectors(tree):
         yield from _about_selector(selector, metrics)
-    yield from _about_rates(tree, metrics)
+    yield from _about_rates(tree, metrics, instant=instant)
     yield from _about_sums(tree)
     yield from _about_labels(tree, metrics)
     for node in _walk(tree):
@@ -79,7 +84,7 @@ def _complaints(query: str, metrics: Mapping[str, Metric], *, instant: bool) -> 
             operation = str(node.op)
             if operation == "avg":
                 yield "averages; an average of ratios, or of unlike things, tells nothing"
-            if operation in ("topk", "bottomk") and not instant:
+            if operation in ("topk", "bottomk") and not instant and not _is_ranking(node):
                 yield f"{operation} over time shows more than it says"
         if isinstance(node, syntax.Call) and node.func.name.startswith(("avg_", "histogram_avg")):
             yield "averages; an average of ratios, or of unlike things, tells nothing"
@@ -97,6 +102,8 @@ def is_ratio(query: str) -> bool:
         return False
     if isinstance(tree, syntax.AggregateExpr) and str(tree.op) == "topk":
         tree = _bare(tree.expr)
+    if isinstance(tree, syntax.BinaryExpr) and str(tree.op) == "and":
+        tree = _bare(tree.lhs)
     return isinstance(tree, syntax.BinaryExpr) and str(tree.op) == "/"
 
 
@@ -120,6 +127,8 @@ def labels(tree: syntax.Expr, metrics: Mapping[str, Metric]) -> set[str]:
         return set(tree.modifier.labels)
     if isinstance(tree, syntax.BinaryExpr):
         return _labels_of_both(tree, metrics)
+    if isinstance(tree, syntax.Call) and tree.func.name in ("time", "vector"):
+        return set()
     if isinstance(tree, syntax.Call) and tree.func.name == "label_replace":
         return labels(tree.args[0], metrics) | {tree.args[1].val}
     return set().union(*(labels(child, metrics) for child in _children(tree)))
@@ -129,7 +138,7 @@ def _labels_of_both(tree: syntax.BinaryExpr, metrics: Mapping[str, Metric]) -> s
     left, right = labels(tree.lhs, metrics), labels(tree.rhs, metrics)
     if isinstance(tree.lhs, syntax.NumberLiteral) or str(tree.lhs) == "time()":
         return right
-    if isinstance(tree.rhs, syntax.NumberLiteral) or str(tree.op) in ("and", "unless"):
+    if isinstance(_bare(tree.rhs), syntax.NumberLiteral) or str(tree.op) in ("and", "unless"):
         return left
     if str(tree.op) == "or":
         return left & right
@@ -157,11 +166,23 @@ def _about_selector(
             yield f"has {name} with the label {label}, which it does not have"
 
 
-def _about_rates(tree: syntax.Expr, metrics: Mapping[str, Metric]) -> Iterator[str]:
+def _is_ranking(tree: syntax.AggregateExpr) -> bool:
+    """Return whether a topk chooses the same series at each point of a graph, as at its end."""
+    counted = [each for each in selectors(tree.expr) if str(each.name) != AGENT_UP]
+    return bool(counted) and all(str(each.at).strip() == "@ end()" for each in counted)
+
+
+def _about_rates(
+    tree: syntax.Expr, metrics: Mapping[str, Metric], *, instant: bool
+) -> Iterator[str]:
     rated = set()
     for node in _walk(tree):
-        if isinstance(node, syntax.MatrixSelector) and node.range != _RANGE:
-            yield f"has another range than [{RATE_INTERVAL}]"
+        if isinstance(node, syntax.MatrixSelector):
+            if node.range not in (_POINT, _WHOLE):
+                yield f"has another range than [{RATE_INTERVAL}] or [{RANGE}]"
+            at_end = str(node.vector_selector.at).strip() == "@ end()"
+            if node.range == _WHOLE and not instant and not at_end:
+                yield f"has [{RANGE}] at each point of a graph"
         ranges = [each for each in _children(node) if isinstance(each, syntax.MatrixSelector)]
         if isinstance(node, syntax.Call) and ranges:
             inner = ranges[0].vector_selector
@@ -169,8 +190,11 @@ def _about_rates(tree: syntax.Expr, metrics: Mapping[str, Metric]) -> Iterator[s
             counter = (known := metrics.get(str(inner.name))) is not None and known.counter
             if node.func.name in ("rate", "increase") and not counter:
                 yield f"takes the rate of {inner.name}, which is no counter"
-            if node.func.name not in ("rate", "increase"):
+            if node.func.name not in _OVER_TIME:
                 yield f"uses {node.func.name}"
+            whole = node.func.name not in ("rate", "last_over_time")
+            if whole != (ranges[0].range == _WHOLE) and node.func.name != "last_over_time":
+                yield f"uses {node.func.name} over a time that is not for it"
         if isinstance(node, syntax.SubqueryExpr):
             yield "has a subquery"
     for selector in selectors(tree):
@@ -192,9 +216,18 @@ def _only_there(tree: syntax.Expr, selector: syntax.VectorSelector) -> bool:
 
 
 def _about_sums(tree: syntax.Expr) -> Iterator[str]:
+    ranked = [
+        inner
+        for node in _walk(tree)
+        if isinstance(node, syntax.AggregateExpr)
+        if str(node.op) == "topk" and _is_ranking(node)
+        for inner in _walk(node)
+    ]
     for node in _walk(tree):
         if not isinstance(node, syntax.AggregateExpr) or str(node.op) != "sum":
             continue
+        if any(str(node) == str(inner) for inner in ranked):
+            continue  # it is not shown
         grouped = set(node.modifier.labels) if node.modifier else set()
         if grouped & {"program", "program_id"}:
             continue
@@ -223,8 +256,8 @@ def _is_once(tree: syntax.Expr) -> bool:
         return False
     counted = selectors(tree)[0]
     own = [str(each) for each in counted.matchers.matchers if each.name not in _AGENT]
-    expected: syntax.Expr = _bare(parse(once(str(counted.name), *own)))
-    return tree.prettify() == expected.prettify()
+    expected = [_bare(parse(make(str(counted.name), *own))) for make in (once, once_in_range)]
+    return tree.prettify() in [each.prettify() for each in expected]
 
 
 def _about_labels(tree: syntax.Expr, metrics: Mapping[str, Metric]) -> Iterator[str]:
@@ -235,6 +268,9 @@ def _about_labels(tree: syntax.Expr, metrics: Mapping[str, Metric]) -> Iterator[
         if isinstance(node, syntax.BinaryExpr) and node.modifier and node.modifier.matching:
             matched = set(node.modifier.matching.labels)
             missing = set(TARGET) - matched
+            ranked = _bare(node.rhs)
+            if isinstance(ranked, syntax.AggregateExpr) and _is_ranking(ranked):
+                missing = set()  # of nodes as people know them
             if missing and matched & {"instance", "program_id", "dispatcher_id"}:
                 yield f"takes agents for one that differ by {', '.join(sorted(missing))}"
             for side in (node.lhs, node.rhs):

@@ -10,20 +10,41 @@ from typing import Any, Final
 
 from dashboards import promql
 from dashboards.boards import WIDTH
-from dashboards.panels import VERDICT_COLOURS
+from dashboards.panels import (
+    BAD,
+    BITS,
+    FLOWS_RATE,
+    GOOD,
+    PACKETS,
+    PACKETS_RATE,
+    PER_MINUTE,
+    VERDICT_COLOURS,
+)
 from dashboards.promql import Metric
-from dashboards.queries import TARGET
+from dashboards.queries import RANGE, TARGET
 
 Board = dict[str, Any]
 Panel = dict[str, Any]
 
 _DATASOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
-_UNITS: Final = frozenset(("pps", "bps", "cps", "bytes", "percentunit", "s", "none"))
-"""Those of Grafana's units that have a use here."""
+_UNITS: Final = frozenset(
+    (
+        *(PACKETS_RATE, PACKETS, FLOWS_RATE, PER_MINUTE, BITS),
+        *("bytes", "percentunit", "s", "none", "locale"),
+    )
+)
+"""Those that have a use here. "pps" and "cps" are none: below 1 they show thousandths."""
 
 _KINDS: Final = frozenset(("bargauge", "stat", "table", "timeseries"))
-_GIVEN: Final = frozenset(("__rate_interval", "__url_time_range", "__value", "__data"))
+_GIVEN: Final = frozenset(
+    ("__rate_interval", "__range", "__from", "__url_time_range", "__value", "__data")
+)
 """Variables that Grafana has by itself."""
+
+EVENTS: Final = frozenset(
+    ("Alert firing", "Program loaded", "Program replaced", "Program detached", "Agent restarted")
+)
+"""What every dashboard marks in its graphs."""
 
 _ALERT_RULES: Final = "/alerting/list?search="
 """Where Grafana lists rules of alerts, its own and those of data sources."""
@@ -38,11 +59,12 @@ def findings(boards: Mapping[str, Board], metrics: Mapping[str, Metric]) -> list
     found = [
         f"{name}: {finding}"
         for name, board in boards.items()
-        for check in (_about_board, _about_grid, _about_use_of_variables)
+        for check in (_about_board, _about_grid, _about_use_of_variables, _about_rows)
         for finding in check(board)
     ]
     for name, board in boards.items():
-        found += [f"{name}: {finding}" for finding in _about_variables(board, metrics)]
+        for about in (_about_variables, _about_filters, _about_events):
+            found += [f"{name}: {finding}" for finding in about(board, metrics)]
         for panel in panels(board):
             title = panel.get("title") or f"panel {panel.get('id')}"
             found += [f"{name}: {title}: {said}" for said in _about_panel(panel, metrics)]
@@ -160,6 +182,72 @@ def _about_variable_query(
         yield f"variable {name} depends on {variable}, which comes later or never"
 
 
+_PLACED: Final = ("program_id", "map_id")
+"""What has these is of a program, and by it of places."""
+
+
+def _about_filters(board: Board, metrics: Mapping[str, Metric]) -> Iterator[str]:
+    """Each variable filters what is below it: each query whose metrics it can choose from.
+
+    ``up`` and what else is of an agent has no program and no place.
+    """
+    chosen = {"netns", "interface", "program"} & set(variables(board))
+    asked = [(panel.get("title"), target) for panel in panels(board) for target in panel["targets"]]
+    events = board.get("annotations", {}).get("list", ())
+    asked += [(event["name"], event["target"]) for event in events]
+    for title, target in asked:
+        try:
+            names = {str(each.name) for each in promql.selectors(promql.parse(target["expr"]))}
+        except ValueError:
+            continue  # another rule
+        labels = set().union(*(metrics[name].labels for name in names & set(metrics)))
+        for name in chosen - _mentioned(target["expr"]):
+            if labels & {name, *_PLACED}:
+                yield f"{title}: query {target.get('refId')} is not filtered by {name}"
+
+
+_WITHOUT: Final = ("xdpscope_tracer_run_seconds_total", "ALERTS")
+"""Metrics that are absent by default: without the kernel's statistics, and without alerts."""
+
+
+def _about_rows(board: Board) -> Iterator[str]:
+    """No row is closed, nor without a panel that has data by default."""
+    below: dict[str, list[Panel]] = {}
+    title = ""
+    for panel in board.get("panels", ()):
+        if panel.get("type") == "row":
+            title = panel.get("title") or ""
+            below[title] = []
+            if panel.get("collapsed") or panel.get("panels"):
+                yield f"row {title} is closed"
+        else:
+            below.setdefault(title, []).append(panel)
+    for row, shown in below.items():
+        texts = [json.dumps(panel.get("targets")) for panel in shown]
+        if not any(all(name not in text for name in _WITHOUT) for text in texts):
+            yield f"row {row} is empty by default"
+
+
+def _about_events(board: Board, metrics: Mapping[str, Metric]) -> Iterator[str]:
+    events = board.get("annotations", {}).get("list", ())
+    if missing := EVENTS - {event.get("name") for event in events}:
+        yield f"does not mark {', '.join(sorted(missing))}"
+    for event in events:
+        name, target = event.get("name"), event.get("target") or {}
+        if not event.get("enable") or event.get("hide") or "placement" in event:
+            yield f"{name} is not on at first, or cannot be switched off"
+        if event.get("datasource") != _DATASOURCE or target.get("datasource") != _DATASOURCE:
+            yield f"{name} does not use the data source that is chosen"
+        examined = promql.examine(target.get("expr", ""), metrics, instant=False)
+        for complaint in examined.complaints:
+            yield f"{name} {complaint}"
+        words = event.get("titleFormat", "") + event.get("textFormat", "")
+        if unknown := set(_LEGEND_LABEL.findall(words)) - examined.labels:
+            yield f"{name} tells {', '.join(sorted(unknown))}, which its query does not have"
+        if event.get("iconColor") in VERDICT_COLOURS.values():
+            yield f"{name} has the colour of a verdict"
+
+
 def _about_use_of_variables(board: Board) -> Iterator[str]:
     used = set().union(*(_mentioned(panel) for panel in panels(board)))
     for name in variables(board):
@@ -215,28 +303,48 @@ def _about_panel(panel: Panel, metrics: Mapping[str, Metric]) -> Iterator[str]:
             yield from _about_legend(target, examined.labels)
     if panel.get("type") == "table":
         yield from _about_table(panel, metrics)
+    if panel.get("type") == "stat":
+        yield from _about_tile(panel)
+
+
+def _about_tile(panel: Panel) -> Iterator[str]:
+    """A tile leads to what explains it; what should be 0 covers the time that is shown."""
+    defaults = panel["fieldConfig"]["defaults"]
+    if not defaults.get("links"):
+        yield "leads to nothing that explains it"
+    if defaults.get("color", {}).get("mode") != "thresholds":
+        return
+    if any(f"[{RANGE}]" not in target.get("expr", "") for target in panel.get("targets", ())):
+        yield "should be 0 and does not cover the time that is shown"
+    colours = [step.get("color") for step in defaults.get("thresholds", {}).get("steps", ())]
+    if colours != [GOOD, BAD]:
+        yield "is not green at 0 and red otherwise"
 
 
 def _about_unit(unit: object, query: str, panel: Panel) -> Iterator[str]:
     """What is counted tells the unit."""
     if panel["type"] == "table":
         return  # its columns have units of their own
-    if promql.is_ratio(query):
+    if query.startswith("60 * "):
+        wanted = {PER_MINUTE}
+    elif promql.is_ratio(query):
         wanted = {"percentunit", "s"}
     elif "_packets_total{" in query or "_missed_total{" in query:
-        wanted = {"pps"}
+        wanted = {PACKETS if f"[{RANGE}])" in query else PACKETS_RATE}
+    elif "_evictions_total{" in query:
+        wanted = {FLOWS_RATE}
     elif "_bytes_total{" in query:
-        wanted = {"bps"}
+        wanted = {BITS}
         if not query.startswith("8 * "):
             yield "shows bytes and calls them bits"
     elif "_memory_bytes{" in query:
         wanted = {"bytes"}
-    elif "_duration_seconds{" in query or query.startswith("time() - "):
+    elif "_duration_seconds{" in query or query.startswith("(time() - "):
         wanted = {"s"}
     elif "_seconds_total{" in query:
         wanted = {"percentunit"}
     elif "rate(" in query:
-        wanted = {"cps"}
+        wanted = {"count:/s"}
     else:
         wanted = {"none"}
     if unit not in wanted:
@@ -265,6 +373,8 @@ def _about_legend(target: dict[str, Any], found: frozenset[str]) -> Iterator[str
 def _about_table(panel: Panel, metrics: Mapping[str, Metric]) -> Iterator[str]:
     targets = panel.get("targets") or []
     fields: set[str] = set()
+    if panel["fieldConfig"]["defaults"].get("custom", {}).get("filterable") is not True:
+        yield "has columns that cannot be filtered"
     for target in targets:
         if target.get("format") != "table" or target.get("instant") is not True:
             yield f"query {target.get('refId')} is not for a table of what is now"
@@ -279,6 +389,23 @@ def _about_table(panel: Panel, metrics: Mapping[str, Metric]) -> Iterator[str]:
         yield "shows fields that have no name for people"
     for name in set(shown) - fields:
         yield f"shows the field {name}, which no query has"
+    links = [
+        link["url"]
+        for override in panel["fieldConfig"].get("overrides", ())
+        for each in override["properties"]
+        if each["id"] == "links"
+        for link in each["value"]
+        if link["url"].startswith("/d/")
+    ]
+    kept = {"instance": "node", "netns": "namespace", "interface": "interface"}
+    own = {variable: column for variable, column in kept.items() if column in names.values()}
+    if own and not links:
+        yield "has rows that lead nowhere"
+    for url in links:
+        to_program = url.startswith("/d/xdpscope-program")
+        for variable, column in own.items() if to_program else ():
+            if f"var-{variable}=${{__data.fields.{column}:percentencode}}" not in url:
+                yield f"does not keep a row's {column} in {url}"
     empty = set()
     for override in panel["fieldConfig"].get("overrides", ()):
         name = override["matcher"]["options"]
@@ -287,6 +414,12 @@ def _about_table(panel: Panel, metrics: Mapping[str, Metric]) -> Iterator[str]:
         empty |= {name for each in override["properties"] if each["id"] == "noValue"}
     for name in set(names.values()) - empty:
         yield f"says in empty cells of {name} why the panel is empty"
+    columns = set(names.values())
+    if {"drop", "pass"} <= columns and not {"packets", "drop %"} <= columns:
+        yield "has verdicts without the total and the share that is dropped"
+    by = [sort["displayName"] for sort in panel.get("options", {}).get("sortBy", ())]
+    if columns & {"packets", "drop %"} and not set(by) <= {"packets", "drop %", "place"}:
+        yield "is sorted neither by a rate nor by the share that is dropped"
     for sort in panel.get("options", {}).get("sortBy", ()):
         if sort["displayName"] not in names.values():
             yield f"is sorted by {sort['displayName']}, which is no column"
@@ -318,7 +451,8 @@ def _about_colours(panel: Panel) -> Iterator[str]:
         if found[verdict] != expected[verdict]:
             yield f"has another colour for {verdict} than all else"
     columns = {target.get("refId") for target in panel.get("targets", ())}
-    if (by_verdict or columns & set(expected)) and not set(expected) <= set(found):
+    needed = set(expected) if by_verdict else columns & set(expected)
+    if needed - set(found):
         yield "has verdicts without their colours"
 
 
@@ -333,7 +467,13 @@ def _about_links(board: Board, others: list[Board]) -> Iterator[str]:
             yield f"link {link.get('title')} is not as ours are"
     if set(named) != set(uids):
         yield "does not link to each of the other dashboards, and to them alone"
+    uids[str(board.get("uid"))] = board
     addresses = [link.get("url", "") for link in named.values()]
+    addresses += [
+        link["url"]
+        for panel in panels(board)
+        for link in panel["fieldConfig"]["defaults"].get("links", ())
+    ]
     addresses += [
         link["url"]
         for panel in panels(board)
@@ -349,6 +489,9 @@ def _about_links(board: Board, others: list[Board]) -> Iterator[str]:
         if uid not in uids:
             yield f"leads to {uid}, which is not there"
             continue
+        shown = re.search(r"viewPanel=([^&]*)", rest)
+        if shown and shown[1] not in {str(panel["id"]) for panel in panels(uids[uid])}:
+            yield f"leads to the panel {shown[1]} of {uid}, which is not there"
         carried = set(re.findall(r"\$\{(\w+):queryparam\}", rest))
         if missing := carried - set(variables(board)):
             yield f"carries {', '.join(sorted(missing))}, which it does not have"

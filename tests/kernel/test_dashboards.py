@@ -21,10 +21,8 @@ from tests.kernel.test_xdp_tools import udp
 from tests.waiting import wait_for
 from xdpscope.libbpf import run_time_stats
 
-BOARDS = {
-    path.stem: json.loads(path.read_text())
-    for path in sorted((Path(__file__).parents[2] / "dashboards").glob("*.json"))
-}
+DASHBOARDS = Path(__file__).parents[2] / "config" / "grafana" / "dashboards"
+BOARDS = {path.stem: json.loads(path.read_text()) for path in sorted(DASHBOARDS.glob("*.json"))}
 
 NOUGHT = {
     "Aborted or unknown",
@@ -34,14 +32,15 @@ NOUGHT = {
     "Collectors failing",
     "Packets missed",
     "Failed attempts to trace",
-    "Flows let go",
+    "Flows evicted",
     "Scans failed",
+    "Failed scans",
     "Programs not traced, and why",
 }
-"""Panels in which nothing but nought is no failure: all but the last count what ought not to be."""
+"""Panels in which nothing but 0 is no failure: all but the last count what should not happen."""
 
-EMPTY = {"Firing alerts"}
-"""Panels without rows here: this Prometheus has no rules."""
+EMPTY = {"Firing alerts", "Collectors that failed"}
+"""Panels without rows here: this Prometheus has no rules, and no collector fails."""
 
 STEP = 30
 """Seconds from one point of a graph to the next."""
@@ -58,11 +57,11 @@ pytestmark = [
 
 def substituted(text: str, chosen: Mapping[str, str]) -> str:
     """What Grafana asks: of what is not chosen, all; a point a step."""
-    text = text.replace("$__rate_interval", f"{STEP + 1}s")
+    text = text.replace("$__rate_interval", f"{STEP + 1}s").replace("$__range", f"{2 * STEP}s")
     return re.sub(
-        r"(=~?)\"\$(\w+)\"",
-        lambda match: match[1] + json.dumps(escaped(chosen, match[2], match[1])),
-        text,
+        r"(=~?)\"\$(\w+)(\|?)\"",
+        lambda match: match[1] + json.dumps(escaped(chosen, match[2], match[1]) + match[3]),
+        text.replace("${__from}", "0"),
     )
 
 
@@ -110,6 +109,15 @@ def _disappointing(
                 yield panel["title"], target["refId"], found
         if shown and not any(shown) and panel["title"] not in NOUGHT:
             yield panel["title"], "all", shown
+
+
+def events(prometheus: Prometheus, board: str, chosen: Mapping[str, str]) -> set[str]:
+    """What is marked in the graphs."""
+    return {
+        event["name"]
+        for event in BOARDS[board]["annotations"]["list"]
+        if any(points(prometheus, event["target"], chosen))
+    }
 
 
 def offered(prometheus: Prometheus, board: str, chosen: Mapping[str, str]) -> dict[str, list[str]]:
@@ -177,6 +185,7 @@ def test_every_panel_has_something_to_show(lab: Lab, tmp_path: Path) -> None:
 
         for board in ("overview", "agent"):
             assert disappointing(prometheus, board, {}) == []
+            assert {"Program loaded", "Agent restarted"} <= events(prometheus, board, {})
         node = agent.address.removeprefix("http://")
         chosen = {"job": "xdpscope", "instance": node, "netns": "host", "interface": "xst1"}
         program = chosen | {"program": "drop_instead"}
@@ -185,3 +194,9 @@ def test_every_panel_has_something_to_show(lab: Lab, tmp_path: Path) -> None:
         assert {"decide_by_source_mac", "decide_drop", "drop_instead"} <= {*options["program"]}
         assert {name: options[name] for name in chosen} == {k: [v] for k, v in chosen.items()}
         assert offered(prometheus, "overview", {})["interface"] == ["xst0", "xst0p", "xst1", "xst2"]
+        assert "Program loaded" in events(prometheus, "program", program)
+        assert "Program replaced" not in events(prometheus, "program", program)
+        lab.attach(lab.load("decide_pass"), veths["xst0"])
+        wait_for(lambda: "Program replaced" in events(prometheus, "overview", {}), 120)
+        lab.attach(None, veths["xst0"])
+        wait_for(lambda: "Program detached" in events(prometheus, "overview", {}), 120)

@@ -3,19 +3,23 @@
 
 import copy
 import json
+import re
 from collections.abc import Callable
 from itertools import combinations
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy
 import pytest
+import yaml
 from dashboards import promql
-from dashboards.files import FOLDER, generated
-from dashboards.panels import VERDICT_COLOURS
+from dashboards.files import FOLDER, GRAFANA, generated
+from dashboards.panels import BAD, GOOD, PALE, REASONS, VERDICT_COLOURS
 from dashboards.promql import Metric
 from dashboards.queries import VERDICTS, once, total
 from dashboards.rules import Board, Panel, findings, panels, variables
+from prometheus_client.process_collector import ProcessCollector
 from tests.unit.test_sums import documented_sum
 
 from xdpscope.accounting import reading
@@ -29,14 +33,23 @@ from xdpscope.metrics import (
 )
 from xdpscope.probes import REGISTRY
 from xdpscope.scans import ScanStatus
+from xdpscope.tracing.reason import Reason
 
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs" / "dashboards.md"
 BOARDS = {path.name: json.loads(path.read_text()) for path in sorted(FOLDER.glob("*.json"))}
 
 
 def served() -> dict[str, Metric]:
     """What the agent's page can have, and what Prometheus itself adds to each."""
     report: Any = SimpleNamespace(
-        entries=0, evictions={}, sample_rate=1, exported=[], others=[], unaccounted=[]
+        entries=0,
+        max_entries=1,
+        evictions={},
+        sample_rate=1,
+        exported=[],
+        others=[],
+        unaccounted=[],
     )
     collectors = (
         VerdictCollector(list),
@@ -45,6 +58,7 @@ def served() -> dict[str, Metric]:
         FlowCollector(lambda: report),
         ScanCollector(lambda: ScanStatus(1.0, 1.0, 0, 1.0, None, 5.0)),
         IsolatedCollectors({}),
+        ProcessCollector(registry=None),
         *(make() for make in REGISTRY),
     )
     own = ("up", "scrape_duration_seconds", "scrape_samples_scraped")
@@ -56,6 +70,8 @@ def served() -> dict[str, Metric]:
             counter = family.type == "counter"
             labels = frozenset(getattr(family, "_labelnames", ()))
             found[family.name + "_total" * counter] = Metric(counter, labels)
+    program = Metric(counter=False, labels=frozenset(("program_id", "program")))
+    found.setdefault("xdp_program_loaded_timestamp_seconds", program)
     return found
 
 
@@ -122,6 +138,58 @@ def test_verdicts_can_be_told_apart(vision: str) -> None:
     for one, other in combinations(VERDICT_COLOURS, 2):
         apart = seen(VERDICT_COLOURS[one], vision) - seen(VERDICT_COLOURS[other], vision)
         assert numpy.linalg.norm(apart) > 15, f"{one} and {other}"
+
+
+def test_a_problem_has_the_colour_of_no_verdict() -> None:
+    for verdict, colour in VERDICT_COLOURS.items():
+        for vision in COLOUR_VISION:
+            apart = numpy.linalg.norm(seen(BAD, vision) - seen(colour, vision))
+            assert apart > (30 if vision == "full" else 10), f"{verdict}, {vision}"
+
+
+# What is behind text and lines: panels and pages of Grafana's two themes, and the agent's page.
+BACKGROUNDS = ("#ffffff", "#f4f5f5", "#f6f7f9", "#181b1f", "#111217", "#171b21", "#0f1216")
+
+
+def luminance(colour: str) -> float:
+    """WCAG 2's relative luminance."""
+    srgb = numpy.array([int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)])
+    linear = numpy.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+@pytest.mark.parametrize("background", BACKGROUNDS)
+def test_colours_are_legible(background: str) -> None:
+    """A contrast of 3:1, which WCAG 2.2 wants of graphics and of large text."""
+    for name, colour in {**VERDICT_COLOURS, "problem": BAD, "good": GOOD, "0": PALE}.items():
+        dark, light = sorted((luminance(colour), luminance(background)))
+        assert (light + 0.05) / (dark + 0.05) >= 3, name
+
+
+def test_the_page_of_the_agent_has_the_same_colours() -> None:
+    css = (ROOT / "agent" / "xdpscope" / "web" / "page.css").read_text()
+    found = {name: colour.upper() for name, colour in re.findall(r"--(\w+): (#\w{6})", css)}
+    assert VERDICT_COLOURS.items() <= found.items()
+
+
+def test_reasons_are_those_of_the_agent() -> None:
+    assert set(REASONS) == {str(reason) for reason in Reason}
+
+
+def test_only_dashboards_are_provisioned() -> None:
+    """Grafana takes each JSON file of the directory, and of those below it, for a dashboard."""
+    assert {path.name for path in FOLDER.rglob("*")} == set(generated())
+    provider = yaml.safe_load((FOLDER.parent / "provider.yaml").read_text())
+    [one] = provider["providers"]
+    assert (provider["apiVersion"], one["type"]) == (1, "file")
+    assert (one["folder"], Path(one["options"]["path"]).name) == ("xdpscope", "dashboards")
+
+
+def test_grafana_knows_its_minimum() -> None:
+    for name, board in BOARDS.items():
+        [needed] = [each for each in board["__requires"] if each["type"] == "grafana"]
+        assert needed["version"] == GRAFANA, name
+    assert f"Grafana {GRAFANA.rpartition('.')[0]} or newer" in DOCS.read_text()
 
 
 # The checker: each of these has to be noticed.
@@ -213,7 +281,7 @@ MISTAKES: dict[str, tuple[Callable[[dict[str, Board]], Any], str]] = {
     "no description": (drop(verdicts, "description"), "no description"),
     "no word on emptiness": (drop(defaults, "noValue"), "why it may be empty"),
     "no unit": (drop(defaults, "unit"), "has the unit None"),
-    "a wrong unit": (put(defaults, unit="bps"), "has the unit bps, not pps"),
+    "a wrong unit": (put(defaults, unit="bps"), "has the unit bps, not count:pkt/s"),
     "an invented unit": (put(defaults, unit="packets"), "none of ours"),
     "bytes for bits": (replace("8 * ", "", "Traffic by verdict"), "calls them bits"),
     "another data source": (
@@ -265,7 +333,90 @@ MISTAKES: dict[str, tuple[Callable[[dict[str, Board]], Any], str]] = {
     "an invented label": (replace('netns=~"$netns"', 'node=~"$netns"'), "the label node"),
     "no PromQL": (ask("sum("), "is no PromQL"),
     "a fixed range": (replace("$__rate_interval", "5m"), "another range"),
-    "the range of all that is shown": (replace("$__rate_interval", "$__range"), "no PromQL"),
+    "the range of all that is shown": (
+        replace("$__rate_interval", "$__range"),
+        "at each point of a graph",
+    ),
+    "a part of the time for what should be 0": (
+        lambda boards: panel(boards, "Aborted or unknown")["targets"][0].update(
+            expr=f"sum({EACH})"
+        ),
+        "does not cover the time that is shown",
+    ),
+    "orange for what should be 0": (
+        lambda boards: panel(boards, "Aborted or unknown")["fieldConfig"]["defaults"]["thresholds"][
+            "steps"
+        ][1].update(color=VERDICT_COLOURS["drop"]),
+        "not green at 0 and red otherwise",
+    ),
+    "a tile without an explanation": (
+        lambda boards: dropped(boards)["fieldConfig"]["defaults"].update(links=[]),
+        "leads to nothing that explains it",
+    ),
+    "a tile that leads to no panel": (
+        lambda boards: dropped(boards)["fieldConfig"]["defaults"]["links"][0].update(
+            url="/d/xdpscope-overview?viewPanel=999"
+        ),
+        "leads to the panel 999",
+    ),
+    "a variable without effect on a panel": (replace('netns=~"$netns", ', ""), "filtered by netns"),
+    "a variable without effect on maps": (
+        lambda boards: panel(boards, "Fullest maps")["targets"][0].update(
+            expr=f"topk(10, sum by (map) (xdp_map_entries{{{AGENTS}}})"
+            f" / (sum by (map) (xdp_map_max_entries{{{AGENTS}}}) > 0))"
+        ),
+        "Fullest maps: query A is not filtered by interface",
+    ),
+    "a closed row": (
+        lambda boards: board(boards)["panels"][0].update(collapsed=True),
+        "row Now is closed",
+    ),
+    "a row that is empty by default": (
+        lambda boards: [
+            each["targets"][0].update(expr="ALERTS")
+            for each in panels(board(boards))
+            if each["title"] in ("Packets by verdict", "Traffic by verdict", "Packets by node")
+            or each["title"] in ("Dropped by node", "Nodes")
+        ],
+        "row Traffic is empty by default",
+    ),
+    "columns without filters": (
+        lambda boards: programs(boards)["fieldConfig"]["defaults"]["custom"].update(
+            filterable=False
+        ),
+        "cannot be filtered",
+    ),
+    "a table by name": (
+        lambda boards: programs(boards)["options"]["sortBy"][0].update(displayName="program"),
+        "neither by a rate nor by the share",
+    ),
+    "a row that forgets its interface": (
+        lambda boards: [
+            link.update(url=link["url"].replace("var-interface=", "interface="))
+            for override in programs(boards)["fieldConfig"]["overrides"]
+            for each in override["properties"]
+            if each["id"] == "links"
+            for link in each["value"]
+        ],
+        "does not keep a row's interface",
+    ),
+    "no events": (
+        lambda boards: board(boards)["annotations"]["list"].clear(),
+        "does not mark Agent restarted, Alert firing, Program detached",
+    ),
+    "an event that nobody sees": (
+        lambda boards: board(boards)["annotations"]["list"][0].update(enable=False),
+        "Alert firing is not on at first",
+    ),
+    "an event that tells what it does not know": (
+        lambda boards: board(boards)["annotations"]["list"][4].update(textFormat="{{program}}"),
+        "Agent restarted tells program",
+    ),
+    "thousandths of packets": (put(defaults, unit="pps"), "none of ours"),
+    "another ten nodes at each point": (
+        replace(" @ end()", "", "Packets by node"),
+        "topk over time",
+    ),
     "a counter bare": (
         ask(f"sum by (verdict, program) (xdp_packets_total{{{AGENTS}}})"),
         "without a rate",
