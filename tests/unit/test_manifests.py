@@ -2,6 +2,7 @@
 """The Kubernetes manifests, as kustomize builds them, against the schemas of Kubernetes itself."""
 
 import copy
+import json
 import os
 import re
 import runpy
@@ -21,6 +22,7 @@ from tests.kustomize import build
 from xdpscope import __version__, config
 
 KUBERNETES = Path(__file__).parents[2] / "config" / "kubernetes"
+GRAFANA = KUBERNETES.parent / "grafana"
 _PLACES = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
 PROMTOOL = os.environ.get("PROMTOOL") or shutil.which("promtool", path=_PLACES)
 OPERATOR = KUBERNETES / "components" / "prometheus-operator"
@@ -269,6 +271,21 @@ def test_components(everything: dict[str, list[Manifest]]) -> None:
         for manifest in example:
             if manifest["kind"] == kind:
                 assert manifest["metadata"]["labels"]["release"] == "kube-prometheus-stack"
+
+
+def test_dashboards_are_found_by_grafana(everything: dict[str, list[Manifest]]) -> None:
+    files = {path.name: path.read_text() for path in (GRAFANA / "dashboards").iterdir()}
+    for manifests in (everything["components/grafana"], everything["overlays/example"]):
+        found: dict[str, str] = {}
+        for manifest in manifests:
+            if manifest["metadata"].get("labels", {}).get("grafana_dashboard"):
+                assert manifest["kind"] == "ConfigMap"
+                assert manifest["metadata"]["labels"]["grafana_dashboard"] == "1"
+                assert manifest["metadata"]["namespace"] == "xdpscope"
+                # kubectl apply keeps what it applied in an annotation of at most 256 KiB.
+                assert len(json.dumps(manifest)) < 200 * 1024
+                found |= manifest["data"]
+        assert found == files
 
 
 def test_all_is_in_one_namespace(everything: dict[str, list[Manifest]]) -> None:
