@@ -45,6 +45,8 @@ from xdpscope.metrics import (
 from xdpscope.observer import Count, FlowReport, FlowsFound, Observer, Standing
 from xdpscope.pace import Pace
 from xdpscope.probes import REGISTRY, RunningProbes, Scan
+from xdpscope.probes.events import EventsProbe
+from xdpscope.probes.events.report import as_json as event_as_json
 from xdpscope.probes.sockets import SocketsProbe
 from xdpscope.probes.sockets.report import as_json as socket_as_json
 from xdpscope.scans import HangDetector, ScanRecord, ScanStatus
@@ -189,6 +191,7 @@ class Page:
     def __init__(self, watch: Watch, probes: RunningProbes | None = None) -> None:
         self._watch = watch
         self._sockets = probes.find(SocketsProbe) if probes else None
+        self._events = probes.find(EventsProbe) if probes else None
         self.registry = CollectorRegistry()
         collectors = IsolatedCollectors(
             {
@@ -244,6 +247,11 @@ class Page:
     def sockets(self) -> list[dict[str, object]]:
         """AF_XDP sockets that are open, as ``xdpscope list --json`` prints them."""
         return [socket_as_json(each) for each in self._sockets.sockets()] if self._sockets else []
+
+    def events(self, limit: int, since: float | None) -> list[dict[str, object]]:
+        """The newest changes of programs, as ``/api/v1/events`` shows them."""
+        found = self._events.events(limit, since) if self._events else ()
+        return [event_as_json(each) for each in found]
 
     def status(self) -> dict[str, object]:
         """The facts at the top of the page."""

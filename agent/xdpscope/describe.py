@@ -9,12 +9,14 @@ from xdpscope.accounting.by_cpu import CpuCounts
 from xdpscope.accounting.reading import VERDICTS
 from xdpscope.discovery.model import Attachment
 from xdpscope.formats import document
+from xdpscope.kernel.boot import BOOT_CLOCK
 from xdpscope.observer import Count, FlowsFound, FlowShown, Standing
 
 
 def as_json(standing: Standing) -> dict[str, object]:
     """JSON values only. ``reason`` is empty, and ``traceable`` true, where nothing is amiss.
 
+    ``loaded_at`` is Unix time, and ``uid`` the user who loaded it; null where not known.
     ``chain`` has a component's positions in dispatchers; ``called_by``,
     for a program that only tail calls reach, has those that these begin with.
     """
@@ -26,6 +28,8 @@ def as_json(standing: Standing) -> dict[str, object]:
         "tag": program.tag,
         "role": str(standing.part.role),
         "attach_type": program.attach_type,
+        "loaded_at": BOOT_CLOCK.unix_time(program.load_time) if program.load_time else None,
+        "uid": program.uid,
         "attachments": [_location(at) for at in standing.attachments],
         "chain": [
             {"dispatcher_id": place.dispatcher, "position": place.position}

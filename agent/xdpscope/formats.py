@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FLOWS", "PROGRAMS", "document"]
 
-_VERSIONS = {"programs": 1, "flows": 1, "checks": 1, "removed": 1}
+_VERSIONS = {"programs": 1, "flows": 1, "events": 1, "checks": 1, "removed": 1}
 
 FLOWS = _VERSIONS["flows"]
 """The version of the format that ``xdpscope flows`` can read."""

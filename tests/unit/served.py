@@ -99,6 +99,10 @@ class FakeSource:
     def sockets(self) -> list[dict[str, object]]:
         return []
 
+    def events(self, limit: int, since: float | None) -> list[dict[str, object]]:
+        self.asked_events = limit, since
+        return []
+
     def status(self) -> dict[str, object]:
         return {"kernel": "6.12", "host_name": HOSTILE}
 

@@ -19,14 +19,19 @@ from xdpscope.describe import as_json, count_as_json, cpus_as_json, flows_as_jso
 from xdpscope.discovery.model import Attachment, ChainPlace, Mode, Part, Role, XdpProgram
 from xdpscope.doctor import Finding, Removed, Status
 from xdpscope.formats import document
+from xdpscope.kernel.xdp_diag import REASONS
 from xdpscope.observer import Count, FlowsFound, FlowShown, Standing
+from xdpscope.probes.events.report import Change, Event, NotedEvent, ProgramName
+from xdpscope.probes.events.report import as_json as event_as_json
+from xdpscope.probes.sockets.report import Owner, XdpSocket
+from xdpscope.probes.sockets.report import as_json as socket_as_json
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 EXAMPLES = {
     tuple(example)[-1]: example
     for example in map(json.loads, re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL))
 }
-PROGRAM = XdpProgram(32, "0" * 16, "xdp_filter", "xdp_filter", 3, True, "xdp")
+PROGRAM = XdpProgram(32, "0" * 16, "xdp_filter", "xdp_filter", 3, True, "xdp", load_time=1, uid=0)
 LOCATION = ("host", "eth0")
 
 
@@ -56,7 +61,22 @@ def test_the_example_of_programs() -> None:
     at = (Attachment(*LOCATION, Mode.NATIVE),)
     listed = as_json(Standing(PROGRAM, part, at, None, 0, None))
     listed |= {"counts": [count_as_json(Count(PROGRAM, LOCATION, Tally()))]}
-    assert shape(EXAMPLES["programs"]) == shape(document("programs", [listed]))
+    socket = XdpSocket(
+        48211, 1, *LOCATION, 3, 0, (0,) * len(REASONS), 0, 0, 0, 0, False, Owner(1, "")
+    )
+    served = document("programs", [listed], sockets=[socket_as_json(socket)])
+    assert shape(EXAMPLES["programs"]) == shape(served)
+
+
+def test_the_example_of_events() -> None:
+    at, name = Attachment(*LOCATION, Mode.NATIVE), ProgramName(1, "", "")
+    loaded = Event(Change.LOADED, name, "root", 0, 1.5)
+    replaced = Event(Change.REPLACED, name, "root", 0, 1.5, at, name)
+    served = [event_as_json(NotedEvent(1.5, event)) for event in (loaded, replaced)]
+    example = EXAMPLES["events"]
+    assert [shape(each) for each in example["events"]] == [shape(each) for each in served]
+    assert shape(example) == shape(document("events", served))
+    assert all(f"`{change}`" in PAGE for change in Change)
 
 
 def test_the_example_of_cpus() -> None:

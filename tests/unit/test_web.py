@@ -188,10 +188,40 @@ def test_programs_as_json() -> None:
     with serving(source) as served:
         status, headers, body = served.get("/api/v1/programs")
         assert (status, headers["content-type"]) == (200, "application/json")
-        assert json.loads(body) == {"version": 1, "programs": source.listed}
+        assert json.loads(body) == {
+            "version": 1,
+            "sockets": [],
+            "programs": source.listed,
+        }
         for query, asked in ("", False), ("?cpus=0", False), ("?cpus=1", True):
             assert served.get(f"/api/v1/programs{query}")[0] == 200
             assert source.asked_cpus is asked
+
+
+@pytest.mark.parametrize(
+    ("query", "answer"),
+    [
+        ("", (100, None)),
+        ("?limit=1000&since=1764000000.5", (1000, 1764000000.5)),
+        ("?limit=1001", "limit must be a whole number from 1 to 1000, not '1001'\n"),
+        ("?limit=0", "limit must be a whole number from 1 to 1000, not '0'\n"),
+        (
+            "?since=yesterday",
+            "since must be a Unix time in seconds, such as 1764000000.5, not 'yesterday'\n",
+        ),
+        ("?since=", "since must be a Unix time in seconds, such as 1764000000.5, not ''\n"),
+        ("?sinze=1", "unknown parameter 'sinze', did you mean since? allowed are limit, since\n"),
+    ],
+)
+def test_events_as_json(query: str, answer: object) -> None:
+    source = FakeSource()
+    with serving(source) as served:
+        status, _, body = served.get(f"/api/v1/events{query}")
+        if isinstance(answer, str):
+            assert (status, body.decode()) == (400, answer)
+        else:
+            assert (status, json.loads(body)) == (200, {"version": 1, "events": []})
+            assert source.asked_events == answer
 
 
 NETWORK = "an address, such as 192.0.2.1, or a network, such as 192.0.2.0/24 or 2001:db8::/32"

@@ -56,6 +56,8 @@ class XdpProgram:
     offloaded: bool = False  # a network card runs it
     entry_problem: str = ""  # why no tracer can read its entry function; empty: one can
     unreadable: str = ""  # why the agent may not open it; empty: it may
+    load_time: int = 0  # nanoseconds since boot; 0: not known
+    uid: int | None = None  # of who loaded it; None: not known
 
     @property
     def role(self) -> Role:

@@ -286,6 +286,8 @@ class ProgramSource:
             map_ids=info.map_ids,
             offloaded=entry.offloaded,
             entry_problem=problem,
+            load_time=info.load_time,
+            uid=info.uid,
         )
 
     def _cannot_read(self, id: int, entry: Entry, error: KernelError) -> None:

@@ -91,6 +91,7 @@ struct bpf_prog_info {
     __u64 xlated_prog_insns;
     char name[...];
     __u64 load_time;
+    __u32 created_by_uid;
     __u32 nr_map_ids;
     __u64 map_ids;
     __u32 btf_id;

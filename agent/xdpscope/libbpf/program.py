@@ -31,6 +31,8 @@ class ProgramInfo:
     run_count: int
     recursion_misses: int  # 5.12; always 0 before
     map_ids: tuple[int, ...]  # of the maps that its instructions refer to
+    load_time: int  # nanoseconds since boot, time in suspend included
+    uid: int  # of who loaded it, as our user namespace sees it
 
     @property
     def is_xdp(self) -> bool:
@@ -139,6 +141,8 @@ class Program(Descriptor):
             run_count=info.run_cnt,
             recursion_misses=info.recursion_misses,
             map_ids=tuple(maps[0 : min(info.nr_map_ids, _MAPS)]),
+            load_time=info.load_time,
+            uid=info.created_by_uid,
         )
 
     def instructions(self) -> list[Instruction]:

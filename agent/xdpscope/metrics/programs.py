@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from xdpscope.kernel.boot import BOOT_CLOCK
 from xdpscope.tracing.reason import Reason
 
 if TYPE_CHECKING:
@@ -43,6 +44,11 @@ class ProgramCollector(Collector):
             "Whether what a program decides is counted; if not, the reason.",
             labels=[*_PROGRAM, "reason"],
         )
+        loaded = GaugeMetricFamily(
+            "xdp_program_loaded_timestamp_seconds",
+            "When an XDP program was loaded, in Unix time.",
+            labels=_PROGRAM,
+        )
         missed = CounterMetricFamily(
             "xdpscope_tracer_missed",
             "Packets that a tracer was not run for, because it was running already.",
@@ -62,6 +68,8 @@ class ProgramCollector(Collector):
                 cost.add_metric(labels, standing.run_seconds)
             if standing.reason is Reason.VANISHED:
                 continue
+            if program.load_time:
+                loaded.add_metric(labels, BOOT_CLOCK.unix_time(program.load_time))
             part = standing.part
             info.add_metric([*labels, program.tag, part.role, program.attach_type], 1)
             for place in part.chain:
@@ -70,4 +78,4 @@ class ProgramCollector(Collector):
                 if at.receives:
                     where = [at.netns, at.interface, at.mode, at.via]
                     attachment.add_metric([*labels, *where], 1)
-        return [info, attachment, component, traced, missed, cost]
+        return [info, attachment, component, loaded, traced, missed, cost]

@@ -7,6 +7,7 @@ A new probe is one package here and one line in ``REGISTRY``.
 from collections.abc import Callable
 from typing import Final
 
+from xdpscope.probes.events import EventsProbe
 from xdpscope.probes.maps import MapsProbe
 from xdpscope.probes.probe import Probe, Scan
 from xdpscope.probes.running import RunningProbes
@@ -14,5 +15,5 @@ from xdpscope.probes.sockets import SocketsProbe
 
 __all__ = ["REGISTRY", "Probe", "RunningProbes", "Scan"]
 
-REGISTRY: Final[tuple[Callable[[], Probe], ...]] = (MapsProbe, SocketsProbe)
+REGISTRY: Final[tuple[Callable[[], Probe], ...]] = (MapsProbe, SocketsProbe, EventsProbe)
 """What makes each probe. Nothing is read or loaded before the first scan."""

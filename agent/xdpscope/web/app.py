@@ -76,6 +76,12 @@ class Source(Protocol):
         """AF_XDP sockets that are open, as ``xdpscope list --json`` shows them: JSON values."""
         ...
 
+    def events(self, limit: int, since: float | None) -> list[dict[str, object]]:
+        """The newest ``limit`` changes of programs after ``since`` in Unix time, the oldest first:
+        JSON values only.
+        """
+        ...
+
     def status(self) -> dict[str, object]:
         """A few facts for the page, in the order to show them."""
         ...
@@ -129,6 +135,12 @@ class _Endpoints:
     async def flows(self, request: Request) -> Response:
         query = parameters.flow_query(request)
         return await self._json(request, lambda: self._source.flows(query))
+
+    async def events(self, request: Request) -> Response:
+        limit, since = parameters.event_query(request)
+        return await self._json(
+            request, lambda: document("events", self._source.events(limit, since))
+        )
 
     async def _json(self, request: Request, found: Callable[[], dict[str, object]]) -> Response:
         def work() -> Response:
@@ -185,6 +197,7 @@ def create_app(
             Route("/readyz", endpoints.readyz),
             Route("/api/v1/programs", endpoints.programs),
             Route("/api/v1/flows", endpoints.flows),
+            Route("/api/v1/events", endpoints.events),
         ],
         middleware=[
             Middleware(

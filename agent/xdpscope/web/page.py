@@ -103,6 +103,7 @@ _PAGE = """\
 <li><a href="/metrics">Metrics</a></li>
 <li><a href="/api/v1/programs">Programs as JSON</a></li>
 <li><a href="/api/v1/flows">Flows as JSON</a></li>
+<li><a href="/api/v1/events">Events as JSON</a></li>
 <li><a href="/healthz">Health</a></li>
 <li><a href="/readyz">Readiness</a></li>
 <li><a href="?runbook">Runbook</a></li>

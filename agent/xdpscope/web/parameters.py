@@ -13,16 +13,27 @@ from starlette.exceptions import HTTPException
 from xdpscope.accounting.flow_query import ORDERS, PROTOCOLS, FlowQuery, Network
 from xdpscope.accounting.reading import VERDICTS
 from xdpscope.log import printable
+from xdpscope.probes.events import EVENTS_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from starlette.requests import Request
 
-__all__ = ["FLOW_PARAMETERS", "flow_query", "metric_names", "parameters_of", "switch", "verdict"]
+__all__ = [
+    "FLOW_PARAMETERS",
+    "event_query",
+    "flow_query",
+    "metric_names",
+    "parameters_of",
+    "switch",
+    "verdict",
+]
 
 # Flows in an answer to one who does not say how many.
 _FLOWS = 100
+# The same of events.
+_EVENTS = 100
 _SHOWN = 60  # characters of a refused value that are repeated to its sender
 _PROTOCOL_NAMES = sorted(set(PROTOCOLS.values()))
 _METRIC = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
@@ -88,6 +99,21 @@ def flow_query(request: Request) -> FlowQuery:
         name: read(name, found[name]) for name, read in FLOW_PARAMETERS.items() if name in found
     }
     return FlowQuery(**{"limit": _FLOWS} | values)
+
+
+def event_query(request: Request) -> tuple[int, float | None]:
+    """Return how many events are asked for, and after which Unix time; None: at any time."""
+    found = parameters_of(request, "limit", "since")
+    limit = _whole(1, EVENTS_LIMIT)("limit", found["limit"]) if "limit" in found else _EVENTS
+    return limit, _unix_time("since", found["since"]) if "since" in found else None
+
+
+def _unix_time(name: str, value: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,11}(\.[0-9]{1,9})?", value, re.ASCII):
+        _refuse(
+            f"{name} must be a Unix time in seconds, such as 1764000000.5, not {_quoted(value)}"
+        )
+    return float(value)
 
 
 def _optional(found: Mapping[str, str], name: str, read: Callable[[str, str], str]) -> str | None:
