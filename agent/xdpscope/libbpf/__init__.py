@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """libbpf and bpf(2) as small Python objects.
 
-The only package that imports cffi. Everything that holds a descriptor is a context
-manager and closes it once; the garbage collector closing one is a bug that a
-``ResourceWarning`` tells of. What the kernel refuses raises a ``KernelError`` of
-``xdpscope.errors``.
+Only this package imports cffi. Each object that holds a descriptor is a context manager and closes
+it once. If the garbage collector closes one, that is a bug, and a ``ResourceWarning`` reports it.
+Each refusal by the kernel raises a ``KernelError`` of ``xdpscope.errors``.
 """
 
 from xdpscope.libbpf._raw import ffi as _ffi
@@ -48,12 +47,12 @@ _capture()
 
 
 def version() -> str:
-    """The version of the libbpf in use, such as ``1.1``."""
+    """Return the version of the libbpf in use, such as ``1.1``."""
     return f"{_lib.libbpf_major_version()}.{_lib.libbpf_minor_version()}"
 
 
 def attach_type_name(number: int) -> str:
-    """libbpf's name of an attach type, such as ``xdp_devmap``; empty where it has none."""
+    """Return libbpf's name of an attach type, such as ``xdp_devmap``; empty where it has none."""
     name = _lib.libbpf_bpf_attach_type_str(number)
     return "" if name == _ffi.NULL else _ffi.string(name).decode()
 

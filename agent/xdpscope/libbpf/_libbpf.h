@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/*
- * What cffi is told of libbpf and of the kernel's bpf(2) structures.  "..." lets the C
- * compiler fill in every layout and number from the headers of the system that it
- * builds on; nothing here repeats one.  Only what libbpf 1.1 has (Debian 12).
- */
+/* The declarations of libbpf and of the kernel's bpf(2) structures for cffi.
+ * The C compiler replaces each "..." with the layout or number from the headers of the system that it builds
+ * on. Nothing here repeats one. Only declarations of libbpf 1.1 (Debian 12) are here. */
 
 typedef uint8_t __u8;
 typedef uint32_t __u32;

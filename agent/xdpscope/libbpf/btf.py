@@ -28,23 +28,25 @@ class Btf:
     """The types of one program, object or kernel."""
 
     def __init__(self, handle: Any, owner: object | None = None) -> None:
-        """Wraps libbpf's ``struct btf *``; ``owner`` keeps alive whom it belongs to."""
+        """Wrap libbpf's ``struct btf *``; ``owner`` is the object that frees it, and is kept
+        alive.
+        """
         self._handle = handle
         self._owner = owner
 
     @classmethod
     def from_kernel(cls, btf_id: int) -> Self:
-        """Reads the BTF object of this id.
+        """Read the BTF object of this id.
 
         Raises:
             Vanished: it is gone.
-            NotPermitted: for want of CAP_SYS_ADMIN.
+            NotPermitted: CAP_SYS_ADMIN is missing.
         """
         return cls(cls._checked(lib.btf__load_from_kernel_by_id(btf_id), f"reading BTF {btf_id}"))
 
     @classmethod
     def of_kernel(cls) -> Self:
-        """Reads the running kernel's own BTF, ``/sys/kernel/btf/vmlinux``.
+        """Read the running kernel's own BTF, ``/sys/kernel/btf/vmlinux``.
 
         Raises:
             Vanished: this kernel has none.
@@ -58,7 +60,7 @@ class Btf:
         return handle
 
     def close(self) -> None:
-        """Frees the types, unless they belong to another object."""
+        """Free the types, unless they belong to another object."""
         handle, self._handle = self._handle, ffi.NULL
         if self._owner is None and handle != ffi.NULL:
             lib.btf__free(handle)
@@ -80,20 +82,20 @@ class Btf:
         return name.decode(errors="replace")
 
     def name(self, type_id: int) -> str:
-        """The name of a type; a function's is whole, not cut at 15 characters."""
+        """Return the name of a type; a function's is whole, not cut at 15 characters."""
         return self._name(self._type(type_id).name_off)
 
     def find(self, name: str, kind: int) -> int | None:
-        """The id of the type of this name and ``BTF_KIND_*``, or None."""
+        """Return the id of the type of this name and ``BTF_KIND_*``, or None."""
         found: int = lib.btf__find_by_name_kind(self._handle, name.encode(), kind)
         return found if found > 0 else None
 
     def has_function(self, name: str) -> bool:
-        """Whether a function of this name can be the target of a tracer."""
+        """Return whether a function of this name can be the target of a tracer."""
         return self.find(name, lib.BTF_KIND_FUNC) is not None
 
     def enum(self, name: str) -> dict[str, int]:
-        """The constants of an enumeration.
+        """Return the constants of an enumeration.
 
         Raises:
             KeyError: there is none of this name.
@@ -147,7 +149,7 @@ class Btf:
         return type_id
 
     def struct(self, name: str) -> np.dtype[Any]:
-        """The layout of the structure of this name.
+        """Return the layout of the structure of this name.
 
         Raises:
             KeyError: there is none of this name.
@@ -158,7 +160,7 @@ class Btf:
         return self.dtype(type_id)
 
     def dtype(self, type_id: int) -> np.dtype[Any]:
-        """The numpy type of the same layout as this one, padding included.
+        """Return the numpy type of the same layout as this one, padding included.
 
         Arrays of ``char`` become byte strings; structures, structured types; unions, bytes
         without a type.

@@ -11,14 +11,14 @@ from typing import Any, NoReturn, Self
 from xdpscope.errors import KernelError, NotPermitted, Vanished
 from xdpscope.libbpf._raw import ffi, lib
 
-# Room for what the verifier says of one program; it starts at the end if there is more.
+# Room for the verifier's log of one program. A longer log is cut at its beginning.
 VERIFIER_LOG_SIZE = 1 << 20
 
 _PRIVILEGE = "run as root: what others loaded is shown to CAP_SYS_ADMIN only"
 
 
 def fail(result: int, action: str) -> NoReturn:
-    """Raises the exception for a negative ``result``, which libbpf sets to -errno."""
+    """Raise the exception for a negative ``result``, which libbpf sets to -errno."""
     errno = -result
     if errno == ENOENT:
         raise Vanished(f"{action} failed", errno)
@@ -28,10 +28,10 @@ def fail(result: int, action: str) -> NoReturn:
 
 
 def each_id(next_id: Callable[[int, Any], int], action: str) -> Iterator[int]:
-    """Walks the ids of one kind of object with its ``bpf_*_get_next_id``.
+    """Yield the ids of one kind of object with its ``bpf_*_get_next_id``.
 
     Raises:
-        NotPermitted: for want of CAP_SYS_ADMIN.
+        NotPermitted: CAP_SYS_ADMIN is missing.
     """
     found = ffi.new("__u32 *", 0)
     while (result := next_id(found[0], found)) == 0:
@@ -49,7 +49,7 @@ class Descriptor:
         self._fd = fd
 
     def fileno(self) -> int:
-        """The descriptor's number.
+        """Return the descriptor's number.
 
         Raises:
             ValueError: it is closed.
@@ -63,7 +63,7 @@ class Descriptor:
         return self._fd < 0
 
     def close(self) -> None:
-        """Gives the descriptor back; again is no error."""
+        """Close the descriptor. A second call does nothing."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -87,11 +87,11 @@ class Pinnable(Descriptor):
     __slots__ = ()
 
     def pin(self, path: Path) -> None:
-        """Gives it a path; it lives until that is unlinked and every descriptor closed.
+        """Pin it to a path. It lives until the path is unlinked and every descriptor is closed.
 
         Raises:
-            KernelError: EINVAL where that is not on a bpffs, EPERM for a dot in the name,
-                EEXIST, ENOSPC, …
+            KernelError: EINVAL where that is not on a bpffs, EPERM for a dot in the name, EEXIST,
+                ENOSPC, …
         """
         result = lib.bpf_obj_pin(self.fileno(), os.fsencode(path))
         if result < 0:
@@ -99,10 +99,10 @@ class Pinnable(Descriptor):
 
     @classmethod
     def pinned(cls, path: Path) -> Self:
-        """What is pinned there. Of which kind it is must be known: nothing checks it.
+        """Open the object that is pinned there. The caller must know its kind: nothing checks it.
 
         Raises:
-            Vanished: there is nothing.
+            Vanished: nothing is pinned there.
         """
         fd = lib.bpf_obj_get(os.fsencode(path))
         if fd < 0:

@@ -44,7 +44,7 @@ class Instruction(NamedTuple):
 
     @property
     def operation(self) -> int:
-        """Of an arithmetic instruction or a jump."""
+        """Return the operation of an arithmetic instruction or a jump."""
         return self.code & 0xF0
 
     @property
@@ -59,7 +59,7 @@ class Instruction(NamedTuple):
 
     @property
     def by_register(self) -> bool:
-        """Whether the operand of an arithmetic instruction or a jump is a register."""
+        """Return whether the operand of an arithmetic instruction or a jump is a register."""
         return bool(self.code & X)
 
     @property

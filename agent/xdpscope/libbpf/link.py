@@ -17,11 +17,11 @@ _READ_SIZE = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class LinkEnds:
-    """The program that a link attaches, and what a tracing link attaches it to.
+    """The program that a link attaches, and the target of a tracing link.
 
-    ``target`` is the id of a BPF program or of a BTF object (a kernel function's); 0 for
-    other kinds of links, and on kernels before 5.13, which do not tell. ``function`` is the
-    id of the function in the target's BTF.
+    ``target`` is the id of a BPF program, or of a BTF object for a kernel function. It is 0 for
+    other kinds of links, and before Linux 5.13, which does not report it. ``function`` is the id
+    of the function in the target's BTF.
     """
 
     program: int
@@ -36,17 +36,17 @@ class Link(Pinnable):
 
     @staticmethod
     def ids() -> Iterator[int]:
-        """The id of every link, in ascending order."""
+        """Return the id of every link, in ascending order."""
         return each_id(lib.bpf_link_get_next_id, "listing BPF links")
 
     @classmethod
     def open(cls, link_id: int) -> Self:
-        """The link of this id.
+        """Return the link of this id.
 
         Raises:
-            Vanished: it is gone, or not there yet: it has its id a moment before it is attached
-                (EAGAIN, kernel/bpf/syscall.c: bpf_link_by_id).
-            NotPermitted: for want of CAP_SYS_ADMIN.
+            Vanished: it is gone, or is not attached yet. A link gets its id a moment before it is
+                attached (EAGAIN, kernel/bpf/syscall.c: bpf_link_by_id).
+            NotPermitted: CAP_SYS_ADMIN is missing.
         """
         fd = lib.bpf_link_get_fd_by_id(link_id)
         if fd == -EAGAIN:
@@ -57,11 +57,11 @@ class Link(Pinnable):
 
     @classmethod
     def trace(cls, program: Program, attach_type: int) -> Self:
-        """Attaches a tracing program to what it was loaded for.
+        """Attach a tracing program to the target it was loaded for.
 
         Raises:
-            KernelError: EBUSY where a freplace program holds the function; E2BIG where it
-                has as many tracers as a trampoline takes.
+            KernelError: EBUSY: a freplace program holds the function. E2BIG: the trampoline has no
+                room for another tracer.
         """
         # Kernels before 5.15 take tracing programs through BPF_RAW_TRACEPOINT_OPEN only;
         # libbpf falls back to it.
@@ -72,11 +72,11 @@ class Link(Pinnable):
 
     @classmethod
     def iterate(cls, program: Program) -> Self:
-        """Makes an iterator program readable with ``read_all``."""
+        """Make an iterator program readable with ``read_all``."""
         return cls.trace(program, lib.BPF_TRACE_ITER)
 
     def ends(self) -> LinkEnds:
-        """What the link joins."""
+        """Return the program and the target of the link."""
         info = ffi.new("struct bpf_link_info *")
         size = ffi.new("__u32 *", ffi.sizeof("struct bpf_link_info"))
         result = lib.bpf_obj_get_info_by_fd(self.fileno(), info, size)
@@ -87,7 +87,7 @@ class Link(Pinnable):
         )
 
     def read_all(self) -> bytes:
-        """Runs the iterator once; what it wrote."""
+        """Run the iterator once, and return its output."""
         fd = lib.bpf_iter_create(self.fileno())
         if fd < 0:
             fail(fd, "starting an iterator")

@@ -10,16 +10,15 @@ _log = structlog.get_logger("libbpf")
 
 @ffi.def_extern()  # type: ignore[untyped-decorator]
 def xdpscope_log(_level: int, message: object) -> None:
-    """Called by libbpf, in whichever thread is in it.
+    """Log a message of libbpf, in the thread that called libbpf.
 
-    Every message goes out at debug level, warnings too: whatever fails raises an error
-    of its own with the verifier's log, and half of the warnings are of probes that are
-    meant to fail.
+    Every message has level debug, warnings too. Each failure raises an error of its own with the
+    verifier's log. Half of the warnings come from probes that are meant to fail.
     """
     text = ffi.string(message).decode(errors="replace").strip()
     _log.debug(text)
 
 
 def capture() -> None:
-    """Routes libbpf's messages here; done once, when the package is imported."""
+    """Receive libbpf's messages from now on. The package calls this once, when it is imported."""
     lib.xdpscope_capture_log()

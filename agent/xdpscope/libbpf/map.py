@@ -29,7 +29,7 @@ Bytes = NDArray[np.uint8]
 
 @cache
 def possible_cpus() -> int:
-    """How many CPUs this kernel may ever have: the values of one per-CPU element."""
+    """Return how many CPUs this kernel may ever have: the values of one per-CPU element."""
     count: int = lib.libbpf_num_possible_cpus()
     if count < 0:
         fail(count, "reading the possible CPUs")
@@ -37,14 +37,14 @@ def possible_cpus() -> int:
 
 
 def typed(values: Bytes, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Rows of bytes as records of ``dtype``; the kernel's rounding up to 8 bytes is cut off."""
+    """Return rows of bytes as records of ``dtype``, without the kernel's padding to 8 bytes."""
     records: NDArray[Any] = values[..., : dtype.itemsize].view(dtype)[..., 0]
     return records
 
 
 @dataclass(frozen=True, slots=True)
 class MapInfo:
-    """What ``struct bpf_map_info`` says of a map; sizes in bytes."""
+    """The values of ``struct bpf_map_info``; sizes in bytes."""
 
     id: int
     type: int  # enum bpf_map_type
@@ -81,7 +81,7 @@ class Map(Pinnable):
 
     @property
     def info(self) -> MapInfo:
-        """What the kernel says of the map; asked for once."""
+        """Return the kernel's information about the map; it is read once."""
         if self._info is None:
             self._info = self._asked()
         return self._info
@@ -100,12 +100,12 @@ class Map(Pinnable):
 
     @staticmethod
     def ids() -> Iterator[int]:
-        """The id of every map, in ascending order."""
+        """Return the id of every map, in ascending order."""
         return each_id(lib.bpf_map_get_next_id, "listing BPF maps")
 
     @classmethod
     def open(cls, map_id: int) -> Self:
-        """The map of this id.
+        """Return the map of this id.
 
         Raises:
             Vanished: it is gone.
@@ -119,7 +119,7 @@ class Map(Pinnable):
     def create(
         cls, kind: int, name: str, key_size: int, value_size: int, max_entries: int, flags: int = 0
     ) -> Self:
-        """Creates an empty map of type ``kind`` (``enum bpf_map_type``); sizes in bytes."""
+        """Create an empty map of type ``kind`` (``enum bpf_map_type``); sizes in bytes."""
         options = ffi.new("struct bpf_map_create_opts *")
         options.sz = ffi.sizeof("struct bpf_map_create_opts")
         options.map_flags = flags
@@ -129,14 +129,14 @@ class Map(Pinnable):
         return cls(fd)
 
     def sibling(self, name: str) -> Self:
-        """An empty map of this one's type and sizes."""
+        """Return an empty map of this one's type and sizes."""
         info = self.info
         return type(self).create(
             info.type, name, info.key_size, info.value_size, info.max_entries, info.flags
         )
 
     def lookup(self, key: bytes) -> Bytes:
-        """One element's values, shape (CPUs, stride).
+        """Return one element's values, shape (CPUs, stride).
 
         Raises:
             Vanished: there is no such key.
@@ -146,7 +146,7 @@ class Map(Pinnable):
         return values
 
     def lookup_into(self, key: bytes, values: Bytes) -> None:
-        """The same, into an array of that shape and no other layout.
+        """Read one element's values into an array of shape (CPUs, stride), without other layouts.
 
         Raises:
             Vanished: there is no such key.
@@ -156,13 +156,13 @@ class Map(Pinnable):
             fail(result, f"looking up an element of {self.info.name!r}")
 
     def update(self, key: bytes, values: bytes, flags: int = 0) -> None:
-        """Sets one element; ``values`` holds every CPU's."""
+        """Set one element; ``values`` holds every CPU's."""
         result = lib.bpf_map_update_elem(self.fileno(), key, values, flags)
         if result < 0:
             fail(result, f"setting an element of {self.info.name!r}")
 
     def delete(self, key: bytes) -> None:
-        """Takes one element out; one that is not there is no error."""
+        """Delete one element. A missing element is no error."""
         result = lib.bpf_map_delete_elem(self.fileno(), key)
         if result < 0 and result != -ENOENT:
             fail(result, f"deleting an element of {self.info.name!r}")
@@ -185,7 +185,7 @@ class Map(Pinnable):
         return values
 
     def items(self) -> tuple[Bytes, Bytes]:
-        """All elements: keys, shape (n, key size), and values, shape (n, CPUs, stride).
+        """Return all elements: keys, shape (n, key size), and values, shape (n, CPUs, stride).
 
         See ``batches``.
         """
@@ -219,7 +219,7 @@ class Map(Pinnable):
         return max(1, min(info.max_entries, 4096, _BATCH_SIZE // (info.cpus * info.stride)))
 
     def read_array(self, values: Bytes) -> None:
-        """Reads a whole array, shape (n, CPUs, stride), into ``values``.
+        """Read a whole array, shape (n, CPUs, stride), into ``values``.
 
         In one system call where the kernel has batches for arrays (Linux 5.6; of per-CPU
         ones 5.13), else element by element.

@@ -15,10 +15,10 @@ from xdpscope.libbpf.template import Template
 
 
 class Object:
-    """One ``.bpf.o``. Its maps and programs live until it is closed."""
+    """A ``.bpf.o`` file. Its maps and programs live until it is closed."""
 
     def __init__(self, path: Path) -> None:
-        """Opens the file without loading anything.
+        """Open the file without loading anything.
 
         Raises:
             XdpscopeError: it is not there, or libbpf cannot read it.
@@ -34,7 +34,7 @@ class Object:
             )
 
     def close(self) -> None:
-        """Closes every descriptor of the object."""
+        """Close every descriptor of the object."""
         handle, self._handle = self._handle, ffi.NULL
         if handle != ffi.NULL:
             lib.bpf_object__close(handle)
@@ -58,7 +58,7 @@ class Object:
         return found
 
     def choose(self, *names: str) -> None:
-        """Loads these programs of all there are in the file, and no others."""
+        """Load these programs of the file, and no others."""
         for name in names:
             self._program(name)
         program = ffi.NULL
@@ -67,14 +67,14 @@ class Object:
             lib.bpf_program__set_autoload(program, name in names)
 
     def aim(self, name: str, target: Program, function: str) -> None:
-        """Has a tracing program loaded against a function of another BPF program."""
+        """Set a function of another BPF program as the target of a tracing program."""
         program = self._program(name)
         result = lib.bpf_program__set_attach_target(program, target.fileno(), function.encode())
         if result < 0:
-            raise LoadError(f"{name!r} cannot be aimed at {function!r}", -result)
+            raise LoadError(f"{name!r} cannot be attached to {function!r}", -result)
 
     def resize(self, name: str, entries: int) -> None:
-        """Has a map made for so many entries."""
+        """Set the number of entries of a map, before it is created."""
         result = lib.bpf_map__set_max_entries(self._map(name), entries)
         if result < 0:
             raise LoadError(f"the map {name!r} cannot be resized to {entries}", -result)
@@ -86,29 +86,29 @@ class Object:
             raise LoadError(f"the type of the map {name!r} cannot be set", -result)
 
     def maps(self) -> list[str]:
-        """The names of its maps, those of its global variables too."""
+        """Return the names of its maps, including those of its global variables."""
         names, found = [], ffi.NULL
         while found := lib.bpf_object__next_map(self._handle, found):
             names.append(ffi.string(lib.bpf_map__name(found)).decode())
         return names
 
     def reuse(self, name: str, existing: Map) -> None:
-        """Has a map that is there already taken, as it is, in the place of a new one."""
+        """Use an existing map, as it is, instead of creating a new one."""
         result = lib.bpf_map__reuse_fd(self._map(name), existing.fileno())
         if result < 0:
-            raise LoadError(f"the map {name!r} cannot be taken over", -result)
+            raise LoadError(f"the map {name!r} cannot be reused", -result)
 
     def keep_log(self, name: str) -> None:
-        """Has the verifier's log of this program put into the error, should it be refused."""
+        """Add the verifier's log of this program to the error, if the kernel refuses it."""
         log = ffi.new("char[]", VERIFIER_LOG_SIZE)
         lib.bpf_program__set_log_buf(self._program(name), log, VERIFIER_LOG_SIZE)
         self._logs[name] = log
 
     def load(self) -> None:
-        """Creates the maps and loads the programs; all or nothing.
+        """Create the maps and load the programs; all or none.
 
         Raises:
-            LoadError: with the verifier's log of what it refused.
+            LoadError: with the verifier's log of the refused programs.
         """
         result = lib.bpf_object__load(self._handle)
         logs = "".join(ffi.string(log).decode(errors="replace") for log in self._logs.values())
@@ -117,20 +117,20 @@ class Object:
             raise LoadError(f"loading {self._path.name} failed", -result, logs)
 
     def program(self, name: str) -> Program:
-        """A loaded program, with a descriptor of its own."""
+        """Return a loaded program, with a descriptor of its own."""
         return Program.duplicate(lib.bpf_program__fd(self._program(name)))
 
     def map(self, name: str) -> Map:
-        """A map, with a descriptor of its own."""
+        """Return a map, with a descriptor of its own."""
         return Map(os.dup(self.map_fd(name)))
 
     def map_fd(self, name: str) -> int:
-        """The descriptor by which this object's instructions refer to a map."""
+        """Return the descriptor by which this object's instructions refer to a map."""
         fd: int = lib.bpf_map__fd(self._map(name))
         return fd
 
     def template(self, name: str) -> Template:
-        """A loaded program's instructions; they refer to this object's maps."""
+        """Return a loaded program's instructions; they refer to this object's maps."""
         program = self._program(name)
         count = lib.bpf_program__insn_cnt(program)
         copy = ffi.new("struct bpf_insn[]", count)
@@ -138,11 +138,11 @@ class Object:
         return Template(copy, lib.bpf_program__expected_attach_type(program))
 
     def attach_type(self, name: str) -> int:
-        """The ``enum bpf_attach_type`` that the program's section stands for."""
+        """Return the ``enum bpf_attach_type`` of the program's section."""
         found: int = lib.bpf_program__expected_attach_type(self._program(name))
         return found
 
     @property
     def btf(self) -> Btf:
-        """The object's own types."""
+        """Return the object's own types."""
         return Btf(lib.bpf_object__btf(self._handle), owner=self)

@@ -18,7 +18,7 @@ _MAPS = 64  # MAX_USED_MAPS of include/linux/bpf_verifier.h
 
 @dataclass(frozen=True, slots=True)
 class ProgramInfo:
-    """What ``struct bpf_prog_info`` says of a program."""
+    """The values of ``struct bpf_prog_info``."""
 
     id: int
     type: int  # enum bpf_prog_type
@@ -54,20 +54,20 @@ class Program(Descriptor):
 
     @staticmethod
     def ids() -> Iterator[int]:
-        """The id of every program loaded, of whatever type, in ascending order.
+        """Yield the ids of all loaded programs of any type, in ascending order.
 
         Raises:
-            NotPermitted: for want of CAP_SYS_ADMIN.
+            NotPermitted: CAP_SYS_ADMIN is missing.
         """
         return each_id(lib.bpf_prog_get_next_id, "listing BPF programs")
 
     @classmethod
     def open(cls, program_id: int) -> Self:
-        """The program of this id.
+        """Return the program of this id.
 
         Raises:
             Vanished: it is gone.
-            NotPermitted: for want of CAP_SYS_ADMIN, however much CAP_BPF there is.
+            NotPermitted: CAP_SYS_ADMIN is missing; CAP_BPF is not enough.
         """
         fd = lib.bpf_prog_get_fd_by_id(program_id)
         if fd < 0:
@@ -76,7 +76,7 @@ class Program(Descriptor):
 
     @classmethod
     def load(cls, template: Template, name: str, target: "Program", entry: EntryFunction) -> Self:
-        """Loads the template's instructions as a tracer of ``target``'s entry function.
+        """Load the template's instructions as a tracer of ``target``'s entry function.
 
         Raises:
             LoadError: the kernel refused it.
@@ -119,7 +119,7 @@ class Program(Descriptor):
         return info
 
     def info(self) -> ProgramInfo:
-        """What the kernel says of this program now."""
+        """Return the kernel's information about this program; it is read each time."""
         functions = ffi.new("struct bpf_func_info[1]")
         maps = ffi.new("__u32[]", _MAPS)
         info = self._info(
@@ -146,9 +146,9 @@ class Program(Descriptor):
         )
 
     def instructions(self) -> list[Instruction]:
-        """What the program consists of now, verified and rewritten; empty where that is secret.
+        """Return the program's verified and rewritten instructions; empty where they are secret.
 
-        Calls of helpers have 0 for their number where the kernel does not tell addresses.
+        Calls of helpers have the number 0 where the kernel hides addresses.
         """
         room = self._info().xlated_prog_len
         found = ffi.new("struct bpf_insn[]", room // ffi.sizeof("struct bpf_insn"))
@@ -158,7 +158,9 @@ class Program(Descriptor):
         return [Instruction(i.code, i.dst_reg, i.src_reg, i.off, i.imm) for i in found]
 
     def entry_function(self, info: ProgramInfo | None = None) -> EntryFunction | None:
-        """The main function, from ``func_info[0]`` and the program's BTF; None without BTF."""
+        """Return the main function, from ``func_info[0]`` and the program's BTF; None without
+        BTF.
+        """
         info = info or self.info()
         if not (info.btf_id and info.entry_type_id):
             return None
@@ -166,7 +168,7 @@ class Program(Descriptor):
             return EntryFunction(btf.name(info.entry_type_id), info.entry_type_id)
 
     def test_run(self, packet: bytes, repeat: int = 1) -> tuple[int, int]:
-        """Runs the program on ``packet`` with BPF_PROG_TEST_RUN.
+        """Run the program on ``packet`` with BPF_PROG_TEST_RUN.
 
         Returns:
             Its return value, and the mean duration of a run in nanoseconds.
@@ -184,5 +186,5 @@ class Program(Descriptor):
 
     @classmethod
     def duplicate(cls, fd: int) -> Self:
-        """A program of our own descriptor for one that somebody else owns."""
+        """Return a program with a descriptor of its own, for one that another object owns."""
         return cls(os.dup(fd))

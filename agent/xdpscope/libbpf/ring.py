@@ -21,12 +21,12 @@ class RingBuffer:
             fail(-ffi.errno, f"mapping the ring buffer {source.info.name!r}")
 
     def fileno(self) -> int:
-        """A descriptor that is readable while there are records."""
+        """Return a descriptor that is readable while there are records."""
         fd: int = lib.ring_buffer__epoll_fd(self._handle)
         return fd
 
     def poll(self, timeout: float) -> int:
-        """Waits up to ``timeout`` seconds for records and consumes them; how many there were.
+        """Wait up to ``timeout`` seconds for records, consume them, and return their number.
 
         Raises:
             Exception: what ``consume`` raised; the records after it stay for the next call.
@@ -40,7 +40,7 @@ class RingBuffer:
         return count
 
     def take(self, record: bytes) -> int:
-        """Called from libbpf for each record; a negative number stops the reading."""
+        """Consume one record, called by libbpf; return a negative number to stop the reading."""
         try:
             self._consume(record)
         except BaseException as failure:  # noqa: BLE001 (must not unwind through libbpf)
@@ -49,7 +49,7 @@ class RingBuffer:
         return 0
 
     def close(self) -> None:
-        """Unmaps the buffer; again is no error."""
+        """Unmap the buffer. A second call does nothing."""
         handle, self._handle = self._handle, ffi.NULL
         if handle != ffi.NULL:
             lib.ring_buffer__free(handle)
@@ -63,6 +63,6 @@ class RingBuffer:
 
 @ffi.def_extern()  # type: ignore[untyped-decorator]
 def xdpscope_ring_sample(ctx: object, data: object, size: int) -> int:
-    """Finds the RingBuffer that libbpf calls for."""
+    """Find the RingBuffer that libbpf calls for."""
     ring: RingBuffer = ffi.from_handle(ctx)
     return ring.take(bytes(ffi.buffer(data, size)))

@@ -6,7 +6,7 @@ from xdpscope.libbpf.descriptor import Descriptor, fail
 
 
 def run_time_stats() -> Descriptor:
-    """Has the kernel count runs and run time of every program until this is closed.
+    """Have the kernel count runs and run time of every program until this is closed.
 
     By descriptor rather than by sysctl, so that a process that is killed leaves them off.
     """

@@ -13,7 +13,7 @@ from xdpscope.libbpf import instruction as isa
 from xdpscope.libbpf._raw import ffi, lib
 
 Slots = tuple[int, ...]
-"""Which instructions of a template take one value."""
+"""The indexes of the instructions of a template that take one value."""
 
 _LAYOUT = struct.Struct("<BBhi")
 """``struct bpf_insn``: code, registers (the source is the upper half), offset, immediate."""
@@ -27,13 +27,15 @@ class Template:
         self.attach_type = attach_type
 
     def map_slots(self, fd: int) -> Slots:
-        """Where the program refers to this map; maybe nowhere."""
+        """Return where the program refers to this map; it may be empty."""
         kinds = (lib.BPF_PSEUDO_MAP_FD, lib.BPF_PSEUDO_MAP_VALUE)
         loads = self._with_code(isa.LOAD_64)
         return tuple(at for at, source, value in loads if source in kinds and value == fd)
 
     def constant_slots(self, value: int) -> Slots:
-        """Where the program moves this constant, of up to 64 bits, to a register; maybe nowhere."""
+        """Return where the program moves this constant, of up to 64 bits, to a register; it may be
+        empty.
+        """
         low, high = _signed(value), _signed(value >> 32)
         wide = [
             at
@@ -44,23 +46,27 @@ class Template:
         return tuple(sorted(wide + self._with_immediate(value, *moves)))
 
     def comparison_slots(self, value: int) -> Slots:
-        """Where the program compares a register with this constant of 31 bits; maybe nowhere."""
+        """Return where the program compares a register with this constant of 31 bits; maybe
+        nowhere.
+        """
         codes = (isa.JMP | isa.JEQ | isa.K, isa.JMP | isa.JNE | isa.K)
         return tuple(self._with_immediate(value, *codes))
 
     def shift_slots(self, bits: int) -> Slots:
-        """Where the program shifts 64 bits to the right by so many; maybe nowhere."""
+        """Return where the program shifts 64 bits to the right by this number; it may be empty."""
         return tuple(self._with_immediate(bits, isa.ALU64 | isa.RSH | isa.K))
 
     def switch_slots(self) -> Slots:
-        """Where the program has a branch for ``switched``: a jump if equal to nought, after one to
-        nowhere, which compilers do not write.
+        """Return where the program has a branch for ``switched``.
+
+        It is a jump if equal to 0, after a jump to the next instruction, which compilers do not
+        write.
         """
         branches = self._with_immediate(0, isa.JMP | isa.JEQ | isa.K)
         return tuple(at for at in branches if at and self._leads_nowhere(at - 1))
 
     def switched(self, slots: Slots) -> Self:
-        """The same program, taking the other way at these branches."""
+        """Return the same program, taking the other way at these branches."""
         other = self.filled()
         for slot in slots:
             other.instructions[slot].code = isa.JMP | isa.JNE | isa.K
@@ -68,11 +74,15 @@ class Template:
 
     @cached_property
     def _decoded(self) -> list[tuple[int, int, int, int]]:
-        """Every instruction, read at once: to ask cffi for field after field takes far longer."""
+        """Return every instruction, decoded together: reading single fields through cffi is far
+        slower.
+        """
         return list(_LAYOUT.iter_unpack(ffi.buffer(self.instructions)))
 
     def _with_code(self, wanted: int) -> list[tuple[int, int, int]]:
-        """Where instructions with this code are, with their source register and immediate."""
+        """Return where instructions with this code are, with their source register and
+        immediate.
+        """
         return [
             (at, registers >> 4, immediate)
             for at, (code, registers, _, immediate) in enumerate(self._decoded)
@@ -80,7 +90,7 @@ class Template:
         ]
 
     def _with_immediate(self, wanted: int, *codes: int) -> list[int]:
-        """Where instructions with one of these codes and this immediate are."""
+        """Return where instructions with one of these codes and this immediate are."""
         return [
             at
             for at, (code, _, _, immediate) in enumerate(self._decoded)
@@ -92,7 +102,7 @@ class Template:
         return (code, offset) == (isa.JMP | isa.JA, 0)
 
     def filled(self, *fillings: tuple[Slots, int]) -> Self:
-        """The same program with other values in some slots."""
+        """Return the same program with other values in some slots."""
         copy = ffi.new("struct bpf_insn[]", len(self.instructions))
         ffi.memmove(copy, self.instructions, ffi.sizeof(copy))
         for slots, value in fillings:
@@ -104,6 +114,6 @@ class Template:
 
 
 def _signed(value: int) -> int:
-    """The low 32 bits as an instruction holds them."""
+    """Return the low 32 bits as an instruction holds them."""
     low = value & 0xFFFFFFFF
     return low - (1 << 32) if low >> 31 else low
