@@ -212,7 +212,7 @@ def test_an_attachment_over_netlink_is_seen_at_once(lab: Lab) -> None:
 
 
 def run_python(code: str, *forbidden: str) -> tuple[list[object], str]:
-    """What the code prints as JSON, and its log, run as root without some capabilities."""
+    """Return what the code prints as JSON, and its log, run as root without some capabilities."""
     without = ",".join(f"-{name}" for name in forbidden)
     command = ["setpriv", f"--bounding-set={without}", f"--inh-caps={without}"]
     done = subprocess.run(
@@ -247,11 +247,11 @@ def test_what_is_not_permitted_is_said_once(lab: Lab) -> None:
 
             found, log = run_python(READ_TWICE, "sys_admin")
             assert found == [["host"]] * 2
-            assert log.count("cannot look into some network namespaces") == 1
+            assert log.count("cannot scan some network namespaces") == 1
 
             found, log = run_python(READ_TWICE, "sys_ptrace")
             assert found == [["host", "xst0"]] * 2
-            assert log.count("cannot tell the network namespaces of some processes") == 1
+            assert log.count("cannot read the network namespaces of some processes") == 1
     finally:
         process.kill()
         process.wait()

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which XDP programs there are, what role each plays, where each is attached."""
+"""Find the XDP programs of the host, their roles and their attachments."""

@@ -26,7 +26,7 @@ class Claims:
         self._given_up: set[int] = set()
 
     def given_up(self, waiting: Collection[int]) -> frozenset[int]:
-        """Return those of the extensions that are waiting that have done so for too long."""
+        """Return the extensions that have been waiting for too long."""
         now = time.monotonic()
         self._since = {id: self._since.get(id, now) for id in waiting}
         over = {id for id, since in self._since.items() if now - since >= PATIENCE}
@@ -42,7 +42,7 @@ class Claims:
 
     @property
     def due(self) -> bool:
-        """Whether one of them has waited for too long since ``given_up``."""
+        """Return whether another extension has waited for too long since ``given_up``."""
         now = time.monotonic()
         return any(
             now - since >= PATIENCE for id, since in self._since.items() if id not in self._given_up

@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which entry functions a tracer can read.
+"""The entry functions that a tracer can read.
 
-A tracer finds the packet in the first argument of its target, and the verdict behind the last.
-Both are right only where the kernel takes the types of the entry function for true. That is for
-one argument, a pointer to ``struct xdp_md``, and an integer as the result
-(``btf_prepare_func_args`` and ``btf_distill_func_proto`` in kernel/bpf/btf.c). For any other
-function the kernel assumes five numbers as arguments: the packet cannot be read, and what stands
-in the place of the verdict may be an argument.
+A tracer finds the packet in the first argument of its target, and the verdict after the last. Both
+are right only if the kernel trusts the types of the entry function. It does so for one argument, a
+pointer to ``struct xdp_md``, and an integer as the result (``btf_prepare_func_args`` and
+``btf_distill_func_proto`` in kernel/bpf/btf.c). For any other function the kernel assumes five
+numbers as arguments. The packet cannot be read then, and an argument may be read as the verdict.
 """
 
 from xdpscope.errors import Vanished

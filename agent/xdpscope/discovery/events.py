@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel's word that something about an interface changed."""
+"""Notifications of the kernel about changed interfaces."""
 
 import socket
 from contextlib import suppress
@@ -11,11 +11,12 @@ _READ_SIZE = 1 << 16
 
 
 class LinkEvents:
-    """Readable whenever an interface appeared, changed or went.
+    """Readable whenever an interface appeared, changed or disappeared.
 
-    Attaching and detaching over netlink says so here; a bpf_link does not, which is why
-    discovery also looks by the clock. Other namespaces are heard if they have an id in ours,
-    which they get when a pair of veth joins the two, or so; no more is done to hear them.
+    The kernel notifies when netlink attaches or detaches a program. It does not for a bpf_link:
+    therefore discovery also scans at intervals. Notifications from other namespaces arrive if they
+    have an id in ours. A pair of veth between the two gives them one, for example. The agent
+    creates no such ids.
     """
 
     def __init__(self) -> None:
@@ -23,7 +24,7 @@ class LinkEvents:
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
         )
         try:
-            with suppress(OSError):  # for want of CAP_NET_BROADCAST: there is the clock
+            with suppress(OSError):  # CAP_NET_BROADCAST is missing: scans still happen at intervals
                 self._socket.setsockopt(_SOL_NETLINK, _NETLINK_LISTEN_ALL_NSID, 1)
             self._socket.bind((0, _RTMGRP_LINK))
         except BaseException:
@@ -34,7 +35,9 @@ class LinkEvents:
         return self._socket.fileno()
 
     def drain(self) -> None:
-        """Takes what there is to read; what it says does not matter, discovery looks anew."""
+        """Discard all notifications; their content does not matter, because discovery scans
+        again.
+        """
         while True:
             try:
                 self._socket.recv(_READ_SIZE)

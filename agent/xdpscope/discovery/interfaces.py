@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Interfaces and the XDP programs attached to them, over rtnetlink(7).
 
-A few attributes of some sixty are wanted, of every interface, every few seconds. So this
-reads the dump itself: a general decoder takes thirty times as long, which on a host with
-hundreds of interfaces was most of what the idle agent cost (docs/decisions/0004). And of
-an interface that the kernel describes as it did before, nothing is read again.
+The agent needs a few of some sixty attributes, of every interface, every few seconds. A general
+decoder takes thirty times as long as this module. On a host with hundreds of interfaces that was
+most of the idle agent's cost (docs/decisions/0004). An interface whose message has not changed is
+not decoded again.
 """
 
 import socket
@@ -30,7 +30,7 @@ _TYPE_MASK = 0x3FFF  # without NLA_F_NESTED and NLA_F_NET_BYTEORDER
 # include/uapi/linux/rtnetlink.h
 _RTM_NEWLINK, _RTM_GETLINK = 16, 18
 _LINK = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, change
-_RTEXT_FILTER_SKIP_STATS = 1 << 3  # leave out the counters, which are most of an answer (4.6)
+_RTEXT_FILTER_SKIP_STATS = 1 << 3  # omit the counters, which are most of an answer (4.6)
 
 # include/uapi/linux/if_link.h
 _IFLA_IFNAME, _IFLA_MASTER, _IFLA_LINKINFO, _IFLA_EXT_MASK, _IFLA_XDP = 3, 10, 18, 29, 43
@@ -61,16 +61,16 @@ class Interface:
 
 
 class Decoder:
-    """Reads what the kernel says of an interface; what it has read of late, it knows."""
+    """Decodes the kernel's messages about interfaces, and remembers recent ones."""
 
     def __init__(self) -> None:
-        # For one dump after the other: memory that is new each time is paged in each time.
+        # Reused for each dump: the kernel would have to page new memory in each time.
         self.room = memoryview(bytearray(_READ_SIZE))
         self._known: dict[bytes, Interface] = {}
         self._used: dict[bytes, Interface] = {}
 
     def decode(self, message: bytes) -> Interface:
-        """The interface that a message, from its ``struct ifinfomsg`` on, tells of."""
+        """Return the interface that a message describes; it begins with ``struct ifinfomsg``."""
         found = self._known.get(message)
         if found is None:
             found = _interface(memoryview(message))
@@ -78,18 +78,18 @@ class Decoder:
         return found
 
     def forget_unused(self) -> None:
-        """Forgets what was not told since this was last called."""
+        """Forget the messages that were not decoded since the last call."""
         self._known, self._used = self._used, {}
 
 
 class InterfaceSource:
-    """The interfaces of one network namespace: that of the thread that opens this.
+    """The interfaces of one network namespace: the namespace of the thread that opens this.
 
-    As long as it is open, the namespace lives.
+    The namespace lives as long as this is open.
     """
 
     def __init__(self, decoder: Decoder | None = None) -> None:
-        """Opens a socket.
+        """Open a socket.
 
         Args:
             decoder: Whoever reads again and again keeps one.
@@ -100,12 +100,12 @@ class InterfaceSource:
         self._cookie = netns.cookie_of(self._socket) if netns.has_cookies() else None
 
     def close(self) -> None:
-        """Closes the netlink socket."""
+        """Close the netlink socket."""
         self._socket.close()
 
     @property
     def namespace_cookie(self) -> int | None:
-        """The cookie of the namespace it reads; None where inode numbers are gone by."""
+        """Return the cookie of the namespace; None where inode numbers identify namespaces."""
         return self._cookie
 
     def __enter__(self) -> Self:
@@ -115,12 +115,12 @@ class InterfaceSource:
         self.close()
 
     def read(self) -> list[Interface]:
-        """All interfaces, in one state.
+        """Return all interfaces, in one state.
 
-        A dump that changes overtook may lack some, or have one twice; it is taken again.
+        A dump that changes interrupted may lack some, or have one twice. It is repeated.
 
         Raises:
-            KernelError: the kernel refused, or they never hold still (EAGAIN).
+            KernelError: the kernel refused, or each dump was interrupted (EAGAIN).
         """
         if self._socket.fileno() < 0:
             self._socket = _opened()
@@ -130,13 +130,13 @@ class InterfaceSource:
                 if found is not None:
                     return found
         except (KernelError, OSError):
-            # The kernel still has the rest of that dump to send, and starts no other meanwhile.
+            # The kernel still has the rest of that dump to send, and starts no other until then.
             self._socket.close()
             raise
         raise KernelError("interfaces change faster than they can be listed", EAGAIN)
 
     def _dump(self) -> list[Interface] | None:
-        """One dump; None if changes overtook it."""
+        """Return one dump; None if changes interrupted it."""
         self._sequence += 1
         mask = _ATTRIBUTE.pack(8, _IFLA_EXT_MASK) + _NUMBER.pack(_RTEXT_FILTER_SKIP_STATS)
         body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + mask
@@ -157,7 +157,7 @@ class InterfaceSource:
                     return found if consistent else None
 
     def _messages(self) -> Iterator[tuple[int, int, memoryview]]:
-        """One read's (type, flags, body) of answers to the last request."""
+        """Yield (type, flags, body) of the answers to the last request in one read."""
         room = self._decoder.room
         data = room[: self._socket.recv_into(room)]
         while len(data) >= _HEADER.size:

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Reading(Generic[T]):
-    """What a source gave the last time, for when it gives nothing."""
+    """The last result of a source, used while the source fails."""
 
     def __init__(self, read: Callable[[], T]) -> None:
         self._read = read
@@ -43,13 +43,13 @@ class Reading(Generic[T]):
 
 
 class Inventory:
-    """Takes snapshots of the host. Not for use by two threads at once."""
+    """Takes snapshots of the host. Two threads must not use it concurrently."""
 
     def __init__(self, namespaces: NamespaceSource | None = None) -> None:
-        """Opens what it reads from.
+        """Open the sources.
 
         Args:
-            namespaces: Where to look for interfaces; closed with this. Everywhere, if not given.
+            namespaces: The source of interfaces, closed with this. If not given, all namespaces.
         """
         self._programs = ProgramSource()
         self._namespaces = namespaces or NamespaceSource()
@@ -60,7 +60,7 @@ class Inventory:
         self._found: object = None
         self._snapshot = Snapshot()
         self.failures: list[KernelError | OSError] = []
-        """What could not be read for the last snapshot."""
+        """The errors of the last snapshot."""
 
     def close(self) -> None:
         self._maps.close()
@@ -75,7 +75,7 @@ class Inventory:
 
     @property
     def everywhere(self) -> bool:
-        """Whether it looks into all network namespaces, or into our own alone."""
+        """Return whether it scans all network namespaces, or only our own."""
         return self._namespaces.everywhere
 
     @everywhere.setter
@@ -83,13 +83,14 @@ class Inventory:
         self._namespaces.everywhere = wanted
 
     def take(self) -> Snapshot:
-        """What is there now; the same object as the last time, if nothing has changed since.
+        """Return a snapshot; the same object as the last time, if nothing has changed since.
 
-        Of what cannot be read the last reading stands, and ``failures`` says why.
+        If a part cannot be read, the snapshot has its last reading, and ``failures`` has the
+        error.
 
         Raises:
-            NotPermitted: for want of CAP_SYS_ADMIN.
-            KernelError: something cannot be read, and never could.
+            NotPermitted: CAP_SYS_ADMIN is missing.
+            KernelError: a part cannot be read, and never could.
             OSError: the same.
         """
         failures: list[KernelError | OSError] = []
@@ -155,7 +156,7 @@ class Inventory:
     def _targets_of_extensions(listed: ProgramList) -> Mapping[int, Iterable[int]]:
         if listed.extended:
             return listed.extended
-        # Before Linux 5.13 no link tells what it is on: an extension may be in any dispatcher.
+        # Before Linux 5.13 no link reports its target: an extension may be in any dispatcher.
         programs = listed.programs.values()
         dispatchers = frozenset(p.id for p in programs if p.role is Role.DISPATCHER)
         return {

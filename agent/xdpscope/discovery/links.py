@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which program each tracing link puts onto which: fentry, fexit and freplace, anybody's."""
+"""The targets of all tracing links on the host: fentry, fexit and freplace."""
 
 from collections.abc import Collection
 
@@ -17,15 +17,14 @@ class TracingLinks:
         self._found: Collection[LinkEnds] = []
 
     def read(self) -> Collection[LinkEnds]:
-        """Every link whose target the kernel names; none before Linux 5.13.
+        """Return every link whose target the kernel reports; none before Linux 5.13.
 
-        The same collection as the last time, if there are the same links. One that cannot be read
-        is left out, and tried again later.
-
-        Each holds a reference on its target.
+        The result is the same object as the last time, if there are the same links. A link that
+        cannot be read is omitted, and tried again later. Each link holds a reference on its
+        target.
 
         Raises:
-            NotPermitted: for want of CAP_SYS_ADMIN.
+            NotPermitted: CAP_SYS_ADMIN is missing.
         """
         ids = list(Link.ids())
         if ids == list(self._known) and not self._unreadable.due:

@@ -14,7 +14,7 @@ class Listing:
     """A loaded iterator: one read takes one system call, or few, however much there is."""
 
     def __init__(self, name: str, record: str) -> None:
-        """Loads it.
+        """Load it.
 
         Args:
             name: Of the object, and of the program in it.
@@ -33,7 +33,7 @@ class Listing:
         self._records = np.frombuffer(self._raw, self._record)
 
     def close(self) -> None:
-        """Unloads it."""
+        """Unload it."""
         self._link.close()
 
     def __enter__(self) -> Self:
@@ -43,7 +43,9 @@ class Listing:
         self.close()
 
     def read(self) -> NDArray[Any]:
-        """The records of this moment; the same array as the last time, if they are the same."""
+        """Return the records of this moment; the same array as the last time, if they are the
+        same.
+        """
         raw = self._link.read_all()
         if raw != self._raw:
             self._raw, self._records = raw, np.frombuffer(raw, self._record)

@@ -26,8 +26,9 @@ class MapKind(IntEnum):
 class MapEntry:
     """A program in an entry of a map.
 
-    ``device`` is (serial number of the namespace, ifindex) of the one that a devmap's entry
-    sends packets to, ``name`` its name and ``inode`` that of its namespace; else all are nought.
+    ``device`` is (serial number of the namespace, ifindex) of the device to which a devmap's entry
+    sends packets. ``name`` is its name and ``inode`` its namespace's inode. All are 0 for other
+    maps.
     """
 
     map_id: int
@@ -51,7 +52,7 @@ class MapEntries:
         self._entries: list[MapEntry] = []
 
     def close(self) -> None:
-        """Unloads the iterator."""
+        """Unload the iterator."""
         if self._listing is not None:
             self._listing.close()
 
@@ -62,11 +63,10 @@ class MapEntries:
         self.close()
 
     def read(self) -> list[MapEntry]:
-        """Entries with programs; none where the kernel refuses the iterator.
+        """Return the entries with programs; none where the kernel refuses the iterator.
 
-        The same list as the last time, if they are the same.
-
-        Of a map, 65,536 places are looked at, and 800 programs told.
+        The result is the same list as the last time, if the entries are the same. At most 65,536
+        entries of a map are read, and at most 800 programs returned.
         """
         if self._listing is None:
             return []
@@ -93,19 +93,19 @@ def tail_called(
     programs: Mapping[int, XdpProgram],
     in_service: Collection[int],
 ) -> dict[int, tuple[int, ...]]:
-    """See Snapshot.
+    """Return the callers of tail-called programs; see Snapshot.
 
     Args:
-        entries: All there are.
-        programs: By id.
-        in_service: The programs that packets come to by other ways.
+        entries: All entries with programs.
+        programs: All programs, by id.
+        in_service: The programs that packets reach by other ways.
     """
     leaves: dict[int, set[int]] = defaultdict(set)  # the prog arrays that each leaf is in
     for entry in entries:
         known = entry.program in programs and entry.program not in in_service
         if entry.kind is MapKind.PROG_ARRAY and known:
             leaves[entry.program].add(entry.map_id)
-    # For each prog array: what calls into it, and the prog arrays that lead there by a leaf.
+    # For each prog array: its callers, and the prog arrays that lead there through a leaf.
     arrays = set().union(*leaves.values())
     callers: dict[int, set[int]] = defaultdict(set)
     before: dict[int, set[int]] = defaultdict(set)
@@ -125,7 +125,7 @@ def tail_called(
 def _all_before(
     array: int, before: Mapping[int, set[int]], callers: Mapping[int, set[int]]
 ) -> set[int]:
-    """The callers of this prog array, and of those that lead to it over any number of leaves."""
+    """Return the callers of this prog array, also through any number of other prog arrays."""
     found: set[int] = set()
     seen, ahead = {array}, [array]
     while ahead:

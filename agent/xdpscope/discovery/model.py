@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What discovery finds: plain values, compared and passed around."""
+"""The results of discovery: plain values, which are compared and passed on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,8 +9,8 @@ from enum import StrEnum
 def interface_name(raw: bytes) -> str:
     """Return the label value for an interface's name: text, and different for different names.
 
-    The kernel allows almost any bytes in a name. Bytes that are not UTF-8 are written as ``\\xff``.
-    A backslash is doubled, so that no name can look like another.
+    The kernel allows almost any bytes in a name. Bytes that are not UTF-8 are written as
+    ``\\xff``. A backslash is doubled, so that no two names have the same label.
     """
     return raw.partition(b"\0")[0].replace(b"\\", rb"\\").decode(errors="backslashreplace")
 
@@ -24,7 +24,7 @@ class Mode(StrEnum):
 
 
 class Role(StrEnum):
-    """What part a program plays; a *root* is what a driver calls."""
+    """The role of a program; a driver calls a *root*."""
 
     ROOT = "root"
     DISPATCHER = "dispatcher"
@@ -51,7 +51,7 @@ class XdpProgram:
     jited: bool
     attach_type: str  # libbpf's name; empty where this kernel does not tell
     extension: bool = False  # a freplace program, in place of a function of an XDP program
-    at_egress: bool = False  # its packets are those of the device that they leave by
+    at_egress: bool = False  # its packets belong to the device that they leave by
     map_ids: tuple[int, ...] = ()  # of the maps that it uses
     offloaded: bool = False  # a network card runs it
     entry_problem: str = ""  # why no tracer can read its entry function; empty: one can
@@ -61,9 +61,9 @@ class XdpProgram:
 
     @property
     def role(self) -> Role:
-        """What it was loaded for, by attach type and, for libxdp's dispatcher, by name.
+        """Return its role by attach type and, for libxdp's dispatcher, by name.
 
-        See ``Snapshot.part_of`` for what it is used for.
+        ``Snapshot.part_of`` returns its role as it is used.
         """
         if self.extension:
             return Role.COMPONENT
@@ -75,13 +75,15 @@ class XdpProgram:
 
     @property
     def selectors(self) -> tuple[str, str, str]:
-        """What a configuration may call this program by."""
+        """Return the values by which a configuration may select this program."""
         return (self.function, str(self.id), self.tag)
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Attachment:
-    """One location of a program: an interface that it is attached to, or receives packets from."""
+    """One location of a program: an interface where it is attached, or from which it receives
+    packets.
+    """
 
     netns: str
     interface: str
@@ -107,7 +109,7 @@ class ChainPlace:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What part a program plays at one moment."""
+    """The role of a program at one moment."""
 
     role: Role
     chain: tuple[ChainPlace, ...] = ()  # of a component
@@ -119,17 +121,17 @@ class Snapshot:
     """All that was there at one moment."""
 
     programs: Mapping[int, XdpProgram] = field(default_factory=dict)
-    # By program id; sorted, and missing for a program that is attached nowhere.
+    # By program id; sorted. A program without attachments has no entry.
     attachments: Mapping[int, tuple[Attachment, ...]] = field(default_factory=dict)
-    # By program id: references that somebody who is no tracer holds on it; empty where this
-    # kernel does not tell.
+    # By program id: the references on it that no tracer holds; empty where this kernel does not
+    # report them.
     holders: Mapping[int, int] = field(default_factory=dict)
-    # Programs whose entry function an extension stands in for, which leaves a tracer no place; or
-    # is loaded to stand in for, which a tracer there would forbid.
+    # Programs whose entry function an extension replaces, which leaves no room for a tracer; or is
+    # loaded to replace, which a tracer would prevent.
     claimed: frozenset[int] = frozenset()
     # Freplace programs for functions that return no verdict. See Role.EXTENSION.
     extensions: frozenset[int] = frozenset()
-    # By component; empty where this kernel does not tell.
+    # By component; empty where this kernel does not report it.
     chains: Mapping[int, tuple[ChainPlace, ...]] = field(default_factory=dict)
     # Programs that run without being attached anywhere: a cpumap's entry has them do so.
     running: frozenset[int] = frozenset()
@@ -141,17 +143,17 @@ class Snapshot:
     # (namespace name, interface name) to the names of the bonds, or the like, that it is a lower
     # device of, the nearest first.
     uppers: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
-    # Serial number to (inode number, name), of the namespaces that were looked into.
+    # Serial number to (inode number, name), of the namespaces that were scanned.
     namespaces: Mapping[int, tuple[int, str]] = field(default_factory=dict)
     # Inode number to name, of all namespaces that have one.
     names: Mapping[int, str] = field(default_factory=dict)
 
     def in_service(self, program_id: int) -> bool:
-        """Whether packets come to this program otherwise than by tail call."""
+        """Return whether packets reach this program otherwise than by tail call."""
         return bool(self.attachments.get(program_id)) or program_id in self.running
 
     def part_of(self, program: XdpProgram) -> Part:
-        """What part a program plays now."""
+        """Return the role of a program now."""
         if program.id in self.tail_called:
             return Part(Role.TAILCALL, callers=self.tail_called[program.id])
         if program.id in self.extensions:

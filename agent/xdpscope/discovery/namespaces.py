@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The interfaces of every network namespace of the host.
 
-A socket holds the namespace it was opened in. So but for our own, one is opened for a
-look and closed again; and the thread that goes from one to the next is made for that look
-and ends with it, so that none can be left behind in a namespace that is not ours.
+A socket keeps the namespace alive in which it was opened. The agent therefore opens a socket for
+each scan and closes it again, except in its own namespace. A thread is created for each scan,
+visits the namespaces, and ends with the scan. So no thread stays in another namespace.
 """
 
 import threading
@@ -24,7 +24,7 @@ _log = structlog.get_logger(__name__)
 
 _SERIAL_MASK = 0xFFFFFFFF
 
-# What opening or entering a namespace says once it, or the process that led there, is gone.
+# The errors of entering a namespace that is gone, or whose process is gone.
 _GONE = (ENOENT, ESRCH, ESTALE)
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """A network namespace that was looked into, and the interfaces in it."""
+    """A network namespace that was scanned, and the interfaces in it."""
 
     # As bpf/counting.h has it: given once and never again, where an inode number is given
     # to the next namespace as soon as it is free. The inode number itself before Linux 5.14.
@@ -44,14 +44,14 @@ class Namespace:
 
 @dataclass(frozen=True, slots=True)
 class Namespaces:
-    """Those of one moment."""
+    """The namespaces of one moment."""
 
     seen: Sequence[Namespace]
-    names: Mapping[int, str]  # by inode number; also of some that could not be looked into
+    names: Mapping[int, str]  # by inode number; includes some that could not be scanned
 
 
 class NamespaceSource:
-    """Looks into our own namespace and, if ``everywhere``, into all the others."""
+    """Scans our own namespace and, if ``everywhere``, all the others."""
 
     def __init__(self, *, everywhere: bool = True) -> None:
         self.everywhere = everywhere
@@ -72,12 +72,13 @@ class NamespaceSource:
         self.close()
 
     def read(self) -> Namespaces:
-        """All that can be looked into, and what cannot for a moment as it was at the last reading.
+        """Return all namespaces that can be scanned.
 
-        What the agent may not look into, or is gone, is passed over.
+        A namespace that cannot be scanned for a moment is returned as the last scan found it. A
+        namespace that is gone, or that the agent may not enter, is omitted.
 
         Raises:
-            KernelError: our own cannot be, and could not be before.
+            KernelError: our own cannot be scanned, and could not be before.
             OSError: the same.
         """
         found = self.find()
@@ -95,14 +96,14 @@ class NamespaceSource:
         return Namespaces(seen, names)
 
     def find(self) -> netns.Found:
-        """Which namespaces there are to look into; of others than our own, ways that lead there."""
+        """Return the namespaces to scan, with paths that lead into each except our own."""
         if not self.everywhere:
             return netns.Found()
         found = netns.find(self._named)
         self._named = dict(found.named)
         if found.unreadable:
             self._complain(
-                "cannot tell the network namespaces of some processes",
+                "cannot read the network namespaces of some processes",
                 processes=found.unreadable,
                 hint="CAP_SYS_PTRACE is missing, or a security module forbids it",
             )
@@ -142,7 +143,7 @@ class NamespaceSource:
                 return True
         if isinstance(problem, PermissionError):
             self._complain(
-                "cannot look into some network namespaces",
+                "cannot scan some network namespaces",
                 error=str(problem),
                 hint="CAP_SYS_ADMIN is missing, or a security module forbids it",
             )
@@ -155,7 +156,7 @@ class NamespaceSource:
             return self._read(source, inode, name)
 
     def _read(self, source: InterfaceSource, inode: int, name: str) -> Namespace:
-        """Read a namespace's interfaces; if that fails, return those of the last scan.
+        """Read a namespace's interfaces; if that fails, return the interfaces of the last scan.
 
         Raises:
             KernelError: it fails, and there was no scan before.
@@ -176,7 +177,7 @@ class NamespaceSource:
             return replace(last, name=name)
 
     def _complain(self, event: str, **facts: object) -> None:
-        """Once, for what is amiss will stay so."""
+        """Warn once, because the reason does not change."""
         if event not in self._complaints:
             self._complaints.add(event)
             _log.warning(event, **facts)

@@ -21,7 +21,7 @@ from xdpscope.libbpf import Btf, EntryFunction, Program, ProgramInfo, attach_typ
 
 _log = structlog.get_logger(__name__)
 
-# What says nothing of the object that was asked for.
+# Errors that depend on the moment, and not on the object.
 _PASSING = (EAGAIN, EINTR, EIO, EMFILE, ENFILE, ENODEV, ENOMEM)
 
 _UNSPECIFIED = 0  # no attach type given: what loaders before 5.9 did; it means plain XDP
@@ -37,7 +37,7 @@ ANCHOR = "xdpscope_anchor"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the census says of one program."""
+    """The census of one program."""
 
     attach_type: int = _UNSPECIFIED
     extension: bool = False
@@ -60,19 +60,20 @@ class ProgramList:
     chains: dict[int, tuple[ChainPlace, ...]]  # see Snapshot
     claimed: frozenset[int]  # see Snapshot
     extensions: frozenset[int] = frozenset()  # see Snapshot
-    # By freplace program: what it is attached to; empty where this kernel does not tell.
+    # By freplace program: the programs it is attached to; empty where this kernel does not report
+    # it.
     extended: dict[int, list[int]] = field(default_factory=dict)
 
 
 class Census:
     """One read of the kernel's own list of XDP programs.
 
-    A bpf_prog iterator (Linux 5.9): it tells references and attach types, which bpf(2)
-    does not, and takes one system call however many other programs there are.
+    A bpf_prog iterator (Linux 5.9) reports references and attach types, which bpf(2) does not. It
+    takes one system call, for any number of other programs.
     """
 
     def __init__(self) -> None:
-        """Loads the iterator.
+        """Load the iterator.
 
         Raises:
             KernelError: this kernel refuses it.
@@ -85,7 +86,7 @@ class Census:
         self._listing.close()
 
     def read(self) -> dict[int, "Entry"]:
-        """By program id, the same as the last time if nothing changed.
+        """Return the entries by program id; the same object as the last time if nothing changed.
 
         The iterator's own reference is not counted.
         """
@@ -141,22 +142,22 @@ class ProgramSource:
         self.close()
 
     def read(self) -> ProgramList:
-        """All XDP programs and extensions of them; the same list, if nothing changed.
+        """Return all XDP programs and their extensions; the same list, if nothing changed.
 
         A program that cannot be opened is ``unreadable``, and tried again later.
 
-        A tracer of somebody else is not counted among a program's holders: two that waited
-        for each other to let go would keep a program for ever.
+        The tracers of others are not counted among a program's holders. Otherwise two tracers,
+        each of which waits for the other to detach, would keep a program for ever.
 
         Raises:
-            NotPermitted: for want of CAP_SYS_ADMIN.
+            NotPermitted: CAP_SYS_ADMIN is missing.
         """
         if self._census is None:
             found = self._describe_all(dict.fromkeys(Program.ids(), Entry()))
             return ProgramList(found, {}, {}, frozenset())
         census = self._census.read()
-        # After the census, so that a tracer new in between makes the number too small: then
-        # a program is let go for a moment, not kept.
+        # After the census: a tracer that was created in between makes the number too small. The
+        # program is then detached for a moment, and not kept.
         links = self._links.read()
         same = census is self._told[0] and links is self._told[1]
         if same and not self._unreadable.due and not self._claims.due:
@@ -165,7 +166,8 @@ class ProgramSource:
         tracers: Counter[int] = Counter(link.target for link in links)
         chains: dict[int, list[ChainPlace]] = defaultdict(list)
         extended: dict[int, list[int]] = defaultdict(list)
-        # What each freplace program replaces, or was loaded to replace: program and function.
+        # The functions that each freplace program replaces, or was loaded to replace: program and
+        # function.
         replaced: dict[int, set[tuple[int, int]]] = defaultdict(set)
         for id, entry in census.items():
             if entry.target:
@@ -208,14 +210,14 @@ class ProgramSource:
         programs: Mapping[int, XdpProgram],
         replaced: Mapping[int, set[tuple[int, int]]],
     ) -> bool:
-        """Return whether a freplace program replaces a function whose result is no verdict."""
+        """Return whether a freplace program replaces a function that returns no verdict."""
         targets = [(programs[target], function) for target, function in replaced.get(id, ())
                    if target in programs]  # fmt: skip
         if targets:
             return any(self._position(*each) is None for each in targets)
         if id in self._classified:
             return id in self._extensions
-        # Before Linux 5.13 no link tells what it is on. The name of the function does.
+        # Before Linux 5.13 no link reports its target. The name of the function does.
         self._classified.add(id)
         return bool(entry.replaced) and not any(
             _COMPONENT.fullmatch(entry.replaced)
@@ -257,7 +259,7 @@ class ProgramSource:
             try:
                 self._known[id] = self._describe(id, entry)
             except KernelError as error:
-                # Gone, or its device is: one that a network card was to run.
+                # The program is gone, or the network card that was to run it is.
                 if not isinstance(error, Vanished) and error.errno != ENODEV:
                     check_capability(error)
                     self._cannot_read(id, entry, error)
@@ -304,7 +306,7 @@ class ProgramSource:
                 error=error.summary,
                 **more,
             )
-        # Without the census it may not even be an XDP program.
+        # Without the census it is unknown whether it is an XDP program.
         self._known[id] = (
             None
             if self._census is None

@@ -9,8 +9,9 @@ from xdpscope.errors import KernelError, NotPermitted
 from xdpscope.kernel import capabilities
 
 _FIRST, _LONGEST = 1.0, 60.0
-"""Seconds between two attempts: they double. A refusal waits for the longest at once, because each
-attempt may leave a line in the host's audit log."""
+"""Seconds between two attempts: they double. After a refusal the agent waits for the longest time,
+because each attempt may write a line into the host's audit log.
+"""
 
 
 def check_capability(error: KernelError) -> None:
@@ -39,7 +40,7 @@ class Retries:
 
     @property
     def due(self) -> bool:
-        """Whether any of them is to be tried now."""
+        """Return whether any of them is to be tried now."""
         now = time.monotonic()
         return any(attempt.again_at <= now for attempt in self._attempts.values())
 
@@ -62,5 +63,5 @@ class Retries:
         self._attempts.pop(id, None)
 
     def keep(self, ids: Container[int]) -> None:
-        """Forget all but these."""
+        """Forget all except these."""
         self._attempts = {id: each for id, each in self._attempts.items() if id in ids}

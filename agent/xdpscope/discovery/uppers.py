@@ -18,14 +18,14 @@ from xdpscope.discovery.model import Attachment, Mode
 class Uppers:
     """The devices of one namespace that pass programs on, and those below them."""
 
-    # By the ifindex of the upper device, all below it: a bond may be in a bond.
+    # By the ifindex of the upper device: all devices below it. A bond may be in a bond.
     _lower: Mapping[int, Sequence[Interface]]
-    # By name, the names of those above it, the nearest first.
+    # By name: the names of the devices above it, the nearest first.
     names: Mapping[str, tuple[str, ...]]
 
     @classmethod
     def of(cls, interfaces: Sequence[Interface]) -> "Uppers":
-        """Return those of all interfaces of a namespace."""
+        """Return the upper devices of all interfaces of a namespace."""
         passing = {each.index: each for each in interfaces if each.kind in (BOND, NETVSC)}
         lower: dict[int, list[Interface]] = {}
         names: dict[str, tuple[str, ...]] = {}
@@ -47,6 +47,6 @@ class Uppers:
         yield Attachment(netns, interface.name, mode, receives=receives)
         if passes_on:
             for lower in self._lower.get(interface.index, ()):
-                # A bond below a bond only passes on what it is given.
+                # A bond below a bond only passes its program on.
                 if lower.kind != BOND:
                     yield Attachment(netns, lower.name, mode, via=interface.name)

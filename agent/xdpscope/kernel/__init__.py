@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this kernel is, can do and holds, apart from BPF objects."""
+"""The running kernel's features and objects, apart from BPF objects."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a bpffs is mounted."""
+"""The location of bpffs mounts."""
 
 import os
 from pathlib import Path
@@ -8,10 +8,10 @@ USUAL_MOUNT = Path("/sys/fs/bpf")
 
 
 def is_on_bpffs(path: Path) -> bool:
-    """Whether this is on a bpffs, or would be if it were made; links are followed.
+    """Return whether this path is on a bpffs, or would be if it were created; follow links.
 
     Raises:
-        OSError: that cannot be told: permission is denied on the way, say.
+        OSError: the answer is unknown, for example because permission is denied for a parent.
     """
     path = path.resolve()
     existing = next(each for each in (path, *path.parents) if each.exists())

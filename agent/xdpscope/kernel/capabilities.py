@@ -22,10 +22,10 @@ OPEN_PROGRAMS = "CAP_SYS_ADMIN"
 
 WITHOUT: Mapping[str, str] = {
     "CAP_SYS_PTRACE": "network namespaces are found by name alone, not by their processes",
-    "CAP_NET_BROADCAST": "what happens in other network namespaces is seen at the next look only",
+    "CAP_NET_BROADCAST": "what happens in other network namespaces is seen at the next scan only",
     "CAP_SYSLOG": "every program is traced at its entry too, which costs more",
 }
-"""What is lost without those that the agent can do without."""
+"""The capabilities that the agent can do without, each with the effect of its absence."""
 
 
 def may_open_programs() -> bool:
@@ -34,7 +34,7 @@ def may_open_programs() -> bool:
 
 
 def effective() -> frozenset[str]:
-    """Which of the capabilities that matter here are in force."""
+    """Return the effective capabilities, of those that the agent uses."""
     status = Path("/proc/self/status").read_text()
     match = re.search(r"^CapEff:\s*([0-9a-f]+)", status, re.MULTILINE)
     mask = int(match.group(1), 16) if match else 0

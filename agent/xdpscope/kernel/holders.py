@@ -9,7 +9,7 @@ from pathlib import Path
 def holders_of(program_id: int) -> list[str]:
     """Return each process with a descriptor of this program, as "loader (123)".
 
-    Reads all of ``/proc``, and leaves out what may not be read there.
+    Read all of ``/proc``, and skip processes that this one may not read.
     """
     wanted = f"prog_id:\t{program_id}\n"
     found = []
@@ -25,7 +25,8 @@ def holders_of(program_id: int) -> list[str]:
 def _has(pid: str, wanted: str) -> bool:
     for descriptor in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208
         with suppress(OSError):
-            # Only of those that are BPF programs: the others' information may take long to make.
+            # Only for BPF programs: the kernel may take long to write the information of other
+            # files.
             if os.readlink(f"/proc/{pid}/fd/{descriptor}") == "anon_inode:bpf-prog":  # noqa: PTH115
                 text = Path(f"/proc/{pid}/fdinfo/{descriptor}").read_text()
                 if wanted in text:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Network namespaces: which there are, the names people know them by, and the way in.
+"""Network namespaces: their list, their names, and how to enter one.
 
-A namespace lives as long as a process is in it, or a name, a descriptor or a socket
-holds it. Nothing here does, once it has returned.
+A namespace lives as long as a process is in it, or a name, a descriptor or a socket holds it. No
+function of this module holds one after it has returned.
 """
 
 import ctypes
@@ -19,14 +19,14 @@ from pathlib import Path
 
 HOST = "host"
 
-# Where ip-netns(8) keeps its names, as bind mounts of the namespaces.
+# The directory in which ip-netns(8) keeps its names, as bind mounts of the namespaces.
 _NAMED = Path("/run/netns")
 _OWN = "/proc/self/ns/net"
 
-# Of processes in one namespace so many are remembered as ways in: the first may end.
+# The number of paths that are kept for each namespace: the first process may end.
 _WAYS = 4
 
-# What the link to its namespace says of a process that has ended, or is about to.
+# The errors of reading the link to the namespace of a process that has ended, or is about to.
 _ENDED = (ENOENT, ESRCH, EINVAL)
 
 _CLONE_NEWNET = 0x40000000  # include/uapi/linux/sched.h
@@ -38,7 +38,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def own_inode() -> int:
-    """The inode number of this process's network namespace."""
+    """Return the inode number of this process's network namespace."""
     return Path(_OWN).stat().st_ino
 
 
@@ -70,21 +70,21 @@ class Found:
 
     # Paths that lead into each. A process may have gone since, or be in another by now.
     ways: Mapping[int, Sequence[str]] = field(default_factory=dict)
-    # Those of ip-netns(8). A namespace with several has the first in the alphabet.
+    # The names of ip-netns(8). A namespace with several has the first in the alphabet.
     names: Mapping[int, str] = field(default_factory=dict)
     unreadable: int = 0  # processes that would not say in which one they are
-    # False: the kernel would not say of some process, for a reason that may pass.
+    # False: the kernel refused to report some process's namespace, for a reason that may pass.
     complete: bool = True
     named: Mapping[str, int] = field(default_factory=dict)  # paths of ip-netns(8)
 
 
 def find(before: Mapping[str, int] | None = None) -> Found:
-    """Every namespace that has a name or a process, our own among them.
+    """Return every namespace that has a name or a process, our own included.
 
-    One that only a descriptor or a socket holds is not found.
+    A namespace that only a descriptor or a socket holds is not found.
 
     Args:
-        before: What paths led to when last looked at, for those that cannot be looked at now.
+        before: The targets of the paths at the last scan, for paths that cannot be read now.
 
     Raises:
         OSError: names or processes cannot be listed.
@@ -118,7 +118,7 @@ def find(before: Mapping[str, int] | None = None) -> Found:
 
 
 def _named(before: Mapping[str, int]) -> dict[str, int]:
-    """By path, the inode of what ip-netns(8) has named, in the order of the alphabet."""
+    """Return the inode of each namespace that ip-netns(8) has named, by path, sorted."""
     found = {}
     device = os.stat(_OWN).st_dev  # noqa: PTH116
     try:
@@ -130,7 +130,7 @@ def _named(before: Mapping[str, int]) -> dict[str, int]:
     for path in paths:
         try:
             status = os.stat(path)  # noqa: PTH116
-        except FileNotFoundError:  # deleted meanwhile
+        except FileNotFoundError:  # deleted since the listing
             continue
         except OSError:
             if path in before:
@@ -143,7 +143,7 @@ def _named(before: Mapping[str, int]) -> dict[str, int]:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether a name is text, and no other namespace may come to be labelled with it."""
+    """Return whether a name is text that cannot become another namespace's label."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -152,7 +152,7 @@ def _is_plain(name: str) -> bool:
 
 
 def register_loopback() -> None:
-    """Make a network namespace, and leave it at once; the kernel registers a loopback device.
+    """Make a network namespace and leave it; the kernel registers a loopback device.
 
     A thread of its own does that. The namespace ends with the thread.
 
@@ -174,15 +174,15 @@ def register_loopback() -> None:
 
 
 def enter(path: str, inode: int) -> None:
-    """Moves the calling thread, and no other, into the namespace that a path leads to.
+    """Move the calling thread, and no other, into the namespace that a path leads to.
 
     Args:
-        path: The way.
-        inode: Which one it must lead to.
+        path: The path.
+        inode: The inode number that the namespace must have.
 
     Raises:
-        OSError: the thread is where it was. ESTALE: the way leads elsewhere by now; EPERM:
-            for want of CAP_SYS_ADMIN, here or in the namespace's own user namespace.
+        OSError: the thread stayed where it was. ESTALE: the path leads to another namespace now.
+            EPERM: CAP_SYS_ADMIN is missing, here or in the namespace's own user namespace.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

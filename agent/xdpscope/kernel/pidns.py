@@ -7,5 +7,5 @@ _HOSTS = 0xEFFFFFFC  # PROC_PID_INIT_INO of include/linux/proc_ns.h
 
 
 def is_hosts() -> bool:
-    """Whether it is the one that the kernel began with."""
+    """Return whether it is the initial PID namespace."""
     return Path("/proc/self/ns/pid").stat().st_ino == _HOSTS
