@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ASGI application: what is served, from an injected source."""
+"""The ASGI application, which serves the values of an injected source."""
 
 from __future__ import annotations
 
@@ -43,33 +43,37 @@ _FLOWS_ON_PAGE = 25
 
 
 class Source(Protocol):
-    """What the application shows.
+    """The source of the application's values.
 
-    All but ``ready`` and ``problem`` is called in a thread, and may block. It may raise
+    A thread calls every method except ``ready`` and ``problem``, so they may block. They may raise
     ObserverBusyError, which is answered by 503.
     """
 
     @property
     def registry(self) -> CollectorRegistry:
-        """Collected for each scrape, by several threads at once if scrapes coincide."""
+        """Collect the metrics for each scrape; several threads call this if scrapes coincide."""
         ...
 
     def ready(self) -> bool:
-        """Whether the first discovery has finished; called on the event loop, so at once."""
+        """Return whether the first discovery has finished; called on the event loop, must not
+        block.
+        """
         ...
 
     def problem(self) -> str | None:
-        """Return why the agent is not healthy, or None; called on the event loop, so at once."""
+        """Return why the agent is not healthy, or None; called on the event loop, must not
+        block.
+        """
         ...
 
     def programs(self, cpus: bool = False) -> list[dict[str, object]]:
-        """Every XDP program, as ``xdpscope list --json`` shows it, with its ``counts``: JSON values
-        only. With ``cpus``, these have the counts of each CPU, too.
+        """Return every XDP program, as ``xdpscope list --json`` shows it, with its ``counts``:
+        JSON values only. With ``cpus``, these have the counts of each CPU, too.
         """
         ...
 
     def flows(self, query: FlowQuery) -> dict[str, Any]:
-        """Flows that are held, as ``/api/v1/flows`` shows them; JSON values only."""
+        """Return the flows in the table, as ``/api/v1/flows`` shows them; JSON values only."""
         ...
 
     def sockets(self) -> list[dict[str, object]]:
@@ -83,7 +87,7 @@ class Source(Protocol):
         ...
 
     def status(self) -> dict[str, object]:
-        """A few facts for the page, in the order to show them."""
+        """Return a few facts for the page, in the order to show them."""
         ...
 
 
@@ -182,10 +186,11 @@ def create_app(
     limits: Limits | None = None,
     policy: Callable[[], Policy] = lambda: _EVERYONE,
 ) -> Starlette:
-    """The application. A known path with another method than GET and HEAD is a 405, an unknown
-    one a 404 whatever the method; a source that raises is a 500 and a log entry, one that is busy a
-    503. ``policy`` is
-    asked at each request.
+    """Return the application.
+
+    It answers 405 for a known path with another method than GET and HEAD, and 404 for an unknown
+    path with any method. If the source raises, it answers 500 and logs the error. If the source is
+    busy, it answers 503. It calls ``policy`` for each request.
     """
     limits = limits or Limits()
     endpoints = _Endpoints(source, limits)

@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 __all__ = ["BasicAuth"]
 
-# Comparing takes a tenth of a second of a CPU by design. So few may wait for it that guessers do
-# not fill the places of requests that need no comparison.
+# A comparison takes a tenth of a second of a CPU by design. This few may wait for it, so that
+# password guessers leave room for requests that need no comparison.
 _WAITING = 8
-# bcrypt knows no more of a password; other libraries cut it silently, so hashes may come from that.
+# bcrypt ignores the rest of a longer password. Other libraries cut it silently, so hashes may come
+# from a longer one.
 _SIGNIFICANT = 72
 
 
@@ -43,7 +44,7 @@ class BasicAuth:
         self._comparisons = Workers(1)
         self._waiting = 0
         self._secret = secrets.token_bytes(32)
-        # At most one for each user: nobody can push another's out.
+        # One entry for each user, so that nobody can push another's out.
         self._right: dict[bytes, bytes] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,7 +85,9 @@ class BasicAuth:
         return self._app
 
     def _digest(self, hashed: bytes, password: bytes) -> bytes:
-        """Of a password as one for this hash: a hash that changes makes it unknown again."""
+        """Return the key of a password with this hash: after a change of the hash the password is
+        unknown.
+        """
         return hmac.digest(self._secret, hashed + b"\0" + password, "sha256")
 
 
@@ -104,7 +107,9 @@ def _matches(password: bytes, hashed: bytes) -> bool:
 
 
 def _nobodys(users: Mapping[bytes, bytes]) -> bytes:
-    """A hash that no password has, as dear to compare with as the dearest of these."""
+    """Return a hash that no password matches, as expensive to compare with as the slowest of
+    these.
+    """
     cost = max(hashed[4:6] for hashed in users.values())
     return b"$2b$" + cost + b"$" + b"." * 53
 

@@ -22,8 +22,8 @@ __all__ = ["Answer", "expose"]
 
 # Below this compression saves no packet worth the work.
 _WORTH_COMPRESSING = 1024
-# What the transport takes before it asks for a pause: a slow client then holds one slice of memory
-# in it, and stays a request in flight until the last one is gone.
+# The bytes that the transport accepts before it pauses the writer. A slow client then holds one
+# slice of memory in it. Its request stays in flight until the last slice is gone.
 _SLICE = 64 * 1024
 
 

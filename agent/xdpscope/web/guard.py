@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every request passes: the bound on requests in flight, security headers, the last except."""
+"""The outermost middleware: the bound on requests in flight, security headers, errors."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _log = structlog.stdlib.get_logger(__name__)
 class Guard:
     """ASGI middleware around an application that serves HTTP alone.
 
-    Paths in ``exempt`` are never refused: were a liveness probe to fail because of a crowd of
-    clients, the crowd could have the agent killed. A request is in flight until its answer begins:
-    who is slow to take it is up to the connection, and must not keep others out.
+    It never refuses paths in ``exempt``. If a crowd of clients made a liveness probe fail, the
+    crowd could end the agent. A request is in flight until its answer begins. The connection
+    limits clients that read slowly; they must not keep others out.
     """
 
     def __init__(
@@ -63,8 +63,8 @@ class Guard:
         try:
             await app(scope, receive, send_with_headers)
         except (ClientDisconnect, asyncio.CancelledError):
-            # Nobody is there to be answered. Only the server's stop cancels, when it has closed the
-            # connection; uvicorn would log that as the application's failure.
+            # No client waits for the answer. Only the server's stop cancels, after it has closed
+            # the connection. uvicorn would log that as the application's failure.
             return
         except Exception:
             if started:

@@ -25,6 +25,8 @@ _SECURITY = {
 
 
 def with_security(configured: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    """Our headers, and those of the configuration, in the place of ours where both name one."""
+    """Return our headers, and the headers of the configuration, which replace ours of the same
+    name.
+    """
     headers = _SECURITY | {name.lower(): value for name, value in configured.items()}
     return [(name.encode(), value.encode()) for name, value in headers.items()]

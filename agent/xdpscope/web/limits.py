@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What one client, or all together, may take of the server."""
+"""The limits of the server, for one client and for all together."""
 
 from __future__ import annotations
 
@@ -15,22 +15,26 @@ class Limits:
     connections: int = 512
     """Open connections, TLS agreed on or not; one more is closed as soon as it is accepted."""
     in_flight: int = 64
-    """Requests whose answer has not begun; one more gets a 503. Silence is not a request."""
+    """Requests whose answer has not begun; another one gets a 503. A silent client is no
+    request.
+    """
     slow_readers: int = 64
-    """Clients that are behind in taking an answer, and the memory it is in; of more than these, the
-    one that has taken nothing for longest is dropped."""
+    """Clients that read their answers slowly, whose memory this bounds. If there are more, the
+    server drops the client that has read nothing for longest.
+    """
     collections: int = 2
     """Collections at the same time; a scrape beyond them waits for its turn."""
     head_bytes: int = 16 * 1024
     """A request's line and headers, to within a quarter."""
     head_timeout: float = 10.0
-    """From a connection's begin, or a request's first byte, to the end of the request's head; and
-    for the TLS handshake."""
+    """The time from the start of a connection, or the first byte of a request, to the end of the
+    request's head. It also bounds the TLS handshake.
+    """
     keep_alive: int = 75
     """Silence between two requests."""
     stall_timeout: float = 30.0
-    """How long a client may take not a byte of what is ready for it."""
+    """The time in which a client must read at least one byte that is ready for it."""
     answer_timeout: float = 120.0
-    """From an answer's first byte to its last, however steadily it is taken."""
+    """The time from an answer's first byte to its last, at any reading speed."""
     stop_grace: float = 0.15
-    """How long requests in flight may take to finish once the server stops."""
+    """The time in which requests in flight must finish once the server stops."""

@@ -27,7 +27,7 @@ class _Choice(NamedTuple):
 
 
 class _Match(NamedTuple):
-    """How a header rates one format. A larger one is the more specific one."""
+    """The quality that a header gives one format. A larger value is the more specific one."""
 
     specificity: int
     quality: float
@@ -39,7 +39,7 @@ def preferred_format(accept: str) -> str:
 
     The highest quality wins, and 0 excludes. Between equal ones, OpenMetrics wins if the header
     names it, and else text 0.0.4 does. Text 0.0.4 is also the answer if the header accepts none of
-    the formats: a scraper can report a page that it cannot read better than a 406.
+    the formats. A scraper can report a page that it cannot read better than a 406.
     """
     choices = list(_choices(accept))
     best, best_rank = _TEXT, (0.0, False)
@@ -74,7 +74,7 @@ def _matches(choices: list[_Choice], name: str, version: str) -> Iterator[_Match
 
 
 def _choices(header: str) -> Iterator[_Choice]:
-    """Yield the elements of a header. Leave out one whose quality is not a number from 0 to 1."""
+    """Yield the elements of a header, without those whose quality is not a number from 0 to 1."""
     for element in header.split(","):
         name, *rest = (part.strip() for part in element.split(";"))
         parameters = {}

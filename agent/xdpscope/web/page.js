@@ -1,6 +1,6 @@
-// Keeps the page that it is in up to date: fetches it anew, takes over what differs, and draws the
-// rates that follow from one fetch to the next. Names are text all along, never markup: what comes
-// is parsed into a document that runs nothing, and its nodes are copied.
+// Keeps the page up to date: fetches it again, copies the parts that differ, and draws the rates
+// between two fetches. Names are always text, never markup: the answer is parsed into a document that
+// runs no scripts, and its nodes are copied.
 "use strict";
 
 const PERIOD = 2000; // milliseconds; longer where the agent takes more than a tenth of it
@@ -52,7 +52,7 @@ function measure() {
     const seconds = last ? at - last.at : 0;
     if (seconds > 0) {
       const grown = VERDICTS.map((each) => (totals[each] - last.totals[each]) / seconds);
-      // A total that has fallen is that of another agent.
+      /* The new total is smaller: it belongs to another agent. */
       if (grown.every((each) => each >= 0)) rates.push(grown);
       else rates.length = 0;
       rates.splice(0, rates.length - POINTS);

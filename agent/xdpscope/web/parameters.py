@@ -171,7 +171,8 @@ def _protocol(name: str, value: str) -> str:
 
 def _network(name: str, value: str) -> Network:
     try:
-        # Of what ip_network() takes, no netmask: 10.0.0.0/0.0.0.255 is easily misread.
+        # ip_network() accepts netmasks too. They are refused: 10.0.0.0/0.0.0.255 is easily
+        # misread.
         if re.fullmatch(r"[0-9a-fA-F.:]+(/[0-9]{1,3})?", value, re.ASCII):
             return ip_network(value, strict=False)
     except ValueError:

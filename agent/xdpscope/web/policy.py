@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is served, and how: what a web-config.yml amounts to, read again when it changes."""
+"""The policy of a web-config.yml, read again when the file changes: who is served, and how."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _log = structlog.stdlib.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Policy:
-    """Who is served; ``Policy()`` serves everyone, in the clear."""
+    """The clients that are served; ``Policy()`` serves everyone, without TLS."""
 
     context: ssl.SSLContext | None = None
     """TLS; None: none."""
@@ -43,30 +43,30 @@ class Policy:
 
     @property
     def open(self) -> bool:
-        """Whether anyone who gets through to the port can read, or listen in."""
+        """Return whether anyone who gets through to the port can read, or listen in."""
         return self.context is None and not self.users
 
     def admits(self, certificate: Mapping[str, object] | None) -> bool:
-        """Whether a client with this certificate, or with none, is among those allowed."""
+        """Return whether a client with this certificate, or with none, is among those allowed."""
         return not self.client_names or bool(self.client_names & names_of(certificate))
 
 
 class PolicyFile:
-    """The policy that a file describes now, certificates and all.
+    """The policy that a file describes now, certificates included.
 
-    A file that cannot be used changes nothing, and is complained of once. Nor is one used that
-    protects less than the last one did: half-written, a file looks like that.
+    A file that cannot be used changes nothing, and is logged once. A file that protects less than
+    the last one is not used either: it may be half-written.
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises `ConfigError`."""
+        """Raise `ConfigError`."""
         self._path = path
         self._files: tuple[Path, ...] = (path,)
         self._state: _State = []
         self._policy = read(path, self._use)
 
     def current(self) -> Policy:
-        """The policy of this moment; costs a stat a file."""
+        """Return the policy of this moment; costs a stat a file."""
         state = self._look()
         if state != self._state:
             self._state = state
@@ -91,7 +91,7 @@ class PolicyFile:
         named = (tls.cert_file, tls.key_file, tls.client_ca_file)
         # Also if they cannot be used: they may be there the next time.
         self._files = (self._path, *(directory / name for name in named if name is not None))
-        # Before they are read: what changes meanwhile is read once more.
+        # Before they are read, so that a change during the read leads to another read.
         self._state = self._look()
         return Policy(
             context=make_context(tls, directory),
@@ -146,9 +146,9 @@ def policy_source(web_config: Path | None, named_in: Path | None) -> Callable[[]
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:
-    """What changes with a file's content; None: it cannot be looked at.
+    """Return values that change with a file's content; None: it cannot be read.
 
-    Through links, so that a mounted Kubernetes secret, whose directory is replaced, is noticed.
+    Links are followed, because a mounted Kubernetes secret replaces its directory.
     """
     try:
         found: os.stat_result = path.stat()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One connection: uvicorn's HTTP/1.1 protocol with the time-outs and bounds it has not."""
+"""One connection: uvicorn's HTTP/1.1 protocol with the timeouts and bounds that it lacks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection"]
 
-# Bytes that a transport takes before it asks for a pause.
+# Bytes that a transport accepts before it pauses the writer.
 _UNSENT = 64 * 1024
 # Linger, for no time at all: socket(7).
 _RESET = pack("ii", 1, 0)
@@ -49,7 +49,7 @@ class Connection(H11Protocol):
         behind: dict[Connection, None],
         **kwargs: Any,
     ) -> None:
-        """``behind`` has the connections that are behind in taking answers, of all."""
+        """Create the protocol; ``behind`` has all connections whose clients read slowly."""
         super().__init__(*args, **kwargs)
         self.logger = _log
         self._limits = limits
@@ -64,7 +64,7 @@ class Connection(H11Protocol):
         super().connection_made(transport)
         # Kept, for a transport of TLS forgets it before it tells that the connection is lost.
         self._socket = transport.get_extra_info("socket")
-        # TLS would take eight times as much before it asks for a pause.
+        # TLS would accept eight times as much before it pauses the writer.
         transport.set_write_buffer_limits(high=_UNSENT)
         if len(self.connections) > self._limits.connections or not self._policy().admits(
             transport.get_extra_info("peercert")
@@ -77,8 +77,8 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        # h11 compares what it holds with its limit only when it wants more, so a head that comes in
-        # one piece could be as large as the piece.
+        # h11 compares its buffer with the limit only when it needs more data. A head that arrives
+        # in one piece could be as large as the piece.
         step = self._limits.head_bytes // 4
         for at in range(0, len(data), step):
             if self.transport.is_closing():
@@ -103,7 +103,9 @@ class Connection(H11Protocol):
         self._progress = self.loop.time()
 
     def drop(self) -> None:
-        """Ends the connection at once, and has the kernel forget what it holds for the client."""
+        """End the connection now, and make the kernel discard the data that it holds for the
+        client.
+        """
         self._behind.pop(self, None)
         if self._socket.fileno() >= 0:
             self._socket.setsockopt(SOL_SOCKET, SO_LINGER, _RESET)
@@ -157,10 +159,10 @@ class Connection(H11Protocol):
             self.drop()
 
     def _unacknowledged(self) -> int:
-        """Bytes the kernel still holds for the client; SIOCOUTQ in tcp(7).
+        """Return the bytes that the kernel still holds for the client; SIOCOUTQ in tcp(7).
 
-        The transport alone is no measure: the kernel asks for more only when a third of its buffer
-        is free, and that is over a megabyte, minutes for a slow link.
+        The transport alone is no measure. The kernel accepts more only when a third of its buffer
+        is free. That is over a megabyte, which takes minutes on a slow link.
         """
         descriptor = self._socket.fileno()
         if descriptor < 0:

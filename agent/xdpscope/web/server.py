@@ -47,7 +47,7 @@ class WebServer:
         limits: Limits | None = None,
         policy: Callable[[], Policy] = Policy,
     ) -> None:
-        """``policy`` is asked at each connection."""
+        """Keep ``policy``, which is called for each connection."""
         limits = limits or Limits()
         self._listener = listener
         tunnels: set[Tunnel] = set()
@@ -61,7 +61,7 @@ class WebServer:
         self._server = _Server(
             uvicorn.Config(
                 cast("Any", app),
-                # Called like the class it stands for.
+                # Called like the class that it replaces.
                 http=cast("Any", protocol),
                 ws="none",
                 interface="asgi3",
@@ -84,7 +84,7 @@ class WebServer:
 
     @staticmethod
     def bind(host: str, port: int) -> socket.socket:
-        """A socket that listens already; clients wait in its queue until `serve`.
+        """Return a socket that listens already; clients wait in its queue until `serve`.
 
         An empty host, or ``::``, means every address, IPv4 and IPv6; port 0 a free one. Raises
         `XdpscopeError`, with a hint, if the port is taken, the address not ours, the name unknown.
@@ -113,7 +113,7 @@ class WebServer:
 
     @property
     def port(self) -> int:
-        """The port it listens on, also where a free one was asked for."""
+        """Return the port it listens on, also where a free one was asked for."""
         return cast("int", self._listener.getsockname()[1])
 
     async def serve(self) -> None:
@@ -139,7 +139,7 @@ class WebServer:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, but it stops at once, in bounded time, and leaves signals alone."""
+    """uvicorn's server, but it stops in bounded time, and leaves signals alone."""
 
     def __init__(self, config: uvicorn.Config, limits: Limits, tunnels: set[Tunnel]) -> None:
         super().__init__(config)
@@ -170,7 +170,7 @@ class _Server(uvicorn.Server):
                     await self._stop_requested.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close what is idle, wait a little for the rest, then drop it."""
+        """Close idle connections, wait a little for the rest, then drop them."""
         for server in self.servers:
             server.close()
         for connection in self._connections():

@@ -26,7 +26,7 @@ __all__ = ["Tunnel", "make_context", "names_of"]
 _VERSIONS = {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
 _VERIFICATION = {
     "NoClientCert": ssl.CERT_NONE,
-    # Go asks for a certificate, and makes no use of it.
+    # Go requests a certificate, and does not use it.
     "RequestClientCert": ssl.CERT_NONE,
     "VerifyClientCertIfGiven": ssl.CERT_OPTIONAL,
     "RequireAndVerifyClientCert": ssl.CERT_REQUIRED,
@@ -36,7 +36,7 @@ _DEFAULT_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
 def make_context(tls: Tls, directory: Path) -> ssl.SSLContext | None:
-    """The context, its files read; None without TLS. Relative paths begin at ``directory``.
+    """Return the context, its files read; None without TLS. Relative paths begin at ``directory``.
 
     Raises `Unusable`.
     """
@@ -46,7 +46,7 @@ def make_context(tls: Tls, directory: Path) -> ssl.SSLContext | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = _VERSIONS[tls.min_version]
     context.maximum_version = _VERSIONS[tls.max_version]
-    # Without resumption every connection proves anew who it is; scrapers keep theirs open.
+    # Without resumption each connection authenticates again; scrapers keep theirs open.
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
     context.num_tickets = 0
     if tls.prefer_server_cipher_suites:
@@ -62,7 +62,7 @@ def make_context(tls: Tls, directory: Path) -> ssl.SSLContext | None:
     context.verify_mode = _VERIFICATION[tls.client_auth_type]
     authorities = _pem(tls, "client_ca", directory)
     if authorities is not None:
-        # Whatever is in the file is believed, be it a root or not: so it is in Go.
+        # Every certificate in the file is trusted, root or not, as in Go.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         _load_authorities(context, authorities)
     return context
@@ -101,7 +101,7 @@ class _Pem(NamedTuple):
         return _unusable(self.setting, message)
 
     def malformed(self, what: str) -> Unusable:
-        """Return the error that this text is not what it must be."""
+        """Return the error that this text is not in the required form."""
         return self.unusable(
             f"must be {what}" if self.file else f"must be {what}, in a block that begins with |"
         )
@@ -135,7 +135,7 @@ def _load_certificate(context: ssl.SSLContext, certificate: _Pem, key: _Pem) -> 
         raise key.unusable("must not be encrypted")
 
     try:
-        # Python's TLS reads these two from files only. Memory is one that no disk keeps.
+        # Python's TLS reads these two from files only. A memory file reaches no disk.
         with _in_memory(certificate.text) as certificate_file, _in_memory(key.text) as key_file:
             context.load_cert_chain(certificate_file, key_file, password)
     except ssl.SSLError as error:
@@ -172,7 +172,9 @@ def _unusable(key: str, message: str) -> Unusable:
 
 
 def names_of(certificate: Mapping[str, Any] | None) -> frozenset[str]:
-    """The alternative names of a client's certificate, as `ssl.SSLSocket.getpeercert` tells it."""
+    """Return the alternative names of a client's certificate, as `ssl.SSLSocket.getpeercert` tells
+    it.
+    """
     if not certificate:
         return frozenset()
     return frozenset(
@@ -183,10 +185,10 @@ def names_of(certificate: Mapping[str, Any] | None) -> frozenset[str]:
 
 
 class Tunnel(SSLProtocol):
-    """One connection's TLS, over asyncio's. The HTTP protocol hears of it after the handshake.
+    """The TLS of one connection, over asyncio's. The HTTP protocol starts after the handshake.
 
-    asyncio would do the same if the listener were given a context; but that one would be the same
-    for good, and handshakes unbounded in number.
+    asyncio would do the same with a context for the listener. That context could not change, and
+    the number of handshakes would have no limit.
     """
 
     # asyncio takes a quarter of a megabyte for each, before the client has sent a byte.
@@ -199,7 +201,7 @@ class Tunnel(SSLProtocol):
         limits: Limits,
         tunnels: set[Tunnel],
     ) -> None:
-        """``tunnels`` has those that are open."""
+        """Keep ``tunnels``, the set of open tunnels."""
         super().__init__(
             asyncio.get_running_loop(),
             protocol,
@@ -207,7 +209,7 @@ class Tunnel(SSLProtocol):
             None,  # type: ignore[arg-type]  # nobody waits for the handshake
             server_side=True,
             ssl_handshake_timeout=limits.head_timeout,  # type: ignore[arg-type]  # a float is as good
-            # From the last byte given to us until the client's farewell.
+            # From the last byte written until the client's close_notify.
             ssl_shutdown_timeout=limits.stall_timeout,
         )
         self._limit = limits.connections
@@ -228,6 +230,6 @@ class Tunnel(SSLProtocol):
         super().connection_lost(exc)
 
     def abort(self) -> None:
-        """Drops the connection, whatever its state."""
+        """Drop the connection, whatever its state."""
         if self._below is not None:
             self._below.abort()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """web-config.yml, the file that exporters share (exporter-toolkit, docs/web-configuration.md).
 
-What is read here means what it means there. What we could not keep, because Python's TLS cannot do
-it or because it protects nothing, is refused and not passed over.
+A setting that is read here means the same as there. A setting that Python's TLS cannot provide, or
+that protects nothing, is refused and not ignored.
 """
 
 import re
@@ -43,14 +43,16 @@ CIPHERS = {
 } | dict.fromkeys(
     ("TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"), ""
 )
-"""Go's names of cipher suites, and OpenSSL's. Those of TLS 1.3 are always on, there as here."""
+"""Go's names of cipher suites, and OpenSSL's. The suites of TLS 1.3 are always enabled, as
+in Go.
+"""
 
-# A comparison doubles with each step of the cost: 18 takes over ten seconds of a CPU.
+# A comparison doubles with each step of the cost: at 18 it needs more than ten seconds of a CPU.
 _HASH = re.compile(r"\$2[aby]\$(0[4-9]|1[0-8])\$[./A-Za-z0-9]{53}")
 
 
 class Unusable(Exception):
-    """A setting cannot be used: the path of its key, and what is allowed."""
+    """A setting cannot be used: the path of its key, and the allowed values."""
 
     def __init__(self, message: str, *keys: str) -> None:
         super().__init__(message)
@@ -123,7 +125,7 @@ Headers = TypedDict(
 
 @dataclass(frozen=True)
 class Tls:
-    """How TLS is spoken; without a certificate it is not."""
+    """The TLS settings; without a certificate there is no TLS."""
 
     cert_file: _File | None = None
     """The certificate, and what leads to its CA."""
@@ -160,13 +162,13 @@ class Tls:
 
     @property
     def verifies_clients(self) -> bool:
-        """Whether a client's certificate is worth anything."""
+        """Return whether a client's certificate is worth anything."""
         return self.client_auth_type in ("VerifyClientCertIfGiven", "RequireAndVerifyClientCert")
 
 
 @dataclass(frozen=True)
 class Http:
-    """How HTTP is spoken."""
+    """The HTTP settings."""
 
     http2: bool = True
     """Without effect: there is only HTTP/1.1."""
@@ -189,11 +191,11 @@ class WebConfig:
         Mapping[str, _Password],
         Container("a mapping of users to bcrypt hashes", _check_user),
     ] = field(default_factory=dict)
-    """Who may read, with hashes of their passwords."""
+    """The users, with hashes of their passwords."""
 
 
 def read(path: Path, use: Callable[[WebConfig], T]) -> T:
-    """Return what ``use`` makes of the file; it raises `Unusable` about what it cannot use.
+    """Return the result of ``use`` for the file; ``use`` raises `Unusable` about a setting.
 
     Raises `ConfigError` with a line ``FILE:LINE: KEY: …`` for each problem.
     """
@@ -209,7 +211,7 @@ def read(path: Path, use: Callable[[WebConfig], T]) -> T:
 
 
 def _check(tls: Tls) -> None:
-    """Settings that are good alone but not together."""
+    """Check the settings that are valid alone but not together."""
 
     def unusable(key: str, message: str) -> Unusable:
         return Unusable(message, "tls_server_config", key)

@@ -18,27 +18,28 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-    # What a thread hands over: called where it is awaited, it returns or raises.
+    # The result that a thread hands over: the awaiting caller calls it, and it returns or raises.
     _Outcome: TypeAlias = Callable[[], "T"]
 
 __all__ = ["Workers"]
 
 
 class Workers:
-    """Runs functions in threads of their own, at most ``limit`` at once, in order of asking.
+    """Runs functions in threads of their own, at most ``limit`` at a time, in the order of
+    requests.
 
-    A thread a call, and a daemon: it costs a tenth of a millisecond, a collection many, and one
-    that hangs in a system call cannot keep the agent from ending, as a pool's would.
+    Each call has a daemon thread. It costs a tenth of a millisecond; a collection takes many. A
+    thread that hangs in a system call cannot keep the agent from ending, as a pool's would.
     """
 
     def __init__(self, limit: int) -> None:
         self._slots = asyncio.Semaphore(limit)
 
     async def run(self, request: Request, work: Callable[[], T]) -> T:
-        """The result of ``work()``, or what it raised.
+        """Return the result of ``work()``, or raise its exception.
 
-        Raises ClientDisconnect, without having called it, if the client left while it waited:
-        else a scraper that gives up and asks again would leave ever more work behind it.
+        Raises ClientDisconnect, without a call, if the client left while it waited. Otherwise a
+        scraper that gives up and tries again would leave ever more work behind.
         """
         await self._slots.acquire()
         try:
