@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command's entry: exit codes, and how an error looks to a person."""
+"""The command's entry point: exit codes, and how errors are shown."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from xdpscope.errors import XdpscopeError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command.
+    """Run one command.
 
     Returns:
         0 done, 1 failed, 2 wrong usage or configuration, 3 this host can never do it.
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return dispatch(arguments)
     except BrokenPipeError:
-        # Whoever read us has enough; keep the interpreter from saying so at exit.
+        # The reader has closed the pipe; keep the interpreter from reporting that at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except XdpscopeError as error:

@@ -46,11 +46,11 @@ class _RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Scalar:
-    """What a single value may be.
+    """The rule of a single value.
 
     ``allowed`` completes the sentence "must be …". ``convert`` raises ValueError, and its text is
-    shown as the reason. ``looks`` has the types that a reader may take the value for. No message
-    shows a value that is ``secret``.
+    shown as the reason. ``looks`` has the types for which a reader may mistake the value. No
+    message shows a value that is ``secret``.
     """
 
     allowed: str
@@ -76,7 +76,7 @@ class Scalar:
 
 @dataclass(frozen=True)
 class Container:
-    """What a list or a mapping may be; ``allowed`` completes the sentence "must be …".
+    """The rule of a list or a mapping; ``allowed`` completes the sentence "must be …".
 
     ``check`` raises ValueError with a message about a key that the mapping must not have.
     """
@@ -149,7 +149,7 @@ def declared(form: Any) -> Scalar | Container | None:
 
 def _make_converter() -> Converter:
     converter = Converter()
-    # For classes themselves, cattrs prefers its own hooks to those with a condition.
+    # cattrs prefers its own hooks for classes to hooks with a condition.
     converter.register_structure_hook(bool, lambda node, _: _SWITCH.read(node))
 
     @converter.register_structure_hook_factory(lambda form: declared(form) is not None)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read YAML into nodes, which know their lines, and list what is wrong with them.
+"""Read YAML into nodes, which know their lines, and list the errors in it.
 
-A scalar stays text: the key it belongs to decides its type, so a program called ``no`` or a tag
-such as ``0123`` stays as it is written.
+A scalar stays text. The key that it belongs to decides its type. So a program called ``no`` or a
+tag such as ``0123`` stays as it is written.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ _START = yaml.Mark("", 0, 0, 0, None, 0)
 
 _QUOTING = 'quote a value that begins with one of * [ { & ! % @ `, as in "*" or "[::1]:10091"'
 
-# YAML 1.2's core schema, less octal and hexadecimal: what a plain scalar looks like to a reader.
+# YAML 1.2's core schema, without octal and hexadecimal: the type that a reader takes a plain
+# scalar for.
 _LOOKS = {
     "null": re.compile(r"(null|Null|NULL|~|)"),
     "boolean": re.compile(r"(true|True|TRUE|false|False|FALSE)"),
@@ -38,7 +39,9 @@ _LOOKS = {
 
 
 class Problem(NamedTuple):
-    """One error: its line from 1 and its column, the dotted path of its key, what is allowed."""
+    """One error: its line from 1 and its column, the dotted path of its key, and the allowed
+    values.
+    """
 
     line: int
     column: int
@@ -75,9 +78,9 @@ def config_error(name: str, problems: list[Problem], hint: str | None = None) ->
 
 
 class _Composer(yaml.BaseLoader):
-    """Composes nodes without typing them, and refuses what a configuration has no use for.
+    """Composes nodes without types, and refuses YAML that no configuration needs.
 
-    An alias makes a small file arbitrarily large, a tag names a type to construct, and deep nesting
+    An alias makes a small file arbitrarily large. A tag names a type to construct. Deep nesting
     exhausts the stack of a composer that recurses.
     """
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent: what is started and stopped, in which order, and on which signal.
+"""The agent: which parts start and stop, in which order, and on which signal.
 
-The event loop serves and takes signals. A thread of its own looks at the host: its calls
-into the kernel block, for seconds when hundreds of programs appear at once.
+The event loop serves requests and receives signals. A thread of its own scans the host: its system
+calls block, for seconds when hundreds of programs appear together.
 """
 
 import asyncio
@@ -62,19 +62,18 @@ _log = structlog.get_logger(__name__)
 
 # Changes come in bursts: an attachment alone makes several messages.
 _SETTLING = 0.05
-# Seconds that what is gone stays on the page: every scraper with an interval of up to a minute
-# reads its last counts. And for how many scans at least, because a device is missing from one
-# while it moves.
+# Retention in seconds: every scraper with an interval of up to a minute reads the last counts. The
+# number of scans is a second limit, because a device is missing from one while it moves.
 _RETENTION = 65.0
 _RETENTION_SCANS = 2
 # Seconds after which a scan leaves the flows of further programs to the next one.
 _FOLLOW_UP = 0.25
-# What closing may take on a signal. What is left then the kernel closes with the process.
+# The time for closing after a signal. The kernel closes the rest with the process.
 _CLOSING = 0.5
 
 
 class Watch(threading.Thread):
-    """The thread that looks at the host, by the clock and when told to."""
+    """The thread that scans the host, at intervals and on request."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(name="watch", daemon=True)
@@ -89,7 +88,7 @@ class Watch(threading.Thread):
         self._stopping = threading.Event()
 
     def run(self) -> None:
-        """Loads, looks until stopped, and takes everything down again but what is pinned."""
+        """Load, scan until stopped, then release everything except pinned state."""
         try:
             with ExitStack() as stack:
                 config = self.config
@@ -121,7 +120,7 @@ class Watch(threading.Thread):
                         self.started(observer)
                         self.started = None
                     if observer.unfinished:
-                        continue  # what is new is looked for in between
+                        continue  # a scan finds new objects in between
                     now, interval = time.monotonic(), self.config.discovery.interval
                     rest = pace.rest(now - began, now, interval)
                     self._hurry.wait(rest)
@@ -146,24 +145,24 @@ class Watch(threading.Thread):
                 raise
             if not observer.looked and not isinstance(error, KernelError | OSError):
                 raise
-            # What is traced stays so; whatever this was may be over by the next look.
+            # Traced programs stay traced. The reason may have passed by the next scan.
             _log.exception("discovery failed; looking again later")
 
     def look_soon(self) -> None:
-        """Has the thread look once it has rested."""
+        """Request a scan after the current wait."""
         self._wake.set()
 
     def reconfigure(self, config: Config) -> None:
-        """Goes on with another configuration: the next scan, which comes at once, takes it over.
+        """Use another configuration from the next scan on, which starts now.
 
-        The caller serves requests meanwhile, and must not wait for a scan that hangs.
+        The caller serves requests, and must not wait for a scan that hangs.
         """
         self.config = config
         self._hurry.set()
         self._wake.set()
 
     def stop(self) -> None:
-        """Ends the thread soon."""
+        """End the thread soon."""
         self._stopping.set()
         if self.observer is not None:
             self.observer.interrupt()
@@ -186,7 +185,7 @@ def _sizes(flows: Flows) -> FlowSizes:
 
 
 class Page:
-    """What the web application shows: nothing yet, until the watch has loaded."""
+    """The source of the web application; empty until the thread has loaded the BPF programs."""
 
     def __init__(self, watch: Watch, probes: RunningProbes | None = None) -> None:
         self._watch = watch
@@ -207,7 +206,7 @@ class Page:
         self.registry.register(collectors)
 
     def ready(self) -> bool:
-        """Whether the first discovery has finished."""
+        """Return whether the first discovery has finished."""
         observer = self._watch.observer
         return observer is not None and observer.looked
 
@@ -217,9 +216,10 @@ class Page:
         return f"last successful scan: {scans}" if scans.overdue else None
 
     def programs(self, cpus: bool = False) -> list[dict[str, object]]:
-        """Every program, as ``xdpscope list --json`` prints it, and what it did at each place.
+        """Return every program, as ``xdpscope list --json`` prints it, with its counts by
+        location.
 
-        With ``cpus``, also what each CPU did.
+        With ``cpus``, also the counts of each CPU.
         """
         observer = self._watch.observer
         if observer is None:
@@ -238,7 +238,7 @@ class Page:
         ]
 
     def flows(self, query: FlowQuery) -> dict[str, object]:
-        """Flows that are held, as ``/api/v1/flows`` shows them."""
+        """Return the flows in the table, as ``/api/v1/flows`` shows them."""
         observer = self._watch.observer
         if observer is None:
             return flows_as_json(FlowsFound(enabled=self._watch.config.flows.enabled))
@@ -254,7 +254,7 @@ class Page:
         return [event_as_json(each) for each in found]
 
     def status(self) -> dict[str, object]:
-        """The facts at the top of the page."""
+        """Return the facts at the top of the page."""
         observer = self._watch.observer
         try:
             standings = self._standings()
@@ -321,7 +321,7 @@ class Agent:
         self._watch = Watch(config)
 
     async def run(self) -> None:
-        """Runs until a signal ends it.
+        """Run until a signal ends it.
 
         Raises:
             XdpscopeError: it could not start; nothing new is left attached.
@@ -370,7 +370,7 @@ class Agent:
         if self._watch.failure is not None:
             raise self._watch.failure
         if self._watch.is_alive():
-            # Mid-way in a call into the kernel: it takes down what is left, as at any exit.
+            # The thread is in a system call. It releases the rest, as at any exit.
             sys.stderr.flush()
             os._exit(0)
 
@@ -415,7 +415,7 @@ def run(config: Config, read: Callable[[], Config], file: Path | None) -> None:
 
 
 def _allow_descriptors() -> None:
-    """Takes as many descriptors as we may have: a target needs up to five.
+    """Take as many descriptors as we may have: a target needs up to five.
 
     Hosts give 1,024 to begin with, for the sake of select(2), which nothing here uses.
     """

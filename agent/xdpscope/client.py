@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AgentClient"]
 
-# Seconds. A scan keeps the agent from answering for five of them at most.
+# Seconds. A scan keeps the agent from answering for at most five of them.
 _TIMEOUT = 30.0
 _CREDENTIALS = (
     "give them as http://USER:PASSWORD@HOST:PORT, or in XDPSCOPE_USER and XDPSCOPE_PASSWORD"
@@ -40,7 +40,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 class AgentClient:
-    """One agent's API."""
+    """The API of one agent."""
 
     def __init__(
         self,
@@ -50,11 +50,11 @@ class AgentClient:
         key: Path | None = None,
         timeout: float = _TIMEOUT,
     ) -> None:
-        """Connect to nobody yet.
+        """Prepare the client, without connecting.
 
         Args:
-            url: Scheme, address and port, perhaps a path; perhaps a user and a password, which
-                are otherwise XDPSCOPE_USER and XDPSCOPE_PASSWORD of the environment.
+            url: Scheme, address and port, perhaps a path, a user and a password. XDPSCOPE_USER and
+                XDPSCOPE_PASSWORD of the environment replace the last two if they are missing.
             ca: A file with the certificates of authorities to trust, instead of the system's.
             cert: A file with the client's certificate, for an agent that asks for one.
             key: A file with the key of ``cert``, if it is not in there.

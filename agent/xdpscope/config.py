@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The configuration: YAML read into frozen dataclasses, or an error that lists every problem.
 
-The type of a field says what its key may be. Its metadata says what the key is for, and if a change
-takes effect only after a restart.
+The type of a field defines the values of its key. Its metadata describes the key, and says whether
+a change needs a restart.
 
-Durations are held as float seconds. They are written as a number and a unit (``500ms``, ``5s``,
-``1m``, ``1h``); a bare number is refused, because readers disagree on what it would count.
+Durations are float seconds. They are written as a number and a unit (``500ms``, ``5s``, ``1m``,
+``1h``). A bare number is refused, because its unit is not obvious.
 """
 
 import re
@@ -90,7 +90,9 @@ _Directory = Annotated[Path, Scalar("an absolute path", _absolute)]
 
 @dataclass(frozen=True)
 class Listen:
-    """Where to listen. An empty host means every address, IPv4 and IPv6; port 0 a free one."""
+    """The address to listen on. An empty host means every address, IPv4 and IPv6; port 0 means any
+    free port.
+    """
 
     host: str
     port: int
@@ -137,7 +139,7 @@ class Selection:
     )
 
     def admits(self, *names: str) -> bool:
-        """Whether a thing known by all these names (entry function, id, tag) is observed."""
+        """Return whether a thing known by all these names (entry function, id, tag) is observed."""
 
         return _any_matches(self.include, names) and not _any_matches(self.exclude, names)
 
@@ -155,7 +157,7 @@ class Programs(Selection):
     )
 
 
-# Of every interface and program, at each look and each scrape.
+# Called for every interface and program, at each scan and each scrape.
 @lru_cache(maxsize=8192)
 def _any_matches(globs: tuple[str, ...], names: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, glob) for glob in globs for name in names)
@@ -163,7 +165,7 @@ def _any_matches(globs: tuple[str, ...], names: tuple[str, ...]) -> bool:
 
 @dataclass(frozen=True)
 class Discovery:
-    """How programs are found."""
+    """The section ``discovery``: how programs are found."""
 
     interval: Annotated[float, _duration("100ms", "1h")] = field(
         default=5.0,
@@ -212,7 +214,7 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class State:
-    """What outlives the agent."""
+    """The section ``state``: data that outlives the agent."""
 
     pin_path: _Directory | None = field(
         default=None,

@@ -14,7 +14,8 @@ from xdpscope.observer import Count, FlowsFound, FlowShown, Standing
 
 
 def as_json(standing: Standing) -> dict[str, object]:
-    """JSON values only. ``reason`` is empty, and ``traceable`` true, where nothing is amiss.
+    """Return JSON values. ``reason`` is empty, and ``traceable`` true, if the program can be
+    traced.
 
     ``loaded_at`` is Unix time, and ``uid`` the user who loaded it; null where not known.
     ``chain`` has a component's positions in dispatchers; ``called_by``,
@@ -60,7 +61,7 @@ def _location(at: Attachment) -> dict[str, object]:
 
 
 def count_as_json(count: Count) -> dict[str, object]:
-    """JSON values only: packets and bytes by verdict at one place."""
+    """Return JSON values: packets and bytes by verdict at one location."""
     netns, interface = count.place
     return {
         "netns": netns,
@@ -71,7 +72,7 @@ def count_as_json(count: Count) -> dict[str, object]:
 
 
 def cpus_as_json(counts: CpuCounts) -> list[dict[str, object]]:
-    """JSON values only: packets and bytes by verdict, of each CPU that has had any."""
+    """Return JSON values: packets and bytes by verdict, for each CPU that has counted any."""
     return [
         {
             "cpu": cpu,
@@ -96,7 +97,9 @@ def flows_as_json(found: FlowsFound) -> dict[str, object]:
 
 
 def _flow_as_json(flow: FlowShown, sample_rate: int) -> dict[str, object]:
-    """JSON values only. ``rate`` is in packets a second; estimates count what was not sampled."""
+    """Return JSON values. ``rate`` is in packets a second; estimates include packets that were not
+    sampled.
+    """
     netns, interface = flow.place
     return {
         "program_id": flow.program.id,

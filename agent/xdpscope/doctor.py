@@ -31,7 +31,7 @@ _ARRAY = 2  # BPF_MAP_TYPE_ARRAY
 
 
 class Status(StrEnum):
-    """How a check ended; only a failure keeps the agent from its work."""
+    """The result of a check; only a failure keeps the agent from its work."""
 
     OK = "ok"
     WARN = "warn"
@@ -41,7 +41,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one check found, and what to do about it unless it is ok."""
+    """The finding of one check, with a hint unless it is ok."""
 
     check: str
     status: Status
@@ -60,7 +60,7 @@ class Removed:
 
 
 def examine(pin_path: Path | None = None) -> Iterator[Finding]:
-    """Runs every check. What needs trying is tried, on a program of our own.
+    """Run every check. Some checks try their feature on a program of our own.
 
     Args:
         pin_path: ``state.pin_path``, if it is set.
@@ -104,7 +104,7 @@ def _skipped(check: str) -> Finding:
 
 
 def clean(pin_path: Path) -> list[Removed]:
-    """Removes all that agents have pinned below ``state.pin_path``.
+    """Remove all that agents have pinned below ``state.pin_path``.
 
     Raises:
         ConfigError: that is not on a bpffs.
@@ -260,7 +260,7 @@ def _pin_path(check: str, path: Path) -> Finding:
 
 
 def programs(count: int) -> str:
-    """A number of programs in words."""
+    """Return a number of programs in words."""
     return f"{count} program{'' if count == 1 else 's'}"
 
 

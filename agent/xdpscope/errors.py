@@ -8,10 +8,10 @@
     │   └── UnsupportedHostError  … and no setting or right will change that
     └── KernelError          the kernel refused; carries its errno
         ├── LoadError        … a BPF program; carries the verifier's log
-        ├── NotPermitted     … for want of a capability
+        ├── NotPermitted     … because a capability is missing
         └── Vanished         … because the object is gone
 
-Each can be copied and pickled: what a constructor takes by position is in ``args``.
+Each can be copied and pickled: positional arguments of the constructor are in ``args``.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class ConfigError(XdpscopeError):
 
 
 class ObserverBusyError(XdpscopeError):
-    """A scan keeps others from reading what is observed; it may hang in the kernel."""
+    """A scan keeps others from reading the counts; it may hang in the kernel."""
 
 
 class TracingUnavailable(XdpscopeError):
-    """Tracing BPF programs is impossible on this host, whichever the program."""
+    """This host cannot trace any BPF program."""
 
 
 class UnsupportedHostError(TracingUnavailable):
@@ -84,15 +84,15 @@ class KernelError(XdpscopeError):
 
     @property
     def summary(self) -> str:
-        """One line: what failed and the errno, with no verifier's log."""
+        """Return one line: the failed action and the errno, without the verifier's log."""
         name = errorcode.get(self.errno, f"errno {self.errno}")
         return f"{self.args[0]}: {os.strerror(self.errno)} ({name})"
 
 
 class LoadError(KernelError):
-    """The kernel refused a BPF program; ``log`` is all the verifier said, maybe nothing.
+    """The kernel refused a BPF program; ``log`` is the verifier's whole log, which may be empty.
 
-    ``str()`` shows the log's last lines: that is where the verifier names what it refused.
+    ``str()`` shows the log's last lines, where the verifier names the refused instruction.
     """
 
     log: str
@@ -110,7 +110,7 @@ class LoadError(KernelError):
 
 
 class NotPermitted(KernelError):
-    """The kernel refused for want of a capability: EPERM or EACCES."""
+    """The kernel refused because a capability is missing: EPERM or EACCES."""
 
 
 class Vanished(KernelError):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The agent's log: structlog and the standard library's logging, written alike.
 
-Names of programs and interfaces come from whoever may create them, so a line of the console never
-shows a character that a terminal would act on: neither a newline, which would forge a line, nor an
-escape sequence, nor a mark that turns the writing direction.
+Anyone who may create programs and interfaces chooses their names. A line of the console therefore
+never shows a character that a terminal would act on: no newline, which would forge a line, no
+escape sequence, and no mark that reverses the direction of text.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["configure", "printable", "set_level"]
 
-# Run at once, for records of both kinds, whatever is then made of them.
+# Applied first, to records of both kinds, in any format.
 _SHARED: tuple[Processor, ...] = (
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
@@ -68,7 +68,8 @@ def configure(
         ],
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
-        # Nothing above depends on the arguments, so a logger from before a second call stays right.
+        # The configuration above does not depend on the arguments: a logger from before a second
+        # call stays correct.
         cache_logger_on_first_use=True,
     )
     set_level(level)
@@ -76,15 +77,18 @@ def configure(
 
 
 def set_level(level: str) -> None:
-    """Change the least severe level written, at once and for all loggers; thread-safe.
+    """Change the least severe level written, immediately and for all loggers; thread-safe.
 
-    Raises ValueError for an unknown level.
+    Raises:
+        ValueError: the level is unknown.
     """
     logging.root.setLevel(level.upper())
 
 
 def printable(text: str) -> str:
-    r"""The text with every character escaped that would not show as itself, such as ``\x1b``."""
+    r"""Return the text with every character escaped that would not show as itself, such as
+    ``\x1b``.
+    """
     if text.isprintable():
         return text
     return "".join(
@@ -102,7 +106,9 @@ def _console(*, colours: bool) -> Iterable[Processor]:
 
 
 class _Verbatim:
-    """A value that the console renderer, which takes the repr of what is no text, shows as is."""
+    """A value that the console renderer shows as it is; it shows the repr of other values that are
+    not text.
+    """
 
     def __init__(self, text: str) -> None:
         self._text = text

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often to look at a host on which something always changes."""
+"""Limit the scans of a host that changes all the time."""
 
-# Where changes never end, those who make them want the CPU.
+# If a host changes all the time, the programs that change it need the CPU.
 _SHARE = 0.1
-"""Of the time, that is spent looking in the long run."""
+"""The share of the time that scans take in the long run."""
 _CREDIT = 2.0
 """Seconds of looking that may come earlier than their share of the time."""
 _PROMPT = 0.5
@@ -13,26 +13,26 @@ _LONGEST = 5.0
 
 
 class Pace:
-    """Looks come close on each other for a while, on a slow machine too, but not for ever."""
+    """Allows scans in quick succession for a while, on a slow machine too, but not for ever."""
 
     def __init__(self) -> None:
-        self._owed = 0.0  # seconds looked, but for their share of the time since
+        self._owed = 0.0  # seconds of scans, minus their share of the time since
         self._at = 0.0
 
     def rest(self, took: float, now: float, interval: float) -> float:
-        """How long to rest after a look.
+        """Return how long to wait after a scan.
 
         Args:
-            took: Seconds that it took.
+            took: Seconds that the scan took.
             now: When it ended, in seconds of a monotonic clock.
-            interval: Seconds after which another is due in any case.
+            interval: Seconds after which another scan is due in any case.
 
         Returns:
             Seconds, not more than ``interval``.
         """
         longest = min(interval, _LONGEST)
         owed = max(0.0, self._owed - _SHARE * (now - self._at)) + took
-        # What the longest rest does not pay back is never paid.
+        # The longest wait pays back a part. The rest is forgotten.
         self._owed = min(owed, _CREDIT + _SHARE * longest)
         self._at = now
         prompt = min((1 / _SHARE - 1) * took, _PROMPT)

@@ -24,7 +24,7 @@ __all__ = ["ReadLock", "Work"]
 
 # Seconds that a reader waits. Prometheus gives up a scrape after ten.
 _PATIENCE = 5.0
-# The same for readers after one that gave up: a scrape reads three times, one after the other.
+# The same limit for readers after one that gave up: a scrape reads three times in sequence.
 _NO_PATIENCE = 0.1
 # Seconds for which the scan leaves a job to a reader before it takes steps again.
 _TO_READERS = 0.1

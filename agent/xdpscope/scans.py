@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The record of scans: when the last one succeeded, and whether one hangs in the kernel.
 
-The scan thread writes the record. Others read it without a lock, so that a scan that hangs delays
-nobody who asks for its age.
+The scan thread writes the record. Others read it without a lock. So a scan that hangs delays none
+of its readers.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class ScanStatus:
 
     @property
     def overdue(self) -> bool:
-        """Whether the last successful scan is too old."""
+        """Return whether the last successful scan is too old."""
         return self.age > max(_OVERDUE_SECONDS, _OVERDUE_INTERVALS * self.interval)
 
     def __str__(self) -> str:
@@ -71,14 +71,14 @@ class _Running:
 
 
 class ScanRecord:
-    """What the scan thread records of its scans. Any thread reads it, and never waits."""
+    """The record of scans, written by the scan thread. Any thread reads it, and never waits."""
 
     def __init__(self) -> None:
         # Loading comes before the first scan, and may hang as well.
         self.running: _Running | None = _Running(time.monotonic(), time.time())
         self._failures = 0
         self._duration: float | None = None
-        # Monotonic clock and Unix time. A clock that is set must not make a scan look old.
+        # Monotonic clock and Unix time. A change of the clock must not make a scan appear old.
         self._last: tuple[float, float | None] = time.monotonic(), None
 
     @contextmanager
@@ -146,7 +146,7 @@ class HangDetector(threading.Thread):
 
 
 def _positions() -> str:
-    """Return where all threads are that scan or read, in our code and in the kernel.
+    """Return the position, in our code and in the kernel, of all threads that scan or read.
 
     A scan may wait for another thread: one that it has started, or a reader that has the lock.
     """

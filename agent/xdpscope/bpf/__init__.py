@@ -5,5 +5,5 @@ from pathlib import Path
 
 
 def path_of(name: str) -> Path:
-    """Where the object of this name is, such as ``verdicts``."""
+    """Return where the object of this name is, such as ``verdicts``."""
     return Path(__file__).parent / f"{name}.bpf.o"

@@ -9,7 +9,7 @@ from xdpscope.web.policy import policy_source
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Loads the file; an error in it ends in exit code 2, a warning does not."""
+    """Load the file; an error in it ends in exit code 2, a warning does not."""
     config = load(arguments.file)
     policy_source(config.web_config, arguments.file)
     doubtful = warnings(config)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where commands print for people."""
+"""Print for people."""
 
 import sys
 
@@ -11,12 +11,12 @@ _UNITS = "kMGTPEZ"
 
 
 def console() -> Console:
-    """Standard output: as wide as the terminal; where it is none, COLUMNS or 80."""
+    """Return standard output's console: as wide as the terminal, else COLUMNS or 80."""
     return Console(highlight=False)
 
 
 def first_that_fits(screen: Console, *tables: Table) -> Table:
-    """Return the first table whose lines need no folding; the last one if there is none."""
+    """Return the first table whose lines need no folding; the last one if each needs it."""
     for table in tables[:-1]:
         if Measurement.get(screen, screen.options, table).maximum < screen.width:
             return table
@@ -24,7 +24,7 @@ def first_that_fits(screen: Console, *tables: Table) -> Table:
 
 
 def short(number: int) -> str:
-    """Return a number in six characters at most: ``99,999``, ``1.23M``."""
+    """Return a number in at most six characters: ``99,999``, ``1.23M``."""
     if number < 100_000:
         return f"{number:,}"
     power = min((len(str(number)) - 1) // 3, len(_UNITS))
@@ -35,5 +35,5 @@ def short(number: int) -> str:
 
 
 def note(text: str) -> None:
-    """A remark for people, kept off standard output so that pipes get none of it."""
+    """Print a remark on standard error, so that pipes do not get it."""
     print(text, file=sys.stderr)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be typed; importing it is cheap, for ``--help`` and mistakes."""
+"""The command line's grammar; importing it is cheap, for ``--help`` and mistakes."""
 
 import argparse
 import re
@@ -39,7 +39,7 @@ _CHOICE = re.compile(r"argument COMMAND: invalid choice: '(.*?)'")
 
 
 class Parser(argparse.ArgumentParser):
-    """One that suggests what a mistyped command or option may mean."""
+    """A parser that suggests the closest command or option for a mistyped one."""
 
     def error(self, message: str) -> NoReturn:
         """Print usage and the mistake, and end with exit code 2."""
@@ -270,7 +270,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def dispatch(arguments: argparse.Namespace) -> int:
-    """Runs the command; its exit code."""
+    """Run the command and return its exit code."""
     module = import_module(f"xdpscope.cli.{arguments.command.replace('-', '_')}")
     status: int = module.run(arguments)
     return status

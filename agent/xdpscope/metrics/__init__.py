@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured, as Prometheus metrics. Collectors read; they never attach."""
+"""The Prometheus metrics. Collectors read; they never attach."""
 
 from xdpscope.metrics.agent import AgentCollector
 from xdpscope.metrics.flows import FlowCollector

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 from xdpscope import __version__, libbpf
 from xdpscope.tracing.reason import Reason
 
-# Those that come of an attempt; the others are known without one.
+# The reasons that follow from an attempt; the others are known without one.
 _ATTEMPTED = (Reason.BUSY, Reason.KERNEL_REFUSED, Reason.UNSUPPORTED_ENTRY, Reason.VANISHED)
 
 

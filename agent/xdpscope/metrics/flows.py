@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flows: those with series of their own, all others, and what is in none."""
+"""Metrics of flows: exported flows, ``other``, and packets in no flow."""
 
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING

@@ -21,8 +21,8 @@ since then, the next one need not read again."""
 class IsolatedCollectors(Collector):
     """Several collectors as one; each one's duration and success are metrics themselves.
 
-    A collector that raises would turn the whole page into an error. Here it loses what it
-    had to say in this scrape, all or nothing.
+    A collector that raises would turn the whole page into an error. Here its metrics are missing
+    from this scrape, and no others.
     """
 
     def __init__(self, collectors: Mapping[str, Collector]) -> None:
@@ -30,7 +30,7 @@ class IsolatedCollectors(Collector):
         self._busy: set[str] = set()
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: without this, registering would collect."""
+        """Yield nothing: without this, registering would collect."""
         return []
 
     def collect(self) -> Iterable[Metric]:
@@ -50,7 +50,7 @@ class IsolatedCollectors(Collector):
             try:
                 families = list(collector.collect())
             except ObserverBusyError as error:
-                # For as long as a scan hangs: one entry of the log is enough.
+                # For the whole time that a scan hangs, one log entry is enough.
                 if name not in self._busy:
                     self._busy.add(name)
                     _log.warning("collector failed", collector=name, error=str(error))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which programs there are, where they are attached, whether they are traced."""
+"""Metrics of programs: which exist, where they are attached, whether they are traced."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class ScanCollector(Collector):
-    """``xdpscope_scan_*``; waits for no scan, least of all for one that hangs."""
+    """``xdpscope_scan_*``; waits for no scan, because a scan may hang."""
 
     def __init__(self, status: Callable[[], ScanStatus]) -> None:
         self._status = status

@@ -12,7 +12,7 @@ from xdpscope.discovery.model import Snapshot
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What a scan of the host found."""
+    """The results of a scan of the host."""
 
     snapshot: Snapshot
 

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a program can alter its packets, told from its instructions.
+"""Decide from a program's instructions whether it can alter its packets.
 
-What the kernel has verified and rewritten (``bpftool prog dump xlated``) is followed along
-every path, with an eye on one thing only: which registers, and which places on the stack, may
-hold a pointer to the packet or to its ``struct xdp_buff``. The verifier has seen to it that
-such a pointer is kept nowhere else, and that nothing is done with one but to add a number, or
-to make a number of it. A program leaves its packets alone for certain if it stores through
-none of them and calls nothing but helpers that are known to be harmless. Only instructions on a
-list are followed. A program with any other instruction counts as altering: one that is newer than
-the list, an indirect jump, a tail call. So does one with functions of its own, because an
-extension can replace them.
+The verified and rewritten instructions (``bpftool prog dump xlated``) are followed along every
+path. The only state is which registers and stack slots may hold a pointer to the packet or to its
+``struct xdp_buff``. The verifier guarantees that such a pointer is stored nowhere else. It also
+guarantees that a program only adds a number to it, or converts it to a number.
+
+A program certainly leaves its packets unchanged if it never stores through such a pointer, and
+calls only helpers known to be read-only. Only instructions on a list are followed. A program with
+any other instruction counts as altering: a newer instruction, an indirect jump, a tail call. So
+does a program with functions of its own, because an extension can replace them.
 """
 
 from collections.abc import Sequence, Set
@@ -21,10 +21,10 @@ from xdpscope.errors import LoadError
 from xdpscope.libbpf import Instruction, Object
 from xdpscope.libbpf import instruction as isa
 
-# A program longer than this is not looked at: the work stays bounded.
+# A longer program is not analysed: the work stays bounded.
 _LONGEST = 8192
 
-_REGISTERS = 12  # r0 to r10, and the one that the kernel's own rewriting uses
+_REGISTERS = 12  # r0 to r10, and the register that the kernel's own rewriting uses
 _RESULT, _FIRST_ARGUMENT, _FRAME = 0, 1, 10
 
 # The instructions whose effect is known. A program with any other one counts as altering.
@@ -38,7 +38,7 @@ _ATOMIC = {
     for fetch in (0, isa.FETCH)
 } | {isa.XCHG, isa.CMPXCHG}
 
-# What a 64-bit constant may be: a number, a map, a map's value, a variable of the kernel.
+# The kinds of a 64-bit constant: a number, a map, a map's value, a variable of the kernel.
 _CONSTANTS = range(4)
 
 # A barrier against speculation, BPF_ST | BPF_NOSPEC, which the verifier adds (Linux 5.14).
@@ -46,7 +46,7 @@ _NO_SPECULATION = 0xC2
 
 
 class Holds(Enum):
-    """What a register may hold."""
+    """The possible content of a register."""
 
     OTHER = auto()  # nothing through which a packet could be altered
     CONTEXT = auto()  # struct xdp_buff *
@@ -65,13 +65,13 @@ class _Alters(Exception):
 
 
 def harmless_calls() -> frozenset[int]:
-    """What calls of helpers that alter no packet look like on this kernel.
+    """Return the calls of helpers that alter no packet, as this kernel writes them.
 
-    None of them where the kernel does not tell, and not those that redirect to devices or sockets
-    where it wants CAP_NET_ADMIN for their maps, as before Linux 6.9.
+    The result is empty where the kernel hides addresses. Before Linux 6.9, maps of devices and
+    sockets need CAP_NET_ADMIN. Without it, helpers that redirect to them are missing.
 
     Raises:
-        LoadError: the kernel lacks one that was there on 5.10.
+        LoadError: the kernel lacks a helper that Linux 5.10 has.
     """
     found = _calls_of("harmless")
     try:
@@ -83,7 +83,7 @@ def harmless_calls() -> frozenset[int]:
 
 
 def _calls_of(name: str) -> frozenset[int]:
-    """Of a program that has the name of its object."""
+    """Return the calls of helpers in a program that has the name of its object."""
     with Object(bpf.path_of(name)) as loaded:
         loaded.load()
         with loaded.program(name) as program:
@@ -93,7 +93,7 @@ def _calls_of(name: str) -> frozenset[int]:
 
 
 def alters_packets(instructions: Sequence[Instruction], harmless: Set[int]) -> bool:
-    """Whether a program may alter its packets; False only if it is certain not to.
+    """Return whether a program may alter its packets; False only if it is certain not to.
 
     Args:
         instructions: As ``Program.instructions`` tells them.
@@ -118,7 +118,7 @@ class _Walk:
         self._spilled_anywhere = False
 
     def all_paths(self) -> None:
-        """Raises _Alters if the program may."""
+        """Raise _Alters if the program may."""
         registers = [Holds.OTHER] * _REGISTERS
         registers[_FIRST_ARGUMENT] = Holds.CONTEXT
         while True:
@@ -126,7 +126,8 @@ class _Walk:
             self._follow(tuple(registers))
             if before == (len(self._spilled), self._spilled_anywhere):
                 return
-            # What is loaded from the stack may have been spilled where one came by later.
+            # A value loaded from the stack may have been stored there on a path that is followed
+            # later.
 
     def _follow(self, entry: _Registers) -> None:
         known: dict[int, _Registers] = {}
@@ -186,7 +187,7 @@ class _Walk:
             return operand
         if insn.operation == isa.SUB and own is operand is Holds.PACKET:
             return Holds.OTHER  # The distance of two pointers is a number.
-        # Where both may be the pointer, which of them it is remains open.
+        # If both may be the pointer, either may be it afterwards.
         return own if operand is Holds.OTHER else Holds.UNKNOWN
 
     def _loaded(self, insn: Instruction, base: int, registers: list[Holds]) -> Holds:

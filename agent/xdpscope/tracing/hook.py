@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hook that tells tracers of new devices, and whether the kernel still runs it.
+"""The hook that reports new devices to tracers, and whether the kernel still runs it.
 
 Tracers recognise a device by its address, as long as the hook, ``device_appears`` in
-``bpf/counting.h``, counts every device that appears. There are cases in which the kernel never runs
-the hook, and reports no error: while ``kernel.ftrace_enabled`` is 0, and where the compiler has
-inlined the hooked function. A device that moves would then keep its old location. While the hook is
-silent, the agent marks its count as unreliable. Tracers then identify the device of each packet,
-which is as exact and costs more.
+``bpf/counting.h``, counts every device that appears. In some cases the kernel never runs the hook,
+and reports no error: while ``kernel.ftrace_enabled`` is 0, and where the compiler has inlined the
+hooked function. A device that moves would then keep its old location. While the hook is silent,
+the agent marks its count as unreliable. Tracers then identify the device of each packet, which is
+as exact and costs more.
 """
 
 import time
@@ -27,11 +27,11 @@ _FTRACE = Path("/proc/sys/kernel/ftrace_enabled")
 _PAUSE = 60.0
 
 SILENT = "the hook on devices is silent: each packet's device is identified, which costs more"
-"""What the log says of it."""
+"""The log message about it."""
 
 _ONLY_KEY = b"\0\0\0\0"
 
-# How far `epoch.now` of bpf/counting.h is from `epoch.kept` while the hook is not trusted.
+# The distance from `epoch.now` of bpf/counting.h to `epoch.kept` while the hook is not trusted.
 _APART = np.uint64(1 << 63)
 # Added when the hook can be trusted again, so that no record remembers what follows: as many
 # steps of the hook as 2**32 devices make.
@@ -85,10 +85,11 @@ class DeviceHook:
         return True
 
     def check(self, devices: Set[tuple[int, int]]) -> None:
-        """Look for signs of silence, once a scan, and let tracers do without the hook if need be.
+        """Check for signs of silence, once a scan, and let tracers do without the hook if need be.
 
         Args:
-            devices: Those found by the scan, each by its namespace's serial number and its ifindex.
+            devices: The devices found by the scan, each by its namespace's serial number and its
+                ifindex.
         """
         unnoticed = not devices <= self._devices and self._read() == self._at_last_scan
         retry = not self.trusted and time.monotonic() >= self._again_at

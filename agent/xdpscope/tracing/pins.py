@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What outlives the agent: counts and tracers, pinned in a directory on a bpffs.
+"""State that outlives the agent: counts and tracers, pinned in a directory on a bpffs.
 
     PIN_PATH/                          locked by the agent that uses it
-      state_ID/                        what belongs together; ID says of which build and how set
+      state_ID/                        one state; ID identifies the build and its settings
         maps/NAME                      the maps that all targets share
-        links/NAME                     what else is attached for all of them
+        links/NAME                     links that all targets share
         targets/NUMBER_PROGRAM/        of one target: its number, and the program's id
           counts                       its counts
           NAME                         the link of each of its tracing programs
         next_NUMBER/                   the number for the next target; the last that is made,
                                        the first that is removed: without it nothing counts
 
-The agent may end between any two steps. So a name is there or it is not, and what each set of
-names means is said once: here for a state, in ``tracer.py`` for a target.
+The agent may end between any two steps. So a name exists or does not. The meaning of each set of
+names is defined once: here for a state, in ``tracer.py`` for a target.
 """
 
 import fcntl
@@ -54,7 +54,7 @@ class PinPath:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Makes the directory if need be, and locks it.
+        """Make the directory if need be, and lock it.
 
         Raises:
             ConfigError: it is not on a bpffs.
@@ -74,7 +74,8 @@ class PinPath:
                 with ExitStack() as stack:
                     stack.callback(os.close, fd)
                     cls._lock(fd, path)
-                    # Whoever had it may have removed it, and somebody made it anew.
+                    # The previous owner may have removed the directory, and another process may
+                    # have created it again.
                     if os.path.exists(path) and os.path.samestat(os.fstat(fd), path.stat()):  # noqa: PTH110
                         cls._check(fd, path)
                         stack.pop_all()
@@ -87,7 +88,7 @@ class PinPath:
 
     @staticmethod
     def _lock(fd: int, path: Path) -> None:
-        # The kernel gives it back whichever way the process ends.
+        # The kernel releases the lock however the process ends.
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -98,7 +99,7 @@ class PinPath:
 
     @staticmethod
     def _check(fd: int, path: Path) -> None:
-        # What is pinned there is trusted.
+        # The agent trusts all pins in this directory.
         status = os.fstat(fd)
         if status.st_uid != os.geteuid() or status.st_mode & 0o022:
             raise XdpscopeError(
@@ -107,7 +108,7 @@ class PinPath:
             )
 
     def close(self) -> None:
-        """Unlocks the directory; what is pinned stays."""
+        """Unlock the directory; the pins stay."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -119,15 +120,15 @@ class PinPath:
         self.close()
 
     def state(self, id: str) -> "State":
-        """The state of this id, which may not be there yet."""
+        """Return the state of this id, which may not exist yet."""
         return State(self.path / f"{_STATE}{id}")
 
     def states(self) -> list["State"]:
-        """All there are, of whichever build."""
+        """Return all states, of any build."""
         return [State(each) for each in sorted(self.path.glob(f"{_STATE}*"))]
 
     def retain(self, wanted: "State") -> None:
-        """Removes every other state."""
+        """Remove every other state."""
         for state in self.states():
             if state.path != wanted.path:
                 _log.warning(
@@ -138,14 +139,14 @@ class PinPath:
                 state.remove()
 
     def remove(self) -> None:
-        """Removes the directory itself, unless something is in there."""
+        """Remove the directory itself, unless something is in there."""
         if not any(self.path.iterdir()):
             _removed(self.path)
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What all targets share, by name."""
+    """The maps and links that all targets share, by name."""
 
     maps: Mapping[str, Map]
     links: Mapping[str, Link]
@@ -159,16 +160,16 @@ class State:
         self._next = 1
 
     def targets(self) -> list["TargetPins"]:
-        """What is pinned of each target, by ascending number."""
+        """Return the pins of each target, by ascending number."""
         paths = (self.path / "targets").glob("*")
         found = [TargetPins(each) for each in paths if _TARGET.fullmatch(each.name)]
         return sorted(found, key=lambda pins: pins.number)
 
     def open(self, maps: Iterable[str], links: Iterable[str]) -> Shared | None:
-        """Opens what is shared, to be taken over.
+        """Open the shared maps and links, to adopt them.
 
         Returns:
-            None if that is not whole; nothing is left of it then.
+            None if they are not complete; the state is then removed.
         """
         marks = self._marks()
         try:
@@ -189,10 +190,10 @@ class State:
         return shared
 
     def create(self, shared: Shared) -> None:
-        """Pins what is shared.
+        """Pin the shared maps and links.
 
         Raises:
-            KernelError: it cannot be; nothing is left.
+            KernelError: a pin cannot be created; the state is then removed.
         """
         try:
             for part in ("maps", "links", "targets"):
@@ -210,10 +211,10 @@ class State:
             raise
 
     def next_number(self) -> int:
-        """A number that no target of this state ever had, nor will have.
+        """Return a number that no target of this state has had, and that none will get again.
 
         Raises:
-            KernelError: that could not be noted.
+            KernelError: the number could not be recorded.
         """
         number, before = self._next, self._mark
         self._next += 1
@@ -224,11 +225,7 @@ class State:
         return number
 
     def new_target(self, number: int, program: int) -> "TargetPins":
-        """A place for one target's.
-
-        Raises:
-            KernelError: there can be none.
-        """
+        """Return the directory for the pins of one target."""
         path = self.path / "targets" / f"{number}_{program}"
         try:
             path.mkdir(mode=0o700)
@@ -237,7 +234,7 @@ class State:
         return TargetPins(path)
 
     def remove(self) -> None:
-        """Unpins all of it: what is attached is detached a moment later."""
+        """Unpin all of it; the kernel detaches the tracers a moment later."""
         for number in self._marks():
             _removed(self.path / f"{_NEXT}{number}")
         _removed(self.path)
@@ -258,7 +255,7 @@ class State:
 
 
 class TargetPins:
-    """What is pinned of one target; without ``counts`` it is nothing."""
+    """The pins of one target; without ``counts`` they are ignored."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -266,11 +263,11 @@ class TargetPins:
 
     @property
     def has_counts(self) -> bool:
-        """Whether there are counts."""
+        """Return whether there are counts."""
         return (self._path / _COUNTS).exists()
 
     def counts(self) -> Map:
-        """Its counts.
+        """Return its counts.
 
         Raises:
             Vanished: there are none.
@@ -278,11 +275,11 @@ class TargetPins:
         return Map.pinned(self._path / _COUNTS)
 
     def links(self) -> list[str]:
-        """The names of the tracing programs whose links are pinned."""
+        """Return the names of the tracing programs whose links are pinned."""
         return [each.name for each in self._path.iterdir() if each.name != _COUNTS]
 
     def link(self, name: str) -> Link:
-        """The link of one of its tracing programs.
+        """Return the link of one of its tracing programs.
 
         Raises:
             Vanished: there is none.
@@ -290,7 +287,7 @@ class TargetPins:
         return Link.pinned(self._path / name)
 
     def put_counts(self, counts: Map) -> None:
-        """Pins its counts; to be done before anything is attached.
+        """Pin its counts; to be done before anything is attached.
 
         Raises:
             KernelError: they cannot be.
@@ -298,7 +295,7 @@ class TargetPins:
         counts.pin(self._path / _COUNTS)
 
     def put(self, name: str, link: Link) -> None:
-        """Pins the link of a tracing program.
+        """Pin the link of a tracing program.
 
         Raises:
             KernelError: it cannot be.
@@ -306,17 +303,17 @@ class TargetPins:
         link.pin(self._path / name)
 
     def drop(self, name: str) -> None:
-        """Unpins the link of a tracing program, which is detached a moment later."""
+        """Unpin the link of a tracing program; the kernel detaches it a moment later."""
         _removed(self._path / name)
 
     def remove(self) -> None:
-        """Unpins everything: first what all the rest is nothing without."""
+        """Unpin everything, ``counts`` first: without them the rest is ignored."""
         _removed(self._path / _COUNTS)
         _removed(self._path)
 
 
 def _removed(path: Path) -> None:
-    """Removes a pin, or a directory with all that is in it, as far as that is possible."""
+    """Remove a pin, or a directory with all that is in it, as far as that is possible."""
     try:
         if path.is_dir() and not path.is_symlink():
             for each in path.iterdir():

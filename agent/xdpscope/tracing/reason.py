@@ -14,10 +14,10 @@ class Reason(StrEnum):
     NO_BTF = "no_btf"  # its entry function cannot be named to the kernel
     NOT_JITED = "not_jited"  # an interpreted program has no entry to hook
     BUSY = "busy"  # an extension, or as many tracers as fit, hold the function
-    TAILCALL_ONLY = "tailcall_only"  # a tail call goes past what is hooked at the entry
+    TAILCALL_ONLY = "tailcall_only"  # a tail call passes the hook at the entry
     NOT_ATTACHED = "not_attached"
     EXCLUDED = "excluded"  # by the configuration
-    NO_VERDICT = "no_verdict"  # an extension: what it returns is no verdict
+    NO_VERDICT = "no_verdict"  # an extension: its return value is no verdict
     UNSUPPORTED_ENTRY = "unsupported_entry"  # no tracer can read its entry function
     OFFLOADED = "offloaded"  # a network card runs it
     UNREADABLE = "unreadable"  # this host does not allow the agent to open it
@@ -27,7 +27,7 @@ class Reason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What the configuration has us observe."""
+    """The programs and interfaces that the configuration selects."""
 
     programs: Selection = field(default_factory=Selection)
     interfaces: Selection = field(default_factory=Selection)
@@ -35,7 +35,7 @@ class Scope:
     """Whether a program is traced as soon as it is loaded, and attached nowhere."""
 
     def reason_against(self, program: XdpProgram, snapshot: Snapshot) -> Reason | None:
-        """Why this program is not to be traced, as far as can be told without trying."""
+        """Return why this program is not to be traced, as far as is known without an attempt."""
         attachments = snapshot.attachments.get(program.id, ())
         if not self.programs.admits(*program.selectors):
             return Reason.EXCLUDED

@@ -31,8 +31,8 @@ _ITERATOR = 0  # the one thing whose failures are noted here
 class MapsProbe(Probe):
     """Reports the maps that the host's XDP programs refer to, each once.
 
-    Of more than ``MAPS_LIMIT`` maps those with the lowest ids are reported: the oldest ones, so
-    that a series does not come and go with other maps.
+    If there are more than ``MAPS_LIMIT``, it reports the maps with the lowest ids. These are the
+    oldest, so that a series does not come and go with other maps.
     """
 
     name = "maps"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many entries maps have, as the kernel counts them."""
+"""The numbers of entries of maps, as the kernel counts them."""
 
 import struct
 import sys
@@ -13,7 +13,9 @@ from xdpscope import bpf
 from xdpscope.libbpf import Btf, Link, Object, possible_cpus
 
 MAPS_LIMIT: Final = 1024
-"""Maps to count at once: the size of the map ``wanted`` of the BPF object."""
+"""The number of maps in one run of the iterator: the size of the map ``wanted`` of the BPF
+object.
+"""
 
 _OBJECT = "map_entries"
 _BY_KERNEL, _BY_CPU = "map_entries", "map_entries_by_cpu"

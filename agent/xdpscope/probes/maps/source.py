@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel says of maps when they are opened by their ids."""
+"""The kernel's information about maps, read by opening them by their ids."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,10 +21,10 @@ REOPENED_AT_ONCE = 64
 
 
 class MapSource:
-    """Opens each new map once, and those whose memory changes again from time to time.
+    """Opens each new map once, and maps whose memory changes again from time to time.
 
-    A map is open for microseconds only. Meanwhile it cannot go away, and a prog array keeps its
-    programs.
+    A map is open for microseconds only. For that time it cannot disappear, and a prog array keeps
+    its programs.
     """
 
     def __init__(self) -> None:
@@ -81,9 +81,9 @@ class MapSource:
 def _memory(opened: Map) -> int | None:
     """Return the map's memory in bytes, from ``memlock`` of its descriptor.
 
-    From Linux 6.4 on it is what the map takes now, per-CPU values, buckets and entries included.
-    Before, it is computed from the sizes of key and value and the maximum number of entries (5.11),
-    or is what was charged when the map was created (5.10).
+    From Linux 6.4 on it is the present memory, with per-CPU values, buckets and entries. Before
+    6.4 it is computed from the sizes of key and value and the maximum number of entries (5.11). In
+    5.10 it is the memory that was charged when the map was created.
     """
     try:
         text = Path(f"/proc/self/fdinfo/{opened.fileno()}").read_text()
