@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * A program of our own that is never attached to an interface: the templates are
- * loaded against it, and trying to trace it tells whether this kernel can be asked
- * to trace anybody's.
+ * The self-test program. It is never attached to an interface. The templates are loaded
+ * against it, and the agent traces it to find out whether this kernel allows tracing.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>

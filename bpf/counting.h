@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/*
- * Counting at the exit of a target, and whose device a packet is.
- */
+/* Counting at the exit of a target, and identifying the device of a packet. */
 #ifndef __XDPSCOPE_COUNTING_H
 #define __XDPSCOPE_COUNTING_H
 
@@ -27,17 +25,19 @@ struct {
 } spilled SEC(".maps");
 
 /*
- * Advances whenever a device appears in a network namespace. As long as it stands
- * still, an address of a net_device means the device that it meant before: to be
- * another one, or one in another namespace, it would have to appear first.
+ * The epoch: a number that advances whenever a device appears in a network namespace. While
+ * it does not change, an address of a net_device means the same device. To become another
+ * device, or to enter another namespace, it would have to appear first.
  *
- * Records remember the sum of an address and `kept`, and are compared with that of an address
- * and `now`: one comparison for both. The step is 2^64 divided by the golden ratio, whose
- * multiples keep furthest from 0: for addresses that are less than 2^46 apart, sums of two
- * epochs differ until 100,000 devices have appeared in between.
+ * A record remembers the sum of an address and `kept`. It is compared with the sum of an
+ * address and `now`: one comparison for both.
  *
- * `now` and `kept` are the same, but while the agent knows that device_appears() does not
- * run: then they are 2^63 apart, no record seems current, and the device of each packet is
+ * The step is 2^64 divided by the golden ratio, whose multiples stay furthest from 0. For
+ * addresses less than 2^46 apart, the sums of two epochs differ until 100,000 devices have
+ * appeared in between.
+ *
+ * `now` and `kept` are equal, except while the agent knows that device_appears() does not
+ * run. Then they are 2^63 apart, no record seems current, and the device of each packet is
  * identified.
  */
 #define EPOCH_STEP 0x9e3779b97f4a7c15
@@ -84,13 +84,13 @@ other:
 }
 
 /*
- * Whose a packet is: the device's that it came by or, in copies of the template for
- * programs that run where packets leave, the device's that it leaves by.
+ * The device of a packet. It is the device where the packet arrived or, in copies of the
+ * template for programs that run at egress, the device by which it leaves.
  *
- * Which, is no constant but a branch: it costs neither an instruction. `target` is not NULL,
- * the verifier knows that (5.8), and takes out the comparison with the side that is never run.
- * The agent turns == into != in copies for the way out. `goto +0`, which the verifier takes
- * out as well, and which no compiler writes, is how it finds the place.
+ * A branch decides, not a constant: it costs no instruction. `target` is not NULL. The
+ * verifier knows that (5.8), and removes the comparison with the side that never runs. The
+ * agent turns == into != in copies for egress. It finds the branch by a `goto +0`, which no
+ * compiler writes and which the verifier removes as well.
  */
 static __always_inline struct net_device *device_of(struct xdp_buff *xdp,
 						    struct target_counts *target)
@@ -107,7 +107,7 @@ leaving:
 	return device;
 }
 
-/* Keeps the compiler from moving what is in memory across it. */
+/* Keeps the compiler from moving memory accesses across it. */
 #define barrier() asm volatile("" ::: "memory")
 
 /* Reads and writes that the compiler leaves where they are. */
@@ -120,9 +120,10 @@ static __always_inline struct target_counts *target_counts(void)
 }
 
 /*
- * An inode number goes to the next namespace as soon as it is free; where there is a cookie,
- * two namespaces are never taken for one. Kernels have cookies since 5.12, but show them to the
- * agent since 5.14 only, so the agent decides for both sides: it replaces BY_INODE in copies.
+ * The kernel gives an inode number to the next namespace as soon as it is free. With
+ * cookies two namespaces are never confused. Kernels have cookies since 5.12, but show them
+ * to the agent only since 5.14. So the agent decides for both sides: it replaces BY_INODE
+ * in copies.
  */
 static __always_inline __u64 identity_of(struct net_device *device)
 {
@@ -142,8 +143,9 @@ static __always_inline __u64 length_of(struct xdp_buff *xdp)
 }
 
 /*
- * What a fexit is called with, read anew wherever it is needed: dearer to keep across a
- * call is a register, and a spilled number has no bounds for older verifiers.
+ * The arguments of a fexit, read again wherever they are needed. Keeping a register across
+ * a call is more expensive. Older verifiers know no bounds of a number that was stored on
+ * the stack.
  */
 static __always_inline struct xdp_buff *packet_of(__u64 *ctx)
 {
@@ -166,14 +168,14 @@ static __always_inline enum verdict verdict_of(__u64 *ctx)
 	return verdict > VERDICT_REDIRECT ? VERDICT_UNKNOWN : verdict;
 }
 
-/* All ones if the number is negative, else nought. */
+/* All ones if the number is negative, else 0. */
 static __always_inline __u64 sign(__u64 number)
 {
 	asm volatile("%0 s>>= 63" : "+r"(number));
 	return number;
 }
 
-/* The lesser of two numbers, neither of which takes 64 bits, without a branch to follow. */
+/* The lesser of two numbers below 2^63, without a branch that the verifier follows. */
 static __always_inline __u64 lesser(__u64 one, __u64 other)
 {
 	__u64 difference = one - other;
@@ -187,7 +189,7 @@ static __always_inline void add(struct tally *tally, __u64 length)
 	tally->bytes += length;
 }
 
-/* Whether a record is that of the device, as far as that can be told at a glance. */
+/* Whether a record belongs to the device, as far as one comparison can decide that. */
 static __always_inline bool recognised(struct device_counts *known, struct net_device *device,
 				       bool by_epoch)
 {
@@ -197,8 +199,8 @@ static __always_inline bool recognised(struct device_counts *known, struct net_d
 }
 
 /*
- * Advances `*target` so that the device's record, if it can be told at a glance and is one of the
- * target's own, is the first of `devices`. False if there is none.
+ * Advances `*target` so that the device's record is the first of `devices`. The record must
+ * be recognised by one comparison, and be one of the target's own. False if there is none.
  */
 static __always_inline bool find_own(struct target_counts **target, struct net_device *device,
 				     bool by_epoch)
@@ -278,8 +280,8 @@ static __always_inline void find_place(struct target_counts *target, __u64 ident
 }
 
 /*
- * The record of any device; NULL if there is no place left for one. With `unrecognised` the device
- * is not to be recognised at a glance the next time.
+ * Returns the record of any device; NULL if no slot is left for one. With `unrecognised`
+ * the device is not recognised by one comparison the next time.
  */
 static __always_inline struct device_counts *
 record_of(struct net_device *device, struct target_counts *target, bool unrecognised)
@@ -291,14 +293,17 @@ record_of(struct net_device *device, struct target_counts *target, bool unrecogn
 
 	barrier();
 	identity = identity_of(device);
-	/* First where it is likely: `find_own` has looked at the others. */
+	/* The likely slots first: `find_own` has compared the others. */
 	if (target->devices[DEVICES_INLINE - 1].identity) {
 		known = spilled_record(identity);
 		if (known && known->identity)
 			return known;
 	}
 	find_place(target, identity);
-	/* From memory, so that the verifier follows one path from here, and not one for each. */
+	/*
+	 * Read from memory, so that the verifier follows one path from here, and not one
+	 * for each value.
+	 */
 	index = *(volatile __u64 *)&target->index;
 	if (index >= DEVICES_INLINE)
 		return spill(target, device, identity);
@@ -317,7 +322,7 @@ int BPF_PROG(device_appears, void *chain, unsigned long event)
 {
 	if (event != bpf_core_enum_value(enum netdev_cmd, NETDEV_REGISTER))
 		return 0;
-	/* In this order: in between, no record that is bound again seems to be current. */
+	/* The order matters: in between, no record that is bound again seems to be current. */
 	__sync_fetch_and_add(&epoch.now, EPOCH_STEP);
 	__sync_fetch_and_add(&epoch.kept, EPOCH_STEP);
 	return 0;

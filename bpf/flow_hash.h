@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * From a flow's key to a hash of 64 bits, whose upper bits are a set's number. Plain C, which a test
- * compiles for the machine itself. `one` and `other` are secret and odd, so that nobody can choose
- * flows that share a set.
+ * Converts a flow's key to a hash of 64 bits, whose upper bits are a set's number. It is
+ * plain C, which a test compiles for the machine itself.
+ *
+ * `one` and `other` are secret and odd, so that nobody can choose flows that share a set.
  */
 #ifndef __XDPSCOPE_FLOW_HASH_H
 #define __XDPSCOPE_FLOW_HASH_H
@@ -12,9 +13,10 @@ enum {
 };
 
 /*
- * Multiply a sum of products by its own upper bits. The sum alone is not enough: multiplication
- * carries differences upwards only, so keys that differ in the top bits of their words would share
- * sets for any secret, and keys in an arithmetic progression fill sets unevenly for some.
+ * Multiply a sum of products by its own upper bits. The sum alone is not enough, because
+ * multiplication carries differences upwards only. Keys that differ in the top bits of
+ * their words would share sets for any secret. Keys in an arithmetic progression would fill
+ * sets unevenly for some secrets.
  */
 static __always_inline __u64 mix(__u64 sum)
 {
@@ -31,8 +33,8 @@ static __always_inline __u64 hash4(__u64 first, __u64 second, __u64 one, __u64 o
 }
 
 /*
- * The same for five words. Folding in the middle keeps what was summed up before it from
- * cancelling out with what is added afterwards.
+ * The same for five words. Folding in the middle keeps the first sums from cancelling out
+ * with later ones.
  */
 static __always_inline __u64 hash6(const volatile __u64 *words, __u64 last, __u64 one, __u64 other)
 {

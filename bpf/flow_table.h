@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The flows of all targets: for each CPU sets of a few places, a flow in either of the two
- * sets that its hash names. Where both are full a new flow takes the place of the one in
- * the first set that has been idlest of late. What that flow has counted is in the
- * target's own counters all along, so that nothing is lost but its name.
+ * The flow table of all targets: for each CPU sets of a few ways. A flow is in one of the
+ * two sets that its hash selects. If both are full, a new flow replaces the flow in the
+ * first set that was idlest recently. The target's own counters have the packets of the
+ * evicted flow, so that only its name is lost.
  */
 #ifndef __XDPSCOPE_FLOW_TABLE_H
 #define __XDPSCOPE_FLOW_TABLE_H
@@ -61,14 +61,13 @@ static __always_inline bool same_key(const __u64 *one, const __u64 *other, int w
 /*
  * The two families differ in their types alone.
  *
- * usedN    how many places of a set are taken
- * idlestN  the place in a set whose flow had the fewest packets of late; of what it had,
- *          an eighth is forgotten each time
- * putN     puts a new flow in
+ * usedN    returns how many ways of a set are used
+ * idlestN  returns the way of a set whose flow had the fewest packets recently, and forgets
+ *          an eighth of each flow's recent packets
+ * putN     puts a new flow into a set
  * settleN  counts a packet of a flow that is not in `near`, its first set
  *
- * Branches would be followed by the verifier, in each round of a loop both ways; so there
- * are few.
+ * The verifier follows each branch both ways in each round of a loop; so there are few.
  */
 #define DEFINE_FAMILY(n, words)                                                                 \
 	static __always_inline __u64 used##n(const struct flow_set##n *set)                     \
@@ -137,7 +136,7 @@ static __always_inline bool same_key(const __u64 *one, const __u64 *other, int w
 DEFINE_FAMILY(4, 2)
 DEFINE_FAMILY(6, 5)
 
-/* `usual`: see is_target(). Compilers cannot repeat what it is made of, so not in loops. */
+/* `usual`: see is_target(). Compilers cannot repeat its asm, so it is not used in loops. */
 static __always_inline bool is_own(__u64 target, bool usual)
 {
 	return usual ? is_target(target) : target == constant(TARGET);
@@ -163,8 +162,8 @@ static __always_inline bool is_flow6(const struct flow6 *flow, const volatile __
 }
 
 /*
- * Count one packet of a flow. `second` or `last` is the word of the key that the exit has added
- * to.
+ * Count one packet of a flow. `second` or `last` is the part of the key that the exit has
+ * completed.
  */
 static __always_inline void count_flow4(__u64 first, __u64 second, __u64 length, __u32 first_set)
 {
@@ -177,7 +176,7 @@ static __always_inline void count_flow4(__u64 first, __u64 second, __u64 length,
 	set = bpf_map_lookup_elem(&flows4, &at);
 	if (!set)
 		return;
-	/* By itself, as code of its own: it is here that flows are found. */
+	/* Not inlined: here flows are found. */
 	if (__builtin_expect(count_if4(&set->flows[0], first, second, length, true), true)) {
 		asm volatile("");
 		return;
@@ -193,8 +192,8 @@ static __always_inline void count_flow4(__u64 first, __u64 second, __u64 length,
 }
 
 /*
- * Where `key` may change while it is read, `*owner` is not `left` afterwards: then the packet is
- * not counted, and the result is false. `owner` is NULL where it cannot.
+ * If `key` may change while it is read, `*owner` differs from `left` afterwards. Then the
+ * packet is not counted, and the result is false. `owner` is NULL if the key cannot change.
  */
 static __always_inline bool count_flow6(const union flow_key *key, __u64 last, __u64 length,
 					__u32 first_set, const volatile __u64 *owner, __u64 left)

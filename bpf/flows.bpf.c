@@ -1,18 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Counts, as verdicts.bpf.c does, what one XDP program decided, and by flow besides. A
- * flow is the packet as it came in, with the verdict as it left: the fentry program
- * keeps the key for the fexit program. A target that alters no packet needs none: there
- * unaltered_* does the work of both.
+ * Counts the verdicts of one XDP program, as verdicts.bpf.c does, and counts them by flow
+ * too.
  *
- * Everything here is a template, as there. Of a target's programs the small exit,
- * meanwhile_*, is attached first, then leave_*, then enter_*, or unaltered_* alone; then
- * the first is let go. At any moment in between those that are there count each packet
- * once, also if the last of them is gone again: the agent may end in the middle, and only
- * what it has pinned stays.
+ * A flow is the packet as it arrived, with the verdict with which it left: the fentry
+ * program keeps the key for the fexit program. A target that alters no packet needs no
+ * entry: exit_only_* does the work of both. All programs here are templates.
  *
- * In each packet the flow is counted before the target's own counters: whoever reads these
- * first has no flow ahead of them.
+ * The agent attaches the small exit of a target first, exit_verdicts_*. Then it attaches
+ * exit_flows_* and entry_flows_*, or exit_only_* alone, and detaches the first. At any
+ * moment in between, the attached programs count each packet once. That is also true if the
+ * last of them is detached again: the agent may end at any step, and only its pins stay.
+ *
+ * For each packet the flow is counted before the target's own counters. A reader that reads
+ * these first finds no flow ahead of them.
  */
 #include <stddef.h>
 #include "counting.h"
@@ -108,7 +109,7 @@ int enter_copy(__u64 *ctx)
 	return enter(ctx, READ_COPY);
 }
 
-/* One of each SAMPLE_RATE packets, but not always the same one: traffic has rhythms. */
+/* One of SAMPLE_RATE packets, but at random: traffic has rhythms. */
 static __noinline int enter_taken(__u64 *ctx, struct target_counts *target)
 {
 	struct entry *entry = &target->entry;
@@ -154,7 +155,10 @@ static __always_inline void account(struct xdp_buff *xdp, struct target_counts *
 	__u32 kind = ENTRY_NONE;
 	bool short_way = true;
 
-	/* The number is what is calculated with: the verifier lets no pointer be subtracted. */
+	/*
+	 * The calculation uses a number, because the verifier allows no subtraction of
+	 * pointers.
+	 */
 	if (owner == (__u64)xdp) {
 		kind = ENTRY_IPV4;
 	} else if (owner - OWNER_IPV6 == (__u64)xdp) {
@@ -194,7 +198,10 @@ static __always_inline bool entered(const struct entry *entry)
 	return entry->kind || entry->key.words[1] || entry->key.words[4];
 }
 
-/* Which record is the device's, or is now: `index` of `target`, NO_INDEX if there is none. */
+/*
+ * The index of the device's record in `target`, after binding one if necessary; NO_INDEX if
+ * there is none.
+ */
 static __noinline int find_record(struct xdp_buff *xdp, struct target_counts *target)
 {
 	struct net_device *device = device_of(xdp, target);
@@ -204,7 +211,10 @@ static __noinline int find_record(struct xdp_buff *xdp, struct target_counts *ta
 	return 0;
 }
 
-/* The record that was found; looked up again, for see `index` in struct target_counts. */
+/*
+ * The record that was found; it is looked up again, because of `index` in struct
+ * target_counts.
+ */
 static __always_inline struct device_counts *found_record(struct xdp_buff *xdp,
 							  struct target_counts *target)
 {
@@ -240,7 +250,7 @@ static __noinline int leave_other(struct xdp_buff *xdp, struct target_counts *ta
 	return 0;
 }
 
-/* From a verdict's counter to the one of packets not sampled, of the same verdict. */
+/* From a verdict's counter to the counter of packets not sampled, of the same verdict. */
 #define SAMPLED_OUT_OFFSET                                                       \
 	(((int)offsetof(struct device_counts, unaccounted[REASON_SAMPLED_OUT]) - \
 	  (int)offsetof(struct device_counts, verdicts)) /                       \
@@ -276,7 +286,7 @@ static __always_inline void count_ipv4(struct target_counts *target, __u64 first
 {
 	struct target_counts *shifted;
 
-	/* In this order, so that neither `verdict` nor `target` need be kept. */
+	/* The order keeps neither `verdict` nor `target` in a register for long. */
 	asm volatile("" : "+r"(second));
 	shifted = (void *)((struct tally *)target + verdict);
 	asm volatile("" : "+r"(shifted));
@@ -285,8 +295,8 @@ static __always_inline void count_ipv4(struct target_counts *target, __u64 first
 }
 
 /*
- * An IPv4 packet on another of the target's own devices. That `index` is below DEVICES_INLINE is
- * known from the code that has bound the record.
+ * An IPv4 packet on another of the target's own devices. `index` is below DEVICES_INLINE:
+ * the code that has bound the record guarantees it.
  */
 static __always_inline bool leave_own(struct xdp_buff *xdp, struct target_counts *target,
 				      __u64 returned, __u64 length, bool by_epoch)
@@ -461,10 +471,11 @@ static __always_inline int leave_unaltered_sampled(__u64 *ctx)
 }
 
 /*
- * Takes little to load, and is attached first: counts verdicts until others do. After leave_*
- * and enter_* that is when there has been an entry on this CPU, for good: leave_* counts from
- * then on, with or without further entries. After unaltered_* it is so for the packet at hand
- * alone, of which nothing is then left behind.
+ * Loads fast, and is attached first: counts verdicts until other programs do. After
+ * exit_flows_* and entry_flows_* are attached, it stops once an entry has run on this CPU,
+ * for good. From then on exit_flows_* counts, with or without further entries. After
+ * exit_only_* is attached, it stops for the present packet alone, and leaves no state
+ * behind.
  */
 static __always_inline int count_meanwhile(__u64 *ctx, bool by_epoch)
 {

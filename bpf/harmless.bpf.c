@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Calls the helpers that leave packets alone, each in every form that the verifier gives it.
- * It is never run: what it calls, once loaded, tells how calls of theirs look in others.
+ * Calls the read-only helpers, each in every form that the verifier gives it. The program
+ * is never run. Its loaded instructions show how calls of these helpers appear in other
+ * programs.
  *
  * A helper belongs here if no argument through which it writes can point into a packet, on
- * any kernel: which is so for all whose prototype lacks `pkt_access`, and for those that have
- * it only to read (bpf_csum_diff, keys and values of maps, bpf_perf_event_output).
+ * any kernel. That is true for all whose prototype lacks `pkt_access`. It is also true for
+ * those that only read through it (bpf_csum_diff, keys and values of maps,
+ * bpf_perf_event_output).
  */
 #include <stddef.h>
 #include "vmlinux.h"

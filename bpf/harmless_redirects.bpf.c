@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * What harmless.bpf.c is for, of helpers that take a map which not everyone may make who may
- * trace: before Linux 6.9 it takes CAP_NET_ADMIN, and CAP_SYS_ADMIN does not stand for it.
+ * The same as harmless.bpf.c, for helpers with a map that needs more rights than tracing.
+ * Before Linux 6.9 creating the map takes CAP_NET_ADMIN; CAP_SYS_ADMIN is not enough.
  */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Lists the XDP programs behind the maps of the whole host: in prog arrays, in devmaps and
- * in cpumaps, each with the device that a devmap's entry sends packets to.
+ * Lists the XDP programs behind the maps of the whole host: in prog arrays, devmaps and
+ * cpumaps. It also lists the device to which a devmap's entry sends packets.
  *
- * Read from the kernel's own structures: bpf(2) would take a call for each place of a prog
- * array, gives no namespace for a device's number, and while it has a map open it counts as
- * one of those for whom a prog array keeps its programs.
+ * It reads the kernel's own structures. bpf(2) would take a call for each entry of a prog
+ * array, and gives no namespace for a device's number. A map that is open through bpf(2)
+ * also counts as a user, for which a prog array keeps its programs.
  */
 #include <stddef.h>
 #include "vmlinux.h"
@@ -14,19 +14,19 @@
 #include <bpf/bpf_core_read.h>
 
 enum {
-	/* Places read at once, and how often: of a map, 65,536 are looked at. */
+	/* Entries read in one call, and how often: at most 65,536 entries of a map. */
 	PLACES_READ = 64,
 	READS = 1024,
 	/* Entries of a DEVMAP_HASH in one bucket; there are as many buckets as entries. */
 	CHAIN = 64,
-	/* Programs written of one map: an iterator's buffer of 32 KiB takes no more. */
+	/* Programs written for one map: the limit is an iterator's buffer of 32 KiB. */
 	RECORDS = 800,
 };
 
 /* Puts the record's layout into this object's BTF, where the agent reads it. */
 const struct entry_record *entry_record_layout;
 
-/* The map at hand. One thread reads the iterator. */
+/* The present map. One thread reads the iterator. */
 enum bpf_map_type kind;
 __u32 map_id;
 __u64 places; /* where its array of pointers is */
@@ -87,7 +87,7 @@ __noinline int chain_of_entries(__u64 address)
 	return 0;
 }
 
-/* What one place of a map points to. */
+/* The program in one entry of a map. */
 __noinline int place(__u64 address)
 {
 	struct bpf_cpu_map_entry *entry;
@@ -173,7 +173,10 @@ int maps(struct bpf_iter__bpf_map *ctx)
 		if (!some_places(i * PLACES_READ))
 			break;
 	size = written;
-	/* Looked at as a number of bytes, or the compiler compares another register's value. */
+	/*
+	 * Compared as a number of bytes. Otherwise the compiler compares another register's
+	 * value.
+	 */
 	size *= sizeof(*records);
 	barrier_var(size);
 	if (size <= sizeof(records))

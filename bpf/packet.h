@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * From a packet's bytes to the key of its flow.
+ * From a packet's bytes to the key of its flow. A header counts as present if its whole
+ * fixed part lies before data_end. Lengths that the packet claims do not matter; bytes
+ * behind data_end are not read.
  *
- * A header counts as there if its fixed part lies before data_end as a whole, whatever
- * lengths the packet claims; what lies behind is not read. IPv4 without options and IPv6
- * without extension headers, carrying TCP or UDP, take the short way through one of the
- * readers below; all else goes through parse().
+ * IPv4 without options and IPv6 without extension headers, with TCP or UDP, take the fast
+ * path through one of the readers below. All other packets go through parse().
  */
 #ifndef __XDPSCOPE_PACKET_H
 #define __XDPSCOPE_PACKET_H
@@ -26,7 +26,7 @@ enum {
 	ETH_P_MPLS = 0x8847,
 	ETH_P_MPLS_MULTICAST = 0x8848,
 	ETH_P_PPPOE_SESSION = 0x8864,
-	LAYER2_HEADERS = 8, /* tags, labels and the like between Ethernet and IP, at most */
+	LAYER2_HEADERS = 8, /* the limit of tags and labels before IP */
 
 	PPPOE_VERSION_TYPE = 0x11,
 	PPP_IP = 0x0021,
@@ -35,7 +35,7 @@ enum {
 
 	IPV4_HEADER = 20,
 	IPV6_HEADER = 40,
-	IPV6_EXTENSIONS = 6, /* followed at most: as many as RFC 8200 foresees */
+	IPV6_EXTENSIONS = 6, /* the limit of extension headers: as many as RFC 8200 defines */
 
 	PROTO_HOPOPTS = 0,
 	PROTO_ICMP = 1,
@@ -56,7 +56,10 @@ enum {
 	ICMP_HEADER = 4, /* type, code, checksum: common to all messages */
 };
 
-/* How a kernel lets packet bytes be read, from the cheapest: found by loading. */
+/*
+ * The ways in which a kernel allows reading packet bytes, the cheapest first: found by
+ * loading.
+ */
 enum reader {
 	READ_PLAIN, /* through the pointer itself */
 	READ_CAST, /* bpf_rdonly_cast, 6.2 */
@@ -201,7 +204,7 @@ enum {
 	ARPHRD_NONE = 0xfffe, /* tun, WireGuard */
 };
 
-/* Whether the packets that come by a device begin with IP, not with Ethernet. */
+/* Whether the packets of a device begin with IP, not with Ethernet. */
 static __always_inline bool is_layer3(struct net_device *device)
 {
 	switch (device->type) {
@@ -214,7 +217,7 @@ static __always_inline bool is_layer3(struct net_device *device)
 	case ARPHRD_IP6GRE:
 	case ARPHRD_NONE:
 		return true;
-	case ARPHRD_ETHER: /* a tun may be told to call itself so */
+	case ARPHRD_ETHER: /* a tun can be configured with this type */
 		return device->hard_header_len == 0;
 	default:
 		return false;
@@ -233,7 +236,7 @@ static __always_inline bool is_mpls(__be16 type)
 	return type == bpf_htons(ETH_P_MPLS) || type == bpf_htons(ETH_P_MPLS_MULTICAST);
 }
 
-/* The type of Ethernet that stands for a protocol of PPP; 0 for all others. */
+/* The Ethernet type of a protocol of PPP; 0 for all others. */
 static __always_inline __be16 type_in_ppp(__be16 protocol)
 {
 	if (protocol == bpf_htons(PPP_IP))
@@ -245,7 +248,7 @@ static __always_inline __be16 type_in_ppp(__be16 protocol)
 	return 0;
 }
 
-/* The type of Ethernet that stands for the version of IP at `at`; 0 if it is none. */
+/* The Ethernet type of the IP version at `at`; 0 if it is no IP version. */
 static __always_inline int type_of_version(__u64 at, __u64 end, __be16 *type)
 {
 	__u8 first;
@@ -342,9 +345,9 @@ enum {
 };
 
 /*
- * The key of a packet that can take the short way, into `key`, and of which family; else
- * ENTRY_NONE: it is parse()'s. `types` says which types of Ethernet can; NULL where it is known that
- * the packet begins with Ethernet.
+ * Writes the key of a packet on the fast path into `key`, and returns its family; else
+ * ENTRY_NONE: parse() handles the packet. `types` has the Ethernet types of the fast path.
+ * It is NULL if the packet is known to begin with Ethernet.
  */
 static __always_inline enum entry_kind key_of(struct xdp_buff *xdp, union flow_key *key,
 					      enum reader reader, const struct entry *types)

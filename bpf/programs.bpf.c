@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Lists the XDP programs of the whole host, and the extensions of them, with what bpf(2) does not tell: how many
- * references are held on each, which attach type it was loaded for, and what an extension is about to extend.
+ * Lists the XDP programs of the whole host and their extensions, with facts that bpf(2)
+ * does not report: the number of references on each, the attach type it was loaded for, and
+ * the target of an extension that is not attached yet.
  */
 #include "vmlinux.h"
 #include "xdpscope.h"
@@ -16,7 +17,7 @@ static __always_inline bool is_xdp(enum bpf_prog_type type)
 	return type == bpf_core_enum_value(enum bpf_prog_type, BPF_PROG_TYPE_XDP);
 }
 
-/* Of an extension: what it extends, which the kernel holds to the same context. */
+/* For an extension: the type of its target, which has the same context. */
 static __always_inline bool is_at_egress(struct bpf_prog *prog, bool extension)
 {
 	enum bpf_attach_type type = prog->expected_attach_type;
@@ -34,8 +35,8 @@ static __always_inline bool is_extension_of_xdp(struct bpf_prog *prog)
 }
 
 /*
- * The kernel forgets the target when it attaches the extension (bpf_tracing_prog_attach), the link knows it from then
- * on; and it does not when it refuses to.
+ * The kernel forgets the target when it attaches the extension (bpf_tracing_prog_attach).
+ * From then on the link has it. If the kernel refuses the attachment, it keeps the target.
  */
 static __always_inline void tell_target(struct program_record *record, struct bpf_prog *extension)
 {
@@ -67,7 +68,7 @@ int programs(struct bpf_iter__bpf_prog *ctx)
 	record.extension = is_extension_of_xdp(prog);
 	if (!record.extension && !is_xdp(prog->type))
 		return 0;
-	/* Nothing can be read of a program whose device is gone: its info is ENODEV. */
+	/* A program whose device is gone cannot be read: its info is ENODEV. */
 	if (is_bound(prog->aux) && !prog->aux->offload)
 		return 0;
 	record.id = prog->aux->id;

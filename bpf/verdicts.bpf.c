@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Counts, at the exit of one XDP program, what it decided: packets and bytes by
- * device and verdict.
+ * Counts the verdicts of one XDP program at its exit: packets and bytes by device and
+ * verdict.
  *
- * The fexit programs are templates. One is loaded once, against the anchor program;
- * for each target the agent loads a copy of its instructions in which `counts` is
- * replaced by a map of that target alone and TARGET by its number.
+ * The fexit programs are templates. One is loaded once, against the self-test program. For
+ * each target the agent loads a copy of its instructions. In the copy, `counts` is replaced
+ * by a map of that target alone, and TARGET by its number.
  */
 #include "counting.h"
 
-/* Any device but the one that the target's first place is known to stand for. */
+/* Any device except the device in the target's first slot. */
 static __noinline int count_other(struct net_device *device, struct target_counts *target,
 				  enum verdict verdict, __u64 length)
 {
@@ -38,7 +38,7 @@ static __always_inline int count(__u64 *ctx, bool by_epoch)
 	return 0;
 }
 
-/* With `device_appears` attached: recognises a device by its address. */
+/* While `device_appears` is attached: recognises a device by its address. */
 SEC("fexit")
 int count_by_epoch(__u64 *ctx)
 {

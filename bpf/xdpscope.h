@@ -14,7 +14,7 @@
  * Constants of the templates. The agent loads each copy with others in their place.
  */
 #define TARGET	    0x7a26e7 /* the number of the target */
-#define SAMPLE_RATE 0x5a3bca7 /* flows: one packet in so many */
+#define SAMPLE_RATE 0x5a3bca7 /* flows: one of this many packets */
 #define BY_INODE    0x1de0de /* namespaces are identified by inode; any other: by cookie */
 #define SET_SHIFT   61 /* leaves of a hash the number of a set */
 /* Odd and secret, so that nobody can choose flows that share a set. */
@@ -42,11 +42,12 @@ enum reason {
 };
 
 enum limits {
-	/* Devices of one target that have a place of their own in its record;
-	 * what the target sees on further ones goes to the `spilled` hash.
+	/*
+	 * Devices of one target that have a slot of their own in its record. Packets on
+	 * further devices count in the hash `overflow`.
 	 */
 	DEVICES_INLINE = 4,
-	/* Entries in `spilled`, over all targets. */
+	/* Entries in `overflow`, over all targets. */
 	DEVICES_SPILLED = 65536,
 	/* An `index` that stands for none. It has 21 bits: see struct flow4_key. */
 	NO_INDEX = 0x1fffff,
@@ -60,10 +61,8 @@ struct tally {
 };
 
 /*
- * What one target did with the packets of one device, on one CPU.
- *
- * A record is bound to its device's identity once and for all; `mark` only remembers by what
- * that identity was last recognised.
+ * The packets of one device at one target, on one CPU. A record is bound to its device's
+ * identity for ever. `mark` only remembers how that identity was last recognised.
  */
 struct device_counts {
 	/* The device's address and the epoch, added up; 0 with flows, if packets do not begin with
@@ -81,7 +80,7 @@ struct device_counts {
 	struct tally unaccounted[REASONS][VERDICTS]; /* packets in no flow */
 };
 
-/* What a packet was found to be at its entry. */
+/* The type of a packet at its entry. */
 enum entry_kind {
 	ENTRY_IPV4 = 1,
 	ENTRY_IPV6,
@@ -91,8 +90,8 @@ enum entry_kind {
 };
 
 /*
- * A flow's key. The bytes are those of the packet: addresses and ports in network order.
- * An ICMP message has its type and code for ports.
+ * A flow's key. The bytes are the packet's: addresses and ports in network order. An ICMP
+ * message has its type and code as ports.
  */
 struct flow4_key {
 	__be32 destination;
@@ -122,8 +121,8 @@ union flow_key {
 };
 
 /*
- * What the address of a packet's struct xdp_buff is advanced by in `owner`: how its key was made.
- * The address is a multiple of eight.
+ * The offset that is added in `owner` to the address of a packet's struct xdp_buff: how its
+ * key was made. The address is a multiple of eight.
  */
 enum owner_offset {
 	OWNER_IPV4, /* the short way */
@@ -132,24 +131,25 @@ enum owner_offset {
 };
 
 /*
- * The packet that is inside the target now, on this CPU. `owner` tells the exit whether the key is
- * that of its own packet.
+ * The packet that is inside the target now, on this CPU. `owner` tells the exit whether the
+ * key belongs to its own packet.
  *
- * Where packets can preempt each other on one CPU (PREEMPT_RT), other entries and exits run at any
- * point in between, but never inside a program of the same kind: the kernel skips these. So the
- * entry gives up `owner` before it writes the key, and sets it afterwards. The exit checks `owner`
- * after it has read the key.
+ * Where packets can preempt each other on one CPU (PREEMPT_RT), other entries and exits run
+ * at any point in between. They never run inside a program of the same kind: the kernel
+ * skips these. So the entry clears `owner` before it writes the key, and sets it
+ * afterwards. The exit checks `owner` after it has read the key.
  */
 struct entry {
 	__u64 owner;
 	union flow_key key;
-	/* Types of Ethernet whose packets may take the short way: 0 until one packet was seen to
-	 * begin with Ethernet, and for good once one was seen that does not.
+	/*
+	 * Ethernet types whose packets may take the fast path. It is 0 until one packet was
+	 * seen to begin with Ethernet, and 0 for ever once a packet was seen that does not.
 	 */
 	__be16 short4, short6;
 	__u32 layer3; /* whether there ever was such a packet */
 	__u16 kind; /* enum entry_kind, for OWNER_OTHER; 0: there never was one */
-	__u16 counted; /* by unaltered_*, which found meanwhile_* to be told of it */
+	__u16 counted; /* set by exit_only_*, if exit_verdicts_* must know */
 	__u32 skip; /* packets not to be taken before the next one */
 	__u64 sample_at; /* which of the last SAMPLE_RATE packets was taken */
 };
@@ -157,9 +157,10 @@ struct entry {
 struct target_counts {
 	struct entry entry;
 	struct device_counts devices[DEVICES_INLINE];
-	__u64 devices_spilled; /* records ever bound in `spilled`: gives each its index */
-	/* Of the packet at hand, where it is not a usual one. In memory the verifier knows
-	 * nothing of them, and so follows one path where it would follow one for each value.
+	__u64 devices_spilled; /* records ever bound in `overflow`: gives each its index */
+	/*
+	 * For the present packet, if it is not a usual one. The verifier knows nothing of
+	 * values in memory, and so follows one path instead of one for each value.
 	 */
 	__u64 index;
 	__u64 reason;
@@ -170,9 +171,9 @@ struct target_counts {
 };
 
 /*
- * Flows of one hash value, on one CPU. Its places are taken in their order, and none gets
- * free again. Whoever reads a set from another CPU reads it in the order of its members:
- * `done` equals `started` if no flow was put in meanwhile.
+ * Flows of one hash value, on one CPU. Its ways are used in their order, and none becomes
+ * free again. A reader on another CPU reads the members of a set in their order: `done`
+ * equals `started` if no flow was inserted during the read.
  */
 struct flow4 {
 	__u64 key[2]; /* struct flow4_key */
@@ -208,13 +209,16 @@ struct spill_key {
 	__u32 zero;
 };
 
-/* One XDP program, or extension of one, as the iterator writes it. */
+/* One XDP program, or an extension of one, as the iterator writes it. */
 struct program_record {
 	__u32 id;
 	__u32 attach_type; /* enum bpf_attach_type; 0 where the loader gave none */
 	__u32 extension; /* a freplace program */
-	__u32 at_egress; /* sees packets where they leave: it, or what it extends, is for a devmap */
-	/* Of an extension that is yet to be attached: to which program and function; else nought. */
+	__u32 at_egress; /* sees packets at egress: the program, or its target, is for a devmap */
+	/*
+	 * For an extension that is not attached yet: its target program and function; else
+	 * 0.
+	 */
 	__u32 target;
 	__u32 function; /* its type in the target's BTF; also of an extension that is attached */
 	__u32 offloaded; /* a network card runs it */
@@ -231,7 +235,7 @@ struct entry_record {
 	__u32 map_id;
 	__u32 map_type; /* enum bpf_map_type */
 	__u32 program_id;
-	/* Of a devmap's entry, the device that packets leave by; else nought. */
+	/* For an entry of a devmap: the device by which packets leave; else 0. */
 	__u32 ifindex;
 	__u32 netns; /* inode */
 	char device[DEVICE_NAME_SIZE];
