@@ -46,6 +46,8 @@ def completion(shell: str) -> str:
                 action.complete = shtab.FILE  # type: ignore[attr-defined]
             if action.dest in _CHOICES and not action.choices:
                 action.choices = _CHOICES[action.dest]
+            if action.option_strings and action.nargs == "?" and shell != "bash":
+                action.nargs = 0  # else these shells insist on a value that may be left out
     first, *lines = shtab.complete(parser, shell).splitlines()
     # How to install it is in docs/host.md. zsh needs its own mark in the first line.
     mark = [first] if first.startswith("#compdef") else []

@@ -42,6 +42,7 @@ def test_bash_completes_every_command_and_option() -> None:
     assert offered("--") == options(PARSER)
     for name, command in COMMANDS.items():
         assert offered(name, "--") == options(command)
+    assert offered("list", "--watch", "--c") == {"--connect", "--ca", "--cert"}
     assert offered("flows", "--verdict", "") == set(VERDICTS)
     assert offered("list", "--log-format", "") == {"console", "json"}
 
@@ -50,6 +51,8 @@ def test_zsh_and_fish_complete_every_command_and_option() -> None:
     zsh = (SHARE / "zsh/site-functions/_xdpscope").read_text()
     fish = (SHARE / "fish/vendor_completions.d/xdpscope.fish").read_text()
     assert zsh.startswith("#compdef xdpscope\n")
+    # Its value may be left out.
+    assert ":SECONDS:" not in zsh and "-l watch -d " in fish
     for name, command in COMMANDS.items():
         array = zsh.partition(f"_shtab_xdpscope_{name.replace('-', '_')}_options=(\n")[2]
         array = array.partition("\n)\n")[0]

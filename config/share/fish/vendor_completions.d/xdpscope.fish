@@ -44,7 +44,7 @@ function _shtab_xdpscope_using
 end
 
 set -g _shtab_xdpscope_commands run list doctor check-config flows help
-set -g _shtab_xdpscope_opts_with_value --ca --cert --config --connect --destination --interface --key --limit --listen --log-format --log-level --netns --port --program --protocol --sort --source --verdict --watch
+set -g _shtab_xdpscope_opts_with_value --ca --cert --config --connect --destination --interface --key --limit --listen --log-format --log-level --netns --port --program --protocol --sort --source --verdict
 
 complete -c xdpscope -e
 complete -c xdpscope -f
@@ -64,7 +64,7 @@ complete -c xdpscope -n '_shtab_xdpscope_using list' -s h -l help -d 'show this 
 complete -c xdpscope -n '_shtab_xdpscope_using list' -l log-level -xka "debug info warning error" -d 'the least severe level to log: debug, info, warning or error'
 complete -c xdpscope -n '_shtab_xdpscope_using list' -l log-format -xka "console json" -d 'console or json; console is the default on a terminal'
 complete -c xdpscope -n '_shtab_xdpscope_using list' -l json -d 'print JSON for machines'
-complete -c xdpscope -n '_shtab_xdpscope_using list' -l watch -x -d 'print again every 2 seconds, or so many, until Ctrl-C'
+complete -c xdpscope -n '_shtab_xdpscope_using list' -l watch -d 'print again every 2 seconds, or so many, until Ctrl-C'
 complete -c xdpscope -n '_shtab_xdpscope_using list' -l connect -x -d 'where this host'"'"'s agent listens, for the counts (http://127.0.0.1:10091); a user and a password come from http://USER:PASSWORD@HOST:PORT, or from XDPSCOPE_USER and XDPSCOPE_PASSWORD'
 complete -c xdpscope -n '_shtab_xdpscope_using list' -l ca -xka "(__fish_complete_path (commandline -ct))" -d 'certificates of authorities to trust, in PEM format'
 complete -c xdpscope -n '_shtab_xdpscope_using list' -l cert -xka "(__fish_complete_path (commandline -ct))" -d 'the client'"'"'s certificate, for an agent that asks for one, in PEM format'
