@@ -58,6 +58,10 @@ _INSTALL = (
     "make install && ls dist/xdpscope-*-cp311-abi3-*.whl && cd / &&"
     " xdpscope --version && xdpscope check-config /etc/xdpscope/xdpscope.yaml &&"
     " test -f /etc/systemd/system/xdpscope.service &&"
+    " test -f /usr/local/share/man/man8/xdpscope.8 &&"
+    " test -f /usr/local/share/bash-completion/completions/xdpscope &&"
+    " test -f /usr/local/share/zsh/site-functions/_xdpscope &&"
+    " test -f /etc/fish/completions/xdpscope.fish &&"
     " ! dpkg-query -W -f '${db:Status-Status}\\n' qemu-system-x86 chromium llvm 2>/dev/null |"
     " grep -qx installed",
     1200.0,
