@@ -196,7 +196,7 @@ class Page:
             {
                 "verdicts": VerdictCollector(self._counts),
                 "flows": FlowCollector(self._flow_report),
-                "programs": ProgramCollector(self._standings),
+                "programs": ProgramCollector(self._standings, self._expects),
                 "agent": AgentCollector(self._attach_failures, self._watches_devices),
                 "scans": ScanCollector(self._scans),
                 "process": ProcessCollector(registry=None),
@@ -292,6 +292,9 @@ class Page:
     def _standings(self) -> Sequence[Standing]:
         observer = self._watch.observer
         return observer.standings() if observer is not None else ()
+
+    def _expects(self, *names: str) -> bool | None:
+        return self._watch.config.programs.expects(*names)
 
     def _watches_devices(self) -> bool | None:
         observer = self._watch.observer

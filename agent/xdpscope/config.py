@@ -155,6 +155,17 @@ class Programs(Selection):
             restart=False,
         ),
     )
+    expected: _Globs = field(
+        default=(),
+        metadata=key(
+            "Programs that this host should have; an alert reports others. Empty: any.",
+            restart=False,
+        ),
+    )
+
+    def expects(self, *names: str) -> bool | None:
+        """Return whether a program known by all these names is expected; None: no list is set."""
+        return _any_matches(self.expected, names) if self.expected else None
 
 
 # Called for every interface and program, at each scan and each scrape.
@@ -292,7 +303,7 @@ def _warnings(key: str, selection: Selection, of_interfaces: bool) -> Iterator[C
         yield ConfigWarning(f"{key}.include", "is empty: nothing is observed")
     if "*" in selection.exclude:
         yield ConfigWarning(f"{key}.exclude", "'*' matches all: nothing is observed")
-    for name in ("include", "exclude"):
+    for name in ("include", "exclude", *(() if of_interfaces else ("expected",))):
         for index, glob in enumerate(getattr(selection, name)):
             problem = doubt(glob, of_interfaces)
             if problem:

@@ -71,10 +71,15 @@ def test_every_key_is_read() -> None:
         """
         listen: "[::1]:0"
         web_config: web.yml
-        programs: {include: [12, 0123, 3e5, no, "xdp_*"], exclude: [xdp_test], arm: false}
+        programs:
+          include: [12, 0123, 3e5, no, "xdp_*"]
+          exclude: [xdp_test]
+          arm: false
+          expected: [xdp_filter, 3b185187f1855c4c]
         interfaces: {exclude: [lo]}
         discovery: {interval: 500ms, netns: host}
         flows: {enabled: false, max_entries: 10, top: 0, sample_rate: 100, idle_timeout: 1.5h}
+        outcomes: {enabled: false}
         state: {pin_path: /sys/fs/bpf/xdpscope}
         log: {level: debug, format: "json"}
         """,
@@ -83,10 +88,12 @@ def test_every_key_is_read() -> None:
     assert config.listen == Listen("::1", 0)
     assert str(config.listen) == "[::1]:0"
     assert config.web_config == Path("web.yml")
-    assert config.programs == Programs(("12", "0123", "3e5", "no", "xdp_*"), ("xdp_test",), False)
+    globs = ("12", "0123", "3e5", "no", "xdp_*"), ("xdp_test",)
+    assert config.programs == Programs(*globs, False, ("xdp_filter", "3b185187f1855c4c"))
     assert config.interfaces == Selection(("*",), ("lo",))
     assert (config.discovery.interval, config.discovery.netns) == (0.5, "host")
     assert dataclasses.astuple(config.flows) == (False, 10, 0, 100, 5400.0)
+    assert not config.outcomes.enabled
     assert config.state.pin_path == Path("/sys/fs/bpf/xdpscope")
     assert (config.log.level, config.log.format) == ("debug", "json")
 
@@ -100,7 +107,7 @@ def test_keys_that_need_a_restart_are_named() -> None:
     every = """
         listen: :1
         web_config: web.yml
-        programs: {include: [a], exclude: [b], arm: false}
+        programs: {include: [a], exclude: [b], arm: false, expected: [c]}
         interfaces: {include: [a], exclude: [b]}
         discovery: {interval: 1s, netns: host}
         flows: {enabled: false, max_entries: 1, top: 1, sample_rate: 2, idle_timeout: 1s}
@@ -150,6 +157,7 @@ def test_every_key_has_an_effect() -> None:
     """At least, the agent's code uses it somewhere."""
     source = "".join(path.read_text() for path in AGENT.rglob("*.py"))
     used = set(re.findall(r"\.(\w+)", source))
+    used |= set(re.findall(r'^    section = "(\w+)"', source, re.MULTILINE))  # of probes
     assert {key for path in settings(Config) for key in path.split(".")} - used == set()
 
 
@@ -175,7 +183,7 @@ Listen: 1.2.3.4:5
         "x.yaml:5: discovery.netns: must be one of all, host, not 'hots' (did you mean host?)",
         "x.yaml:9: programs.include[1]: must be a shell glob, a number or a tag, not a list",
         "x.yaml:10: Listen: unknown key, did you mean listen? (allowed: listen, web_config, "
-        "programs, interfaces, discovery, flows, state, log)",
+        "programs, interfaces, discovery, flows, outcomes, state, log)",
     ]
 
 
@@ -201,7 +209,7 @@ listen: "[::1]"
         "x.yaml:2: state.pin_path: must be an absolute path, or null, not 'here'",
         "x.yaml:2: state.pin_path: is given twice, first on line 2",
         "x.yaml:3: '(mapping as key)': unknown key (allowed: listen, web_config, programs, "
-        "interfaces, discovery, flows, state, log)",
+        "interfaces, discovery, flows, outcomes, state, log)",
         "x.yaml:6: interfaces.exclude[1]: must be a shell glob, a number or a tag, not '' "
         "(empty, or with unprintable characters)",
         "x.yaml:6: interfaces.exclude[2]: must be a shell glob, a number or a tag, not a list",
@@ -211,12 +219,13 @@ listen: "[::1]"
         "x.yaml:8: flows: must be a mapping with keys among enabled, max_entries, top, "
         "sample_rate, idle_timeout, not a list",
         "x.yaml:9: 'the key': unknown key (allowed: listen, web_config, programs, interfaces, "
-        "discovery, flows, state, log)",
+        "discovery, flows, outcomes, state, log)",
         "x.yaml:10: '': unknown key (allowed: listen, web_config, programs, interfaces, discovery, "
-        "flows, state, log)",
+        "flows, outcomes, state, log)",
         "x.yaml:11: programs.arm: must be true or false, not 1",
         "x.yaml:11: programs.arm: is given twice, first on line 11",
-        "x.yaml:11: programs.ARM: unknown key, did you mean arm? (allowed: include, exclude, arm)",
+        "x.yaml:11: programs.ARM: unknown key, did you mean arm? "
+        "(allowed: include, exclude, arm, expected)",
         "x.yaml:12: listen: must be HOST:PORT, such as 127.0.0.1:10091 or '[::1]:10091', "
         "not '[::1]'",
     ]

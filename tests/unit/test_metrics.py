@@ -13,7 +13,9 @@ from prometheus_client.registry import Collector
 
 from xdpscope.accounting.ledger import Tally
 from xdpscope.accounting.reading import REASONS
+from xdpscope.config import Programs
 from xdpscope.discovery.model import Attachment, ChainPlace, Mode, Part, Role, XdpProgram
+from xdpscope.kernel.boot import BOOT_CLOCK
 from xdpscope.metrics import (
     AgentCollector,
     FlowCollector,
@@ -25,7 +27,7 @@ from xdpscope.observer import Count, FlowReport, FlowShown, Standing
 from xdpscope.tracing.reason import Reason
 
 PROGRAM = XdpProgram(
-    42, "0123456789abcdef", "xdp_filter_prog", "xdp_filter_program", 3, True, "xdp"
+    42, "0123456789abcdef", "xdp_filter_prog", "xdp_filter_program", 3, True, "xdp", load_time=10**9
 )
 ROOT = Part(Role.ROOT)
 SIZING = Path(__file__).parents[2] / "docs" / "sizing.md"
@@ -137,6 +139,26 @@ def test_programs() -> None:
     assert ("xdp_program_traced", EXAMPLE | {"reason": ""}, 1) in samples
     assert ("xdpscope_tracer_missed_total", EXAMPLE, 3) in samples
     assert ("xdpscope_tracer_run_seconds_total", EXAMPLE, 0.25) in samples
+
+
+def test_expected_programs() -> None:
+    standing = Standing(PROGRAM, ROOT, (), None, missed=0, run_seconds=None)
+    for expected, shown in (
+        ((), []),
+        (("other", PROGRAM.tag), [1]),
+        (("other", PROGRAM.function[:3] + "*"), [1]),
+        (("other",), [0]),
+    ):
+        config = Programs(expected=expected)
+        samples = page(p=ProgramCollector(lambda: [standing], config.expects))
+        assert [v for name, _, v in samples if name == "xdp_program_expected"] == shown
+
+
+def test_time_of_loading() -> None:
+    standing = Standing(PROGRAM, ROOT, (), None, missed=0, run_seconds=None)
+    samples = page(p=ProgramCollector(lambda: [standing]))
+    at = BOOT_CLOCK.unix_time(PROGRAM.load_time)
+    assert ("xdp_program_loaded_timestamp_seconds", EXAMPLE, at) in samples
 
 
 def test_a_component_of_several_dispatchers() -> None:

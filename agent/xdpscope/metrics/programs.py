@@ -19,8 +19,19 @@ _PROGRAM = ["program_id", "program"]
 class ProgramCollector(Collector):
     """``xdp_program_*``, and what tracing each program misses and costs."""
 
-    def __init__(self, standings: "Callable[[], Sequence[Standing]]") -> None:
+    def __init__(
+        self,
+        standings: "Callable[[], Sequence[Standing]]",
+        expects: Callable[..., bool | None] = lambda *_: None,
+    ) -> None:
+        """Collect nothing yet.
+
+        Args:
+            standings: Returns all programs.
+            expects: Returns whether a program with these names is expected; None: any is.
+        """
         self._standings = standings
+        self._expects = expects
 
     def collect(self) -> Iterable[Metric]:
         info = GaugeMetricFamily(
@@ -49,6 +60,11 @@ class ProgramCollector(Collector):
             "When an XDP program was loaded, in Unix time.",
             labels=_PROGRAM,
         )
+        expected = GaugeMetricFamily(
+            "xdp_program_expected",
+            "Whether a program is in programs.expected. No series if that list is empty.",
+            labels=_PROGRAM,
+        )
         missed = CounterMetricFamily(
             "xdpscope_tracer_missed",
             "Packets that a tracer was not run for, because it was running already.",
@@ -70,6 +86,8 @@ class ProgramCollector(Collector):
                 continue
             if program.load_time:
                 loaded.add_metric(labels, BOOT_CLOCK.unix_time(program.load_time))
+            if (is_expected := self._expects(*program.selectors)) is not None:
+                expected.add_metric(labels, int(is_expected))
             part = standing.part
             info.add_metric([*labels, program.tag, part.role, program.attach_type], 1)
             for place in part.chain:
@@ -78,4 +96,4 @@ class ProgramCollector(Collector):
                 if at.receives:
                     where = [at.netns, at.interface, at.mode, at.via]
                     attachment.add_metric([*labels, *where], 1)
-        return [info, attachment, component, loaded, traced, missed, cost]
+        return [info, attachment, component, loaded, expected, traced, missed, cost]
