@@ -105,6 +105,16 @@ def test_a_device_that_returns_counts_on(lab: Lab, engine: Engine, observer: Obs
 
 
 @pytest.mark.usefixtures("one_cpu")
+def test_counts_of_each_cpu_have_what_overflows(lab: Lab, observer: Observer) -> None:
+    with observed(lab, observer) as (veth, expected):
+        veth.send(frame(60), times=5)
+        expect(observer, expected | {("decide_drop", "xst0", "drop"): (5, 300)})
+        found = observer.cpu_counts().items()
+        sums = {place[1]: counts.sum(axis=(0, 1)).tolist() for (_, place), counts in found}
+        assert sums == {place: [*both] for (_, place, _), both in counted(observer).items()}
+
+
+@pytest.mark.usefixtures("one_cpu")
 def test_what_comes_before_the_deletion_is_counted(
     lab: Lab, engine: Engine, observer: Observer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
