@@ -3,6 +3,7 @@
 
     XdpscopeError
     ├── ConfigError          the configuration cannot be used
+    ├── UsageError           what was typed cannot be done; exit code 2
     ├── ObserverBusyError    a scan keeps others from reading, for long
     ├── TracingUnavailable   this host cannot trace BPF programs at all
     │   └── UnsupportedHostError  … and no setting or right will change that
@@ -28,6 +29,7 @@ __all__ = [
     "ObserverBusyError",
     "TracingUnavailable",
     "UnsupportedHostError",
+    "UsageError",
     "Vanished",
     "XdpscopeError",
 ]
@@ -52,6 +54,12 @@ class XdpscopeError(Exception):
 
 class ConfigError(XdpscopeError):
     """A configuration cannot be used; one line a problem, each naming file, line and key."""
+
+    exit_status = 2
+
+
+class UsageError(XdpscopeError):
+    """What was typed cannot be done, on any host."""
 
     exit_status = 2
 

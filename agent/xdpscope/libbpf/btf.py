@@ -90,6 +90,10 @@ class Btf:
         found: int = lib.btf__find_by_name_kind(self._handle, name.encode(), kind)
         return found if found > 0 else None
 
+    def function(self, name: str) -> int | None:
+        """Return the id of the function of this name, or None."""
+        return self.find(name, lib.BTF_KIND_FUNC)
+
     def has_function(self, name: str) -> bool:
         """Return whether a function of this name can be the target of a tracer."""
         return self.find(name, lib.BTF_KIND_FUNC) is not None
@@ -137,6 +141,30 @@ class Btf:
         if kind in (lib.BTF_KIND_ENUM, lib.BTF_KIND_ENUM64):
             return True
         return bool(kind == lib.BTF_KIND_INT) and found.size in (1, 2, 4, 8)
+
+    def open_byte_array(self, structure: str) -> tuple[int, int] | None:
+        """Return the id of a structure that ends with an array of bytes without a length.
+
+        Returns:
+            The id, and the offset of the array; None: there is no such structure of this name.
+        """
+        type_id = self.find(structure, lib.BTF_KIND_STRUCT)
+        if type_id is None:
+            return None
+        found = self._type(type_id)
+        last = lib.xdpscope_btf_vlen(found) - 1
+        if last < 0:
+            return None
+        member = lib.xdpscope_btf_members(found)[last]
+        inner = self._type(self._plain(member.type))
+        if lib.xdpscope_btf_kind(inner) != lib.BTF_KIND_ARRAY:
+            return None
+        array = lib.xdpscope_btf_array(inner)
+        element = self._type(self._plain(array.type))
+        is_byte = lib.xdpscope_btf_kind(element) == lib.BTF_KIND_INT and element.size == 1
+        if array.nelems or not is_byte:
+            return None
+        return type_id, lib.xdpscope_btf_member_bit_offset(found, last) // 8
 
     def _plain(self, type_id: int) -> int:
         """Return the type without its qualifiers and type names."""

@@ -6,11 +6,13 @@ its relocated instructions again does.
 """
 
 import struct
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Self
 
 from xdpscope.libbpf import instruction as isa
 from xdpscope.libbpf._raw import ffi, lib
+from xdpscope.libbpf.instruction import Instruction
 
 Slots = tuple[int, ...]
 """The indexes of the instructions of a template that take one value."""
@@ -71,6 +73,68 @@ class Template:
         for slot in slots:
             other.instructions[slot].code = isa.JMP | isa.JNE | isa.K
         return other
+
+    def replaced(self, at: int, count: int, instructions: Sequence[Instruction]) -> Self:
+        """Return the same program with others in the place of ``count`` instructions.
+
+        Jumps and calls over that place lead where they led. What the program has below the frame
+        pointer is not moved: see ``frame_depth``. Slots of the template are none of the result.
+
+        Raises:
+            ValueError: a jump is too far for its 16 bits, or leads between the replaced instructions.
+        """
+        grown = len(instructions) - count
+
+        def moved(position: int) -> int:
+            return position if position <= at else position + grown
+
+        after = at + count
+        found: list[tuple[int, int, int, int]] = []
+        for position, (code, registers, offset, immediate) in enumerate(self._decoded):
+            if position == at:
+                found += [(i.code, i.src << 4 | i.dst, i.off, i.imm) for i in instructions]
+            if at <= position < after:
+                continue
+            here = moved(position)
+            calls = (code, registers >> 4) in (
+                (isa.JMP | isa.CALL, lib.BPF_PSEUDO_CALL),
+                (isa.LOAD_64, lib.BPF_PSEUDO_FUNC),
+            )
+            jumps = code & 0x07 in (isa.JMP, isa.JMP32) and code & 0xF0 not in (isa.CALL, isa.EXIT)
+            if calls or jumps:
+                to = position + 1 + (immediate if calls else offset)
+                if at < to < after:
+                    raise ValueError("a jump leads into the instructions to replace")
+                distance = moved(to) - here - 1
+                if calls:
+                    immediate = distance
+                elif -(1 << 15) <= distance < 1 << 15:
+                    offset = distance
+                else:
+                    raise ValueError("a jump over the new instructions is too far")
+            found.append((code, registers, offset, immediate))
+        copy = ffi.new("struct bpf_insn[]", len(found))
+        ffi.buffer(copy)[:] = b"".join(_LAYOUT.pack(*each) for each in found)
+        return type(self)(copy, self.attach_type)
+
+    def frame_depth(self) -> int:
+        """Return how many bytes of stack below the frame pointer the program's functions use.
+
+        As compilers write it: in loads and stores, and in sums with a copy of the frame pointer.
+        """
+        lowest, copies = 0, set[int]()
+        for code, registers, offset, immediate in self._decoded:
+            klass, target, source = code & 0x07, registers & 0x0F, registers >> 4
+            base = source if klass == isa.LDX else target
+            if klass in (isa.LDX, isa.ST, isa.STX) and base == isa.FRAME_POINTER:
+                lowest = min(lowest, offset)
+            if code == isa.ALU64 | isa.ADD | isa.K and target in copies:
+                lowest = min(lowest, immediate)
+            if code == isa.ALU64 | isa.MOV | isa.X and source == isa.FRAME_POINTER:
+                copies.add(target)
+            elif klass in (isa.ALU, isa.ALU64, isa.LD, isa.LDX):
+                copies.discard(target)
+        return -lowest
 
     @cached_property
     def _decoded(self) -> list[tuple[int, int, int, int]]:

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A filter, from its text to the instructions in a program."""
+
+from dataclasses import dataclass
+from errno import ENOSYS
+from functools import cache
+from typing import Self
+
+from xdpscope.errors import KernelError, UsageError
+from xdpscope.libbpf import Btf, Template
+from xdpscope.sessions.packet_filter import expression as text
+from xdpscope.sessions.packet_filter import libpcap
+from xdpscope.sessions.packet_filter.assembler import TooLongError
+from xdpscope.sessions.packet_filter.classic import RET, Classic, check
+from xdpscope.sessions.packet_filter.libpcap import CompileError, LinkType
+from xdpscope.sessions.packet_filter.translate import Cast, Reader, StackError, translate
+
+MARKERS = {LinkType.ETHERNET: 0x7C4F11E7DEAD0001, LinkType.RAW_IP: 0x7C4F11E7DEAD000C}
+"""``FILTER_*`` of bpf/packet_filter.h. Each takes the room of two instructions."""
+
+_MARKER_SIZE = 2
+
+# Structures that end with bytes; some kernel has not the first.
+_STRUCTURES = ("ip_options", "linux_dirent64")
+
+_ALL = (Classic(RET, 0, 0, libpcap.SNAPLEN),)
+_NONE = (Classic(RET, 0, 0, 0),)
+
+_VLAN_WARNING = (
+    "the filter looks for VLAN tags in the packet: a device that strips them (ethtool -k:"
+    " rx-vlan-offload) shows XDP programs packets without tags"
+)
+
+
+class FilterError(UsageError):
+    """The filter cannot be used. The message may have two more lines: the text, and a caret."""
+
+
+@dataclass(frozen=True, slots=True)
+class PacketFilter:
+    """A filter for packets that begin with Ethernet, and for those that begin with IP."""
+
+    expression: str
+    ethernet: tuple[Classic, ...]
+    raw_ip: tuple[Classic, ...]
+    raw_ip_error: str | None = None
+    """Why no packet that begins with IP can match, such as those of tun devices."""
+    uses_vlan: bool = False
+    """Whether the filter looks for VLAN tags in the packet."""
+
+    @classmethod
+    def compile(cls, expression: str) -> Self:
+        """Compile an expression of tcpdump's language with libpcap.
+
+        An empty expression matches every packet; libpcap is not needed for it.
+
+        Raises:
+            FilterError: the expression is wrong, or makes no sense for XDP packets.
+            XdpscopeError: libpcap is not installed.
+        """
+        if problem := text.unusable(expression):
+            raise FilterError(problem)
+        if not expression.strip():
+            return cls(expression, _ALL, _ALL)
+        tokens = text.tokens(expression)
+        if refused := text.first_refused(tokens):
+            meaning = text.REFUSED[refused.text]
+            caret = text.with_caret(expression, refused.start, refused.end)
+            message = f"the filter uses {refused.text!r}, {meaning}"
+            raise FilterError(f"{message}\n{caret}")
+        try:
+            ethernet = libpcap.compile_expression(expression, LinkType.ETHERNET)
+        except CompileError as error:
+            raise FilterError(_explained(expression, tokens, error)) from None
+        if problem := check(ethernet):
+            raise FilterError(f"the filter cannot run in the kernel: {problem}")
+        raw_ip, raw_ip_error = _NONE, None
+        try:
+            raw_ip = libpcap.compile_expression(expression, LinkType.RAW_IP)
+        except CompileError as error:
+            raw_ip_error = str(error)
+        if problem := check(raw_ip):
+            raise FilterError(f"the filter cannot run in the kernel: {problem}")
+        return cls(expression, ethernet, raw_ip, raw_ip_error, text.uses_vlan(tokens))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Return what the user should know before relying on the filter, one sentence each."""
+        return (_VLAN_WARNING,) if self.uses_vlan else ()
+
+    @property
+    def uses_length(self) -> bool:
+        """Return whether the filter reads the length of the whole packet."""
+        return any(each.reads_length for each in (*self.ethernet, *self.raw_ip))
+
+    def insert(self, template: Template, reader: Reader) -> Template:
+        """Return the template with the filter at each place that ``packet_filter()`` marks.
+
+        Without a marker, the result equals the template. Slots of the template are none of the result.
+
+        Raises:
+            FilterError: the filter is too long for one program, or needs too much stack.
+            KernelError: this kernel has no ``bpf_rdonly_cast``, and the reader is ``cast``.
+        """
+        cast = kernel_cast() if reader == "cast" else None
+        depth = template.frame_depth()
+        programs = {LinkType.ETHERNET: self.ethernet, LinkType.RAW_IP: self.raw_ip}
+        try:
+            for link_type, marker in MARKERS.items():
+                instructions = translate(programs[link_type], reader, cast, depth)
+                while slots := template.constant_slots(marker):
+                    template = template.replaced(slots[0], _MARKER_SIZE, instructions)
+        except (StackError, TooLongError, ValueError) as error:
+            raise FilterError(f"the filter does not fit into a program: {error}") from None
+        return template
+
+
+def _explained(expression: str, tokens: list[text.Token], error: CompileError) -> str:
+    """Return libpcap's message, with a caret if there is a place to point to."""
+
+    def message_of(probe: str) -> str | None:
+        try:
+            libpcap.compile_expression(probe, LinkType.ETHERNET)
+        except CompileError as found:
+            return str(found)
+        return None
+
+    message = str(error)
+    place = text.mistake(expression, tokens, message, message_of)
+    return message if place is None else f"{message}\n{text.with_caret(expression, *place)}"
+
+
+@cache
+def kernel_cast() -> Cast:
+    """Return how this kernel's ``bpf_rdonly_cast`` is called.
+
+    Raises:
+        KernelError: it has none (before Linux 6.2).
+    """
+    with Btf.of_kernel() as btf:
+        function = btf.function("bpf_rdonly_cast")
+        found = next(filter(None, map(btf.open_byte_array, _STRUCTURES)), None)
+        if function is None or found is None:
+            raise KernelError("this kernel has no bpf_rdonly_cast", ENOSYS)
+        return Cast(function, *found)
