@@ -39,6 +39,10 @@ class Assembler:
         """Put a label before the next instruction."""
         self._labels[label] = len(self._instructions)
 
+    def leads_to(self, label: Label) -> bool:
+        """Return whether a jump leads to a label."""
+        return any(to == label for _, to in self._jumps)
+
     def emit(self, code: int, dst: int = 0, src: int = 0, off: int = 0, imm: int = 0) -> None:
         """Append one instruction."""
         self._instructions.append(Instruction(code, dst, src, off, signed(imm)))

@@ -86,7 +86,7 @@ def version() -> str:
     return text.decode(errors="replace")
 
 
-def compile_expression(expression: bytes, link_type: LinkType) -> tuple[Classic, ...]:
+def compile_expression(expression: str, link_type: LinkType) -> tuple[Classic, ...]:
     """Compile an expression of tcpdump's language.
 
     libpcap resolves names of hosts, networks, ports and protocols, as in tcpdump.
@@ -102,7 +102,7 @@ def compile_expression(expression: bytes, link_type: LinkType) -> tuple[Classic,
     program = _Program()
     try:
         failed = library.pcap_compile(
-            handle, ctypes.byref(program), expression, _OPTIMIZE, _NETMASK_UNKNOWN
+            handle, ctypes.byref(program), expression.encode(), _OPTIMIZE, _NETMASK_UNKNOWN
         )
         if failed:
             raise CompileError(library.pcap_geterr(handle).decode(errors="replace"))

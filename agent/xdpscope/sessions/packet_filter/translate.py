@@ -123,8 +123,9 @@ class _Translation:
             for to in classic.successors(at, each):
                 before = self._copied[to]
                 self._copied[to] = copied if before is None else before & copied
-        out.label(_DROP)
-        out.constant(R0, 0)
+        if out.leads_to(_DROP):  # the verifier refuses what nothing leads to
+            out.label(_DROP)
+            out.constant(R0, 0)
         out.label(_END)
         return out.assembled()
 
@@ -310,8 +311,9 @@ class _Translation:
         if "packet" in after:
             self._keep("base", R1)
         out.emit(isa.ALU64 | isa.ADD | isa.X, R1, R0)
+        out.add(R1, -each.size)
         self._call_cast()
-        self._load_from(R0, -each.size, R0, each.size)
+        self._load_from(R0, 0, R0, each.size)
         if "packet" in after:
             self._fetch(R1, "base")
             self._fetch(R2, "linear")
