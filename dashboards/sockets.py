@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """AF_XDP sockets: who has them open, and what they drop."""
 
-from dashboards.boards import Line
-from dashboards.panels import Column, Words, lines, rows
-from dashboards.queries import NODE, NODE_LEGEND, rate, series, total
+from dashboards.boards import Line, to_agent
+from dashboards.panels import PACKETS_RATE, Column, Words, lines, rows
+from dashboards.queries import NODE, NODE_LEGEND, PLACE, rate, series, total
 
 _SOCKET = (*NODE, "netns", "interface", "queue", "socket")
 _NONE = "No AF_XDP socket is open here, or this kernel does not list them (module xsk_diag)."
@@ -21,10 +21,10 @@ def sockets() -> list[Line]:
         ),
         {
             f"{{{{reason}}}} {NODE_LEGEND}": total(
-                rate(dropped, 'reason!="tx_ring_empty"'), *NODE, "reason"
+                rate(dropped, *PLACE, 'reason!="tx_ring_empty"'), *NODE, "reason"
             )
         },
-        "pps",
+        PACKETS_RATE,
     )
     table = rows(
         Words(
@@ -35,9 +35,9 @@ def sockets() -> list[Line]:
         ),
         {
             "owner": f"group by ({', '.join((*_SOCKET, 'pid', 'comm'))})"
-            f" ({series('xdp_socket_info')})",
-            "fill": total(rate(dropped, 'reason="fill_ring_empty"'), *_SOCKET),
-            "full": total(rate(dropped, 'reason="rx_ring_full"'), *_SOCKET),
+            f" ({series('xdp_socket_info', *PLACE)})",
+            "fill": total(rate(dropped, *PLACE, 'reason="fill_ring_empty"'), *_SOCKET),
+            "full": total(rate(dropped, *PLACE, 'reason="rx_ring_full"'), *_SOCKET),
         },
         {
             "interface": Column("interface"),
@@ -46,10 +46,10 @@ def sockets() -> list[Line]:
             "comm": Column("command", width=150),
             "pid": Column("pid", width=90),
             "socket": Column("socket", width=100),
-            "instance": Column("node", width=200),
+            "instance": Column("node", width=200, link=to_agent()),
             "cluster": Column("cluster", width=120),
-            "Value #fill": Column("fill ring empty", width=120, unit="pps"),
-            "Value #full": Column("rx ring full", width=110, unit="pps"),
+            "Value #fill": Column("fill ring empty", width=120, unit=PACKETS_RATE),
+            "Value #full": Column("rx ring full", width=110, unit=PACKETS_RATE),
         },
         sort="fill ring empty",
         descending=True,
