@@ -164,11 +164,12 @@ def _sockets(sockets: Sequence[XdpSocket]) -> Table:
 
 
 def _wide(view: View) -> Table:
-    """Return a table with the role, and the share of drops, in columns of their own."""
+    """Return a table with the role, the share of drops and the loader in columns of their own."""
     table = _columns("PROGRAM", "ROLE", counts=["PACKETS", "DROP"] if view.counts else [])
+    table.add_column("UID", justify="right", no_wrap=True)
     for each in view.standings:
         row = [_id(each), _name(each), _role(each.part), _locations(each)]
-        table.add_row(*row, *_count_of(each, view.counts), _traceable(each))
+        table.add_row(*row, *_count_of(each, view.counts), _traceable(each), _uid(each))
     return table
 
 
@@ -215,6 +216,11 @@ def _count_of(standing: Standing, counts: _Counts | None) -> list[str]:
     if count is None:
         return ["-", "-"]
     return [short(count.packets), f"{count.dropped / count.packets:.1%}" if count.packets else "-"]
+
+
+def _uid(standing: Standing) -> str:
+    """Return the user id of the loader."""
+    return "-" if standing.program.uid is None else str(standing.program.uid)
 
 
 def _traceable(standing: Standing) -> str:

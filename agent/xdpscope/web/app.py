@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -109,8 +110,9 @@ class _Endpoints:
             source = self._source
             try:
                 flows = source.flows(FlowQuery(limit=_FLOWS_ON_PAGE, verdict=verdict))["flows"]
-                programs, sockets = source.programs(), source.sockets()
-                body = render(programs, flows, source.status(), verdict, sockets)
+                cpus = os.cpu_count() or 1
+                programs, sockets = source.programs(cpus=cpus > 1), source.sockets()
+                body = render(programs, flows, source.status(), verdict, sockets, cpus)
             except ObserverBusyError:
                 body = render(None, (), source.status(), verdict)
             return Answer(request, body, "text/html; charset=utf-8")

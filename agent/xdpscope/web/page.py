@@ -47,6 +47,15 @@ _VERDICTS = ("pass", "drop", "redirect", "tx", "aborted", "unknown")
 # So many places of a program are shown at once.
 _PLACES = 3
 
+# So many CPUs of a program are shown at once.
+_CPUS = 4
+# From how many packets on, and above which share, one CPU is said to handle everything.
+_ENOUGH_PACKETS, _LONE_SHARE = 10_000, 0.95
+_ONE_CPU = (
+    "CPU {cpu} handles {share:.1%} of the packets. Give the interface more queues (ethtool -L), and"
+    " each queue's interrupt a CPU of its own; or spread the packets with a cpumap."
+)
+
 _ELSEWHERE = {"devmap": "in a devmap", "cpumap": "in a cpumap", "tailcall": "in a prog array"}
 
 _REASONS = {
@@ -129,8 +138,9 @@ def render(
     status: Mapping[str, object],
     verdict: str | None = None,
     sockets: Sequence[Shown] = (),
+    cpus: int = 1,
 ) -> bytes:
-    """The page, in UTF-8. ``flows`` are those of ``verdict``, or of any.
+    """The page, in UTF-8. ``flows`` are those of ``verdict``, or of any; the host has ``cpus``.
 
     ``programs`` is None while they cannot be read.
     """
@@ -142,6 +152,7 @@ def render(
         _facts(status),
         _programs(traced, any_at_all=bool(programs)),
         _chains(programs),
+        _cpus(traced, cpus) if cpus > 1 else "",
         _untraced(rest),
         _sockets(sockets),
         _flows(flows, verdict),
@@ -190,6 +201,49 @@ def _programs(programs: Sequence[Shown], *, any_at_all: bool) -> str:
             f"{''.join(cells)}</tr>"
         )
     return _table("programs", "Programs", heads, rows, cards=True)
+
+
+def _cpus(programs: Sequence[Shown], cpus: int) -> str:
+    rows = []
+    for program in programs:
+        packets = _by_cpu(program)
+        if not packets:
+            continue
+        total = packets.total()
+        shares = [
+            f'<li>{cpu} <span class="soft">{packets[cpu]:,}, {packets[cpu] / total:.0%}</span></li>'
+            for cpu in sorted(packets)
+        ]
+        listed = f"<ul>{''.join(shares)}</ul>"
+        if len(shares) > _CPUS:
+            listed = f"<details><summary>{len(shares)} of {cpus} CPUs</summary>{listed}</details>"
+        busiest, most = packets.most_common(1)[0]
+        hint = _ONE_CPU.format(cpu=busiest, share=most / total) if _is_lone(most, total) else ""
+        rows.append(
+            f'<tr role="row" id="u{_text(program["id"])}">'
+            + _program(program)
+            + _cell(listed, "where most", "CPU")
+            + _cell(hint, "wide")
+            + "</tr>"
+        )
+    if not rows:
+        return ""
+    title = "CPUs <small>packets by CPU, since the tracer was attached</small>"
+    heads = [_head(name) for name in ("Program", "CPU", "Hint")]
+    return _table("cpus", title, heads, rows, cards=True)
+
+
+def _by_cpu(program: Shown) -> Counter[int]:
+    packets: Counter[int] = Counter()
+    for count in program.get("counts", ()):
+        for each in count.get("cpus", ()):
+            packets[each["cpu"]] += sum(each["packets"].values())
+    return packets
+
+
+def _is_lone(most: int, total: int) -> bool:
+    """Return whether the busiest CPU handles nearly all packets, of enough to tell."""
+    return total >= _ENOUGH_PACKETS and most > _LONE_SHARE * total
 
 
 def _untraced(programs: Sequence[Shown]) -> str:
