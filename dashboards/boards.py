@@ -216,6 +216,17 @@ def firing_alerts(board: str, *matchers: str) -> str:
     return series("ALERTS", 'alertname=~"Xdp.+"', 'alertstate="firing"', *near, *matchers)
 
 
+def alert_events(board: str, *matchers: str) -> str:
+    """Return the alerts that fire about a program, and of all others where each begins.
+
+    An event that lasts is shaded. Of hundreds of programs that would shade all of a graph.
+    """
+    alerts = firing_alerts(board, *matchers)
+    if board != PROGRAM:
+        alerts = f"({alerts} unless {alerts} offset {RATE_INTERVAL})"
+    return everywhere(alerts)
+
+
 def everywhere(alerts: str) -> str:
     """Return alerts of which those without a place have "All", which a link carries as any."""
     for label in ("netns", "interface"):
@@ -241,7 +252,7 @@ def events(board: str, *matchers: str) -> list[builder.Builder[model.AnnotationQ
         _event(
             "Alert firing",
             BAD,
-            everywhere(firing_alerts(board, *matchers)),
+            alert_events(board, *matchers),
             "{{alertname}}",
             f"{{{{severity}}}}: {{{{program}}}} {at}",
         ),

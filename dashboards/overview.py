@@ -90,7 +90,9 @@ def uncounted() -> str:
     reasons = "no_btf|not_jited|unsupported_entry|kernel_refused|busy"
     refused = lasting("xdp_program_traced", f'reason=~"{reasons}"')
     components = lasting("xdp_program_component_info", 'position="0"')
-    replaced = f'label_replace({components}, "program_id", "$1", "dispatcher_id", "(.*)")'
+    # One of each dispatcher: in that time, it may have had several components.
+    of_each = f"group by ({', '.join(TARGET)}, dispatcher_id) ({components})"
+    replaced = f'label_replace({of_each}, "program_id", "$1", "dispatcher_id", "(.*)")'
     return here(f"(({refused} == 0) unless {SAME_PROGRAM} {replaced})")
 
 
@@ -294,20 +296,20 @@ def _programs() -> list[Line]:
     programs = rows(
         Words(
             "Programs",
-            "What each program decides at each interface. A packet that passes through several is"
-            " in the row of each, so rows do not add up: a dispatcher and its components see the"
-            " same packets. A name leads to the program, with node and interface.",
+            "What each program decides at each interface, in packets a second. A packet that passes"
+            " through several is in the row of each, so rows do not add up: a dispatcher and its"
+            " components see the same packets. A name leads to the program, at node and interface.",
             NOTHING,
         ),
         queries,
         {
             "program": Column("program", link=to_program(**PLACE_OF_ROW)),
-            "instance": Column("node", width=150, link=to_agent()),
-            "cluster": Column("cluster", width=90),
-            "netns": Column("namespace", width=105),
-            "interface": Column("interface", width=95),
-            "role": Column("role", width=100),
-            "program_id": Column("id", width=65),
+            "instance": Column("node", width=130, link=to_agent()),
+            "cluster": Column("cluster", width=80),
+            "netns": Column("namespace", width=95),
+            "interface": Column("interface", width=80),
+            "role": Column("role", width=95),
+            "program_id": Column("id", width=55),
             **total_columns(),
             **verdict_columns(),
         },
@@ -377,23 +379,23 @@ def _talkers() -> list[Line]:
             + ")"
         },
         {
-            "instance": Column("node", width=130, link=to_agent()),
-            "cluster": Column("cluster", width=80),
-            "netns": Column("namespace", width=90),
-            "interface": Column("interface", width=90),
+            "instance": Column("node", width=110, link=to_agent()),
+            "cluster": Column("cluster", width=65),
+            "netns": Column("namespace", width=75),
+            "interface": Column("interface", width=70),
             "program": Column("program", link=to_program(**PLACE_OF_ROW)),
-            "protocol": Column("protocol", width=85),
+            "protocol": Column("protocol", width=68),
             "source": Column("source"),
-            "source_port": Column("port", width=75),
+            "source_port": Column("port", width=62),
             "destination": Column("destination"),
-            "destination_port": Column("to port", width=85),
+            "destination_port": Column("to port", width=65),
             "verdict": verdict_column(),
-            "Value": Column("packets", width=115, unit=PACKETS_RATE),
+            "Value": Column("packets", width=95, unit=PACKETS_RATE),
         },
         sort="packets",
         descending=True,
     )
-    return [Line(10, [(6, sources), (18, flows)])]
+    return [Line(10, [(5, sources), (19, flows)])]
 
 
 def overview() -> model.Dashboard:

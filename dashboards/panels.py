@@ -183,7 +183,7 @@ def bars(words: Words, query: str, legend: str, unit: str, colour: str) -> barga
         .value_mode(models.BarGaugeValueMode.TEXT)
         .sizing(models.BarGaugeSizing.MANUAL)
         .max_viz_height(26)
-        .text(common.VizTextDisplayOptions().title_size(14).value_size(14))
+        .text(common.VizTextDisplayOptions().title_size(12).value_size(14))
         .show_unfilled(False)
         .min(0)
         .color_scheme(_fixed(colour))
@@ -243,9 +243,9 @@ def rows(
 
 
 def verdict_columns(prefix: str = "Value #") -> dict[str, Column]:
-    """A column of rates for each verdict."""
+    """Return a column of packets a second for each verdict; its unit is not in each cell."""
     return {
-        f"{prefix}{verdict}": Column(verdict, width=105, unit=PACKETS_RATE, colour=colour)
+        f"{prefix}{verdict}": Column(verdict, width=78, unit="short", colour=colour)
         for verdict, colour in VERDICT_COLOURS.items()
     }
 
@@ -253,15 +253,15 @@ def verdict_columns(prefix: str = "Value #") -> dict[str, Column]:
 def total_columns() -> dict[str, Column]:
     """Return the columns of the queries that ``totals`` makes."""
     return {
-        "Value #total": Column("packets", width=115, unit=PACKETS_RATE),
-        "Value #share": Column("drop %", width=85, unit="percentunit"),
-        "Value #bits": Column("traffic", width=100, unit=BITS),
+        "Value #total": Column("packets", width=108, unit=PACKETS_RATE),
+        "Value #share": Column("drop %", width=75, unit="percentunit"),
+        "Value #bits": Column("traffic", width=92, unit=BITS),
     }
 
 
 def verdict_column(name: str = "verdict") -> Column:
     """Return a column whose cells are verdicts."""
-    return Column(name, width=95, colours=VERDICT_COLOURS)
+    return Column(name, width=78, colours=VERDICT_COLOURS)
 
 
 class _Link(cogbuilder.Builder[model.DashboardLink]):

@@ -211,8 +211,8 @@ def _matrix() -> Panel:
     return rows(
         Words(
             "Interfaces and verdicts",
-            "What the program decides on each interface. Programs of the same name have a row for"
-            " each id. An interface leads to all of this for that interface alone.",
+            "What the program decides on each interface, in packets a second. Programs of the same"
+            " name have a row for each id. An interface leads to all of this for it alone.",
             NOTHING,
         ),
         {
@@ -339,17 +339,17 @@ def _flows() -> list[Line]:
         ),
         {"A": f"topk(20, {total(named, *NODE, 'netns', 'interface', 'verdict', *FLOW)})"},
         {
-            "instance": Column("node", width=140, link=to_agent()),
-            "cluster": Column("cluster", width=80),
-            "netns": Column("namespace", width=95),
-            "interface": Column("interface", width=95),
-            "protocol": Column("protocol", width=85),
+            "instance": Column("node", width=110, link=to_agent()),
+            "cluster": Column("cluster", width=65),
+            "netns": Column("namespace", width=75),
+            "interface": Column("interface", width=70),
+            "protocol": Column("protocol", width=68),
             "source": Column("source"),
-            "source_port": Column("port", width=75),
+            "source_port": Column("port", width=62),
             "destination": Column("destination"),
-            "destination_port": Column("to port", width=85),
+            "destination_port": Column("to port", width=65),
             "verdict": verdict_column(),
-            "Value": Column("packets", width=115, unit=PACKETS_RATE),
+            "Value": Column("packets", width=95, unit=PACKETS_RATE),
         },
         sort="packets",
         descending=True,
@@ -374,7 +374,7 @@ def _flows() -> list[Line]:
         stacked=True,
         narrow=True,
     )
-    return [Line(10, [(16, flows), (8, parts)])]
+    return [Line(10, [(18, flows), (6, parts)])]
 
 
 def program() -> model.Dashboard:

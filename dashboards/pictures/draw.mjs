@@ -38,10 +38,12 @@ function substituted(query) {
   const rateInterval = `${Math.max(step + scrape, 4 * scrape)}s`;
   return query
     .replaceAll('$__rate_interval', rateInterval)
-    .replace(/(=~?)(\s*)"\$(\w+)"/g, (_, operator, space, name) => {
+    .replaceAll('$__range', `${to - from}s`)
+    .replaceAll('${__from}', String(from * 1000))
+    .replace(/(=~?)(\s*)"\$(\w+)(\|?)"/g, (_, operator, space, name, or) => {
       const value = chosen[name]?.replace(/[.*+?^${}()|[\]\\]/g, '\\\\$&') ??
         (name === 'cluster' ? '.*' : '.+');
-      return `${operator}${space}"${operator === '=' ? chosen[name] : value}"`;
+      return `${operator}${space}"${operator === '=' ? chosen[name] : value}${or}"`;
     });
 }
 
@@ -73,6 +75,26 @@ async function answersFor(board) {
     }
   }
   return answers;
+}
+
+/** What is marked in graphs: points that follow each other are one event. */
+async function eventsFor(board) {
+  const events = [];
+  for (const { name, iconColor, target, useValueForTime } of board.annotations.list) {
+    for (const { values } of await ask(target)) {
+      let last;
+      for (const [at, value] of values) {
+        const time = useValueForTime ? Number(value) : at * 1000;
+        if (last && time <= last.end + step * 1000) {
+          last.end = time;
+        } else {
+          last = { name, iconColor, begin: time, end: time };
+          events.push(last);
+        }
+      }
+    }
+  }
+  return events;
 }
 
 const bundle = await build({
@@ -108,8 +130,9 @@ try {
       .filter((variable) => variable.type === 'query')
       .map(({ name, label }) => ({ label, value: chosen[name] ?? 'All' }));
     const answers = await answersFor(board);
+    const events = await eventsFor(board);
     await page.evaluate((given) => window.draw(given), {
-      ...{ board, from, to, step, version, answers, chosen: named },
+      ...{ board, from, to, step, version, answers, events, chosen: named },
       ...{ width: WIDTH, mode: options.mode },
     });
     await page.evaluate(() => document.fonts.ready);
@@ -125,9 +148,11 @@ try {
           type === 'table' && targets.some(({ refId }) => answers[id][refId].length > 0)
       ).length
     );
-    await new Promise((resolve) => setTimeout(resolve, 1000));
+    await new Promise((resolve) => setTimeout(resolve, 3000));
     const output = path.join(options.output, `${path.basename(file, '.json')}.png`);
-    await (await page.$('#board')).screenshot({ path: output });
+    // In one piece: another size of the page would have the tables laid out once more.
+    const clip = await (await page.$('#board')).boundingBox();
+    await page.screenshot({ path: output, clip, captureBeyondViewport: false });
     await page.close();
     console.log(output);
   }

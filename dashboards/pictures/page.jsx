@@ -29,6 +29,7 @@ import {
   VizRepeater,
 } from '@grafana/ui';
 import { TableNG } from '@grafana/ui/unstable';
+import { useLayoutEffect } from 'react';
 import { createRoot } from 'react-dom/client';
 import { lastValueFrom } from 'rxjs';
 
@@ -40,6 +41,7 @@ const properties = ['unit', 'min', 'max', 'decimals', 'noValue', 'thresholds', '
 const custom = [
   ...['drawStyle', 'lineWidth', 'fillOpacity', 'showPoints', 'stacking', 'lineInterpolation'],
   ...['pointSize', 'spanNulls', 'axisPlacement', 'width', 'cellOptions', 'align', 'hidden'],
+  'filterable',
 ];
 
 // The options that panels of these dashboards have for a field, by their places in its configuration.
@@ -106,7 +108,7 @@ async function prepare(panel, answers, step, theme) {
   );
   const transformed = await lastValueFrom(transformDataFrame(panel.transformations ?? [], frames));
   const { unit } = panel.fieldConfig.defaults;
-  if (!getValueFormats().some(({ submenu }) => submenu.some(({ value }) => value === unit))) {
+  if (!unit.startsWith('count:') && !getValueFormats().some(({ submenu }) => submenu.some(({ value }) => value === unit))) {
     throw new Error(`${panel.title}: Grafana has no unit ${unit}`);
   }
   const data = applyFieldOverrides({
@@ -162,13 +164,49 @@ function Bars({ width, height, ...rest }) {
   );
 }
 
-function Lines({ panel, data, width, height, timeRange }) {
+/** Events as Grafana marks them: a dashed line where one begins, and its time shaded. */
+function Events({ config, events, theme }) {
+  useLayoutEffect(() => {
+    config.addHook('draw', (plot) => {
+      const { ctx, bbox } = plot;
+      const bottom = bbox.top + bbox.height;
+      ctx.save();
+      for (const { begin, end, iconColor } of events) {
+        const left = Math.max(plot.valToPos(begin, 'x', true), bbox.left);
+        const right = Math.min(plot.valToPos(end, 'x', true), bbox.left + bbox.width);
+        if (left > right) continue;
+        ctx.fillStyle = ctx.strokeStyle = theme.visualization.getColorByName(iconColor);
+        ctx.globalAlpha = 0.1;
+        ctx.fillRect(left, bbox.top, right - left, bbox.height);
+        ctx.globalAlpha = 1;
+        ctx.fillRect(left, bottom, right - left, 4);
+        ctx.beginPath();
+        ctx.moveTo(left - 5, bottom + 6);
+        ctx.lineTo(left + 5, bottom + 6);
+        ctx.lineTo(left, bottom);
+        ctx.fill();
+        ctx.lineWidth = 2;
+        ctx.setLineDash([5, 5]);
+        ctx.beginPath();
+        ctx.moveTo(left, bbox.top);
+        ctx.lineTo(left, bottom);
+        ctx.stroke();
+      }
+      ctx.restore();
+    });
+  }, [config]);
+  return null;
+}
+
+function Lines({ panel, data, width, height, timeRange, events, theme }) {
   return (
     <TimeSeries
       {...{ width, height, timeRange, frames: data, timeZone: 'utc' }}
       legend={panel.options.legend}
       options={panel.options}
-    />
+    >
+      {(config) => <Events {...{ config, events, theme }} />}
+    </TimeSeries>
   );
 }
 
@@ -195,7 +233,7 @@ function Content(props) {
   return <Kind {...props} />;
 }
 
-function Board({ board, chosen, prepared, theme, timeRange, width, version }) {
+function Board({ board, chosen, events, prepared, theme, timeRange, width, version }) {
   const cell = (width - GAP) / 24;
   const place = ({ x, y, w, h }) => ({
     ...{ position: 'absolute', left: GAP + x * cell, top: y * (UNIT + GAP) },
@@ -217,6 +255,14 @@ function Board({ board, chosen, prepared, theme, timeRange, width, version }) {
             <span style={{ padding: '4px 8px' }}>{value}</span>
           </span>
         ))}
+        {board.annotations.list.map(({ name, iconColor }) => (
+          <span key={name} style={chip}>
+            <span style={{ padding: '4px 8px', color: theme.visualization.getColorByName(iconColor) }}>
+              ●
+            </span>
+            <span style={{ padding: '4px 8px 4px 0', color: colors.text.secondary }}>{name}</span>
+          </span>
+        ))}
       </div>
       <div style={{ position: 'relative', height: height * (UNIT + GAP) }}>
         {board.panels.map((panel) =>
@@ -234,7 +280,7 @@ function Board({ board, chosen, prepared, theme, timeRange, width, version }) {
               >
                 {(innerWidth, innerHeight) => (
                   <Content
-                    {...{ panel, theme, timeRange, data: prepared.get(panel.id) }}
+                    {...{ panel, theme, timeRange, events, data: prepared.get(panel.id) }}
                     {...{ width: innerWidth, height: innerHeight }}
                   />
                 )}
@@ -244,14 +290,14 @@ function Board({ board, chosen, prepared, theme, timeRange, width, version }) {
         )}
       </div>
       <div style={{ ...typography.bodySmall, color: colors.text.secondary, padding: GAP }}>
-        Drawn from the dashboard's JSON by Grafana's components (@grafana/ui {version}), not by a
-        Grafana server.
+        Simulated nodes, drawn from the dashboard's JSON by Grafana's components (@grafana/ui {version}),
+        not by a Grafana server.
       </div>
     </div>
   );
 }
 
-window.draw = async ({ board, answers, chosen, from, to, step, width, mode, version }) => {
+window.draw = async ({ board, answers, events, chosen, from, to, step, width, mode, version }) => {
   const theme = createTheme({
     ...{ colors: { mode } },
     typography: { fontFamily: "'Inter Variable', sans-serif" },
@@ -267,7 +313,7 @@ window.draw = async ({ board, answers, chosen, from, to, step, width, mode, vers
   createRoot(document.getElementById('board')).render(
     <ThemeContext.Provider value={theme}>
       <GlobalStyles />
-      <Board {...{ board, chosen, prepared, theme, timeRange, width, version }} />
+      <Board {...{ board, chosen, events, prepared, theme, timeRange, width, version }} />
     </ThemeContext.Provider>
   );
 };

@@ -16,8 +16,9 @@ import yaml
 from dashboards import promql
 from dashboards.files import FOLDER, GRAFANA, generated
 from dashboards.panels import BAD, GOOD, PALE, REASONS, VERDICT_COLOURS
+from dashboards.pictures.simulate import fleet, series_of
 from dashboards.promql import Metric
-from dashboards.queries import VERDICTS, once, total
+from dashboards.queries import TARGET, VERDICTS, once, total
 from dashboards.rules import Board, Panel, findings, panels, variables
 from prometheus_client.process_collector import ProcessCollector
 from tests.unit.test_sums import documented_sum
@@ -85,6 +86,19 @@ def test_what_is_checked_in_is_what_is_generated() -> None:
 
 def test_nothing_is_wrong() -> None:
     assert findings(BOARDS, METRICS) == []
+
+
+def test_pictures_show_what_the_agent_serves() -> None:
+    """Their data is simulated: with the agent's metrics and labels, and nodes of several kinds."""
+    nodes = fleet()
+    assert len({node.kernel for node in nodes}) > 1 and len({node.cluster for node in nodes}) > 1
+    for node in nodes:
+        for series in series_of(node):
+            known = METRICS[series.name]
+            assert set(series.labels) == known.labels | set(TARGET), series.name
+            values = [value for _, value in series.values]
+            if known.counter and not (node.restart and series.name.startswith("process_")):
+                assert values == sorted(values), series.name
 
 
 def test_each_packet_counts_once() -> None:
