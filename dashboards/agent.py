@@ -340,14 +340,14 @@ def _flows() -> list[Line]:
         {
             "instance": Column("node", link=to_overview()),
             "cluster": Column("cluster", width=90),
-            "Value #held": Column("flows", width=90, unit="locale"),
-            "Value #most": Column("room for", width=90, unit="locale"),
-            "Value #used": Column("in use", width=80, unit="percentunit"),
+            "Value #held": Column("flows", width=75, unit="locale"),
+            "Value #most": Column("room for", width=80, unit="locale"),
+            "Value #used": Column("in use", width=70, unit="percentunit"),
         },
         sort="in use",
         descending=True,
     )
-    return [Line(8, [(6, filled), (6, tables), (6, evicted), (6, unaccounted)])]
+    return [Line(8, [(6, filled), (8, tables), (5, evicted), (5, unaccounted)])]
 
 
 def _scans() -> list[Line]:

@@ -381,8 +381,8 @@ def _talkers() -> list[Line]:
         {
             "instance": Column("node", width=110, link=to_agent()),
             "cluster": Column("cluster", width=65),
-            "netns": Column("namespace", width=75),
-            "interface": Column("interface", width=70),
+            "netns": Column("namespace", width=88),
+            "interface": Column("interface", width=76),
             "program": Column("program", link=to_program(**PLACE_OF_ROW)),
             "protocol": Column("protocol", width=68),
             "source": Column("source"),

@@ -341,8 +341,8 @@ def _flows() -> list[Line]:
         {
             "instance": Column("node", width=110, link=to_agent()),
             "cluster": Column("cluster", width=65),
-            "netns": Column("namespace", width=75),
-            "interface": Column("interface", width=70),
+            "netns": Column("namespace", width=88),
+            "interface": Column("interface", width=76),
             "protocol": Column("protocol", width=68),
             "source": Column("source"),
             "source_port": Column("port", width=62),

@@ -22,6 +22,7 @@ import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
@@ -288,7 +289,11 @@ def _of_program(
     at = times(program.begin, program.end)
     place = of | {"netns": program.netns, "interface": program.interface}
     attach = "freplace" if program.role == "component" else "xdp"
-    info = {"tag": f"{program.id * 7919:016x}", "role": program.role, "attach_type": attach}
+    info = {
+        "tag": sha256(program.name.encode()).hexdigest()[:16],
+        "role": program.role,
+        "attach_type": attach,
+    }
     yield one("xdp_program_info", of | info, at)
     yield one("xdp_program_attachment_info", place | {"mode": program.mode, "via": ""}, at)
     yield one("xdp_program_traced", of | {"reason": ""}, at)

@@ -21,6 +21,7 @@ from dashboards.promql import Metric
 from dashboards.queries import TARGET, VERDICTS, once, total
 from dashboards.rules import Board, Panel, findings, panels, variables
 from prometheus_client.process_collector import ProcessCollector
+from tests.promtool import PROMTOOL, promtool
 from tests.unit.test_sums import documented_sum
 
 from xdpscope.accounting import reading
@@ -204,6 +205,107 @@ def test_grafana_knows_its_minimum() -> None:
         [needed] = [each for each in board["__requires"] if each["type"] == "grafana"]
         assert needed["version"] == GRAFANA, name
     assert f"Grafana {GRAFANA.rpartition('.')[0]} or newer" in DOCS.read_text()
+
+
+EVERY = {"cluster": ".*"}
+
+
+def asked(query: str, **chosen: str) -> str:
+    """Return a query as Grafana asks it for the last hour; of what is not chosen, all."""
+    query = query.replace("$__rate_interval", "5m").replace("$__range", "1h")
+    return re.sub(
+        r'(=~?)"\$(\w+)(\|?)"',
+        lambda at: at[1] + json.dumps(chosen.get(at[2], EVERY.get(at[2], ".+")) + at[3]),
+        query.replace("${__from}", "0"),
+    )
+
+
+def promql_case(series: dict[str, str], answers: dict[str, list[float]]) -> dict[str, Any]:
+    """Return a case of promtool: what queries answer two hours after the first sample."""
+    return {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [
+            {
+                "expr": query,
+                "eval_time": "2h",
+                "exp_samples": [{"labels": "{}", "value": value} for value in values],
+            }
+            for query, values in answers.items()
+        ],
+    }
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool is missing: make setup fetches it")
+def test_queries_answer_what_they_are_for(tmp_path: Path) -> None:
+    def of(node: int, program: int, more: str = "") -> str:
+        return f'{{job="xdpscope",instance="n{node}",program_id="{program}",program="p"{more}}}'
+
+    def query(title: str, board: str = "overview.json", **chosen: str) -> str:
+        return asked(panel(BOARDS, title, board)["targets"][0]["expr"], **chosen)
+
+    def event(name: str) -> str:
+        found = {each["name"]: each for each in BOARDS["overview.json"]["annotations"]["list"]}
+        return f"count({asked(found[name]['target']['expr'])})"
+
+    at = ',netns="host",interface="eth0"'
+    # A burst of 400 half an hour ago, of a program that is gone since; another one of 70 at eth1.
+    aborted = f'{at},verdict="aborted"'
+    burst = promql_case(
+        {
+            'xdpscope_build_info{job="xdpscope",instance="n1"}': "1x130",
+            f"xdp_packets_total{of(1, 7, aborted)}": "0x89 400x10 stale",
+            "xdp_program_info" + of(1, 7, ',role="root"'): "1x100 stale",
+            f"xdp_packets_total{of(1, 8, aborted.replace('eth0', 'eth1'))}": "0x89 70x40",
+            "xdp_program_info" + of(1, 8, ',role="root"'): "1x130",
+        },
+        {
+            query("Aborted or unknown", interface="eth1"): [70],
+            f"{query('Aborted or unknown')} > 470": [475],
+        },
+    )
+    many = promql_case(
+        {
+            f"{metric}{of(node, 7, labels)}": values.replace("N", str(node))
+            for node in range(200)
+            for metric, labels, values in (
+                ("xdp_packets_total", f'{at},verdict="drop"', "0+Nx130"),
+                ("xdp_program_info", ',role="root"', "1x130"),
+            )
+        },
+        {
+            f"count({query('Packets by node')})": [10],
+            f"count({query('Dropped by node')})": [10],
+            f"count({query('Nodes')})": [200],
+        },
+    )
+    # Two components one after the other in the place of the same dispatcher, which is no fault.
+    first = ',dispatcher_id="9",position="0"'
+    replaced = promql_case(
+        {
+            'xdpscope_build_info{job="xdpscope",instance="n1"}': "1x130",
+            'xdpscope_scan_last_success_timestamp_seconds{job="xdpscope",instance="n1"}': "1x130",
+            "xdp_program_traced" + of(1, 9, ',reason="busy"'): "0x130",
+            "xdp_program_component_info" + of(1, 7, first): "1x80 stale",
+            "xdp_program_component_info" + of(1, 8, first): "_x80 1x50",
+            "xdp_program_traced" + of(1, 5, ',reason="no_btf"'): "0x80 stale",
+            f"xdp_program_attachment_info{of(1, 7, at)}": "1x117 stale",
+            f"xdp_program_attachment_info{of(1, 8, at)}": "_x117 1x20",
+            f"xdp_program_attachment_info{of(2, 7, at)}": "1x117 stale",
+            'xdpscope_scan_last_success_timestamp_seconds{job="xdpscope",instance="n2"}': "1x130",
+            'process_start_time_seconds{job="xdpscope",instance="n1"}': "7000x130",
+        },
+        {
+            query("Programs not counted"): [1],
+            event("Program replaced"): [1],
+            event("Program detached"): [1],
+            event("Agent restarted"): [1],
+        },
+    )
+    (tmp_path / "rules.yml").write_text("groups: []\n")
+    cases = {"rule_files": ["rules.yml"], "tests": [burst, many, replaced]}
+    (tmp_path / "cases.yml").write_text(json.dumps(cases))
+    promtool("test", "rules", tmp_path / "cases.yml")
 
 
 # The checker: each of these has to be noticed.
