@@ -363,9 +363,9 @@ def test_list_shows_what_the_agent_of_this_host_has_counted(
         assert list_programs.run(parse(["list", "--connect", agent])) == 0
         lines = [line.split() for line in capsys.readouterr().out.splitlines()]
         head, counted, uncounted = (line for line in lines if line[0] in ("ID", "41", "1041"))
-        assert head[-3:] == ["PACKETS", "DROP", "TRACEABLE"]
-        assert counted[-3:] == ["1,000", "25.0%", "yes"]
-        assert uncounted[-4:] == ["-", "-", "no:", "unsupported_entry"]
+        assert head[-4:] == ["PACKETS", "DROP", "TRACEABLE", "UID"]
+        assert counted[-4:] == ["1,000", "25.0%", "yes", "-"]
+        assert uncounted[-5:] == ["-", "-", "no:", "unsupported_entry", "-"]
         # Another host's program may have the same id.
         scene.known[0]["tag"] = "0" * 16
         assert list_programs.run(parse(["list", "--connect", agent])) == 0
