@@ -55,7 +55,7 @@ class _EmptyHost:
 
 
 def families() -> list[Metric]:
-    """Every metric that an agent may serve, in the page's order."""
+    """Return every metric that an agent may serve, in the page's order."""
     watch = Watch(Config())
     watch.observer = cast("Any", _EmptyHost())
     found = list(Page(watch, watch.probes).registry.collect())
@@ -72,12 +72,12 @@ def families() -> list[Metric]:
 
 
 def exposed_name(family: Metric) -> str:
-    """The name that queries use."""
+    """Return the name that queries use."""
     return f"{family.name}_total" if family.type == "counter" else family.name
 
 
 def metrics() -> str:
-    """A section for each metric."""
+    """Return a section for each metric."""
     return "\n".join(
         f"### `{exposed_name(family)}`\n\n"
         f"{family.type.capitalize()}. {_sentence(family.documentation)}\n\n"
@@ -97,7 +97,7 @@ def _sentence(text: str) -> str:
 
 
 def configuration() -> str:
-    """A table for each section, the topmost keys first."""
+    """Return a table for each section, the topmost keys first."""
     return "\n".join(_section(Config, ""))
 
 
@@ -138,13 +138,13 @@ def _yaml(value: object) -> str:
 
 
 def alerts() -> str:
-    """A table of all alerts, each with its section of the runbook."""
+    """Return a table of all alerts, each with its section of the runbook."""
     groups = yaml.safe_load(ALERTS.read_text())["groups"]
     rules = [rule for group in groups for rule in group["rules"]]
     thresholds = {rule["record"]: rule.get("labels", {}) for rule in rules if "record" in rule}
 
     def severity(rule: dict[str, Any]) -> str:
-        """Its own, or that of the threshold that has one."""
+        """Return its own, or that of the threshold that has one."""
         taken = [thresholds[name] for name in thresholds if re.search(rf"{name}\b", rule["expr"])]
         (found,) = [each["severity"] for each in (rule.get("labels", {}), *taken) if each]
         return str(found)
@@ -159,7 +159,7 @@ def alerts() -> str:
 
 
 def runbook() -> str:
-    """The runbook as HTML, for the agent's own page: without what only the whole site has."""
+    """Return the runbook as HTML, for the agent's page, without parts for the whole site."""
     # Only those who write documentation have it installed.
     from markdown import markdown
 
@@ -174,7 +174,7 @@ PARTS = {"metrics.md": metrics, "configuration.md": configuration, "prometheus.m
 
 
 def renewed(page: str) -> str:
-    """What a page should be."""
+    """Return what a page should be."""
     text = (PAGES / page).read_text()
     begin, end = "<!-- begin, written by docs/generate.py -->\n", "<!-- end -->"
     part = re.compile(f"(?<={re.escape(begin)}).*(?={re.escape(end)})", re.DOTALL)

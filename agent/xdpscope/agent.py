@@ -146,7 +146,7 @@ class Watch(threading.Thread):
             if not observer.looked and not isinstance(error, KernelError | OSError):
                 raise
             # Traced programs stay traced. The reason may have passed by the next scan.
-            _log.exception("discovery failed; looking again later")
+            _log.exception("scan failed, scanning again later")
 
     def look_soon(self) -> None:
         """Request a scan after the current wait."""

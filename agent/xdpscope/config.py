@@ -180,7 +180,7 @@ class Discovery:
 
     interval: Annotated[float, _duration("100ms", "1h")] = field(
         default=5.0,
-        metadata=key("Time between two full looks at the host, beside events.", restart=False),
+        metadata=key("Time between two full scans of the host, beside events.", restart=False),
     )
     netns: Literal["all", "host"] = field(
         default="all",

@@ -5,11 +5,11 @@
 _SHARE = 0.1
 """The share of the time that scans take in the long run."""
 _CREDIT = 2.0
-"""Seconds of looking that may come earlier than their share of the time."""
+"""Seconds of scans that may come earlier than their share of the time."""
 _PROMPT = 0.5
-"""Seconds of rest at the most, while there is credit."""
+"""The longest wait in seconds while there is credit."""
 _LONGEST = 5.0
-"""Seconds of rest at the most, whatever is owed."""
+"""The longest wait in seconds in any case."""
 
 
 class Pace:

@@ -26,7 +26,7 @@ needs_promtool = pytest.mark.skipif(
 
 
 def rules(*files: str) -> list[dict[str, Any]]:
-    """The rules of these files, of all if none is named."""
+    """Return the rules of these files, of all if none is named."""
     paths = [CONFIG / file for file in files or ("recording.yml", "alerts.yml")]
     return [
         rule
@@ -41,12 +41,12 @@ THRESHOLDS = {rule["record"]: rule for rule in rules("alerts.yml") if "record" i
 
 
 def queries(page: Path) -> list[str]:
-    """The expressions on a page, which are marked as such."""
+    """Return the expressions on a page, which are marked as such."""
     return re.findall(r"^ *```promql\n(.*?)^ *```", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
 def metrics_in(expression: str) -> set[str]:
-    """The metrics, recorded ones too, that an expression names."""
+    """Return the metrics, recorded ones too, that an expression names."""
     bare = re.sub(r'"[^"]*"|\[[^]]*\]', "", expression)
     return {
         name
@@ -56,7 +56,7 @@ def metrics_in(expression: str) -> set[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, which have no two alike."""
+    """Return the anchors of a page's headings, which have no two alike."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {
         re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings
@@ -153,7 +153,7 @@ def test_the_runbook_has_a_section(alert: str) -> None:
     assert anchor == alert.lower()
     assert anchor in anchors(RUNBOOK)
     section = RUNBOOK.read_text().partition(f"\n## {alert}\n")[2].partition("\n## ")[0]
-    for part in ("What it means.", "What to look at.", "What to do."):
+    for part in ("What it means.", "What to check.", "What to do."):
         assert section.count(f"**{part}**") == 1
 
 

@@ -238,7 +238,7 @@ class Targets:
         except (KernelError, OSError) as error:
             pins.remove()
             _log.warning(
-                "what is pinned cannot be taken over: its counters start again",
+                "cannot adopt pinned state, counters reset",
                 program=program.function,
                 program_id=program.id,
                 error=str(error),
@@ -273,7 +273,12 @@ class Targets:
             elif target.armed:
                 self._detach(target)
                 program = target.program
-                _log.info("let go", program=program.function, program_id=program.id, reason=reason)
+                _log.info(
+                    "tracer detached",
+                    program=program.function,
+                    program_id=program.id,
+                    reason=reason,
+                )
             if reason is None and target.reason is not None:
                 self._untold.append(target.program)
             if reason is Reason.UNSUPPORTED_ENTRY and target.reason is not reason:

@@ -238,5 +238,5 @@ def _check(tls: Tls) -> None:
             raise unusable(
                 key,
                 "must not be given unless client_auth_type is RequireAndVerifyClientCert or "
-                "VerifyClientCertIfGiven: nothing else looks at it",
+                "VerifyClientCertIfGiven: nothing else uses it",
             )

@@ -38,7 +38,7 @@ class Finding:
 
 
 def in_guest(module: str, kernel: str, *, icount: bool) -> dict[str, Any]:
-    """Measures in a guest, idling only where an instruction is a nanosecond: it costs no time."""
+    """Measure in a guest, idling only where an instruction is a nanosecond: it costs no time."""
     with tempfile.TemporaryDirectory(dir=BUILT) as directory:
         result = Path(directory) / "result.json"
         command = ["python", "-m", f"tests.bench.scale.{module}", str(result)]
@@ -59,7 +59,7 @@ def native_round() -> float:
 
 
 def of_page(costs: list[page.PageCost]) -> list[Finding]:
-    """What a scrape takes."""
+    """Return what a scrape takes."""
     found = []
     for cost in costs:
         name = f"`{cost.path}`, {cost.encoding}"
@@ -72,10 +72,10 @@ def of_page(costs: list[page.PageCost]) -> list[Finding]:
 
 
 def of_agent(clock: dict[str, Any], counted: dict[str, Any], native: float) -> list[Finding]:
-    """What the agent takes, on one kernel."""
+    """Return what the agent takes, on one kernel."""
     # Seconds here for an instruction, by discovery: it can be run here, and is most of idling.
     speed = native / counted["round_cpu"]
-    # A look, then a pause: here the look is shorter, and the pause the same.
+    # A scan, then a pause: here the scan is shorter, and the pause the same.
     look = counted["idle_cpu"] * _INTERVAL / (1 - counted["idle_cpu"])
     return [
         Finding("attaching", clock["attaching"], "s of the guest", 3),
@@ -84,7 +84,7 @@ def of_agent(clock: dict[str, Any], counted: dict[str, Any], native: float) -> l
         Finding("resident memory before a scrape", counted["resident"] / _MIB, "MiB"),
         Finding("resident memory after it", counted["resident_scraped"] / _MIB, "MiB", 80),
         Finding("kernel memory of the maps", counted["maps"]["sum"] / _MIB, "MiB"),
-        Finding("a look at the host", look * 1e3, "10⁶ instructions"),
+        Finding("a scan of the host", look * 1e3, "10⁶ instructions"),
         Finding("of it finding programs", counted["round_cpu"] * 1e3, "10⁶ instructions"),
         Finding("finding programs, on this machine", native * 1e3, "ms of a CPU"),
         Finding("idling, on this machine", 100 * look * speed / _INTERVAL, "% of a CPU", 1),
@@ -102,7 +102,7 @@ def table(findings: list[Finding]) -> str:
 
 
 def of_numbers(options: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
-    """What ever more programs take: whether it is little enough, and the figures."""
+    """Return what ever more programs take: whether it is little enough, and the figures."""
     texts, results, holds = [], {}, True
     for kernel in options.kernel or ["6.12"]:
         guests = [in_guest("growth", kernel, icount=icount) for icount in (False, True)]
@@ -115,7 +115,7 @@ def of_numbers(options: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
 
 
 def of_many(options: argparse.Namespace) -> tuple[bool, dict[str, Any]]:
-    """What PROGRAMS take: whether it is little enough, and the figures."""
+    """Return what PROGRAMS take: whether it is little enough, and the figures."""
     pages = page.measure()
     native = native_round()
     results: dict[str, Any] = {"page": [asdict(each) for each in pages], "native_round": native}

@@ -26,7 +26,7 @@ spec:
 
 
 def generated() -> str:
-    """A PrometheusRule for each file that has groups of rules."""
+    """Return a PrometheusRule for each file that has groups of rules."""
     texts = {path.stem: path.read_text().replace(*LINKS) for path in sorted(RULES.glob("*.yml"))}
     return f"{SPDX}# Written by generate.py from config/prometheus: do not edit.\n" + "".join(
         _RESOURCE.format(name=name, spec=indent(text.removeprefix(SPDX), "  "))
