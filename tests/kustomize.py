@@ -23,7 +23,7 @@ _SUITE = "trixie"
 
 @cache
 def _command() -> Path:
-    """Where it is; fetched unless the machine or the cache has it."""
+    """Return where it is; fetched unless the machine or the cache has it."""
     installed = shutil.which("kustomize")
     if installed:
         return Path(installed)
@@ -41,7 +41,7 @@ def _command() -> Path:
 
 
 def text_of(directory: Path) -> str:
-    """The manifests that a kustomization makes, as YAML."""
+    """Return the manifests that a kustomization makes, as YAML."""
     done = subprocess.run(
         [_command(), "build", directory], check=True, capture_output=True, text=True
     )
@@ -50,7 +50,7 @@ def text_of(directory: Path) -> str:
 
 
 def build(directory: Path) -> list[dict[str, Any]]:
-    """The same, read."""
+    """Return the same, read."""
     return [each for each in yaml.safe_load_all(text_of(directory)) if each]
 
 

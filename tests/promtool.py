@@ -13,7 +13,7 @@ PROMTOOL = os.environ.get("PROMTOOL") or shutil.which("promtool", path=_PLACES)
 
 
 def promtool(*arguments: str | Path, text: str = "") -> str:
-    """Runs it, fails unless it is content, and gives what it said; ``text`` is /dev/stdin."""
+    """Run it, fail unless it succeeds, and return its output; ``text`` is /dev/stdin."""
     assert PROMTOOL is not None
     run = subprocess.run(
         [PROMTOOL, *map(str, arguments)], input=text, capture_output=True, text=True, timeout=110

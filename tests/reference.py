@@ -128,7 +128,7 @@ class _Rest:
         self.data = data
 
     def peek(self, kind: type[H]) -> H:
-        """The header that comes next, without what belongs to it beyond its fixed part."""
+        """Return the header that comes next, without what belongs to it beyond its fixed part."""
         # Each class goes on to read what follows its header: so its base reads for it.
         header = kind.__new__(kind)
         try:

@@ -35,14 +35,14 @@ class Table:
         self.reader = SlotTable(family, table, record, key, lambda: True, sets=sets)
 
     def write(self) -> None:
-        """Puts what has changed into the kernel's map."""
+        """Put what has changed into the kernel's map."""
         changed = (self._values != self._written).any(axis=(1, 2))
         for number in changed.nonzero()[0].tolist():
             self.map.update(number.to_bytes(4, "little"), self._values[number].tobytes())
         self._written[changed] = self._values[changed]
 
     def put(self, where: tuple[int, int, int], key: NDArray[Any], packets: int, size: int) -> None:
-        """Puts a flow into a slot (set, CPU, way) as the kernel does."""
+        """Put a flow into a slot (set, CPU, way) as the kernel does."""
         slot = self.slots[where]
         slot["key"] = np.frombuffer(key.tobytes(), np.uint64)
         slot["target"], slot["packets"], slot["bytes"] = TARGET, packets, size
@@ -50,7 +50,7 @@ class Table:
             self.sets[counter][where[0], where[1]] += 1
 
     def flow4(self, source: int, verdict: str = "drop") -> NDArray[Any]:
-        """The key of a UDP packet from 10.0.0.0 + ``source``."""
+        """Return the key of a UDP packet from 10.0.0.0 + ``source``."""
         key = np.zeros((), self.key)
         key["source"] = np.frombuffer((0x0A000000 + source).to_bytes(4, "big"), "u4")[0]
         key["destination"] = np.frombuffer(bytes((192, 0, 2, 1)), "u4")[0]
@@ -90,7 +90,7 @@ def owners(interface: str = "eth0") -> Owners:
 
 
 def name_of(known: Owners, interface: str) -> bool:
-    """Gives the device a name; whether it is another."""
+    """Give the device a name; whether it is another."""
     cpus = possible_cpus()
     seen = Seen(
         PROGRAM, TARGET, np.array([5 << 32 | 2], np.uint64), np.array([5]), np.array([b"eth0"]),
@@ -109,7 +109,7 @@ def every_step(steps: Iterator[None]) -> Any:
 
 
 def total(packets: int, size: int, verdict: str = "drop") -> dict[Owner, Tally]:
-    """What the program has counted in all."""
+    """Return what the program has counted in all."""
     tally = Tally()
     tally.counts[0, VERDICTS.index(verdict)] = packets, size
     return {OWNER: tally}

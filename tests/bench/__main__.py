@@ -19,7 +19,7 @@ RATIOS = (VERDICTS, *FLOWS)
 
 
 def shown(ratio: Ratio, cost: Cost) -> str:
-    """A ratio and its limit, if it has one."""
+    """Return a ratio and its limit, if it has one."""
     value, limit = ratio.of(cost), ratio.limit(cost)
     if value is None:
         return "-"

@@ -10,10 +10,10 @@ BUILT = HERE.parent.parent / "build" / "bench"
 
 
 def compile_all() -> None:
-    """Compiles as setup.py does for the product.
+    """Compile as setup.py does for the product.
 
     Raises:
-        CalledProcessError: clang has told why.
+        CalledProcessError: clang has printed the reason.
     """
     BUILT.mkdir(parents=True, exist_ok=True)
     for source in HERE.glob("*.bpf.c"):
@@ -22,5 +22,5 @@ def compile_all() -> None:
 
 
 def path_of(name: str) -> Path:
-    """The object compiled from ``name`` or ``name.bpf.c``."""
+    """Return the object compiled from ``name`` or ``name.bpf.c``."""
     return BUILT / f"{name.partition('.')[0]}.bpf.o"

@@ -29,7 +29,7 @@ class Cost:
 
     @classmethod
     def measure(cls, kernel: str) -> Self:
-        """Boots the kernel and measures; raises VmError if that fails."""
+        """Boot the kernel and measure; raises VmError if that fails."""
         with tempfile.TemporaryDirectory(dir=BUILT) as directory:
             result = Path(directory) / "result.json"
             command = ["python", "-m", "tests.bench.guest", str(result)]

@@ -42,7 +42,7 @@ class Table:
 
     @classmethod
     def of(cls, engine: Engine, name: str) -> "Table":
-        """Reads the table of one family, ``flows4`` or ``flows6``."""
+        """Read the table of one family, ``flows4`` or ``flows6``."""
         with engine.templates.map(name) as table:
             _, values = table.items()
         sets = typed(values, engine.templates.btf.struct(name.replace("flows", "flow_set")))
@@ -66,17 +66,17 @@ class Measured:
 def ours(
     bench: FlowBench, family: str, *, sample_rate: int = 1, unaltered: bool = False
 ) -> Measured:
-    """The cost of a run under the product's tracer.
+    """Return the cost of a run under the product's tracer.
 
     Args:
-        bench: its target does alter packets, from run to run.
+        bench: its target alters packets, from run to run.
         family: ``flows4`` or ``flows6``.
-        sample_rate: one packet of so many is in a flow.
+        sample_rate: one packet of this many is in a flow.
         unaltered: traced as if the target altered none.
 
     Raises:
-        AssertionError: verdicts were not counted exactly, or of a packet neither its flow nor
-            that it was not to be taken.
+        AssertionError: verdicts were not counted exactly, or a packet is neither in its flow nor
+            counted as sampled out.
     """
     sizes = FlowSizes(SETS, sample_rate)
     with Engine(sizes) as engine, closing(Tracer(engine, bench.description)) as tracer:
@@ -94,7 +94,7 @@ def ours(
 
 
 def _settled(bench: FlowBench, engine: Engine, family: str) -> Table:
-    """Runs until hardly a packet finds a free place any more.
+    """Run until hardly a packet finds a free place any more.
 
     How soon depends on the hash's secrets: with a few, addresses that follow each other meet
     in some sets and leave others out.
@@ -111,7 +111,7 @@ def _settled(bench: FlowBench, engine: Engine, family: str) -> Table:
 
 
 def steady(bench: FlowBench, family: str, unaltered: bool = False) -> int:
-    """The cost of a run among flows that are known; each packet is found in its flow."""
+    """Return the cost of a run among flows that are known; each packet is found in its flow."""
     bench.take_turns()
     found = ours(bench, family, unaltered=unaltered)
     settled = found.settled
@@ -124,7 +124,7 @@ def steady(bench: FlowBench, family: str, unaltered: bool = False) -> int:
 
 
 def sampled(bench: FlowBench, family: str, unaltered: bool = False) -> int:
-    """The same of sampled packets: one of each SAMPLE_RATE is found in its flow."""
+    """Return the same of sampled packets: one of each SAMPLE_RATE is found in its flow."""
     bench.take_turns()
     found = ours(bench, family, sample_rate=SAMPLE_RATE, unaltered=unaltered)
     missing = found.settling + found.runs - found.table.packets * SAMPLE_RATE
@@ -134,7 +134,7 @@ def sampled(bench: FlowBench, family: str, unaltered: bool = False) -> int:
 
 
 def flood(bench: FlowBench, family: str) -> int:
-    """The cost of a packet whose flow is new and takes the place of another."""
+    """Return the cost of a packet whose flow is new and takes the place of another."""
     bench.flood()
     found = ours(bench, family)
     if found.table.put != found.settling + found.runs:
@@ -145,7 +145,9 @@ def flood(bench: FlowBench, family: str) -> int:
 
 
 def measure(loaded: Object) -> dict[str, int | None]:
-    """Every variant on this kernel: added instructions by name; None where it does not run."""
+    """Return every variant on this kernel: added instructions by name; None where it does not
+    run.
+    """
     added: dict[str, int | None] = {}
     with closing(FlowBench(loaded, "bench_flows4", packet4(), 26)) as bench:
         untraced = bench.instructions()

@@ -32,7 +32,7 @@ _CLONE_NEWNET = 0x40000000  # unshare(2)
 
 @contextmanager
 def new_namespaces() -> Iterator[Callable[[], None]]:
-    """A way into ever new network namespaces, and back into the old one at the end.
+    """Yield a way into ever new network namespaces, and back into the old one at the end.
 
     A test run's packet comes from the loopback device of where one is: in each namespace
     another device to the tracer, under the same index.
@@ -58,7 +58,7 @@ def new_namespaces() -> Iterator[Callable[[], None]]:
 
 
 def ours(bench: Bench, engine: Engine, devices: int) -> list[int]:
-    """The cost of a run under the product's tracer, for each of as many devices.
+    """Return the cost of a run under the product's tracer, for each of as many devices.
 
     Raises:
         AssertionError: it did not count exactly the packets and bytes that there were.
@@ -80,7 +80,7 @@ def ours(bench: Bench, engine: Engine, devices: int) -> list[int]:
 
 
 def verdicts(loaded: Object) -> dict[str, object]:
-    """What it costs to count verdicts, beside a few facts."""
+    """Return what it costs to count verdicts, beside a few facts."""
     with loaded.program(TARGET) as program:
         bench = Bench(program, TARGET, packet4())
         untraced = bench.instructions()
@@ -104,7 +104,7 @@ def verdicts(loaded: Object) -> dict[str, object]:
 
 
 def measure() -> dict[str, object]:
-    """Every variant on this kernel."""
+    """Return every variant on this kernel."""
     with Object(path_of("target")) as loaded:
         loaded.load()
         found = verdicts(loaded)

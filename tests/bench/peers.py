@@ -22,7 +22,7 @@ _XDP_FLAGS_SKB_MODE = 2  # include/uapi/linux/if_link.h
 
 
 def lru(bench: FlowBench, flows: int) -> int:
-    """The cost of a run with the kernel's own table.
+    """Return the cost of a run with the kernel's own table.
 
     Raises:
         AssertionError: it did not count exactly the packets that there were.
@@ -44,14 +44,14 @@ def lru(bench: FlowBench, flows: int) -> int:
 
 
 def xdpdump(bench: FlowBench, points: str) -> int | None:
-    """The cost of a run while xdpdump traces it, not counting the process that writes.
+    """Return the cost of a run while xdpdump traces it, not counting the process that writes.
 
     Args:
         bench: its target is attached to the loopback device, where test runs' packets come from.
         points: ``entry``, ``exit`` or both with a comma between.
 
     Returns:
-        None: it does not run here; it has told why on the standard error.
+        None: it does not run here; the reason is on standard error.
 
     Raises:
         AssertionError: it did not see each packet.
@@ -85,7 +85,7 @@ def xdpdump(bench: FlowBench, points: str) -> int | None:
 
 @contextmanager
 def _killed(process: subprocess.Popen[str]) -> Iterator[None]:
-    """Does not wait in vain for a process when something has failed."""
+    """Stop the wait for a process when something has failed."""
     try:
         yield
     finally:

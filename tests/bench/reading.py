@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What reading a full flow table takes, natively, against what the kernel's part of it takes.
+"""Measure the reading of a full flow table, natively, against the kernel's part of it.
 
-The table is the kernel's own, filled by bpf(2) instead of by packets. Everything is timed
-side by side in one process: one batched read by itself, which is the same system call from C;
-the agent's reading of it (read, merged over CPUs, ranked, the rest summed up); bpftool's dump;
-and the page, served with 500 flows. Exit status 1 if a limit is passed.
+The table is the kernel's own, filled by bpf(2) instead of by packets. Everything is timed side by
+side in one process. One batched read by itself is the same system call from C. The agent's reading
+reads, merges over CPUs, ranks and sums up the rest. The others are bpftool's dump, and the page,
+served with 500 flows. The exit status is 1 if a limit is passed.
 """
 
 import argparse
@@ -39,7 +39,7 @@ _ROUNDS = 15
 
 
 def fill(table: Table) -> int:
-    """A different flow in every place, the same ones on each CPU; how many."""
+    """Return a different flow in every place, the same ones on each CPU; how many."""
     dice = np.random.default_rng(20261121)
     sets, cpus, ways = table.slots.shape
     keys = dice.permutation(sets * ways).astype(np.uint64).reshape(sets, ways)
@@ -56,7 +56,7 @@ def fill(table: Table) -> int:
 
 
 def milliseconds(work: Callable[[], object], before: Callable[[], object] = int) -> float:
-    """The median of some rounds; what is done before each is not in it."""
+    """Return the median of some rounds; what is done before each is not in it."""
     times = []
     for _ in range(_ROUNDS):
         before()
@@ -84,12 +84,12 @@ class Reading:
             raise AssertionError(f"{self.ledger.entries} flows are held")
 
     def grow(self) -> None:
-        """Gives each flow a packet."""
+        """Give each flow a packet."""
         self._table.slots["packets"] += np.uint64(1)
         self._table.write()
 
     def replace(self) -> None:
-        """Puts another flow into each place."""
+        """Put another flow into each place."""
         ways = np.uint64(self._table.slots.shape[2])
         self._table.slots["key"][..., 0] += np.uint64(1)
         self._table.sets["done"] += ways
@@ -103,7 +103,7 @@ def bpftool(table: Table) -> None:
 
 
 def scrape(reading: Reading) -> float:
-    """Milliseconds of a scrape whose flows come out of the table."""
+    """Return the milliseconds of a scrape whose flows come out of the table."""
     program = XdpProgram(
         PROGRAM, "0123456789abcdef", "xdp_filter", "xdp_filter", 1, jited=True, attach_type="xdp"
     )

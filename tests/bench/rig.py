@@ -18,8 +18,8 @@ from xdpscope.tracing.tracer import Tracer
 
 XDP_PASS = 2
 
-# Short enough for most series to end before a timer ticks, long enough for the mean, which the
-# kernel cuts to whole nanoseconds, not to show what a series costs beside its runs.
+# Most series end before a timer ticks. They are long enough for the mean, which the kernel cuts to
+# whole nanoseconds, not to show the cost of a series beside its runs.
 RUNS = 1000
 SERIES = 60
 # Between series the kernel gets to what it has put off. Kernel 7.2 else takes 6 instructions more
@@ -48,7 +48,7 @@ def packet6() -> bytes:
 
 
 def check_counts(tracer: Tracer, engine: Engine, runs: list[int], sampled_out: int = 0) -> None:
-    """Raises AssertionError if so many passed packets, by device, are not what was counted.
+    """Raise AssertionError if so many passed packets, by device, are not what was counted.
 
     Args:
         sampled_out: how many of each device's are to be in no flow, for this reason.
@@ -80,13 +80,13 @@ class Bench:
 
     @property
     def description(self) -> XdpProgram:
-        """The target as the agent's own discovery sees it."""
+        """Return the target as the agent's own discovery sees it."""
         own = self.program.info().id
         with Inventory() as inventory:
             return inventory.take().programs[own]
 
     def run(self, repeat: int) -> int:
-        """The mean cost of ``repeat`` runs."""
+        """Return the mean cost of ``repeat`` runs."""
         verdict, duration = self.program.test_run(self.packet, repeat)
         if verdict != XDP_PASS:
             raise AssertionError(f"the target returned {verdict}")
@@ -94,7 +94,7 @@ class Bench:
         return duration
 
     def instructions(self) -> int:
-        """What one run costs.
+        """Return what one run costs.
 
         The most frequent mean. What disturbs a series, a timer's tick, can only add to it:
         so it must be the least of all as well, give or take ``slack``.
@@ -133,7 +133,7 @@ class Tracing:
         self._stack.close()
 
     def check(self) -> None:
-        """Raises AssertionError if not every tracer is run for each packet."""
+        """Raise AssertionError if not every tracer is run for each packet."""
         before = [tracer.info().run_count for tracer in self._tracers]
         with run_time_stats():
             self._bench.run(RUNS)
@@ -143,7 +143,7 @@ class Tracing:
 
 
 def floor(bench: Bench, *functions: str) -> int:
-    """What a run costs under ``empty_entry``, ``empty_exit`` or both, which do nothing."""
+    """Return what a run costs under ``empty_entry``, ``empty_exit`` or both, which do nothing."""
     with Tracing(bench, "floor", functions) as tracing:
         cost = bench.instructions()
         tracing.check()

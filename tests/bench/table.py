@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table; the first row is its head, the first column text and the others numbers."""
+    """Return a table; the first row is its head, the first column text and the others numbers."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
 
     def line(cells: Iterable[str]) -> str:
@@ -23,7 +23,7 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def insert(document: Path, part: str, text: str) -> None:
-    """Puts ``text`` between the markers of ``part``.
+    """Put ``text`` between the markers of ``part``.
 
     Raises:
         ValueError: the document does not have them.

@@ -63,22 +63,22 @@ class FlowBench(Bench):
             self._length, self.pause = before
 
     def run(self, repeat: int) -> int:
-        """Goes on with the flow after that of the last run, as the runs of a series do."""
+        """Go on with the flow after that of the last run, as the runs of a series do."""
         last = self._turns.lookup(bytes(4))[0, :4].tobytes()
         self.packet = self.packet[: self._source] + last + self.packet[self._source + 4 :]
         return super().run(repeat)
 
     def settle(self) -> None:
-        """Runs until the flows are known, or tables full."""
+        """Run until the flows are known, or tables full."""
         for _ in range(self._settle // self._length):
             self.series()
 
     def instructions(self) -> int:
-        """What one run costs: the median of means."""
+        """Return what one run costs: the median of means."""
         self.series()
         return statistics.median_low(self.series() for _ in range(_SERIES))
 
     def series(self) -> int:
-        """The mean cost of a run in one series."""
+        """Return the mean cost of a run in one series."""
         time.sleep(self.pause)
         return self.run(self._length)

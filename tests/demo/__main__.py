@@ -76,7 +76,7 @@ class Prometheus:
         self.url = f"http://127.0.0.1:{port}"
 
     def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
-        """An instant query's labels and values; nothing as long as it does not answer."""
+        """Return an instant query's labels and values; nothing as long as it does not answer."""
         text = fetch(f"{self.url}/api/v1/query?{urlencode({'query': expression})}")
         result: list[Any] = json.loads(text)["data"]["result"] if text else []
         return [(each["metric"], float(each["value"][1])) for each in result]
@@ -148,13 +148,13 @@ class Stage:
         return [*command, *forwards, "--", "python", "-m", "tests.demo.scene"]
 
     def check(self) -> None:
-        """Raises SceneError if it has ended; it has told why."""
+        """Raise SceneError if it has ended; it has printed the reason."""
         status = self.process.poll()
         if status is not None:
             raise SceneError(f"the scene ended by itself, with status {status}")
 
     def end(self) -> None:
-        """Takes it all down."""
+        """Take it all down."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL if self._in_namespaces else signal.SIGTERM)
         self.process.wait()
@@ -173,7 +173,7 @@ def free_port(wanted: int) -> int:
 
 
 def host_can_trace() -> bool:
-    """Whether the agent's own examination finds nothing that keeps it from its work."""
+    """Return whether the agent's own examination finds nothing that keeps it from its work."""
     command = [sys.executable, "-m", "xdpscope", "doctor", "--json"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
@@ -217,7 +217,7 @@ def table(rows: list[Row], seconds: float) -> Table:
 
 
 def totals(agent: str, traffic: str) -> bool:
-    """Stops the traffic and compares, packet by packet, what was sent with what was counted."""
+    """Stop the traffic and compare, packet by packet, what was sent with what was counted."""
     request = urllib.request.Request(f"{traffic}/stop", method="POST")
     with urllib.request.urlopen(request, timeout=10) as answer:
         sent: dict[str, int] = json.load(answer)
@@ -247,7 +247,7 @@ def _summary(counts: dict[str, int]) -> str:
 
 
 def show(stage: Stage, ports: dict[int, int], seconds: float | None) -> int:
-    """Prints tables until time is up or Ctrl-C."""
+    """Print tables until time is up or Ctrl-C."""
     prometheus = Prometheus(ports[plan.PROMETHEUS])
     agent, traffic = (f"http://127.0.0.1:{ports[port]}" for port in (plan.AGENT, plan.TRAFFIC))
     await_counts(stage, prometheus)
@@ -278,12 +278,12 @@ def show(stage: Stage, ports: dict[int, int], seconds: float | None) -> int:
 
 
 def terminated(signum: int, _frame: FrameType | None) -> None:
-    """Ends through the clean-up."""
+    """End through the clean-up."""
     raise SystemExit(128 + signum)
 
 
 def main() -> int:
-    """Runs the demo."""
+    """Run the demo."""
     parser = argparse.ArgumentParser(prog="python -m tests.demo", description=main.__doc__)
     add = parser.add_argument
     add("--seconds", type=float, help="end by itself so long after the first table")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The names that the parts of the demo share.
 
-namespace of the sender                     where the agent looks
+namespace of the sender                     that the agent scans
 demo1  198.18.0.2, 198.18.0.3  ── veth ──>  demo0  198.18.0.1, with xdp-filter on it
 """
 
@@ -34,5 +34,5 @@ SENDER = 9092
 
 
 def quiet(interface: str) -> None:
-    """Keeps the kernel from sending of its own accord: no packet but those that are counted."""
+    """Keep the kernel from sending of its own accord: no packet but those that are counted."""
     Path(f"/proc/sys/net/ipv6/conf/{interface}/disable_ipv6").write_text("1")

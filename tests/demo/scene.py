@@ -53,7 +53,7 @@ class Actor:
             )
 
     def check(self) -> None:
-        """Raises SceneError if it has ended."""
+        """Raise SceneError if it has ended."""
         if self.process.poll() is not None:
             last = "\n".join(self._log.read_text(errors="replace").splitlines()[-20:])
             raise SceneError(f"{self.name} ended with {self.process.returncode}:\n{last}")
@@ -66,7 +66,7 @@ def say(message: str) -> None:
 
 
 def ip(command: str) -> None:
-    """Runs iproute2."""
+    """Run iproute2."""
     _run("ip", *command.split())
 
 
@@ -77,7 +77,7 @@ def _run(*command: str) -> None:
 
 
 def fetch(url: str) -> str:
-    """A page, or nothing as long as nobody serves it."""
+    """Return a page, or nothing as long as nobody serves it."""
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
             text: str = answer.read().decode()
@@ -99,7 +99,7 @@ def wait_for(what: str, url: str, wanted: str, *actors: Actor) -> None:
 
 
 def relay(listener: socket.socket, port: int) -> None:
-    """Hands connections of an inherited socket, of another namespace, on to a port here."""
+    """Hand connections of an inherited socket, of another namespace, on to a port here."""
 
     def copy(source: socket.socket, sink: socket.socket) -> None:
         try:
@@ -183,7 +183,7 @@ class _Server(ThreadingHTTPServer):
 
 
 def start_servers(directory: Path) -> tuple[Actor, Actor]:
-    """The agent, and Prometheus with a configuration of its own."""
+    """Return the agent, and Prometheus with a configuration of its own."""
     say("starting the agent (xdpscope run), and Prometheus, which reads it every 3 s")
     agent = Actor(
         *(directory, "agent", sys.executable, "-m", "xdpscope"),
@@ -229,7 +229,7 @@ def load_filter() -> None:
 
 
 def play(directory: Path) -> None:
-    """Sets the scene, then watches over it for ever."""
+    """Set the scene, then watch over it."""
     control = socket.create_server(("127.0.0.1", plan.SENDER))
     command = [sys.executable, "-m", "tests.demo.traffic", f"--socket={control.fileno()}"]
     sender = subprocess.Popen(
@@ -266,7 +266,7 @@ def play(directory: Path) -> None:
 
 
 def main() -> int:
-    """Sets the scene and keeps it going until this process is killed."""
+    """Set the scene and keep it going until this process is killed."""
     parser = argparse.ArgumentParser(prog="python -m tests.demo.scene", description=__doc__)
     parser.add_argument(
         *("--relay", "-r"),

@@ -53,7 +53,7 @@ class Traffic:
     _sending: threading.Lock = field(default_factory=threading.Lock)
 
     def run(self) -> None:
-        """Keeps every stream at its rate; a pause of the machine is not made up for."""
+        """Keep every stream at its rate; a pause of the machine is not made up for."""
         last = time.monotonic()
         credit = dict.fromkeys((stream.name for stream in self.streams), 0.0)
         while not self.stopping.wait(TICK):
@@ -80,7 +80,7 @@ class Traffic:
         return ""
 
     def stop(self) -> dict[str, int]:
-        """The packets sent in all, by fate; none comes after it."""
+        """Return the packets sent in all, by fate; none comes after it."""
         self.stopping.set()
         self.stopped.wait()
         return {
@@ -99,7 +99,7 @@ class Traffic:
 
 
 def streams() -> list[Stream]:
-    """What is sent: two kinds that the filter lets through, and two that its rules drop."""
+    """Return what is sent: two kinds that the filter lets through, and two that its rules drop."""
     friend = _udp(plan.FRIEND)
     stranger = _udp(plan.STRANGER)
     raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
@@ -157,7 +157,7 @@ class _Server(ThreadingHTTPServer):
 
 
 def main() -> int:
-    """Sets up this end of the pair when it has arrived, sends until told to stop."""
+    """Set up this end of the pair when it has arrived, and send until stopped."""
     parser = argparse.ArgumentParser(prog="python -m tests.demo.traffic", description=__doc__)
     parser.add_argument("--socket", type=int, required=True, help="descriptor to listen on")
     listener = socket.socket(fileno=parser.parse_args().socket)

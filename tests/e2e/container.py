@@ -27,7 +27,7 @@ Json = dict[str, Any]
 
 
 def bundle(directory: Path, configuration: str, variables: dict[str, str], *command: str) -> Path:
-    """Writes a bundle with everything that the manifest says of the agent's container.
+    """Write a bundle with everything that the manifest says of the agent's container.
 
     Args:
         directory: Where to; ``crun run --bundle`` takes it.
@@ -111,7 +111,7 @@ def _bytes(quantity: str) -> int:
 
 
 def _seccomp(capabilities: set[str]) -> Json:
-    """The default profile as a runtime makes it of its rules for these capabilities."""
+    """Return the default profile as a runtime makes it of its rules for these capabilities."""
     profile = json.loads(SECCOMP.read_text())
     rules = []
     for rule in profile["syscalls"]:

@@ -33,7 +33,7 @@ _BASE, _IMAGE = f"localhost/debian:{_SUITE}-slim", "localhost/xdpscope:test"
 
 
 def config() -> dict[str, Any]:
-    """The image's own settings: Entrypoint, Env and so on."""
+    """Return the image's own settings: Entrypoint, Env and so on."""
     found: dict[str, Any] = json.loads(CONFIG.read_text())
     return found
 
@@ -53,7 +53,7 @@ class _Buildah:
 
 
 def _base() -> Path:
-    """A tar of the base, made once."""
+    """Return a tar of the base, made once."""
     archive = CACHE / f"{_SUITE}.tar"
     if archive.exists():
         return archive
@@ -86,9 +86,9 @@ def _run(command: Sequence[str]) -> None:
 
 
 def _settings(scratch: Path) -> list[str]:
-    """How pip reaches an index from this machine: its own settings, not the Dockerfile's."""
+    """Return how pip reaches an index from this machine: its own settings, not the Dockerfile's."""
     file = scratch / "pip.conf"
-    # Not where Debian has its own: a package of the build stage writes that anew.
+    # Not where Debian has its own: a package of the build stage writes that again.
     there = Path("/mnt/certificates.crt")
     file.write_text(pip_settings(there))
     mounts = ((file, "/etc/pip.conf"), (CERTIFICATES, there))
@@ -96,7 +96,7 @@ def _settings(scratch: Path) -> list[str]:
 
 
 def make() -> None:
-    """Leaves the image's file system and its configuration in the cache."""
+    """Leave the image's file system and its configuration in the cache."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=CACHE) as name:
         scratch = Path(name)

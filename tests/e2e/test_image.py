@@ -35,7 +35,7 @@ def lab() -> Iterator[Lab]:
 
 
 def agent(directory: Path, name: str) -> AgentProcess:
-    """The agent in a container of its own."""
+    """Return the agent in a container of its own."""
     Path("/run/netns").mkdir(exist_ok=True)  # DirectoryOrCreate, says the manifest
     return AgentProcess(command=in_front(name, bundle(directory / name, CONFIGURATION, NODE)))
 
@@ -99,7 +99,7 @@ def test_an_update_of_the_daemonset(lab: Lab, tmp_path: Path) -> None:
 
 
 def in_front(name: str, directory: Path) -> list[str]:
-    """The command that runs a bundle, with its output and its end as its own."""
+    """Return the command that runs a bundle, with its output and its end as its own."""
     return [*CRUN, "run", "--bundle", str(directory), name]
 
 
@@ -125,7 +125,7 @@ def in_a_container(directory: Path, name: str, *command: str) -> str:
 
 
 def memory() -> str:
-    """What the container takes of its limit, the kernel's maps included."""
+    """Return what the container takes of its limit, the kernel's maps included."""
     group = Path("/sys/fs/cgroup/xdpscope")
     return " of ".join(
         f"{int((group / f'memory.{name}').read_text()) / 2**20:.0f} MiB"

@@ -149,7 +149,9 @@ class Root:
             return status, log.read().decode(errors="replace")
 
     def _mounts(self, user: str, home: Path) -> list[tuple[Path, str]]:
-        """What it shares with this machine: the sources, and downloads, for repeated runs."""
+        """Return what it shares with this machine: the sources, and downloads, for repeated
+        runs.
+        """
         common = subprocess.check_output(
             ["git", "rev-parse", "--path-format=absolute", "--git-common-dir"],
             cwd=REPOSITORY,

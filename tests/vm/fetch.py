@@ -48,7 +48,7 @@ _XZ_MAGIC = b"\xfd7zXZ\x00"
 
 
 def cache_directory() -> Path:
-    """Where kernels are kept: outside of any work tree, so that all of them share it."""
+    """Return where kernels are kept: outside of any work tree, so that all of them share it."""
     chosen = os.environ.get("XDPSCOPE_VM_CACHE")
     if chosen:
         return Path(chosen).absolute()
@@ -57,7 +57,7 @@ def cache_directory() -> Path:
 
 
 def installed(name: str) -> InstalledKernel | None:
-    """The kernel called ``name`` if the cache holds it; touches no network."""
+    """Return the kernel called ``name`` if the cache holds it; touches no network."""
     directory = (cache_directory() / kernel(name).name).resolve()
     if not directory.is_dir():
         return None
@@ -70,7 +70,7 @@ def installed(name: str) -> InstalledKernel | None:
 
 
 def ensure(name: str, *, refresh: bool = False) -> InstalledKernel:
-    """The kernel called ``name``, fetched unless the cache has it.
+    """Return the kernel called ``name``, fetched unless the cache has it.
 
     ``refresh`` asks for the newest package version even so. Safe to call from several processes at
     once. Raises :class:`VmError`.
@@ -141,7 +141,7 @@ def _complete(tree: Path, release: str) -> None:
     images = [tree / "boot" / f"vmlinuz-{release}", old / "modules" / release / "vmlinuz"]
     image = next((candidate for candidate in images if candidate.is_file()), None)
     if image is None:
-        raise VmError(f"the packages of {release} hold no kernel image; have they been split anew?")
+        raise VmError(f"the packages of {release} hold no kernel image; have they been split again?")
     _checked(["depmod", "-b", str(tree), release])
     uncompressed = _uncompressed(image.read_bytes())
     if uncompressed is not None:
@@ -149,7 +149,7 @@ def _complete(tree: Path, release: str) -> None:
 
 
 def _uncompressed(image: bytes) -> bytes | None:
-    """The ELF kernel inside an XZ-compressed bzImage, or None for another compression.
+    """Return the ELF kernel inside an XZ-compressed bzImage, or None for another compression.
 
     Unpacking XZ takes the emulated CPU about 2.5 seconds at every start; other compressions cost a
     fraction. Fields are those of the x86 boot protocol, Documentation/arch/x86/boot.rst.
@@ -208,18 +208,19 @@ class Apt:
             ) from None
 
     def show(self, package: str) -> dict[str, str]:
-        """The control fields of the package's candidate version; empty if there is none."""
+        """Return the control fields of the package's candidate version; empty if there is none."""
         result = _run(["apt-cache", *self._options, "show", "--no-all-versions", package])
         return next(stanzas(result.stdout), {}) if result.returncode == 0 else {}
 
     def download(self, packages: Iterable[str]) -> list[Path]:
-        """The packages' files; apt compares them with the signed lists."""
+        """Return the packages' files; apt compares them with the signed lists."""
         _checked(["apt-get", *self._options, "-qq", "download", *packages], cwd=self._debs)
         return sorted(self._debs.glob("*.deb"))
 
 
 def _kernel_packages(apt: Apt, wanted: Kernel) -> tuple[list[str], str]:
-    """The packages of the suite's current kernel, ``linux-image-RELEASE`` first, and its version.
+    """Return the packages of the suite's current kernel, ``linux-image-RELEASE`` first, and its
+    version.
 
     Kernels have been one package, or image and modules, or four: so dependencies are followed from
     the meta package, through what carries a kernel release in its name and only that.

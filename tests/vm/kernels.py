@@ -73,7 +73,7 @@ class InstalledKernel:
 
     @property
     def modules(self) -> Path:
-        """The directory of its modules."""
+        """Return the directory of its modules."""
         return self.directory / "lib" / "modules" / self.release
 
     @property
@@ -84,7 +84,7 @@ class InstalledKernel:
 
 
 def kernel(name: str) -> Kernel:
-    """The kernel called ``name``; raises :class:`VmError` for a name that is none."""
+    """Return the kernel called ``name``; raises :class:`VmError` for a name that is none."""
     try:
         return KERNELS[name]
     except KeyError:

@@ -51,7 +51,7 @@ def works(kernel: InstalledKernel) -> bool:
 
 
 def boots(kernel: InstalledKernel, accelerator: str, limit: float) -> bool:
-    """Return whether the kernel gets as far as looking for a root file system in ``limit`` s."""
+    """Return whether the kernel starts to search a root file system within ``limit`` s."""
     command = ["qemu-system-x86_64", "-nodefaults", "-no-user-config", "-machine", "q35"]
     command += ["-accel", accelerator, "-cpu", "host" if accelerator == "kvm" else "max"]
     command += ["-m", "512M", "-display", "none", "-serial", "stdio", "-no-reboot"]

@@ -27,7 +27,7 @@ class Result:
     seconds: float
 
     def verdict(self) -> str:
-        """The exit status in words."""
+        """Return the exit status in words."""
         return {0: "ok", TIMED_OUT: "time limit", FAILED: "machine failed"}.get(
             self.status, f"failed ({self.status})"
         )
@@ -47,7 +47,7 @@ def run_on(name: str, command: Sequence[str], machine: Machine) -> Result:
 
 
 def table(results: Sequence[Result]) -> str:
-    """The results, one a line."""
+    """Return the results, one a line."""
     rows = [("kernel", "release", "result", "seconds")]
     rows += [(each.name, each.release, each.verdict(), f"{each.seconds:.1f}") for each in results]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -54,7 +54,7 @@ _HIDDEN = ("/var/cache", "/var/log", "/var/tmp")
 _FIRST_RELAY_PORT = 20000
 _CONSOLE_LINES = 60
 _CONSOLE_MARK = "-- command starts --"
-"""What guest.sh writes there, for the kernel's start to be told from its end."""
+"""The text that guest.sh writes there, which separates the kernel's start from its end."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _outcome(ended: bool, orders: Path, machine: Machine, chosen: InstalledKerne
 
 
 def _layout(chosen: InstalledKernel, machine: Machine) -> str:
-    """What ``guest.sh`` needs to know to build the file system."""
+    """Return what ``guest.sh`` needs to know to build the file system."""
     prefixes = dict.fromkeys(Path(path) for path in (sys.prefix, sys.base_prefix, chosen.directory))
     # The guest's /tmp is its own, and the work tree is read uncached: what is read much is put over
     # both.
@@ -156,9 +156,9 @@ def _layout(chosen: InstalledKernel, machine: Machine) -> str:
 
 
 def _command(command: Sequence[str], machine: Machine) -> str:
-    """The command as a script with its whole environment."""
+    """Return the command as a script with its whole environment."""
     environment = {
-        # `python` and `pytest` are those of whoever runs this.
+        # `python` and `pytest` belong to the user who runs this.
         "PATH": f"{_SCRIPTS}:{SBIN_PATH}",
         "HOME": str(Path.home()),
         "LANG": "C.UTF-8",
@@ -187,7 +187,7 @@ def _same_file(one: IO[str], other: IO[str]) -> bool:
 def _virtual_machine(
     chosen: InstalledKernel, machine: Machine, accelerator: Sequence[str], orders: Path
 ) -> list[str]:
-    """The command line of virtme-ng."""
+    """Return the command line of virtme-ng."""
     qemu = [*accelerator, "-kernel", str(chosen.boot)]
     shares = (("host", Path("/"), "on"), ("work", WORK_TREE, "off"), ("orders", orders, "off"))
     for name, path, readonly in shares:
@@ -336,7 +336,7 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
 
 
 def machine_from(options: argparse.Namespace) -> Machine:
-    """The machine that parsed options describe."""
+    """Return the machine that parsed options describe."""
     return Machine(
         cpus=options.cpus,
         memory=options.memory,

@@ -30,7 +30,7 @@ class Source:
     options: Mapping[str, str]
 
     def stanza(self) -> str:
-        """The entry in the deb822 format."""
+        """Return the entry in the deb822 format."""
         fields = {
             "Types": "deb",
             "URIs": self.uris,
@@ -42,7 +42,9 @@ class Source:
 
 
 def sources_for(wanted: Kernel) -> list[Source]:
-    """Where to look: this machine's own archive, or another suite on its mirror."""
+    """Return the sources of the packages: this machine's own archive, or another suite on its
+    mirror.
+    """
     os_release = _os_release()
     codename = os_release.get("VERSION_CODENAME", "")
     aliases = {codename, "stable", "oldstable", "testing", "unstable", "sid"} - {""}
@@ -90,7 +92,7 @@ def _machine_sources(etc: Path = Path("/etc/apt")) -> Iterator[Source]:
 
 
 def _parse_list(text: str) -> Iterator[Source]:
-    """The one-line format: ``deb [option=value …] URI SUITE COMPONENT…``."""
+    """Yield the one-line format: ``deb [option=value …] URI SUITE COMPONENT…``."""
     names = {"signed-by": "Signed-By", "trusted": "Trusted"}
     for line in text.splitlines():
         match = re.match(

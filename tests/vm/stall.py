@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stop one CPU of a virtual machine for a moment, again and again, as a busy host does.
 
-What the other CPUs see meanwhile is a CPU that stands still between two instructions.
+The other CPUs then see a CPU that stops between two instructions.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The harness itself: what a machine's command says of itself is what its caller is told."""
+"""The harness itself: the command's output and exit status in the machine reach the caller."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.vm.run import FAILED, HERE, TIMED_OUT, WORK_TREE
 def run_vm(
     *arguments: str, tree: Path = WORK_TREE, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs ``python -m tests.vm.run`` as a user would, in this work tree."""
+    """Run ``python -m tests.vm.run`` as a user would, in this work tree."""
     command = [sys.executable, "-m", "tests.vm.run", *arguments]
     variables = {**os.environ, **environment}
     return subprocess.run(command, cwd=tree, env=variables, capture_output=True, text=True)

@@ -18,7 +18,7 @@ _NATIVE = 1 << 2  # XDP_FLAGS_DRV_MODE of include/uapi/linux/if_link.h
 
 @contextmanager
 def crowd(count: int) -> Iterator[None]:
-    """Makes ``count`` pairs of veth; on one end of each, a program of its own."""
+    """Make ``count`` pairs of veth; on one end of each, a program of its own."""
     names = [f"xsb{number}" for number in range(count)]
     # Nothing is to be sent that nobody asked for.
     Path("/proc/sys/net/ipv6/conf/default/disable_ipv6").write_text("1")

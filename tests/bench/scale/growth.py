@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What attaching and looking take as programs, links and namespaces become more: in a guest.
+"""Measure attaching and scanning as programs, links and namespaces grow in number, in a guest.
 
     python -m tests.vm.run -- python -m tests.bench.scale.growth RESULT
 
@@ -60,7 +60,7 @@ class Watch:
 
 
 def least(action: Callable[[], object], times: int = _LOOKS) -> Spent:
-    """What it takes when it takes least."""
+    """Return what it takes when it takes least."""
     found = []
     for _ in range(times):
         watch = Watch()
@@ -114,7 +114,7 @@ def measure(programs: int) -> Growth:
 
 
 def attach(targets: Targets, inventory: Inventory, programs: int) -> tuple[Spent, Spent]:
-    """Attaches as the first look does."""
+    """Attach as the first scan does."""
     snapshot = inventory.take()
     if len(snapshot.attachments) != programs:
         raise AssertionError(f"{len(snapshot.attachments)} programs are attached")
@@ -131,7 +131,7 @@ def attach(targets: Targets, inventory: Inventory, programs: int) -> tuple[Spent
 
 
 def send_one_each(name: str) -> None:
-    """Sends a packet to each interface of a namespace."""
+    """Send a packet to each interface of a namespace."""
     with within(name), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
         for _, interface in socket.if_nameindex():
             if interface != "lo":
@@ -139,7 +139,7 @@ def send_one_each(name: str) -> None:
 
 
 def expect_packets(observer: Observer, programs: int) -> None:
-    """Waits until each program has counted its packet."""
+    """Wait until each program has counted its packet."""
     end = time.monotonic() + _PATIENCE
     while True:
         packets = [sum(count.tally.packets) for count in observer.counts()]

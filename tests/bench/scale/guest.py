@@ -52,7 +52,7 @@ class Agent:
         return time.clock_gettime(~self.process.pid << 3 | 2)
 
     def maps(self) -> dict[str, int]:
-        """How many maps the agent has, and the bytes that the kernel says they take.
+        """Return how many maps the agent has, and the bytes that the kernel says they take.
 
         Right since Linux 6.4; before, a bound.
         """
@@ -87,7 +87,7 @@ def measure(idle_seconds: float) -> dict[str, Any]:
 
 
 def _attaching() -> float:
-    """Until the verdicts of each are counted, as the agent's first look does it."""
+    """Wait until the verdicts of each are counted, as the agent's first scan does it."""
     with (
         tempfile.TemporaryFile("w") as stream,
         observed(Flows()) as (engine, inventory),
@@ -106,7 +106,7 @@ def _of_agent(idle_seconds: float) -> dict[str, Any]:
         if agent.process.poll() is not None:
             raise AssertionError("it ended before every program was traced")
         starting = agent.cpu()
-        # The first look is over, and what it brought about: each attachment is an event.
+        # The first scan and its effects are over: each attachment is an event.
         time.sleep(_SETTLING)
         idle = agent.cpu()
         time.sleep(idle_seconds)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a look takes where programs and interfaces are in many network namespaces.
+"""Measure a scan of programs and interfaces in many network namespaces.
 
     python -m tests.vm.run --icount -- python -m tests.bench.scale.namespaces
 
-prints the least of a few looks, by numbers of namespaces, links and programs. Natively it
+prints the least of a few scans, by numbers of namespaces, links and programs. Natively it
 takes root, and tells what finding programs takes alone.
 """
 
@@ -39,7 +39,7 @@ SIZES = ((0, 0, 0), (10, 100, 100), (50, 500, 0), (50, 500, 100), (50, 500, 500)
 def spread(
     namespaces: int, links: int, programs: int, *, by_link: bool = False
 ) -> Iterator[list[str]]:
-    """Makes pairs of veth in so many namespaces, under the same names in each; their names.
+    """Make pairs of veth in so many namespaces, under the same names in each; their names.
 
     Programs are attached over netlink or, ``by_link``, each by a bpf_link.
     """
@@ -102,7 +102,7 @@ def _linked(program: Program, index: int) -> Descriptor:
 
 
 def _least(look: Callable[[], object]) -> tuple[float, float]:
-    """Milliseconds of the clock and of this process's CPU; the first look is not counted."""
+    """Return milliseconds of the clock and of this process's CPU; the first scan is not counted."""
     look()
     found = []
     for _ in range(_LOOKS):

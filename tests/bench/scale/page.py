@@ -110,13 +110,13 @@ class PageCost:
 
 
 def resident(pid: int) -> int:
-    """The memory that a process has resident, in bytes."""
+    """Return the memory that a process has resident, in bytes."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
 
 
 def measure() -> list[PageCost]:
-    """Scrapes a server of its own over loopback."""
+    """Scrape a server of its own over loopback."""
     server = subprocess.Popen(
         [sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

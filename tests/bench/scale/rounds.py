@@ -13,7 +13,7 @@ _ROUNDS = 10
 
 
 def seconds_of_round() -> float:
-    """What a round takes of a CPU, the first aside, which reads what never changes."""
+    """Return what a round takes of a CPU, the first aside, which reads what never changes."""
     with Inventory() as inventory:
         inventory.take()
         return statistics.median(_round(inventory) for _ in range(_ROUNDS))
