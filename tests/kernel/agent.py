@@ -42,7 +42,7 @@ class AgentAt:
         self.headers: dict[str, str] = {}
 
     def check(self) -> None:
-        """Fails at once if nobody will ever answer; says why."""
+        """Fail at once if nobody will ever answer, and report why."""
 
     def get(self, path: str, **headers: str) -> bytes:
         self.check()
@@ -52,7 +52,7 @@ class AgentAt:
             return body
 
     def status(self, path: str) -> int:
-        """The HTTP status; 0 if nobody answers."""
+        """Return the HTTP status; 0 if nobody answers."""
         try:
             self.get(path)
         except urllib.error.HTTPError as error:
@@ -62,7 +62,7 @@ class AgentAt:
         return 200
 
     def metrics(self) -> dict[tuple[str, ...], float]:
-        """The page: (name, label values in the order of their names) to value."""
+        """Return the page: (name, label values in the order of their names) to value."""
         families = text_string_to_metric_families(self.get("/metrics").decode())
         return {
             (sample.name, *(value for _, value in sorted(sample.labels.items()))): sample.value
@@ -79,7 +79,7 @@ class AgentAt:
         return [(each.labels, each.value) for family in families for each in family.samples]
 
     def value(self, name: str, **labels: str) -> float | None:
-        """The sum of the samples with these labels; None if there is none."""
+        """Return the sum of the samples with these labels; None if there is none."""
         found = [value for has, value in self.samples(name) if labels.items() <= has.items()]
         return sum(found) if found else None
 
@@ -97,7 +97,7 @@ class AgentProcess(AgentAt):
         forked: bool = True,
         before: Callable[[], object] = bool,
     ) -> None:
-        """Starts it: forked off ``nursery``, unless that is not enough.
+        """Start it: forked off ``nursery``, unless that is not enough.
 
         Args:
             config: What is in its configuration file.
@@ -131,7 +131,7 @@ class AgentProcess(AgentAt):
         self._reader.start()
 
     def configure(self, config: str) -> None:
-        """Writes the configuration file anew."""
+        """Write the configuration file again."""
         Path(self._config.name).write_text(config)
 
     def _read(self) -> None:
@@ -159,7 +159,7 @@ class AgentProcess(AgentAt):
         )
 
     def listens(self) -> bool:
-        """Whether it has said where."""
+        """Return whether it has said where."""
         return bool(self.address)
 
     def check(self) -> None:
@@ -169,11 +169,11 @@ class AgentProcess(AgentAt):
             raise AgentEnded(f"the agent has ended with status {status}\n{self.said()}")
 
     def said(self) -> str:
-        """The end of what it has logged."""
+        """Return the end of what it has logged."""
         return "\n".join([f"log of agent {self.process.pid}:", *self.stderr[-LOG_LINES:]])
 
     def ready(self) -> Self:
-        """Waits until the first discovery is done."""
+        """Wait until the first discovery is done."""
         self._listening.wait(PATIENCE)
         assert self.listens(), f"the agent did not start\n{self.said()}"
         wait_for(lambda: self.status("/readyz") == 200)
@@ -198,7 +198,7 @@ class AgentProcess(AgentAt):
         self.process.send_signal(number)
 
     def wait(self) -> int:
-        """Waits for the end; the exit status."""
+        """Wait for the end; the exit status."""
         status = self.process.wait(PATIENCE)
         self._reader.join(PATIENCE)
         return status
@@ -220,5 +220,5 @@ class AgentProcess(AgentAt):
 
 
 def traced(agent: AgentAt, program: str) -> bool:
-    """Whether the agent says that it counts what this program decides."""
+    """Return whether the agent says that it counts what this program decides."""
     return agent.value("xdp_program_traced", program=program) == 1

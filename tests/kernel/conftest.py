@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What kernel tests share: a lab, and an observer to look at it."""
+"""The fixtures that kernel tests share: a lab, and an observer of it."""
 
 import platform
 import time
@@ -25,7 +25,9 @@ Counts = dict[tuple[str, str, str], tuple[int, int]]
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport]:
-    """Says at once why a test failed: a machine that is killed takes pytest's own report along."""
+    """Report at once why a test failed: a machine that is killed takes pytest's own report
+    along.
+    """
     report = yield
     if report.failed:
         terminal = item.config.pluginmanager.get_plugin("terminalreporter")
@@ -63,7 +65,7 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    """No longer than that: other modules look for what is left behind."""
+    """Close it at the end of the test: other modules check for leftovers."""
     with Engine() as engine:
         yield engine
 
@@ -75,18 +77,20 @@ def observer(engine: Engine) -> Iterator[Observer]:
 
 
 def kernel() -> tuple[int, int]:
-    """The running kernel's version."""
+    """Return the running kernel's version."""
     major, minor, *_ = platform.release().split(".")
     return int(major), int(minor)
 
 
 def preempts() -> bool:
-    """Whether packets preempt each other on one CPU: the kernel then runs a tracer for one only."""
+    """Return whether packets preempt each other on one CPU: the kernel then runs a tracer for one
+    only.
+    """
     return "PREEMPT_RT" in platform.version()
 
 
 def counted(observer: Observer) -> Counts:
-    """All that is not nought."""
+    """Return all counts that are not 0."""
     from xdpscope.accounting.reading import VERDICTS
 
     return {
@@ -100,7 +104,7 @@ def counted(observer: Observer) -> Counts:
 
 
 def expect(observer: Observer, expected: Counts) -> None:
-    """Fails unless exactly this is counted, no less, and a moment later still no more.
+    """Fail unless exactly this is counted, no less, and a moment later still no more.
 
     The kernel may put off the work for a packet (ksoftirqd), so there is some patience.
     """
@@ -112,5 +116,5 @@ def expect(observer: Observer, expected: Counts) -> None:
 
 
 def reasons(observer: Observer) -> dict[str, str]:
-    """Each program's reason, empty where it is traced."""
+    """Return each program's reason, empty where it is traced."""
     return {s.program.function: str(s.reason or "") for s in observer.standings()}

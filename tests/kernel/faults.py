@@ -46,7 +46,7 @@ class Faults:
 
     @contextmanager
     def injected(self, at: int, errno: int) -> Iterator[None]:
-        """The call of this number, from here on, fails."""
+        """Let the call of this number, from here on, fail."""
         self.calls, self._at, self._errno = [], at, errno
         try:
             yield
@@ -54,7 +54,7 @@ class Faults:
             self.done, self._at = len(self.calls) <= at, -1
 
     def fails(self, name: str) -> int:
-        """The errno of this call; 0: it is to be done."""
+        """Return the errno of this call; 0: it is to be done."""
         self.calls.append(name)
         return self._errno if len(self.calls) - 1 == self._at else 0
 

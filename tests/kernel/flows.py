@@ -67,12 +67,12 @@ class Expected:
 
 
 def mac_verdict(frame: bytes) -> str:
-    """What ``decide_by_source_mac`` says to a frame."""
+    """Return what ``decide_by_source_mac`` says to a frame."""
     return VERDICTS[min(frame[11], VERDICTS.index("unknown"))]
 
 
 def key_of(count: Any) -> Key:
-    """What a flow count of the observer is about."""
+    """Return what a flow count of the observer is about."""
     flow = Flow(
         count.protocol,
         count.source,
@@ -84,7 +84,7 @@ def key_of(count: Any) -> Key:
 
 
 def held(observer: Observer) -> Sums:
-    """The flows that the observer holds; none twice."""
+    """Return the flows that the observer holds; none twice."""
     found: Sums = {}
     for count in observer.held_flows().flows:
         key = key_of(count)
@@ -100,7 +100,7 @@ def _by_verdict(packets: list[int], sizes: list[int]) -> Iterator[tuple[str, int
 
 
 def _in_no_flow(observer: Observer) -> Iterator[tuple[Any, str, str, int, int]]:
-    """A count, reason, verdict, packets and bytes."""
+    """Yield a count, reason, verdict, packets and bytes."""
     for count in observer.flow_counts().unaccounted:
         for reason in REASONS:
             for found in _by_verdict(*count.tally.unaccounted(reason)):
@@ -108,7 +108,7 @@ def _in_no_flow(observer: Observer) -> Iterator[tuple[Any, str, str, int, int]]:
 
 
 def unaccounted(observer: Observer) -> Sums:
-    """The packets that are in no flow, with the reason."""
+    """Return the packets that are in no flow, with the reason."""
     return {
         (count.program.function, count.place[1], verdict, reason): (packets, size)
         for count, reason, verdict, packets, size in _in_no_flow(observer)
@@ -116,7 +116,7 @@ def unaccounted(observer: Observer) -> Sums:
 
 
 def accounted(observer: Observer) -> Sums:
-    """All flows, and what is in none."""
+    """Return all flows, and what is in none."""
     return held(observer) | unaccounted(observer)
 
 
@@ -149,7 +149,7 @@ def check_sums(observer: Observer) -> None:
 
 
 def expect_flows(observer: Observer, expected: Sums) -> None:
-    """Fails unless exactly these are accounted, no fewer, and a moment later still no more.
+    """Fail unless exactly these are accounted, no fewer, and a moment later still no more.
 
     The kernel may put off the work for a packet (ksoftirqd), so there is some patience.
     """
@@ -162,7 +162,7 @@ def expect_flows(observer: Observer, expected: Sums) -> None:
 
 
 def differs(found: Sums, expected: Sums) -> None:
-    """Fails if they do, and shows where: pytest's own comparison of thousands takes minutes."""
+    """Fail if they do, and show where: pytest's own comparison of thousands takes minutes."""
     lines = [
         f"{key}: expected {expected.get(key)}, found {found.get(key)}"
         for key in sorted(found.keys() | expected.keys(), key=str)
@@ -181,7 +181,7 @@ def observing(
     idle_timeout: float = 3600.0,
     patience: float = 0.0,
 ) -> Iterator[Observer]:
-    """An observer, of which nothing is limited that the caller does not limit.
+    """Yield an observer, of which nothing is limited that the caller does not limit.
 
     A flow's series counts from the reading after the one that gives it, not a minute later.
     """
@@ -195,7 +195,7 @@ def observing(
 
 @contextmanager
 def on_one_cpu() -> Iterator[int]:
-    """What runs meanwhile runs there."""
+    """Run the body of the with statement there."""
     allowed = os.sched_getaffinity(0)
     cpu = min(allowed)
     os.sched_setaffinity(0, {cpu})
@@ -206,7 +206,7 @@ def on_one_cpu() -> Iterator[int]:
 
 
 def frames_of(capture: Path) -> list[bytes]:
-    """The frames of a capture of Ethernet, those left out that no test run takes."""
+    """Return the frames of a capture of Ethernet, those left out that no test run takes."""
     with capture.open("rb") as file:
         reader = dpkt.pcap.Reader(file)
         assert reader.datalink() == dpkt.pcap.DLT_EN10MB
@@ -214,5 +214,5 @@ def frames_of(capture: Path) -> list[bytes]:
 
 
 def sum_of(counts: Iterable[Any], wanted: Callable[[Any], bool] = lambda _: True) -> int:
-    """The packets of some flows."""
+    """Return the packets of some flows."""
     return sum(count.packets for count in counts if wanted(count))

@@ -42,7 +42,7 @@ _STEPS: tuple[tuple[Any, str], ...] = (
 def observing(
     path: Path, sizes: FlowSizes | None, scope: Scope | None = None
 ) -> Iterator[Observer]:
-    """What an agent that is told to pin there observes by."""
+    """Yield the parts of an agent that pins its state there."""
     with (
         PinPath.open(path) as pin_path,
         Engine(sizes, pins=pin_path) as engine,
@@ -53,7 +53,7 @@ def observing(
 
 
 class Forked:
-    """A process that looks at the host all the time; killed at the end of the block."""
+    """A process that scans the host all the time; killed at the end of the block."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Forked:
         scope: Scope | None = None,
         halt: tuple[str, int] | None = None,
     ) -> None:
-        """Starts it.
+        """Start it.
 
         Args:
             halt: From the first step of this name on it does so many steps, and then stops
@@ -91,7 +91,7 @@ class Forked:
 
     @property
     def looks(self) -> int:
-        """How many looks it has begun."""
+        """Return how many scans it has begun."""
         with suppress(BlockingIOError):
             self._begun += len(os.read(self._told, 4096))
         return self._begun

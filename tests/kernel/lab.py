@@ -29,12 +29,12 @@ VERDICT_BYTE = {"aborted": 0, "drop": 1, "pass": 2, "tx": 3, "redirect": 4, "unk
 
 
 def addressed(frame: bytes, *, where: int = 0, what: int = 0) -> bytes:
-    """The frame with the last two bytes of its source address, where programs look for these."""
+    """Return the frame with the last two bytes of its source address, which the programs read."""
     return frame[:10] + bytes((where, what)) + frame[12:]
 
 
 def frame(size: int, payload: bytes = b"") -> bytes:
-    """An Ethernet frame of ``size`` bytes, of a type (88b5) that no host cares about."""
+    """Return an Ethernet frame of ``size`` bytes, of a type (88b5) that no host cares about."""
     head = b"\x02\0\0\0\0\x02" + b"\x02\0\0\0\0\x01" + b"\x88\xb5" + payload
     return head.ljust(size, b"\0")
 
@@ -48,7 +48,7 @@ class Veth:
     index: int
 
     def send(self, *frames: bytes, times: int = 1) -> int:
-        """Sends the frames, ``times`` over; how many attempts that took.
+        """Send the frames, ``times`` over; how many attempts that took.
 
         A kernel that tells of a full queue (ENOBUFS) has lost the frame: it is sent again.
         """
@@ -62,12 +62,12 @@ class Veth:
         return attempts
 
     def sender(self) -> socket.socket:
-        """A socket that sends frames out of the peer."""
+        """Return a socket that sends frames out of the peer."""
         return sender_on(self.peer)
 
     @contextmanager
     def sending(self, data: bytes) -> Iterator["Traffic"]:
-        """Sends one frame after the other meanwhile."""
+        """Send one frame after the other meanwhile."""
         traffic = Traffic(self, data)
         traffic.start()
         try:
@@ -83,7 +83,7 @@ class Veth:
 
 
 def sender_on(interface: str) -> socket.socket:
-    """A socket that sends frames out of an interface of the current namespace."""
+    """Return a socket that sends frames out of an interface of the current namespace."""
     sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
     sender.bind((interface, 0))
     # Larger than all that a pair can hold: else ENOBUFS is a matter of timing.
@@ -92,7 +92,7 @@ def sender_on(interface: str) -> socket.socket:
 
 
 def attempt(sender: socket.socket, data: bytes) -> bool:
-    """Sends one frame; False if the pair's queue was full and it is lost."""
+    """Send one frame; False if the pair's queue was full and it is lost."""
     try:
         sender.send(data)
     except OSError as error:
@@ -121,7 +121,7 @@ class Traffic(threading.Thread):
                     time.sleep(0.002)  # an emulated machine has other work, too
 
     def stop(self) -> None:
-        """Ends the traffic; ``sent`` is final."""
+        """End the traffic; ``sent`` is final."""
         self._end.set()
         self.join()
 
@@ -146,7 +146,7 @@ class Drizzle(threading.Thread):
                 attempt(sender, data)  # one that fails is among what the pair lost
 
     def stop(self) -> None:
-        """Ends it; ``sent`` is final."""
+        """End it; ``sent`` is final."""
         self._end.set()
         if self.is_alive():
             self.join()
@@ -165,18 +165,18 @@ class Loaded:
         return self._programs[function]
 
     def put(self, name: str, key: int, *values: int | Program) -> None:
-        """Sets an entry of a map: numbers of 32 bits, or the descriptors of programs."""
+        """Set an entry of a map: numbers of 32 bits, or the descriptors of programs."""
         numbers = [v.fileno() if isinstance(v, Program) else v for v in values]
         with self._object.map(name) as found:
             found.update(struct.pack("=I", key), struct.pack(f"={len(numbers)}i", *numbers))
 
     def take_out(self, name: str, key: int) -> None:
-        """Deletes an entry of a map."""
+        """Delete an entry of a map."""
         with self._object.map(name) as found:
             found.delete(struct.pack("=I", key))
 
     def close(self) -> None:
-        """Gives up programs and maps; again is no error."""
+        """Give up programs and maps; again is no error."""
         for program in self._programs.values():
             program.close()
         self._object.close()
@@ -195,7 +195,7 @@ class Lab:
         self._stack.close()
 
     def veth(self, name: str, mtu: int = 1500, queues: int = 1) -> Veth:
-        """A pair that is up and on which the kernel itself sends nothing."""
+        """Return a pair that is up and on which the kernel itself sends nothing."""
         peer = f"{name}p"
         ends = {"num_tx_queues": queues, "num_rx_queues": queues, "mtu": mtu}
         self.route.link("add", ifname=name, kind="veth", peer={"ifname": peer, **ends}, **ends)
@@ -207,7 +207,7 @@ class Lab:
         return Veth(name, peer, self.index(name))
 
     def index(self, name: str) -> int:
-        """The ifindex of an interface."""
+        """Return the ifindex of an interface."""
         return socket.if_nametoindex(name)
 
     def _delete(self, name: str) -> None:
@@ -215,18 +215,18 @@ class Lab:
             self.route.link("del", index=self.index(name))
 
     def delete(self, veth: Veth) -> None:
-        """Takes the pair away at once."""
+        """Take the pair away at once."""
         self._delete(veth.name)
 
     def load(self, function: str, source: str = "verdicts", *flags: str) -> Program:
-        """Loads one program of a source file, anew each time."""
+        """Load one program of a source file; each call loads another copy."""
         with Object(compiled(source, *flags)) as loaded:
             loaded.choose(function)
             loaded.load()
             return self._stack.enter_context(loaded.program(function))
 
     def load_together(self, source: str, *functions: str) -> "Loaded":
-        """Loads several programs of a source file, which share its maps."""
+        """Load several programs of a source file, which share its maps."""
         with ExitStack() as stack:
             loaded = stack.enter_context(Object(compiled(source)))
             loaded.choose(*functions)
@@ -235,13 +235,13 @@ class Lab:
         return self._stack.enter_context(closing(Loaded(loaded, functions)))
 
     def attach(self, program: Program | None, veth: Veth, mode: str = "native") -> None:
-        """Attaches a program over netlink, in place of any other; None detaches."""
+        """Attach a program over netlink, in place of any other; None detaches."""
         fd = program.fileno() if program is not None else -1
         attributes = [("IFLA_XDP_FD", fd), ("IFLA_XDP_FLAGS", _FLAG[mode])]
         self.route.link("set", index=veth.index, xdp={"attrs": attributes})
 
     def attached_program(self, veth: Veth) -> int | None:
-        """The id of the program that an interface runs."""
+        """Return the id of the program that an interface runs."""
         with InterfaceSource() as source:
             for interface in source.read():
                 if interface.index == veth.index and interface.programs:
@@ -250,7 +250,7 @@ class Lab:
 
     @contextmanager
     def namespace(self, name: str) -> Iterator[str]:
-        """A named network namespace, deleted at the end."""
+        """Yield a named network namespace, deleted at the end."""
         from pyroute2 import netns
 
         netns.create(name)
@@ -261,7 +261,7 @@ class Lab:
 
     @contextmanager
     def within(self, name: str) -> Iterator["Lab"]:
-        """A lab in another namespace, this thread being there meanwhile."""
+        """Yield a lab in another namespace, this thread being there meanwhile."""
         pushns(name)
         lab = Lab()
         try:
@@ -272,7 +272,7 @@ class Lab:
 
 
 def function_names(source: str) -> list[str]:
-    """The programs of a source file."""
+    """Return the programs of a source file."""
     text = (Path(__file__).parent / "programs" / f"{source}.bpf.c").read_text()
     lines = text.splitlines()
     return [
@@ -283,7 +283,7 @@ def function_names(source: str) -> list[str]:
 
 
 def loaded_programs() -> list[str]:
-    """The names, cut by the kernel, of all programs."""
+    """Return the names, cut by the kernel, of all programs."""
     names = []
     for id in Program.ids():
         with suppress(Vanished), Program.open(id) as program:
@@ -292,7 +292,9 @@ def loaded_programs() -> list[str]:
 
 
 def kernel_objects() -> dict[str, int]:
-    """How many programs, maps, links and BTF objects the kernel holds; ours, for a leak check."""
+    """Return how many programs, maps, links and BTF objects the kernel holds; ours, for a leak
+    check.
+    """
     from xdpscope.libbpf import Link, Map
 
     return {
@@ -303,7 +305,9 @@ def kernel_objects() -> dict[str, int]:
 
 
 def settled_objects() -> dict[str, int]:
-    """What the kernel holds, once it has freed what was given up before: it takes its time."""
+    """Return what the kernel holds, once it has freed what was given up before: it takes its
+    time.
+    """
     found, since = kernel_objects(), time.monotonic()
     while time.monotonic() < since + 2:
         time.sleep(0.1)
@@ -313,5 +317,5 @@ def settled_objects() -> dict[str, int]:
 
 
 def open_descriptors() -> int:
-    """How many descriptors this process has open."""
+    """Return how many descriptors this process has open."""
     return len(list(Path("/proc/self/fd").iterdir()))

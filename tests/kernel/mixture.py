@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames of thousands of flows, made by scapy, each with the flow that it was made for.
 
-So there are two opinions on each that owe nothing to each other: what scapy was told, and
-what `tests.reference` reads. Making them takes seconds, and a minute on an emulated machine:
+So each flow has two independent sources: the fields given to scapy, and the fields that
+`tests.reference` reads. Making the frames takes seconds, and a minute on an emulated machine:
 ``python -m tests.kernel.programs`` makes them beforehand.
 """
 
@@ -33,7 +33,7 @@ class Sample(NamedTuple):
 
 
 def samples() -> list[Sample]:
-    """All frames, of more than FLOWS flows; made if this file is newer than they are."""
+    """Return all frames, of more than FLOWS flows; made if this file is newer than they are."""
     if not OUTPUT.exists() or OUTPUT.stat().st_mtime < Path(__file__).stat().st_mtime:
         OUTPUT.parent.mkdir(parents=True, exist_ok=True)
         logging.getLogger("scapy").setLevel(logging.ERROR)
@@ -112,7 +112,7 @@ class _Maker:
         return self._random.randbytes(self._random.choice([0, 1, 18, 100, 300, 1200]))
 
     def _transport(self, version: int) -> tuple["Packet", int, str, tuple[int, int]]:
-        """A transport header with payload; its protocol's number and name, and ports."""
+        """Return a transport header with payload; its protocol's number and name, and ports."""
         from scapy.layers.inet import ICMP, TCP, UDP
         from scapy.layers.inet6 import ICMPv6EchoRequest, ICMPv6ND_NS, ICMPv6Unknown
         from scapy.layers.l2 import GRE

@@ -26,7 +26,7 @@ UNSHARE = ["unshare", "--net", "sleep", "1000"]
 
 @contextmanager
 def inside(path: str) -> Iterator[Lab]:
-    """A lab in the namespace that a path leads to, this thread being there meanwhile."""
+    """Yield a lab in the namespace that a path leads to, this thread being there meanwhile."""
     with Path("/proc/thread-self/ns/net").open("rb") as home:
         netns.enter(path, Path(path).stat().st_ino)
         lab = Lab()
@@ -69,7 +69,7 @@ class Namespace:
             self._sender.send(data)
 
     def close(self) -> None:
-        """Lets go of it: this socket is in it, and would hold it."""
+        """Release the namespace: this socket is in it, and would hold it."""
         self._sender.close()
 
 
@@ -119,7 +119,7 @@ def interfaces_here() -> set[str]:
 
 
 def counted(observer: Observer) -> Counts:
-    """Dropped packets by place, of all programs; without noughts."""
+    """Return dropped packets by location, of all programs; without zeros."""
     found: Counts = {}
     for count in observer.counts():
         packets = count.tally.packets
@@ -131,7 +131,7 @@ def counted(observer: Observer) -> Counts:
 
 
 def expect(observer: Observer, expected: Counts) -> None:
-    """Fails unless exactly this is counted; the kernel may put off the work for a packet."""
+    """Fail unless exactly this is counted; the kernel may put off the work for a packet."""
     end = time.monotonic() + 10
     while counted(observer) != expected and time.monotonic() < end:
         time.sleep(0.02)
@@ -140,7 +140,7 @@ def expect(observer: Observer, expected: Counts) -> None:
 
 
 def has_cookies() -> bool:
-    """Whether this kernel tells namespaces apart that have the same inode number (5.14)."""
+    """Return whether this kernel tells namespaces apart that have the same inode number (5.14)."""
     with InterfaceSource() as source:
         return source.namespace_cookie is not None
 

@@ -27,7 +27,7 @@ class Started:
     """``xdpscope`` with some arguments; of ``subprocess.Popen`` what tests need."""
 
     def __init__(self, arguments: Sequence[str], before: Callable[[], object] = bool) -> None:
-        """Starts it; it calls ``before`` first, which is pickled."""
+        """Start it; it calls ``before`` first, which is pickled."""
         reader, writer = _context.Pipe(duplex=False)
         with reader, writer:
             self._process = _context.Process(target=_run, args=(list(arguments), writer, before))

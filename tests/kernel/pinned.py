@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is pinned, as the tests of it look at it."""
+"""Helpers that read pinned state for its tests."""
 
 import struct
 import time
@@ -20,7 +20,7 @@ _DROP = 1
 
 
 def udp(source_port: int) -> bytes:
-    """A frame that the programs of flows.bpf.c drop."""
+    """Return a frame that the programs of flows.bpf.c drop."""
     ends = ip_address("192.0.2.1").packed + ip_address("192.0.2.2").packed
     header = struct.pack("!BBHHHBBH", 0x45, 0, 46, 0, 0, 64, 17, 0) + ends
     ethernet = b"\x02\0\0\0\0\x02" + b"\x02\0\0\0\0" + bytes([_DROP]) + b"\x08\0"
@@ -28,29 +28,31 @@ def udp(source_port: int) -> bytes:
 
 
 def tree(path: Path) -> list[str]:
-    """All that is below a directory."""
+    """Return all that is below a directory."""
     return sorted(str(each.relative_to(path)) for each in path.rglob("*"))
 
 
 def links() -> int:
-    """How many links there are in all."""
+    """Return how many links there are in all."""
     return len(list(Link.ids()))
 
 
 def pinned_links(path: Path, program_id: int) -> set[str]:
-    """The tracing programs that are pinned of one program, without what differs by kernel."""
+    """Return the tracing programs that are pinned of one program, without what differs by
+    kernel.
+    """
     found = path.glob(f"state_*/targets/*_{program_id}/*")
     return {each.name.split("_")[0] for each in found} - {"counts"}
 
 
 def settled(path: Path, *program_ids: int) -> bool:
-    """Whether what is pinned of programs is what an agent ends up with."""
+    """Return whether what is pinned of programs is what an agent ends up with."""
     ends = {"unaltered"}, {"leave", "enter"}, {"count"}
     return all(pinned_links(path, id) in ends for id in program_ids)
 
 
 def wipe(path: Path) -> None:
-    """Removes all of it, and waits until what was attached is not any more."""
+    """Remove all of it, and wait until what was attached is not any more."""
     for each in sorted(path.rglob("*"), reverse=True):
         each.rmdir() if each.is_dir() else each.unlink()
     if path.exists():

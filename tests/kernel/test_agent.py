@@ -82,7 +82,7 @@ def test_killed_with_its_pid_namespace_it_keeps_nobody_waiting(
 
 @pytest.mark.one_kernel
 def test_ended_at_any_moment_it_leaves_nothing_and_takes_no_time(lab: Lab) -> None:
-    """From before its first line of Python until after its first look."""
+    """Kill it between its first line of Python and the end of its first scan."""
     for number in range(3):
         lab.attach(lab.load("decide_drop"), lab.veth(f"xst{number}"))
     before = settled_objects()
@@ -150,7 +150,7 @@ def test_list_has_the_counts_of_the_agent(lab: Lab) -> None:
 def failure(
     config: str = "", port: int = 0, before: Callable[[], object] = bool
 ) -> tuple[int, str]:
-    """The exit status and what was said of an agent that cannot start."""
+    """Return the exit status and what was said of an agent that cannot start."""
     with AgentProcess(config, port=port, before=before) as agent:
         return agent.wait(), agent.failure()
 

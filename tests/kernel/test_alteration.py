@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Of which programs it can be told that they leave their packets as they are."""
+"""The programs that certainly leave their packets unchanged."""
 
 import os
 
@@ -41,7 +41,7 @@ def _kernel() -> tuple[int, int]:
 
 
 def _writing(*middle: Instruction, through: int = 2) -> list[Instruction]:
-    """A program that has the packet in r2, does something, and writes through a register."""
+    """Return a program that has the packet in r2, does something, and writes through a register."""
     return [
         Instruction(0x61, 2, 1, 0, 0),  # r2 = data
         Instruction(0x61, 3, 1, 4, 0),  # r3 = data_end

@@ -78,7 +78,7 @@ def attachments(observer: Observer, function: str = "decide_drop") -> tuple[Atta
 
 
 def on_bond(*lower: str, name: str = "xstb", netns: str = "host") -> tuple[Attachment, ...]:
-    """The bond itself, where no packet comes by, and its lower devices."""
+    """Return the bond itself, where no packet comes by, and its lower devices."""
     return (
         Attachment(netns, name, Mode.NATIVE, receives=False),
         *(Attachment(netns, each, Mode.NATIVE, via=name) for each in lower),

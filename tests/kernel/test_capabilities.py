@@ -43,7 +43,7 @@ LOST = {
 
 
 def granted() -> list[str]:
-    """The capabilities that the manifests give the agent on this kernel."""
+    """Return the capabilities that the manifests give the agent on this kernel."""
     manifest = yaml.safe_load((KUBERNETES / "base/daemonset.yaml").read_text())
     (container,) = manifest["spec"]["template"]["spec"]["containers"]
     assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
@@ -66,7 +66,7 @@ class Scene:
 
     @property
     def unnamed(self) -> str:
-        """What the second without a name is called."""
+        """Return what the second without a name is called."""
         return str(self._unnamed.inode)
 
     def send(self) -> dict[str, int]:
@@ -103,7 +103,7 @@ def scene(lab: Lab) -> Iterator[Scene]:
 
 
 def working(scene: Scene, capabilities: Sequence[str]) -> set[str]:
-    """What works with these capabilities. What is counted must be exact in any case."""
+    """Return what works with these capabilities. What is counted must be exact in any case."""
     with AgentProcess(CONFIG, before=partial(confine, capabilities)) as agent:
         with suppress(AgentEnded):
             wait_for(lambda: traces(agent))
@@ -115,10 +115,10 @@ def working(scene: Scene, capabilities: Sequence[str]) -> set[str]:
         if pinned_links(PATH, scene.program_id) == {"unaltered"}:
             works.add(EXIT)
         sent = scene.send()
-        # Each where it belongs, whether or not the agent can look there.
+        # Each in its own namespace, even if the agent cannot scan there.
         agent.send(
             signal.SIGHUP
-        )  # has it look: a namespace that it cannot see is told by two looks
+        )  # starts a scan: two scans identify a namespace that the agent cannot enter
         wait_for(lambda: counted(agent, sent) == sent)
         places = {place for place in sent if attached(agent, place)}
         assert {"host", "xst1"} <= places
@@ -126,7 +126,8 @@ def working(scene: Scene, capabilities: Sequence[str]) -> set[str]:
             works.add(PROCESSES)
         scene.detach_named()
         with suppress(AssertionError):
-            # The agent rests for five seconds at the most; it looks by itself in an hour.
+            # The agent waits for at most five seconds; the next scan by the interval is in an
+            # hour.
             wait_for(lambda: not attached(agent, "xst1"), patience=10)
             works.add(WORD)
         assert agent.stop() == 0

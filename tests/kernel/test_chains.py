@@ -36,13 +36,13 @@ def xdp_loader(*arguments: str) -> None:
 
 
 def append(veth: Veth, function: str, mode: str = "native") -> None:
-    """Puts a program of links.bpf.c into the chain of an interface, by its priority."""
+    """Put a program of links.bpf.c into the chain of an interface, by its priority."""
     xdp_loader("load", "--mode", mode, "--prog-name", function, veth.name, str(compiled("links")))
 
 
 @contextmanager
 def chain(veth: Veth, *functions: str, mode: str = "native") -> Iterator[None]:
-    """Has libxdp run these programs on an interface."""
+    """Have libxdp run these programs on an interface."""
     try:
         for function in functions:
             append(veth, function, mode)
@@ -59,7 +59,7 @@ def send_some(veth: Veth) -> int:
 
 
 def in_chain(name: str) -> Counts:
-    """What each program of the chain has to say of them, ``drop_some`` being the second."""
+    """Return what each program of the chain has to say of them, ``drop_some`` being the second."""
     drop, passed, tx = (5, 5 * 61), (7, 7 * 62), (11, 11 * 63)
     rest = passed[0] + tx[0], passed[1] + tx[1]
     every = drop[0] + rest[0], drop[1] + rest[1]
@@ -82,7 +82,7 @@ def standings(observer: Observer) -> dict[str, Standing]:
 
 
 def reasons(observer: Observer) -> dict[str, str]:
-    """Each program's reason, empty where it is traced."""
+    """Return each program's reason, empty where it is traced."""
     return {name: str(each.reason or "") for name, each in standings(observer).items()}
 
 
@@ -161,7 +161,7 @@ class _LinkCreate(ctypes.Structure):
 
 
 def extend_too(extension: Program, target: Program, function: int) -> Descriptor:
-    """Has an extension take the place of a function of one more program."""
+    """Have an extension take the place of a function of one more program."""
     call, link_create = {"x86_64": 321}[platform.machine()], 28
     attributes = _LinkCreate(extension.fileno(), target.fileno(), 0, 0, function)
     libc = ctypes.CDLL(None, use_errno=True)

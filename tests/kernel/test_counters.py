@@ -39,7 +39,7 @@ def pin_path() -> Iterator[Path]:
 
 
 def counters(observer: Observer) -> dict[Key, float]:
-    """Every counter on the page of an agent that has this observer."""
+    """Return every counter on the page of an agent that has this observer."""
     page = Page(cast(Any, SimpleNamespace(observer=observer)))
     families = text_string_to_metric_families(generate_latest(page.registry).decode())
     return {
@@ -80,7 +80,7 @@ class CounterWatch:
         }
 
     def cost(self, program: str) -> float:
-        """What observing this program has taken."""
+        """Return what observing this program has taken."""
         found = [
             value
             for (name, labels), value in self._before.items()

@@ -74,7 +74,7 @@ def escaped(chosen: Mapping[str, str], name: str, operator: str) -> str:
 def points(
     prometheus: Prometheus, target: dict[str, Any], chosen: Mapping[str, str]
 ) -> list[float]:
-    """All numbers that a query has for a panel."""
+    """Return all numbers that a query has for a panel."""
     query, now = substituted(target["expr"], chosen), time.time()
     if target["instant"]:
         found = prometheus.ask("query", query=query, time=str(now))["result"]
@@ -87,7 +87,7 @@ def points(
 def disappointing(
     prometheus: Prometheus, board: str, chosen: Mapping[str, str]
 ) -> list[tuple[str, str, list[float]]]:
-    """The queries of a dashboard that show nothing: panel, refId and what there is.
+    """Return the queries of a dashboard that show nothing: panel, refId and what there is.
 
     Until then it asks again: a scrape that came too late leaves nothing, until the next.
     """
@@ -121,7 +121,7 @@ def events(prometheus: Prometheus, board: str, chosen: Mapping[str, str]) -> set
 
 
 def offered(prometheus: Prometheus, board: str, chosen: Mapping[str, str]) -> dict[str, list[str]]:
-    """What can be chosen."""
+    """Return what can be chosen."""
     found = {}
     for variable in BOARDS[board]["templating"]["list"]:
         if variable["type"] == "query":
@@ -135,7 +135,9 @@ def offered(prometheus: Prometheus, board: str, chosen: Mapping[str, str]) -> di
 
 @contextmanager
 def programs_at_work(lab: Lab) -> Iterator[dict[str, Veth]]:
-    """A root, a chain, a program behind a map, one that cannot be traced and one that is idle."""
+    """Yield a root, a chain, a program behind a map, one that cannot be traced and one that is
+    idle.
+    """
     veths = {name: lab.veth(name) for name in ("xst0", "xst1", "xst2", "xst3")}
     lab.attach(lab.load("decide_by_source_mac", "flows"), veths["xst0"])
     lab.attach(lab.load("decide_drop", "verdicts", "-g0"), veths["xst3"])

@@ -186,7 +186,7 @@ def test_a_hook_that_never_runs(
 
 
 def doctor() -> dict[str, str]:
-    """What it says of tracing."""
+    """Return what it says of tracing."""
     findings = json.loads(finished("doctor", "--json").stdout)["checks"]
     found: dict[str, str] = next(f for f in findings if f["check"].startswith("fentry/fexit"))
     return found

@@ -24,7 +24,7 @@ Definition = Callable[[raw.Btf, str], int]
 
 
 def context(types: raw.Btf) -> int:
-    """A pointer to a structure that has the name of the context, and nothing in it."""
+    """Return a pointer to a structure that has the name of the context, and nothing in it."""
     return types.add(raw.POINTER, size=types.add(raw.STRUCT, "xdp_md"))
 
 

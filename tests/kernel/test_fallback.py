@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the kernel lets no tracer watch devices appear: dearer, and just as exact."""
+"""Kernels that let no tracer watch new devices: more expensive, and as exact."""
 
 from collections.abc import Iterator
 

@@ -41,7 +41,7 @@ FAMILIES = {
 
 
 def held(lab: Lab, version: int, family: tuple[int, int, int]) -> int:
-    """How many of FLOWS flows are held, with secrets of this engine's own."""
+    """Return how many of FLOWS flows are held, with secrets of this engine's own."""
     loaded = lab.load_together("flows", "next_of_family")
     program = loaded["next_of_family"]
     loaded.put(".data", 0, 0, *family)

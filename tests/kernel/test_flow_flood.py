@@ -33,7 +33,9 @@ SIZE = 100
 
 
 def packet(version: int, number: int, mac: int) -> bytes:
-    """A UDP packet; the low bytes of its source address are the number, as the program counts."""
+    """Return a UDP packet; the low bytes of its source address are the number, as the program
+    counts.
+    """
     ethernet = frame(12)[:11] + bytes([mac])
     low = number.to_bytes(4, "little")
     ports = bytes([4, 0, 0, 53])
@@ -67,7 +69,7 @@ class Monotone:
 
 
 def everything(observer: Observer) -> dict[Any, tuple[int, int]]:
-    """Every counter there is."""
+    """Return every counter there is."""
     flows = observer.flow_counts()
     found: dict[Any, tuple[int, int]] = {}
     for kind, counts in (("all", observer.counts()), ("others", flows.others)):
@@ -156,7 +158,7 @@ def test_flood(lab: Lab, engine: Engine, version: int, chunks: int, rounds: int)
 
 
 def test_no_more_flows_are_held_than_may_be(lab: Lab, engine: Engine) -> None:
-    """Of those that are let go the packets stay counted."""
+    """The packets of evicted flows stay counted."""
     program = lab.load("next_source4", "flows")
     lab.attach(program, lab.veth("xst0"))
     busy = [packet(4, FIRST_HEAVY + n, LEGITIMATE) for n in range(50)]

@@ -35,7 +35,7 @@ LONG = FORGED + bytes(100)
 
 @contextmanager
 def tun(lab: Lab, name: str) -> Iterator[int]:
-    """A tun that is up; what is written to the descriptor arrives there."""
+    """Yield a tun that is up; what is written to the descriptor arrives there."""
     fd = os.open("/dev/net/tun", os.O_RDWR)
     try:
         fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI))

@@ -42,7 +42,7 @@ def table() -> Iterator[Table]:
 
 
 def ledger_of(table: Table, patience: float = 0, **limits: float) -> FlowLedger:
-    """A new series counts from the reading after the one that gives it."""
+    """Read twice: a new series counts from the reading after the one that gives it."""
     return FlowLedger([table.reader], Flows(**limits), patience)  # type: ignore[arg-type]
 
 
@@ -56,12 +56,12 @@ def held(
     query: FlowQuery = FlowQuery(),  # noqa: B008 - it is frozen
     scopes: list[int] | None = None,
 ) -> list[FlowCount]:
-    """The flows that a query finds."""
+    """Return the flows that a query finds."""
     return ledger.held(known, query, scopes).describe()
 
 
 def scopes_of(known: Owners) -> list[int]:
-    """Every scope of PROGRAM."""
+    """Return every scope of PROGRAM."""
     return known.scopes_where(lambda program, _: program == PROGRAM)
 
 

@@ -84,7 +84,9 @@ def _ipv6(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def _layer2(draw: st.DrawFn) -> bytes:
-    """What may be between Ethernet's addresses and the type of IP, and how that is written."""
+    """Return what may be between Ethernet's addresses and the type of IP, and how that is
+    written.
+    """
     header = draw(st.sampled_from(["tag", "tag", "mpls", "pppoe"]))
     if header == "tag":
         kind = draw(st.sampled_from([0x8100, 0x88A8, 0x9100, 0x9200, 0x9300]))
@@ -117,7 +119,9 @@ def _frames(draw: st.DrawFn) -> bytes:
 
 
 def variants(frame: bytes, source: random.Random) -> Iterator[bytes]:
-    """The frame; all that it can be cut to; each byte of its headers changed, some cut as well."""
+    """Yield the frame; all that it can be cut to; each byte of its headers changed, some cut as
+    well.
+    """
     yield frame
     for length in range(SHORTEST, len(frame)):
         yield frame[:length]
@@ -192,7 +196,7 @@ def _check(name: str, program: Program, frames: list[bytes]) -> None:
 
 
 def _name_packets(found: Sums, expected: Sums, example: dict[object, bytes]) -> None:
-    """Prints a packet for whatever differs, for pytest to show."""
+    """Print a packet for whatever differs, for pytest to show."""
     for key in sorted(expected, key=str):
         if found.get(key) != expected[key]:
             print(key, example[key[2:]].hex())

@@ -63,13 +63,13 @@ def observer(engine: Engine) -> Iterator[Observer]:
 
 
 def deciding(verdict: str, data: bytes) -> bytes:
-    """The frame with a source address that has ``decide_by_source_mac`` say this."""
+    """Return the frame with a source address that has ``decide_by_source_mac`` say this."""
     value = VERDICTS.index(verdict) if verdict != "unknown" else 77
     return data[:11] + bytes([value]) + data[12:]
 
 
 def udp4(number: int, size: int = 100) -> bytes:
-    """A frame of a flow of this number."""
+    """Return a frame of a flow of this number."""
     addresses = bytes([192, 0, 2, 1, 198, 51, 100, 1])
     ip = bytes([0x45, 0, 0, size - 14, 0, 0, 0, 0, 64, 17, 0, 0]) + addresses
     ports = (1024 + number).to_bytes(2, "big") + b"\0\x35"
@@ -355,7 +355,7 @@ def test_flows_follow_under_traffic_without_a_packet_missed_or_twice(
 
 
 def dropped(tracer: Tracer) -> int:
-    """The packets that it has counted as dropped, whatever their flows."""
+    """Return the packets that it has counted as dropped, whatever their flows."""
     return sum(int(each.counts[0, 1, 0]) for each in of_target(tracer.records()).values())
 
 

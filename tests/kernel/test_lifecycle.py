@@ -38,7 +38,7 @@ def is_loaded(program_id: int) -> bool:
 
 
 def wait_until_gone(program_id: int) -> bool:
-    """The kernel frees programs a moment after the last reference."""
+    """Wait: the kernel frees programs a moment after the last reference."""
     end = time.monotonic() + 5
     while is_loaded(program_id) and time.monotonic() < end:
         time.sleep(0.02)
@@ -128,7 +128,7 @@ def test_an_idle_program_is_armed_but_not_kept_alive(lab: Lab, observer: Observe
     assert reasons(observer) == {"decide_pass": "not_attached"}
 
     lab.attach(program, veth)
-    veth.send(frame(60), times=3)  # before anybody looked again
+    veth.send(frame(60), times=3)  # before another scan
     observer.look(0)
     expect(observer, {("decide_pass", "xst0", "pass"): (3, 180)})
 
@@ -211,7 +211,7 @@ def test_a_replaced_entry_function_is_busy_until_it_is_free(lab: Lab, observer: 
 
 
 def test_a_tracer_makes_way_for_an_extension(lab: Lab, engine: Engine, observer: Observer) -> None:
-    """One that was refused, and stays loaded, is not refused again after the next look."""
+    """A refused target that stays loaded is not tried again after the next scan."""
     veth, program = lab.veth("xst0"), lab.load("decide_pass")
     lab.attach(program, veth)
     observer.look(0)
@@ -278,7 +278,7 @@ def test_what_is_attached_nowhere_is_left_alone_on_demand(lab: Lab, engine: Engi
 
 
 class Unsuspecting(Inventory):
-    """Does not see that an entry function is replaced: it happens after it looked."""
+    """Does not see that an entry function is replaced: it happens after the scan."""
 
     def take(self) -> Snapshot:
         return replace(super().take(), claimed=frozenset())

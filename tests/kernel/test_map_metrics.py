@@ -94,7 +94,7 @@ def loaded(lab: Lab) -> Loaded:
 
 @pytest.fixture
 def maps(loaded: Loaded) -> Maps:
-    """All maps, filled as ENTRIES says."""
+    """Return all maps, filled as ENTRIES says."""
     maps = Maps(loaded["use_all"])
     for name, number in ENTRIES.items():
         maps.put(name, range(number), value=1)  # of `devices`: lo
@@ -114,7 +114,7 @@ class Page:
         self.probe.update(Scan(self._inventory.take()))
 
     def values(self, metric: str, label: str = "map") -> dict[str, float]:
-        """The series of a metric, by one of their labels."""
+        """Return the series of a metric, by one of their labels."""
         return {
             sample.labels[label]: sample.value
             for family in self._registry.collect()

@@ -41,7 +41,7 @@ def id_of(program: Program) -> int:
 
 @pytest.fixture(params=["native", "generic"])
 def mode(request: pytest.FixtureRequest) -> str:
-    """How the program that redirects is run."""
+    """Return how the program that redirects is run."""
     found: str = request.param
     if found == "generic":
         with Btf.of_kernel() as btf:
@@ -88,7 +88,7 @@ def test_a_tail_calls_verdict_is_the_roots(lab: Lab, observer: Observer, caller:
         assert (part.role, part.callers) == ("tailcall", (id_of(caller["call_near"]),))
     assert role(observer, "call_near") == "root"
     shown = {count.program.function for count in observer.counts()}
-    assert shown == {"call_near"}, "no noughts of programs that cannot be counted"
+    assert shown == {"call_near"}, "no zeros of programs that cannot be counted"
 
 
 def test_a_leaf_that_is_attached_too(lab: Lab, observer: Observer, caller: Loaded) -> None:
@@ -224,7 +224,7 @@ def test_an_entry_is_replaced_and_deleted(
 
 
 def expect_of(observer: Observer, part: str, expected: dict[tuple[str, str, str], object]) -> None:
-    """Fails unless exactly this is counted of the functions with this in their names."""
+    """Fail unless exactly this is counted of the functions with this in their names."""
 
     def found() -> dict[tuple[str, str, str], object]:
         return {key: sums for key, sums in counted(observer).items() if part in key[0]}
@@ -252,7 +252,9 @@ def test_nothing_is_kept_for_a_devmap(lab: Lab, engine: Engine, observer: Observ
 
 
 def let_go(observer: Observer, program_id: int) -> bool:
-    """Whether it is gone after one more look: what held it lets go a grace period later."""
+    """Return whether it is gone after one more scan: the kernel releases it a grace period
+    later.
+    """
     observer.look(0)
     return not is_loaded(program_id)
 

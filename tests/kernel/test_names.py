@@ -22,7 +22,7 @@ _SIOCSIFNAME = 0x8923  # include/uapi/linux/sockios.h
 
 @contextmanager
 def named(lab: Lab, number: int, raw: bytes) -> Iterator[Veth]:
-    """A pair whose end for programs has a name of any bytes."""
+    """Yield a pair whose end for programs has a name of any bytes."""
     veth = lab.veth(f"xst{number}")
     lab.route.link("set", index=veth.index, state="down")
     request = struct.pack("=16s16s", veth.name.encode(), raw)

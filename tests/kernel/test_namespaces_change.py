@@ -43,7 +43,7 @@ pytestmark = pytest.mark.every_kernel
 
 
 def test_nothing_holds_a_namespace(lab: Lab) -> None:
-    """Not even a look that goes on while it is deleted: the agent looks all the time."""
+    """Not even a scan during the deletion loses packets: the agent scans all the time."""
     program = lab.load("decide_drop")
     with AgentProcess("discovery: {interval: 100ms}") as agent:
         agent.ready()
@@ -88,7 +88,7 @@ def test_another_namespace_with_the_same_number(
         assert new.veth.index == old.veth.index
         new.send(5)
         if has_cookies():
-            # Between looks nobody knows its name; a scrape must not guess.
+            # Between scans its name is unknown; a scrape must not guess.
             assert counted(observer) == {("xst0", "eth0"): 3}
         observer.look(1000)
         new.send(7)
@@ -229,7 +229,7 @@ def test_an_interface_that_moves_under_traffic(lab: Lab, observer: Observer) -> 
 
 
 class Vanishing(NamespaceSource):
-    """Deletes a namespace once it is found, before it is looked into."""
+    """Deletes a namespace once it is found, before it is scanned."""
 
     def __init__(self, victim: str, tether: Tether | None) -> None:
         super().__init__()

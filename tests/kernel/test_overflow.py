@@ -38,7 +38,9 @@ AWAY = "xstaway"
 
 @pytest.fixture
 def one_cpu() -> Iterator[None]:
-    """Each CPU gives the places in its record to the devices that it meets first."""
+    """Pin this thread: each CPU gives the slots of its record to the devices that it meets
+    first.
+    """
     with on_one_cpu():
         yield
 
@@ -74,7 +76,7 @@ def overflow(engine: Engine) -> int:
 
 @contextmanager
 def observed(lab: Lab, observer: Observer) -> Iterator[tuple[Veth, Counts]]:
-    """A device whose record is an overflow record, and what the others have counted."""
+    """Yield a device whose record is an overflow record, and what the others have counted."""
     program = lab.load("decide_drop")
     lab.attach(program, lab.veth("xst0"))
     observer.look(0)
@@ -170,13 +172,13 @@ def put(spilled: Map, key: bytes, values: bytes) -> None:
 
 
 def records(engine: Engine) -> int:
-    """How many overflow records the kernel holds, whoever they belong to."""
+    """Return how many overflow records the kernel holds, whoever they belong to."""
     with engine.templates.map("spilled") as spilled:
         return len(spilled.items()[0])
 
 
 def number_of(observer: Observer, program: Program) -> int:
-    """The number of a program's tracer."""
+    """Return the number of a program's tracer."""
     own = program.info().id
     (tracer,) = (t.tracer for t in observer._targets if t.program.id == own and t.tracer)
     return tracer.number

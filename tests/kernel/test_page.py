@@ -73,7 +73,7 @@ def test_what_is_gone_leaves_the_page(lab: Lab, agent: AgentProcess) -> None:
     wait_for(lambda: b"decide_drop" not in agent.get("/metrics"), interval=5)
     assert time.monotonic() - ended > 60, "not every scraper has read the last counts"
 
-    # One of the same name is there with noughts, before its first packet.
+    # Another program of the same name has zeros, before its first packet.
     lab.attach(lab.load("decide_drop"), lab.veth("xst0"))
     wait_for(lambda: traced(agent, "decide_drop"))
     assert agent.value("xdp_packets_total", program="decide_drop", interface="xst0") == 0

@@ -32,7 +32,7 @@ PINNING = QUICK + f"state: {{pin_path: {PATH}}}\n"
 
 @pytest.fixture(autouse=True)
 def pin_path() -> Iterator[None]:
-    """Which is not there yet, and neither is afterwards."""
+    """Yield which is not there yet, and neither is afterwards."""
     wipe(PATH)
     others = tree(BPFFS)
     yield
@@ -63,7 +63,7 @@ def expect(agent: AgentProcess, expected: int) -> None:
 
 
 def build(path: Path) -> dict[str, str]:
-    """The environment in which this build is the one that runs."""
+    """Return the environment in which this build is the one that runs."""
     return {"PYTHONPATH": str(path)}
 
 

@@ -40,7 +40,7 @@ SIZES = [pytest.param(None, id="verdicts"), pytest.param(FLOWS, id="flows")]
 
 @pytest.fixture
 def pin_path() -> Iterator[Path]:
-    """A directory that is not there yet, and neither is afterwards."""
+    """Yield a directory that is not there yet, and neither is afterwards."""
     path = BPFFS / "xst"
     wipe(path)
     others = tree(BPFFS)
@@ -58,7 +58,7 @@ def look_until_settled(observer: Observer, path: Path, *program_ids: int) -> Non
 
 
 def expect_drops(observer: Observer, expected: dict[tuple[str, str], int]) -> None:
-    """Fails unless exactly this is counted of programs at interfaces, in flows too."""
+    """Fail unless exactly this is counted of programs at interfaces, in flows too."""
     drops = {(*key, "drop"): (n, n * SIZE) for key, n in expected.items() if n}
     expect(observer, drops)
     if observer.flow_counts() is not None:
@@ -82,7 +82,9 @@ def send_on_each_cpu(veth: Veth, data: bytes, times: int) -> int:
 def test_killed_at_any_moment_it_loses_no_packet(
     lab: Lab, pin_path: Path, sizes: FlowSizes | None
 ) -> None:
-    """While it starts, takes over, has flows follow, and counts; under traffic all the time."""
+    """Kill the agent while it starts, adopts, adds flows, and counts; under traffic all the
+    time.
+    """
     places = {"decide_drop": "verdicts", UNALTERED: "flows", ALTERED: "flows"}
     veths, ids = {}, []
     for number, (name, source) in enumerate(places.items()):
@@ -166,7 +168,7 @@ def test_ended_at_each_step_of_attaching(
 
 @pytest.mark.timeout(600)
 def test_ended_at_each_step_of_letting_go(lab: Lab, pin_path: Path) -> None:
-    """What that leaves is traced anew by the next, with the totals of before."""
+    """The next agent traces the leftovers again, with the earlier totals."""
     veth, loaded = lab.veth("xst0"), lab.load(ALTERED, "flows")
     program_id = loaded.info().id
     lab.attach(loaded, veth)

@@ -62,18 +62,18 @@ class Prometheus:
         self._address = address
 
     def query(self, expression: str) -> dict[str, float]:
-        """The value of each series of an instant query, by its verdict."""
+        """Return the value of each series of an instant query, by its verdict."""
         return {verdict: value for (verdict,), value in self.series(expression, "verdict").items()}
 
     def series(self, expression: str, *labels: str) -> dict[tuple[str, ...], float]:
-        """The same by these labels."""
+        """Return the same by these labels."""
         return {
             tuple(series["metric"].get(label, "") for label in labels): float(series["value"][1])
             for series in self.ask("query", query=expression)["result"]
         }
 
     def ask(self, what: str, **parameters: str) -> Any:
-        """The data that an address of its HTTP API answers with."""
+        """Return the data that an address of its HTTP API answers with."""
         address = f"{self._address}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
         with urllib.request.urlopen(address, timeout=60) as page:
             return json.load(page)["data"]
@@ -127,7 +127,7 @@ def test_what_prometheus_reads_is_what_was_sent(lab: Lab, tmp_path: Path) -> Non
         wait_for(lambda: traced(agent, "decide_by_first_payload_byte"))
         with scraping(agent, tmp_path) as prometheus:
             wait_for(lambda: prometheus.query(series) == {"drop": 0, "pass": 0})
-            time.sleep(5)  # some scrapes of nought, for the rate to begin from
+            time.sleep(5)  # some scrapes of 0, the start of the rate
             began = time.time()
             for _ in range(10):
                 veth.send(frame(60, b"\1"), times=30)

@@ -54,7 +54,9 @@ def silent_server() -> Iterator[None]:
 
 
 def hangs(agent: AgentProcess) -> list[str]:
-    """Where scans hang by the log, in FUSE: loading takes more than two seconds here, too."""
+    """Return where scans hang by the log, in FUSE: loading takes more than two seconds here,
+    too.
+    """
     return [where for each in agent.log if "fuse" in (where := str(each.get("where")))]
 
 

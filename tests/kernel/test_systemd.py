@@ -53,13 +53,15 @@ class Service(AgentAt):
             raise AgentEnded(f"the service has ended ({END.read_text().strip()})\n{self.said()}")
 
     def said(self) -> str:
-        """The end of its log."""
+        """Return the end of its log."""
         return "\n".join(["log of the service:", *log().splitlines()[-LOG_LINES:]])
 
 
 @contextmanager
 def booted() -> Iterator[subprocess.Popen[bytes]]:
-    """A systemd that is the first process of a namespace, with the service as its only goal."""
+    """Yield a systemd that is the first process of a namespace, with the service as its only
+    goal.
+    """
     # As on every host with systemd: what is mounted is seen by services, too.
     subprocess.run(["mount", "--make-rshared", "/"], check=True)
     command = ["unshare", "--fork", "--pid", "--kill-child", "--mount-proc"]
@@ -75,7 +77,7 @@ def booted() -> Iterator[subprocess.Popen[bytes]]:
 
 @contextmanager
 def service(config: str) -> Iterator[Service]:
-    """The unit as it is shipped, with this configuration."""
+    """Yield the unit as it is shipped, with this configuration."""
     PLACE.mkdir(parents=True, exist_ok=True)
     (PLACE / UNIT.name).write_text(UNIT.read_text())
     (PLACE / f"{UNIT.name}.d").mkdir(exist_ok=True)

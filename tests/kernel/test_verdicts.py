@@ -155,7 +155,7 @@ def _run_on(cpu: int, fd: int, packet: bytes, repeat: int) -> None:
 
 
 def test_several_cpus_at_once(lab: Lab, observer: Observer) -> None:
-    """The kernel runs the program on every CPU at the same time, as often as it is told."""
+    """The kernel runs the program on every CPU at the same time, the given number of times."""
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) < 2:
         pytest.skip("one CPU: nothing runs at once")

@@ -34,12 +34,12 @@ pytestmark = [
 
 
 def udp(port: int, size: int) -> bytes:
-    """An Ethernet frame of ``size`` bytes, IPv4 and UDP to ``port``."""
+    """Return an Ethernet frame of ``size`` bytes, IPv4 and UDP to ``port``."""
     return ip(socket.IPPROTO_UDP, struct.pack("!HHHH", 40000, port, size - 34, 0), size)
 
 
 def ip(protocol: int, payload: bytes, size: int) -> bytes:
-    """An Ethernet frame of ``size`` bytes and IPv4."""
+    """Return an Ethernet frame of ``size`` bytes and IPv4."""
     ethernet = b"\x02\0\0\0\0\x02" + b"\x02\0\0\0\0\x01" + b"\x08\0"
     addresses = socket.inet_aton("192.0.2.1") + socket.inet_aton("192.0.2.2")
     head = struct.pack("!BBHHHBBH", 0x45, 0, size - 14, 0, 0, 64, protocol, 0) + addresses
@@ -94,7 +94,9 @@ def test_it_can_be_loaded_and_unloaded_under_observation(lab: Lab, observer: Obs
 
 @contextmanager
 def running(lab: Lab, entrance: Veth, *command: str) -> Iterator[None]:
-    """A command of xdp-tools that attaches programs, and detaches them when it is interrupted."""
+    """Yield a command of xdp-tools that attaches programs, and detaches them when it is
+    interrupted.
+    """
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         wait_for(lambda: process.poll() is not None or lab.attached_program(entrance) is not None)
@@ -129,7 +131,7 @@ BENCH: dict[str, Counts] = {
         ("xdp_redirect_devmap_egress", "xst1", "pass"): (ALL, BYTES),
         ("decide_drop", "xst1p", "drop"): (ALL, BYTES),
     },
-    # TCP is for the first CPU that it is told of, UDP for the second: there is none.
+    # TCP goes to the first configured CPU, UDP to the second: there is none.
     "redirect-cpu --cpu 0 --program-mode l4-proto --remote-action drop xst0": {
         ("cpumap_l4_proto", "xst0", "redirect"): (7, 700),
         ("cpumap_l4_proto", "xst0", "aborted"): (5, 300),
@@ -146,7 +148,7 @@ BENCH: dict[str, Counts] = {
 
 
 def in_place(observer: Observer, counts: Counts) -> bool:
-    """Whether the programs that are to count are where that is, and traced.
+    """Return whether the programs that are to count are where that is, and traced.
 
     A cpumap's program is attached nowhere; it counts as traced once an entry has it.
     """
@@ -201,7 +203,7 @@ XSKMAP = 17
 
 @contextmanager
 def receiving(veth: Veth) -> Iterator[socket.socket]:
-    """An AF_XDP socket on the only queue; nobody gives it room for packets."""
+    """Yield an AF_XDP socket on the only queue; nobody gives it room for packets."""
     chunk, chunks = 4096, 16
     with (
         mmap.mmap(-1, chunk * chunks) as memory,
@@ -222,7 +224,7 @@ def receiving(veth: Veth) -> Iterator[socket.socket]:
 
 
 def sockets_of(observer: Observer, function: str) -> Map:
-    """The map of sockets that a program redirects to."""
+    """Return the map of sockets that a program redirects to."""
     program = next(s.program for s in observer.standings() if s.program.function == function)
     for id in program.map_ids:
         found = Map.open(id)

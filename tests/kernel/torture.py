@@ -124,7 +124,7 @@ def _namespace(name: str, interface: str = "eth0") -> list[Sequence[str]]:
 
 
 def torment(seed: int, go_on: Callable[[Report], bool]) -> Report:
-    """Does them one after the other as long as ``go_on`` says so."""
+    """Do them one after the other as long as ``go_on`` says so."""
     report = Report()
     for kind, commands in operations(seed):
         if not go_on(report):
@@ -147,7 +147,7 @@ class Ground:
     traffic: Drizzle
 
     def expected(self) -> Counts:
-        """What has been counted where, once the traffic has ended."""
+        """Return what has been counted where, once the traffic has ended."""
         sent = self.traffic.sent
         return {
             ("decide_drop", "root0", "drop"): sent,
@@ -163,7 +163,7 @@ class Ground:
 
 @contextmanager
 def ground() -> Iterator[Ground]:
-    """Makes it, and takes it away again."""
+    """Make it, and take it away again."""
     with ExitStack() as stack:
         lab = Lab()
         stack.callback(lab.close)
@@ -220,25 +220,25 @@ def _clear() -> None:
 
 
 def without(seed: int, go_on: Callable[[Report], bool]) -> Report:
-    """How it goes with nobody looking."""
+    """Return how it goes without the agent."""
     with ground() as place:
         place.traffic.start()
         return torment(seed, go_on)
 
 
 def for_seconds(seconds: float) -> Callable[[Report], bool]:
-    """Whether they are not over yet."""
+    """Return whether they are not over yet."""
     end = time.monotonic() + seconds
     return lambda _: time.monotonic() < end
 
 
 def for_operations(count: int) -> Callable[[Report], bool]:
-    """Whether there were not so many yet."""
+    """Return whether there were not so many yet."""
     return lambda report: report.operations < count
 
 
 def observed(seed: int, count: int, config: str = "") -> Report:
-    """The same so many operations under the agent's eyes.
+    """Return the same so many operations under the agent's eyes.
 
     Raises:
         AssertionError: the agent did not survive, did not count exactly, or says of a
@@ -274,7 +274,7 @@ def observed(seed: int, count: int, config: str = "") -> Report:
 
 
 def expect(agent: AgentProcess, counts: Counts) -> None:
-    """Fails unless the page has these numbers, soon, and no others of them later."""
+    """Fail unless the page has these numbers, soon, and no others of them later."""
 
     def found() -> Counts:
         sums: Counter[tuple[str, str, str]] = Counter()
@@ -289,7 +289,7 @@ def expect(agent: AgentProcess, counts: Counts) -> None:
 
 
 def expect_of_the_last(agent: AgentProcess, lab: Lab) -> None:
-    """Fails unless what the torment has left behind is counted, to the packet."""
+    """Fail unless what the torment has left behind is counted, to the packet."""
     places = {}
     for name in ("xdpdrv0", "xdpgeneric0", "attach0"):
         veth = Veth(name, f"{name}p", lab.index(name))
@@ -321,7 +321,7 @@ def expect_of_the_last(agent: AgentProcess, lab: Lab) -> None:
 
 
 def compare(before: Report, watched: Report, after: Report) -> float:
-    """Prints them; how many times as long it took with the agent as without."""
+    """Print them; how many times as long it took with the agent as without."""
     print(f"{'':20}{'times':>6}{'without':>12}{'with':>12}{'without':>12}{'ratio':>7}")
     for kind, seconds in sorted(before.seconds.items()):
         means = [report.mean(kind) for report in (before, watched, after)]
@@ -337,7 +337,7 @@ def _ratio(before: float, watched: float, after: float) -> float:
 
 
 def leftovers() -> dict[str, int]:
-    """What the kernel holds that could have been forgotten."""
+    """Return what the kernel holds that could have been forgotten."""
     slabs = Path("/proc/slabinfo").read_text().splitlines()
     spaces = [int(line.split()[1]) for line in slabs if line.startswith("net_namespace ")]
     return {**kernel_objects(), **({"namespaces": spaces[0]} if spaces else {})}

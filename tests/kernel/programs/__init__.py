@@ -18,7 +18,7 @@ OUTPUT = REPOSITORY / "build" / "test-programs"
 
 
 def compiled(name: str, *flags: str) -> Path:
-    """The object of ``name``.bpf.c, compiled if it is older than its source."""
+    """Return the object of ``name``.bpf.c, compiled if it is older than its source."""
     source = SOURCES / f"{name}.bpf.c"
     output = OUTPUT / f"{name}{''.join(flags)}.bpf.o"
     if not output.exists() or output.stat().st_mtime < source.stat().st_mtime:
@@ -33,7 +33,8 @@ def compiled(name: str, *flags: str) -> Path:
 
 
 def another_build(version: str, devices: int = 4) -> Path:
-    """A directory with the package, built once more from its sources and under another version.
+    """Return a directory with the package, built once more from its sources and under another
+    version.
 
     With the number of ``devices`` that a record has room for it has the same BPF programs and
     records as this one; with another number others, as good.
@@ -80,7 +81,7 @@ def _replace(file: Path, old: str, new: str) -> None:
 
 
 def compile_all() -> None:
-    """Compiles every program that the tests ask for."""
+    """Compile every program that the tests ask for."""
     for source in sorted(SOURCES.glob("*.bpf.c")):
         compiled(source.name.removesuffix(".bpf.c"))
     compiled("verdicts", "-g0")
