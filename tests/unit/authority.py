@@ -43,14 +43,14 @@ class Authority:
             (self.directory / "next").rename(self.directory / name)
 
     def write(self, *tls: str, rest: str = "") -> Path:
-        """The file, with TLS and these keys of it."""
+        """Return the file, with TLS and these keys of it."""
         keys = ("cert_file: server.crt", "key_file: server.key", *tls)
         lines = ["tls_server_config:", *(f"  {key}" for key in keys), rest]
         self.path.write_text("\n".join(lines) + "\n")
         return self.path
 
     def write_inline(self, *tls: str, replaced: Mapping[str, str] | None = None) -> Path:
-        """The file, with certificate, key and CA in it, and these keys of TLS."""
+        """Return the file, with certificate, key and CA in it, and these keys of TLS."""
         text = {
             key: (self.directory / file).read_text()
             for key, file in {
@@ -66,7 +66,7 @@ class Authority:
         return self.path
 
     def trust(self, client: trustme.LeafCert | None = None) -> ssl.SSLContext:
-        """What a client believes the server by, and shows of itself."""
+        """Return what a client believes the server by, and shows of itself."""
         context = ssl.create_default_context()
         self.ca.configure_trust(context)
         if client is not None:
@@ -79,5 +79,5 @@ USERS = f"basic_auth_users: {{prometheus: {HASH}}}"
 
 
 def basic(user: str, password: str) -> dict[str, str]:
-    """The header of a request by this user."""
+    """Return the header of a request by this user."""
     return {"Authorization": f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"}

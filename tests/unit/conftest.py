@@ -26,7 +26,7 @@ def plain() -> Iterator[Served]:
 
 @pytest.fixture
 def logged() -> Iterator[io.StringIO]:
-    """What is logged at level info, a JSON record a line."""
+    """Yield what is logged at level info, a JSON record a line."""
     handlers, level = logging.root.handlers[:], logging.root.level
     stream = io.StringIO()
     log.configure("info", "json", stream)

@@ -124,7 +124,7 @@ def opened(interface: str, queue: int, comm: str, **dropped: int) -> dict[str, o
 
 
 def busy_host() -> Scene:
-    """A scene with something of everything."""
+    """Return a scene with something of everything."""
 
     def veths(count: int) -> list[dict[str, object]]:
         return [

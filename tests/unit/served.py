@@ -35,7 +35,7 @@ HOSTILE = '<script>alert("x")</script>\x1b[2J\u202e\udc80'
 
 
 def command(name: str) -> str:
-    """A command that setup fetches for us, or skips the test."""
+    """Return a command that setup fetches for us, or skips the test."""
     places = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     found = os.environ.get(name.upper()) or shutil.which(name, path=places)
     if found is None:
@@ -167,14 +167,14 @@ class Served:
         return client
 
     def closed_after(self, client: socket.socket) -> float:
-        """How long until the server closes a connection, in seconds."""
+        """Return how long until the server closes a connection, in seconds."""
         begun = time.monotonic()
         received(client)
         return time.monotonic() - begun
 
 
 def received(client: socket.socket) -> bytes:
-    """All that comes until the server closes."""
+    """Return all that comes until the server closes."""
     parts = []
     try:
         while part := client.recv(65536):

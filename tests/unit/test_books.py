@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What targets count is booked to the last packet, though quiet ones are not read anew."""
+"""All packets of targets reach the totals, though quiet targets are not read again."""
 
 from typing import Any
 

@@ -205,7 +205,7 @@ def test_check_config_warns_of_globs_that_match_nothing(tmp_path: Path) -> None:
 
 
 def started(config: Path) -> list[dict[str, str]]:
-    """What `run` logs, from its start on."""
+    """Return what `run` logs, from its start on."""
     command = [sys.executable, "-m", "xdpscope", "--log-format", "json", "run", "--config", config]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

@@ -43,7 +43,7 @@ BOARDS = {path.name: json.loads(path.read_text()) for path in sorted(FOLDER.glob
 
 
 def served() -> dict[str, Metric]:
-    """What the agent's page can have, and what Prometheus itself adds to each."""
+    """Return what the agent's page can have, and what Prometheus itself adds to each."""
     report: Any = SimpleNamespace(
         entries=0,
         max_entries=1,
@@ -82,7 +82,7 @@ METRICS = served()
 
 def test_what_is_checked_in_is_what_is_generated() -> None:
     there = {path.name: path.read_text() for path in FOLDER.glob("*.json")}
-    assert there == generated(), "python -m dashboards writes it anew"
+    assert there == generated(), "python -m dashboards writes it again"
 
 
 def test_nothing_is_wrong() -> None:
@@ -136,7 +136,7 @@ COLOUR_VISION = {
 
 
 def seen(colour: str, vision: str) -> Any:
-    """Where a colour is in CIE L*a*b* (D65) for someone."""
+    """Return where a colour is in CIE L*a*b* (D65) for someone."""
     srgb = numpy.array([int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)])
     linear = numpy.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     linear = numpy.clip(numpy.array(COLOUR_VISION[vision]) @ linear, 0, 1)

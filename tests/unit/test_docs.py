@@ -43,7 +43,7 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
 
 
 def table(page: str, heading: str) -> list[str]:
-    """The first column of the table below a heading."""
+    """Return the first column of the table below a heading."""
     section = (ROOT / "docs" / page).read_text().partition(f"\n## {heading}\n")[2]
     return re.findall(r"^\| `([^`]*)` \|", section.partition("\n## ")[0], re.MULTILINE)
 

@@ -37,7 +37,7 @@ def run(address: str, *options: str) -> int:
 
 
 def refused(address: str, *options: str) -> tuple[str, str]:
-    """The error and its hint; both without the agent's address."""
+    """Return the error and its hint; both without the agent's address."""
     with pytest.raises(XdpscopeError) as caught:
         run(address, *options)
     text, hint = str(caught.value), caught.value.hint or ""

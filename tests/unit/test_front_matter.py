@@ -62,7 +62,7 @@ def test_the_image_is_built_with_the_licences() -> None:
     of_build, of_image = (
         {name for names, _ in stage for name in names.split()} for stage in copied
     )
-    # The first is for the package's build, the second for whoever looks into the image.
+    # The first is for the package's build, the second for readers of the image.
     assert {"LICENSE", "LICENSES"} <= of_build & of_image
     assert all(target.startswith("/usr/share/doc/xdpscope/") for _, target in copied[1])
 

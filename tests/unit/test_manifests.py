@@ -35,7 +35,7 @@ Manifest = dict[str, Any]
 
 
 def exactly(required: Manifest, optional: Manifest | None = None) -> Manifest:
-    """The schema of an object that has these properties and no others."""
+    """Return the schema of an object that has these properties and no others."""
     return {
         "type": "object",
         "properties": {**required, **(optional or {})},
@@ -100,7 +100,7 @@ OTHER_KINDS = {
 
 @pytest.fixture(scope="session")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Manifest]]:
-    """The manifests of base and overlays, and of an overlay with each component, by name."""
+    """Return the manifests of base and overlays, and of an overlay with each component, by name."""
     built = {
         str(path.relative_to(KUBERNETES)): build(path)
         for path in (KUBERNETES / "base", *sorted((KUBERNETES / "overlays").iterdir()))
@@ -150,7 +150,7 @@ def pod_of(manifests: list[Manifest]) -> Manifest:
 
 
 def check(manifest: Manifest, version: str) -> None:
-    """Raises unless this version of Kubernetes knows every field and takes every value."""
+    """Raise unless this version of Kubernetes knows every field and accepts every value."""
     if manifest["kind"] in OTHER_KINDS:
         assert manifest["apiVersion"] == "monitoring.coreos.com/v1"
         Draft202012Validator(OTHER_KINDS[manifest["kind"]]).validate(manifest["spec"])
@@ -228,7 +228,7 @@ def test_what_is_said_twice_is_the_same(everything: dict[str, list[Manifest]]) -
             link = rule.get("annotations", {}).get("runbook_url", "")
             assert not link or f":{port['containerPort']}/?runbook" in link
 
-    # The generated ConfigMap is the one that is mounted, where the agent is told to look.
+    # The generated ConfigMap is the mounted one, at the path that the agent reads.
     configuration = of_kind(manifests, "ConfigMap")
     (volume,) = [each for each in pod["volumes"] if "configMap" in each]
     assert volume["configMap"]["name"] == configuration["metadata"]["name"]

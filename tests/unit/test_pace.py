@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often to look where something always changes."""
+"""The waits between scans of a host that changes all the time."""
 
 import pytest
 
@@ -7,7 +7,9 @@ from xdpscope.pace import Pace
 
 
 def rests(took: float, seconds: float, interval: float = 5.0) -> list[float]:
-    """After each look of ``took`` seconds, each following the rest after the one before."""
+    """Return when each scan of ``took`` seconds ends, each after the wait that follows the one
+    before.
+    """
     pace, now, found = Pace(), 1000.0, []
     while now < 1000.0 + seconds:
         now += took

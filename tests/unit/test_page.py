@@ -187,7 +187,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def view(browser: Browser) -> Iterator[Page]:
-    """A browser's page, in which nothing goes wrong."""
+    """Yield a browser's page, in which nothing goes wrong."""
     page = browser.new_page(viewport={"width": 1280, "height": 900})
     page.set_default_timeout(100_000)
     complaints: list[str] = []
@@ -205,7 +205,7 @@ def address(served: Served) -> str:
 
 @contextmanager
 def showing(view: Page, scene: Scene) -> Iterator[None]:
-    """Has the page show a scene, and nothing go elsewhere."""
+    """Have the page show a scene, and nothing go elsewhere."""
     asked: set[str] = set()
     view.on("request", lambda request: asked.add(request.url))
     with serving(scene) as served:

@@ -35,7 +35,7 @@ def samples(probes: RunningProbes) -> Samples:
 
 
 class Counting(Probe):
-    """Shows how often it was updated, and fails when told to."""
+    """Shows how often it was updated, and fails on request."""
 
     def __init__(self, name: str) -> None:
         self.name = name

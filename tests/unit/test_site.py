@@ -36,7 +36,7 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    """The site's first page in a browser."""
+    """Yield the site's first page in a browser."""
     from playwright.sync_api import sync_playwright
 
     site = tmp_path_factory.mktemp("site")
@@ -74,7 +74,7 @@ def test_search_finds(page: Page, words: str, found: str) -> None:
     links = page.locator(".md-search-result__item a")
 
     def first_pages() -> list[str]:
-        """The results change with each letter: all are read at once."""
+        """Return all results, read together: they change with each letter."""
         shown = links.evaluate_all("found => found.map(each => each.getAttribute('href') || '')")
         return list(dict.fromkeys(href.partition("#")[0] for href in shown))[:3]
 

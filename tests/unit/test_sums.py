@@ -60,7 +60,7 @@ class Page:
 
 
 def check(pages: list[Page], expected: dict[tuple[str, str], int], documented: bool = True) -> None:
-    """Fails unless the sums are this, by interface and verdict, in packets a second."""
+    """Fail unless the sums are this, by interface and verdict, in packets a second."""
     samples = [
         {
             "labels": f'{{netns="host",interface="{interface}",verdict="{verdict}"}}',

@@ -45,7 +45,7 @@ RIGHT = basic("prometheus", PASSWORD)
 
 
 def reach(served: Served, trust: ssl.SSLContext) -> str:
-    """The version that is spoken with a client like this; empty if it is shut out."""
+    """Return the version that is spoken with a client like this; empty if it is shut out."""
     try:
         with trust.wrap_socket(served.connect(), server_hostname="127.0.0.1") as client:
             client.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The thread that looks: what ends a rest, and what does not."""
+"""The scan thread: which events end a wait, and which do not."""
 
 import threading
 import time
@@ -55,7 +55,7 @@ class Looks:
 
 
 class Tired:
-    """A pace at which each look is followed by the longest rest."""
+    """A limiter with which each scan is followed by the longest wait."""
 
     def rest(self, *_: float) -> float:
         return REST
@@ -68,7 +68,7 @@ def looks() -> Looks:
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch, looks: Looks) -> None:
-    """Has a Watch observe by ``looks``."""
+    """Have a Watch observe by ``looks``."""
     engine = SimpleNamespace(watches_devices=True)
     monkeypatch.setattr(agent, "Engine", lambda *_, **__: nullcontext(engine))
     monkeypatch.setattr(agent, "Inventory", lambda _: nullcontext())
@@ -77,7 +77,7 @@ def host(monkeypatch: pytest.MonkeyPatch, looks: Looks) -> None:
 
 @pytest.fixture
 def watch(monkeypatch: pytest.MonkeyPatch, host: None, looks: Looks) -> Iterator[Watch]:
-    """After its first look, resting."""
+    """Yield the thread after its first scan, while it waits."""
     monkeypatch.setattr(agent, "Pace", Tired)
     watch = Watch(CONFIG)
     watch.start()

@@ -122,7 +122,7 @@ def test_readiness_follows_the_source(plain: Served) -> None:
             "text/*;q=0.9,text/plain;q=0.1,application/openmetrics-text;q=0.5",
             "application/openmetrics-text; version=1.0.0",
         ),
-        # Prometheus 3 when it is told to scrape text, and a browser.
+        # Prometheus 3 when configured to scrape text, and a browser.
         (
             "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,text/plain;version=0.0.4;q=0.3",
             "text/plain; version=1.0.0; charset=utf-8; escaping=allow-utf-8",

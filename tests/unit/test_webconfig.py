@@ -295,7 +295,7 @@ def test_check_config_and_run_refuse_it_alike(authority: Authority) -> None:
 
 
 def events(logged: io.StringIO) -> list[tuple[str, str]]:
-    """What was logged since: level, and what about."""
+    """Return what was logged since: level, and what about."""
     records = list(map(json.loads, logged.getvalue().splitlines()))
     logged.seek(0)
     logged.truncate()
