@@ -78,13 +78,14 @@ $(OBJECTS) &: $(wildcard bpf/*.c bpf/*.h) setup.py | setup
 	@$(PYTHON) setup.py --quiet build_bpf --inplace
 	@touch $(OBJECTS)
 
-lint: setup ## check style and types: ruff, mypy, clang-format
+lint: setup ## check style, types and prose: ruff, mypy, clang-format, codespell
 	$(PYTHON) -m ruff check $(PYTHON_SOURCES)
 	$(PYTHON) -m ruff format --check $(PYTHON_SOURCES)
 	$(PYTHON) -m mypy
-	$(PYTHON) -m mypy -p tests.vm -p tests.demo -p tests.fresh -m tests.suites -m tests.waiting
+	$(PYTHON) -m mypy -p tests.vm -p tests.demo -p tests.fresh -p tests.prose -m tests.suites -m tests.waiting
 	$(PYTHON) -m mypy -p dashboards
 	clang-format --style=file:bpf/.clang-format --dry-run --Werror $(C_SOURCES)
+	$(PYTHON) -m tests.prose.check
 
 format: setup ## put sources into that style
 	$(PYTHON) -m ruff check --fix-only $(PYTHON_SOURCES)
