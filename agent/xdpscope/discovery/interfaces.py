@@ -7,6 +7,8 @@ most of the idle agent's cost (docs/decisions/0004). An interface whose message 
 not decoded again.
 """
 
+import ctypes
+import fcntl
 import socket
 import struct
 from collections.abc import Iterator
@@ -45,6 +47,11 @@ BOND, NETVSC = "bond", "hv_netvsc"
 # netvsc has no kind of its own; no other network device is on this bus.
 _BUS_OF_NETVSC = "vmbus"
 
+# include/uapi/linux/sockios.h, ethtool.h, if.h
+_SIOCETHTOOL, _ETHTOOL_GDRVINFO = 0x8946, 3
+_DRVINFO_SIZE, _DRVINFO_DRIVER = 196, slice(4, 36)  # struct ethtool_drvinfo
+_IFREQ = struct.Struct("16sP16x")  # struct ifreq: name, data
+
 _ATTEMPTS = 10
 _READ_SIZE = 1 << 17  # more than the kernel puts into one answer
 
@@ -58,6 +65,7 @@ class Interface:
     programs: tuple[tuple[Mode, int], ...]
     kind: str = ""  # the kernel's name of a virtual device's type, or NETVSC
     master: int = 0  # ifindex of the bond, bridge, … that it is a part of
+    driver: str = ""  # as ethtool(8) shows it; only of one that runs a program, empty if unknown
 
 
 class Decoder:
@@ -69,11 +77,16 @@ class Decoder:
         self._known: dict[bytes, Interface] = {}
         self._used: dict[bytes, Interface] = {}
 
-    def decode(self, message: bytes) -> Interface:
-        """Return the interface that a message describes; it begins with ``struct ifinfomsg``."""
+    def decode(self, message: bytes, opened: socket.socket | None = None) -> Interface:
+        """Return the interface that a message describes; it begins with ``struct ifinfomsg``.
+
+        Args:
+            message: The message.
+            opened: A socket of the interface's namespace, to ask for its driver.
+        """
         found = self._known.get(message)
         if found is None:
-            found = _interface(memoryview(message))
+            found = _interface(memoryview(message), opened)
         self._used[message] = found
         return found
 
@@ -149,7 +162,7 @@ class InterfaceSource:
             for kind, flags, message in self._messages():
                 consistent &= not flags & _NLM_F_DUMP_INTR
                 if kind == _RTM_NEWLINK:
-                    found.append(self._decoder.decode(bytes(message)))
+                    found.append(self._decoder.decode(bytes(message), self._socket))
                 elif kind == _NLMSG_ERROR:
                     errno = -_ERROR.unpack_from(message)[0]
                     raise KernelError("listing interfaces failed", errno)
@@ -186,13 +199,31 @@ def _text(value: memoryview) -> str:
     return bytes(value).partition(b"\0")[0].decode(errors="replace")
 
 
-def _interface(message: memoryview) -> Interface:
+def _driver(opened: socket.socket, name: bytes) -> str:
+    """Return the name of an interface's driver; empty if it is not known.
+
+    Any socket will do: the ioctl goes to the device of that name in the socket's namespace. For a
+    driver that does not answer, the kernel does (net/ethtool/ioctl.c: ethtool_get_drvinfo).
+    """
+    answer = bytearray(_DRVINFO_SIZE)
+    _NUMBER.pack_into(answer, 0, _ETHTOOL_GDRVINFO)
+    room = (ctypes.c_char * _DRVINFO_SIZE).from_buffer(answer)
+    request = _IFREQ.pack(name, ctypes.addressof(room))
+    try:
+        fcntl.ioctl(opened, _SIOCETHTOOL, request)
+    except OSError:
+        return ""
+    return _text(memoryview(answer)[_DRVINFO_DRIVER])
+
+
+def _interface(message: memoryview, opened: socket.socket | None = None) -> Interface:
     index: int = _LINK.unpack_from(message)[2]
-    name, kind, master = "", "", 0
+    name, kind, master, raw = "", "", 0, b""
     programs: tuple[tuple[Mode, int], ...] = ()
     for type, value in _attributes(message[_LINK.size :]):
         if type == _IFLA_IFNAME:
-            name = interface_name(bytes(value))
+            raw = bytes(value).partition(b"\0")[0]
+            name = interface_name(raw)
         elif type == _IFLA_MASTER:
             master = _NUMBER.unpack(value)[0]
         elif type == _IFLA_LINKINFO:
@@ -205,4 +236,6 @@ def _interface(message: memoryview) -> Interface:
                 for number, id in _attributes(value)
                 if number in _MODES
             )
-    return Interface(index, name, programs, kind, master)
+    runs = programs or master  # a bond runs its program on its lower devices
+    driver = _driver(opened, raw) if runs and opened is not None else ""
+    return Interface(index, name, programs, kind, master, driver)

@@ -110,12 +110,15 @@ class Inventory:
     ) -> Snapshot:
         attachments: dict[int, set[Attachment]] = defaultdict(set)
         interfaces = {}
+        drivers: dict[tuple[str, str], str] = {}
         above: dict[tuple[str, str], tuple[str, ...]] = {}
         for namespace in namespaces.seen:
             uppers = Uppers.of(namespace.interfaces)
             above.update({(namespace.name, name): up for name, up in uppers.names.items()})
             for interface in namespace.interfaces:
                 interfaces[namespace.serial, interface.index] = namespace.name, interface.name
+                if interface.driver:
+                    drivers[namespace.name, interface.name] = interface.driver
                 for mode, program_id in interface.programs:
                     attachments[program_id].update(
                         uppers.attachments(namespace.name, interface, mode)
@@ -147,6 +150,7 @@ class Inventory:
             running=frozenset(running),
             tail_called=leaves,
             interfaces=interfaces,
+            drivers=drivers,
             uppers=above,
             namespaces={each.serial: (each.inode, each.name) for each in namespaces.seen},
             names=namespaces.names,

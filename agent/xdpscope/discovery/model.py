@@ -140,6 +140,9 @@ class Snapshot:
     tail_called: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     # (namespace's serial number, ifindex) to (namespace name, interface name).
     interfaces: Mapping[tuple[int, int], tuple[str, str]] = field(default_factory=dict)
+    # (namespace name, interface name) to the driver's name, as ethtool(8) shows it, of interfaces
+    # that run a program; missing where it is not known.
+    drivers: Mapping[tuple[str, str], str] = field(default_factory=dict)
     # (namespace name, interface name) to the names of the bonds, or the like, that it is a lower
     # device of, the nearest first.
     uppers: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
