@@ -242,4 +242,37 @@ struct entry_record {
 	__u32 serial; /* of the namespace, as in `identity` of struct device_counts */
 };
 
+/* What an outcome belongs to. Devices are (namespace's serial number << 32 | ifindex). */
+struct outcome_key {
+	__u64 from; /* a device, or the id of a cpumap */
+	__u64 to; /* a device, else 0 */
+	__u32 program; /* its id, else 0 */
+	__s32 code; /* an errno, a verdict, or enum cpumap_side */
+};
+
+enum cpumap_side {
+	CPUMAP_ENQUEUE,
+	CPUMAP_KTHREAD,
+};
+
+struct outcome_device {
+	__u32 netns; /* inode */
+	char name[DEVICE_NAME_SIZE];
+};
+
+/* Packets of one key on one CPU. The names are those of the CPU that was first, else empty. */
+struct outcome {
+	__u64 succeeded;
+	__u64 failed;
+	struct outcome_device from;
+	struct outcome_device to;
+	char program[16]; /* cut by the kernel */
+};
+
+/* One for all CPUs. The agent writes it once, before a tracepoint is attached. */
+struct outcome_state {
+	__u64 lost; /* packets for which a map had no room */
+	__u64 by_cookie; /* namespaces are identified by cookie, else by inode */
+};
+
 #endif

@@ -215,11 +215,15 @@ class Flows:
 
 @dataclass(frozen=True)
 class Outcomes:
-    """What happened after the verdict."""
+    """What happened to packets after the verdict."""
 
     enabled: bool = field(
         default=True,
-        metadata=key("Report AF_XDP sockets and the packets that they drop.", restart=False),
+        metadata=key(
+            "Count exceptions, failed redirects and drops from the kernel's xdp:* tracepoints,"
+            " and report AF_XDP sockets with the packets that they drop.",
+            restart=False,
+        ),
     )
 
 
@@ -272,7 +276,8 @@ class Config:
     )
     flows: Flows = field(default_factory=Flows, metadata={"doc": "Counts by flow."})
     outcomes: Outcomes = field(
-        default_factory=Outcomes, metadata={"doc": "What happened after the verdict."}
+        default_factory=Outcomes,
+        metadata={"doc": "What happened to packets after the verdict."},
     )
     state: State = field(default_factory=State, metadata={"doc": "What outlives the agent."})
     log: Log = field(

@@ -29,7 +29,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class XdpSocket:
     """A socket in copy mode that nobody reads from."""
 
-    def __init__(self, rx: int = 64, fill: int = 64, tx: int = 64, chunks: int = 128) -> None:
+    def __init__(
+        self, rx: int = 64, fill: int = 64, tx: int = 64, chunks: int = 128, headroom: int = 0
+    ) -> None:
         """Open it in the calling thread's namespace.
 
         Args:
@@ -37,12 +39,13 @@ class XdpSocket:
             fill: Of the fill ring.
             tx: Of the tx ring.
             chunks: Packets that there is memory for.
+            headroom: Bytes of each chunk that the kernel leaves out before a packet.
         """
         self._sizes = {_RX_RING: rx, _TX_RING: tx, _FILL_RING: fill, _COMPLETION_RING: 64}
         self._socket = socket.socket(_AF_XDP, socket.SOCK_RAW, 0)
         self._memory = mmap.mmap(-1, chunks * _CHUNK)
         address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
-        umem = struct.pack("=QQIII4x", address, len(self._memory), _CHUNK, 0, 0)
+        umem = struct.pack("=QQIII4x", address, len(self._memory), _CHUNK, headroom, 0)
         self._socket.setsockopt(_SOL_XDP, _UMEM_REG, umem)
         for ring, size in self._sizes.items():
             self._socket.setsockopt(_SOL_XDP, ring, struct.pack("=I", size))

@@ -2,8 +2,9 @@
 """Who reads the page, and what all of them have seen."""
 
 from contextvars import ContextVar
+from typing import Final
 
-READER: ContextVar[str] = ContextVar("READER", default="")
+READER: Final[ContextVar[str]] = ContextVar("READER", default="")
 """Who reads the metrics that are collected now: address and program, as far as that tells."""
 
 # A client beyond this number is not waited for: anybody can pretend to be many.

@@ -9,11 +9,17 @@ from typing import Final
 
 from xdpscope.probes.events import EventsProbe
 from xdpscope.probes.maps import MapsProbe
+from xdpscope.probes.outcomes import OutcomesProbe
 from xdpscope.probes.probe import Probe, Scan
 from xdpscope.probes.running import RunningProbes
 from xdpscope.probes.sockets import SocketsProbe
 
 __all__ = ["REGISTRY", "Probe", "RunningProbes", "Scan"]
 
-REGISTRY: Final[tuple[Callable[[], Probe], ...]] = (MapsProbe, SocketsProbe, EventsProbe)
+REGISTRY: Final[tuple[Callable[[], Probe], ...]] = (
+    MapsProbe,
+    OutcomesProbe,
+    SocketsProbe,
+    EventsProbe,
+)
 """What makes each probe. Nothing is read or loaded before the first scan."""
