@@ -25,6 +25,7 @@ from dashboards.boards import (
     unanswered,
 )
 from dashboards.maps import maps
+from dashboards.outcomes import outcomes
 from dashboards.panels import (
     BITS,
     PACKETS,
@@ -413,6 +414,7 @@ def overview() -> model.Dashboard:
             Section("Traffic", _traffic()),
             Section("Flows", _talkers()),
             Section("Programs", _programs()),
+            Section("Outcomes", outcomes()),
             Section("Maps", maps()),
             Section("AF_XDP sockets", sockets()),
         ],

@@ -35,6 +35,9 @@ _UNITS: Final = frozenset(
 )
 """Those that have a use here. "pps" and "cps" are none: below 1 they show thousandths."""
 
+_OF_PACKETS: Final = ("_packets", "_missed", "_exceptions", "_redirect_errors")
+"""How the names of counters of packets end."""
+
 _KINDS: Final = frozenset(("bargauge", "stat", "table", "timeseries"))
 _GIVEN: Final = frozenset(
     ("__rate_interval", "__range", "__from", "__url_time_range", "__value", "__data")
@@ -329,7 +332,7 @@ def _about_unit(unit: object, query: str, panel: Panel) -> Iterator[str]:
         wanted = {PER_MINUTE}
     elif promql.is_ratio(query):
         wanted = {"percentunit", "s"}
-    elif "_packets_total{" in query or "_missed_total{" in query:
+    elif any(f"{ending}_total{{" in query for ending in _OF_PACKETS):
         wanted = {PACKETS if f"[{RANGE}])" in query else PACKETS_RATE}
     elif "_evictions_total{" in query:
         wanted = {FLOWS_RATE}

@@ -35,12 +35,23 @@ NOUGHT = {
     "Flows evicted",
     "Scans failed",
     "Failed scans",
+    "Failed redirects",
+    "Exceptions",
+    "Dropped after the verdict",
     "Programs not traced, and why",
 }
 """Panels in which nothing but 0 is no failure: all but the last count what should not happen."""
 
 EMPTY = {"Firing alerts", "Collectors that failed"}
 """Panels without rows here: this Prometheus has no rules, and no collector fails."""
+EMPTY = {
+    "Firing alerts",
+    "Failed redirects",
+    "Exceptions",
+    "Dropped after the verdict",
+    "Outcomes that are not reported",
+}
+"""Panels without rows here: this Prometheus has no rules, and nothing need go wrong."""
 
 STEP = 30
 """Seconds from one point of a graph to the next."""
