@@ -5,7 +5,7 @@ import os
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from tests.waiting import wait_for
 from xdpscope.config import Outcomes
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.errors import LoadError
-from xdpscope.libbpf import Btf, Map, Object, Program
+from xdpscope.libbpf import Btf, Map, Object, Program, run_time_stats
 from xdpscope.probes import Scan
 from xdpscope.probes.outcomes import OutcomesProbe, tracepoints
 
@@ -383,6 +383,23 @@ def test_a_renamed_interface_takes_nothing_along(road: Road, page: Page) -> None
     expected = {(function, "xsin", "aborted"): 3, (function, "xsnew", "aborted"): 4}
     expect(page.exceptions, expected)
     road.lab.route.link("del", index=index)
+
+
+def test_a_redirect_that_succeeds_runs_no_program_for_errors(road: Road, page: Page) -> None:
+    with ExitStack() as stack:
+        programs = {}
+        for id in Program.ids():
+            program = stack.enter_context(Program.open(id))
+            programs[program.info().name] = program
+        stack.enter_context(run_time_stats())
+        road.run("redirect_to_device", "native", times=64)
+        expect(page.transmitted, {("xsin", "xsout", "sent"): 64})
+        errors = [name for name in programs if name.startswith(("xdp_redirect_", "xdp_exception"))]
+        assert {name: programs[name].info().run_count for name in errors} == dict.fromkeys(
+            errors, 0
+        )
+        assert "xdp_exception" in errors
+        assert 1 <= programs["xdp_devmap_xmit"].info().run_count <= 64
 
 
 def test_switched_off_and_on(road: Road, page: Page) -> None:
