@@ -8,6 +8,7 @@ drops in any case, so this costs nothing per packet.
 import threading
 import time
 from collections.abc import Iterable
+from errno import ENOENT
 
 import structlog
 from prometheus_client.core import Metric
@@ -145,11 +146,10 @@ class SocketsProbe(Probe):
     def _failed(self, error: KernelError) -> None:
         if not self._retries.failed(_DIAG, error) or not has_xdp_sockets():
             return
-        _log.warning(
-            "cannot read AF_XDP sockets: they have no series",
-            error=error.summary,
-            hint="load the kernel module xsk_diag: modprobe xsk_diag",
+        hint = (
+            {"hint": "load the kernel module: modprobe xsk_diag"} if error.errno == ENOENT else {}
         )
+        _log.warning("cannot read AF_XDP sockets: they have no series", error=error.summary, **hint)
 
     def _log_omitted(self, omitted: int) -> None:
         if omitted > 0 and not self._omitted:
