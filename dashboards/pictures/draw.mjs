@@ -122,7 +122,7 @@ try {
     page.on('pageerror', (error) => console.error(String(error)));
     // All of it: tables leave out the rows that are not in view.
     const height = 400 + 38 * Math.max(...board.panels.map(({ gridPos: { y, h } }) => y + h));
-    await page.setViewport({ width: WIDTH, height });
+    await page.setViewport({ width: WIDTH + 16, height });
     await page.goto(pathToFileURL(html).href);
     await page.addStyleTag({ content: code('.css') });
     await page.addScriptTag({ content: code('.js') });
