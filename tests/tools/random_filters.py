@@ -39,12 +39,16 @@ def _instruction(random: Random, left: int, words: list[int]) -> Classic:
     """Return an instruction that may jump over up to ``left`` others."""
     choice = random.random()
     if choice < 0.35:
-        code = random.choice((
-            *(classic.LD | size | mode for size in classic.SIZES for mode in (0x20, 0x40)),
-            classic.LDX | classic.MSH | classic.B,
-        ))
+        code = random.choice(
+            (
+                *(classic.LD | size | mode for size in classic.SIZES for mode in (0x20, 0x40)),
+                classic.LDX | classic.MSH | classic.B,
+            )
+        )
         indirect = code & 0xE0 == classic.IND
-        return Classic(code, 0, 0, _constant(random) if indirect and random.random() < 0.2 else _offset(random))
+        return Classic(
+            code, 0, 0, _constant(random) if indirect and random.random() < 0.2 else _offset(random)
+        )
     if choice < 0.6:
         operation = random.choice(classic._ARITHMETIC)
         source = random.choice((classic.K, classic.X))

@@ -160,6 +160,7 @@ def test_missing_module_is_logged_once(
         shown.scan()
     assert len(logs) == has_sockets
     assert all("modprobe xsk_diag" in log["hint"] for log in logs)
+    assert all(log["log_level"] == "info" for log in logs)
 
 
 def test_answer_of_the_kernel_is_decoded() -> None:

@@ -141,7 +141,9 @@ def _complete(tree: Path, release: str) -> None:
     images = [tree / "boot" / f"vmlinuz-{release}", old / "modules" / release / "vmlinuz"]
     image = next((candidate for candidate in images if candidate.is_file()), None)
     if image is None:
-        raise VmError(f"the packages of {release} hold no kernel image; have they been split again?")
+        raise VmError(
+            f"the packages of {release} hold no kernel image; have they been split again?"
+        )
     _checked(["depmod", "-b", str(tree), release])
     uncompressed = _uncompressed(image.read_bytes())
     if uncompressed is not None:

@@ -146,10 +146,14 @@ class SocketsProbe(Probe):
     def _failed(self, error: KernelError) -> None:
         if not self._retries.failed(_DIAG, error) or not has_xdp_sockets():
             return
-        hint = (
-            {"hint": "load the kernel module: modprobe xsk_diag"} if error.errno == ENOENT else {}
-        )
-        _log.warning("cannot read AF_XDP sockets: they have no series", error=error.summary, **hint)
+        if error.errno == ENOENT:
+            # Nothing is wrong: many distributions build kernels without it, such as Debian 12.
+            _log.info(
+                "AF_XDP sockets are not reported: this kernel does not list them",
+                hint="if it has the module xsk_diag, load it: modprobe xsk_diag",
+            )
+            return
+        _log.warning("cannot read AF_XDP sockets: they have no series", error=error.summary)
 
     def _log_omitted(self, omitted: int) -> None:
         if omitted > 0 and not self._omitted:

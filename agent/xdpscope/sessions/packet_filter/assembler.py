@@ -16,7 +16,6 @@ SIZES = {1: isa.B, 2: isa.H, 4: isa.W, 8: isa.DW}
 _MAX_JUMP = 0x7FFF
 
 
-
 class TooLongError(XdpscopeError):
     """A jump is farther than the 16 bits of an instruction allow."""
 

@@ -73,7 +73,9 @@ def unusable(expression: str) -> str | None:
     """Return why no filter can be made of a text, whatever it means; or None."""
     if len(expression) > MAX_LENGTH:
         return f"the filter has {len(expression)} characters; {MAX_LENGTH} are allowed"
-    strange = next((c for c in expression if not (c.isascii() and (c.isprintable() or c in "\t\r\n"))), "")
+    strange = next(
+        (c for c in expression if not (c.isascii() and (c.isprintable() or c in "\t\r\n"))), ""
+    )
     if strange:
         return f"the filter has the character {strange!r}; only printable ASCII is allowed"
     return None
@@ -124,7 +126,9 @@ _WRONG = "1::2::"
 
 
 def _quoted(message: str) -> set[str]:
-    return {next(filter(None, m.groups())) for m in re.finditer(r"'([^']+)'|\"([^\"]+)\"", message)} | set(message.split())
+    return {
+        next(filter(None, m.groups())) for m in re.finditer(r"'([^']+)'|\"([^\"]+)\"", message)
+    } | set(message.split())
 
 
 def with_caret(expression: str, start: int, end: int, width: int = 76) -> str:

@@ -345,9 +345,7 @@ class _Translation:
                 break
             room -= size
             first = self._reserve(size)
-            found[number] = _Window(
-                begin, end, first + skipped, range(first, first + size, 8)
-            )
+            found[number] = _Window(begin, end, first + skipped, range(first, first + size, 8))
         return found
 
     def _load_by_copy(
