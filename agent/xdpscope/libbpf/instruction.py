@@ -54,12 +54,12 @@ class Instruction(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Of a load or store."""
+        """Return the size of a load or store."""
         return self.code & 0x18
 
     @property
     def mode(self) -> int:
-        """Of a load or store."""
+        """Return the mode of a load or store."""
         return self.code & 0xE0
 
     @property
