@@ -22,7 +22,7 @@ _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
 
 _SKIPPED = re.compile(
-    r"^(LICENSES/|requirements/|dashboards/\w+\.json|tests/kernel/captures/|tests/prose/\w+\.txt"
+    r"^(LICENSES/|requirements/|dashboards/\w+\.json|tests/kernel/captures/|tests/prose/\w+\.txt|tests/unit/test_prose\.py"
     r"|.*\.(png|svg|pcap)$)"
     # Not checked yet.
     r"|^agent/xdpscope/(accounting/|observer\.py|web/page\.|tracing/(targets|tracer|templates|engine)\.)"
