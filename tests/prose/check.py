@@ -22,10 +22,12 @@ _HERE = Path(__file__).parent
 _ROOT = _HERE.parents[1]
 
 _SKIPPED = re.compile(
-    r"^(LICENSES/|requirements/|dashboards/\w+\.json|tests/kernel/captures/|tests/prose/\w+\.txt|tests/unit/test_prose\.py"
+    r"^(LICENSES/|requirements/|dashboards/\w+\.json|tests/kernel/captures/|tests/prose/\w+\.txt"
+    r"|tests/unit/test_prose\.py"
     r"|.*\.(png|svg|pcap)$)"
     # Not checked yet.
-    r"|^agent/xdpscope/(accounting/|observer\.py|web/page\.|tracing/(targets|tracer|templates|engine)\.)"
+    r"|^agent/xdpscope/(accounting/|observer\.py|web/page\.)"
+    r"|^agent/xdpscope/tracing/(targets|tracer|templates|engine)\."
     r"|^dashboards/|^tests/prometheus/"
 )
 """Files that hold no prose of ours."""
