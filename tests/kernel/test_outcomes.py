@@ -18,6 +18,7 @@ from tests.kernel.lab import Lab, Veth, frame
 from tests.kernel.namespaces import namespace, path_of
 from tests.kernel.xsk import XdpSocket
 from tests.waiting import wait_for
+from xdpscope.accounting.readers import READER
 from xdpscope.config import Outcomes
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.errors import LoadError
@@ -50,8 +51,8 @@ def expect(read: Callable[[], Series], expected: Series) -> None:
 class Page:
     """A probe and what it shows after a scan."""
 
-    def __init__(self, inventory: Inventory) -> None:
-        self.probe = OutcomesProbe(patience=0)
+    def __init__(self, inventory: Inventory, patience: float = 0) -> None:
+        self.probe = OutcomesProbe(patience)
         self._inventory = inventory
         self._registry = CollectorRegistry()
         self._registry.register(self.probe)  # type: ignore[arg-type]
@@ -494,6 +495,24 @@ def test_a_kernel_that_refuses_one_program(
     road.lab.attach(road.loaded["abort_with_a_long_name"], road.source)
     road.source.send(SMALL, times=2)
     soon(lambda: sum(page.exceptions().values()) == 2)
+
+
+def test_a_scraper_sees_a_new_series_at_zero(road: Road) -> None:
+    """Until it has, at most a minute, the series stays at 0."""
+    road.lab.attach(road.loaded["abort_with_a_long_name"], road.source)
+    one = ("abort_with_a_long_name", "xsin", "aborted")
+    token = READER.set("a scraper")
+    try:
+        with Inventory() as inventory:
+            page = Page(inventory, patience=60)
+            page.scan()
+            road.source.send(SMALL, times=3)
+            time.sleep(0.5)
+            shown = [page.exceptions() for _ in range(3)]
+            assert shown == [{}, {one: 3}, {one: 3}]
+            page.probe.close()
+    finally:
+        READER.reset(token)
 
 
 def test_the_agent_counts_and_begins_at_zero(road: Road) -> None:

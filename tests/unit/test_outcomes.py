@@ -37,6 +37,7 @@ class Books:
         self.totals = Totals(patience)
         self.now = 1000.0
         self.deleted: list[bytes] = []
+        self.late = 0  # packets between the last reading and the deletion
 
     def update(self, snapshot: Snapshot, *records: Record, after: float = 5) -> dict[str, int]:
         """Values by the labels, joined."""
@@ -49,7 +50,7 @@ class Books:
 
     def _delete(self, record: Record) -> Record:
         self.deleted.append(record.key)
-        return record
+        return replace(record, failed=record.failed + self.late)
 
 
 def test_labels() -> None:
@@ -137,6 +138,14 @@ def test_an_interface_that_is_gone_stays_for_a_minute_and_continues() -> None:
     again = replace(ERROR, key=b"new", failed=2, source=replace(ETH0, index=9))
     snapshot = replace(host(), interfaces={(NETNS, 9): ("host", "eth0")})
     assert list(books.update(snapshot, again).values()) == [5], "no counter decreases"
+
+
+def test_packets_that_come_before_a_record_is_deleted_are_counted() -> None:
+    books = Books()
+    books.late = 2
+    books.update(host("eth0"), replace(ERROR, failed=3))
+    books.update(host(), replace(ERROR, failed=3))
+    assert list(books.update(host(), replace(ERROR, failed=3), after=RETENTION).values()) == [5]
 
 
 def test_a_program_that_is_gone_keeps_its_name_for_a_minute() -> None:

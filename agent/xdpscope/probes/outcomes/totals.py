@@ -119,7 +119,7 @@ class Totals:
             if self._series_of[key] & removed:
                 last = delete(record)
                 if last is not None:
-                    self._add(last, now)
+                    grown.update(self._add(last, now))
                 self._before.pop(key, None)
                 self._series_of.pop(key, None)
         for series, total in self._totals.items():
