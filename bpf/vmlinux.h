@@ -38,6 +38,7 @@ enum bpf_map_type {
 	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_LRU_PERCPU_HASH = 10,
 	BPF_MAP_TYPE_LPM_TRIE = 11,
+	BPF_MAP_TYPE_ARRAY_OF_MAPS = 12,
 	BPF_MAP_TYPE_DEVMAP = 14,
 	BPF_MAP_TYPE_CPUMAP = 16,
 	BPF_MAP_TYPE_XSKMAP = 17,
@@ -53,6 +54,10 @@ enum {
 
 enum {
 	BPF_NOEXIST = 1,
+};
+
+enum {
+	BPF_RB_NO_WAKEUP = 1,
 };
 
 enum xdp_action {
@@ -126,6 +131,7 @@ struct new_utsname {
 
 struct xdp_rxq_info {
 	struct net_device *dev;
+	__u32 queue_index;
 };
 
 /* Where a redirected packet is about to leave: in programs of devmap entries only (5.8). */
@@ -136,8 +142,24 @@ struct xdp_txq_info {
 struct xdp_buff {
 	void *data;
 	void *data_end;
+	void *data_hard_start;
 	struct xdp_rxq_info *rxq;
 	struct xdp_txq_info *txq;
+	__u32 frame_sz;
+};
+
+/* Where a multi-buffer packet goes on. */
+struct skb_frag {
+	__u64 page;
+};
+
+struct skb_shared_info {
+	__u8 nr_frags;
+	struct skb_frag frags[1];
+};
+
+struct page {
+	unsigned long flags;
 };
 
 typedef struct {

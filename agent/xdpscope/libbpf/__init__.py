@@ -9,6 +9,7 @@ Each refusal by the kernel raises a ``KernelError`` of ``xdpscope.errors``.
 from xdpscope.libbpf._raw import ffi as _ffi
 from xdpscope.libbpf._raw import lib as _lib
 from xdpscope.libbpf.btf import Btf
+from xdpscope.libbpf.capture import Drained, PacketRings, PcapngWriter, Record
 from xdpscope.libbpf.descriptor import Descriptor
 from xdpscope.libbpf.instruction import Instruction
 from xdpscope.libbpf.link import Link, LinkEnds
@@ -23,6 +24,7 @@ from xdpscope.libbpf.template import Slots, Template
 __all__ = [
     "Btf",
     "Descriptor",
+    "Drained",
     "EntryFunction",
     "Instruction",
     "Link",
@@ -30,8 +32,11 @@ __all__ = [
     "Map",
     "MapInfo",
     "Object",
+    "PacketRings",
+    "PcapngWriter",
     "Program",
     "ProgramInfo",
+    "Record",
     "RingBuffer",
     "Slots",
     "Template",

@@ -92,11 +92,14 @@ def _pkg_config(what: str) -> list[str]:
         ) from None
 
 
+_DIRECTORY = Path(__file__).resolve().parent
+
 ffibuilder = FFI()
-ffibuilder.cdef((Path(__file__).parent / "_libbpf.h").read_text())
+ffibuilder.cdef((_DIRECTORY / "_libbpf.h").read_text())
 ffibuilder.set_source(
     "xdpscope.libbpf._raw",
-    _SHIM,
+    _SHIM + (_DIRECTORY / "_capture.c").read_text(),
+    include_dirs=[str(_DIRECTORY.parents[2] / "bpf")],  # capture.h
     extra_compile_args=["-O2", "-Wall", *_pkg_config("--cflags")],
     extra_link_args=_pkg_config("--libs"),
 )

@@ -18,7 +18,7 @@ extern "Python" void xdpscope_log(int level, const char *message);
 /* linux/bpf.h */
 enum bpf_map_type {
     BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_HASH, BPF_MAP_TYPE_PERCPU_ARRAY, BPF_MAP_TYPE_PERCPU_HASH,
-    BPF_MAP_TYPE_RINGBUF, ...
+    BPF_MAP_TYPE_RINGBUF, BPF_MAP_TYPE_ARRAY_OF_MAPS, ...
 };
 enum bpf_prog_type { BPF_PROG_TYPE_XDP, BPF_PROG_TYPE_TRACING, BPF_PROG_TYPE_EXT, ... };
 enum bpf_attach_type {
@@ -241,6 +241,8 @@ int bpf_map__reuse_fd(struct bpf_map *map, int fd);
 struct bpf_map *bpf_object__next_map(const struct bpf_object *obj, const struct bpf_map *map);
 int bpf_map__set_max_entries(struct bpf_map *map, __u32 max_entries);
 int bpf_map__set_type(struct bpf_map *map, enum bpf_map_type type);
+int bpf_map__set_value_size(struct bpf_map *map, __u32 size);
+int bpf_map__set_initial_value(struct bpf_map *map, const void *data, size_t size);
 struct bpf_program *bpf_object__next_program(const struct bpf_object *obj,
                                              struct bpf_program *prog);
 const char *bpf_program__name(const struct bpf_program *prog);
@@ -264,3 +266,34 @@ void ring_buffer__free(struct ring_buffer *rb);
 int ring_buffer__poll(struct ring_buffer *rb, int timeout_ms);
 int ring_buffer__consume(struct ring_buffer *rb);
 int ring_buffer__epoll_fd(const struct ring_buffer *rb);
+
+/* _capture.c: packet records and pcapng */
+struct capture_record {
+    __u64 time; __u64 id; __u64 inside; __u32 target; __u32 ifindex; __u32 netns; __u32 queue;
+    __u32 verdict; __u32 length; __u32 captured; __u32 lost; uint16_t cpu; __u8 point; __u8 flags;
+    ...;
+};
+#define CAPTURE_SNAPLEN ...
+#define CAPTURE_PIECE ...
+struct xdpscope_rings;
+struct xdpscope_rings *xdpscope_rings_new(const int *maps, int count, size_t size);
+void xdpscope_rings_free(struct xdpscope_rings *rings);
+size_t xdpscope_rings_read(struct xdpscope_rings *rings, uint8_t *to, size_t room, int all);
+
+enum drained { DRAINED, DRAINED_UNKNOWN, DRAINED_LIMIT, DRAINED_ROTATE };
+struct xdpscope_writer {
+    int counted_point; __u64 limit; __u64 packets; __u64 rotate_at; __u64 flushed;
+    struct capture_record unknown; size_t used;
+    ...;
+};
+struct xdpscope_writer *xdpscope_writer_new(void);
+void xdpscope_writer_free(struct xdpscope_writer *writer);
+void xdpscope_writer_open(struct xdpscope_writer *writer, int fd);
+int xdpscope_writer_flush(struct xdpscope_writer *writer);
+__u64 xdpscope_writer_whole(const struct xdpscope_writer *writer);
+int xdpscope_writer_put(struct xdpscope_writer *writer, const uint8_t *blocks, size_t size);
+int xdpscope_writer_interface(struct xdpscope_writer *writer, const struct capture_record *record,
+                              __u32 number);
+__u64 xdpscope_writer_packets(const struct xdpscope_writer *writer,
+                              const struct capture_record *record);
+int xdpscope_writer_drain(struct xdpscope_writer *writer, struct xdpscope_rings *rings, int all);

@@ -85,6 +85,18 @@ class Object:
         if result < 0:
             raise LoadError(f"the type of the map {name!r} cannot be set", -result)
 
+    def set_value_size(self, name: str, size: int) -> None:
+        """Have a map's values made of so many bytes."""
+        result = lib.bpf_map__set_value_size(self._map(name), size)
+        if result < 0:
+            raise LoadError(f"the values of the map {name!r} cannot have {size} bytes", -result)
+
+    def set_initial_value(self, name: str, value: bytes) -> None:
+        """Set what a map of global variables, such as ``.rodata``, has when it is loaded."""
+        result = lib.bpf_map__set_initial_value(self._map(name), value, len(value))
+        if result < 0:
+            raise LoadError(f"the map {name!r} cannot be given a value", -result)
+
     def maps(self) -> list[str]:
         """Return the names of its maps, including those of its global variables."""
         names, found = [], ffi.NULL

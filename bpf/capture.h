@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Records of `xdpscope trace` and `xdpscope capture`: data and constants only.
+ * The C code of the bindings and Python read the layout from here and from the object's BTF.
+ */
+#ifndef __XDPSCOPE_CAPTURE_H
+#define __XDPSCOPE_CAPTURE_H
+
+/* Constants of the templates, replaced in each target's copy. */
+#define CAPTURE_TARGET 0x7a26e7 /* the number of the target */
+#define CAPTURE_EGRESS 0xe6e55 /* 1 if the target sees packets where they leave, else 0 */
+
+enum capture_limits {
+	/* Bytes of one record: at most so many of the packet (config.snaplen). */
+	CAPTURE_SNAPLEN = 65535,
+	/* Fragments are copied in pieces of at most this size. A longer one ends the copy. */
+	CAPTURE_PIECE = 16384,
+	CAPTURE_FRAGMENTS = 17,
+	CAPTURE_LOSSES = 16384,
+};
+
+enum capture_point {
+	CAPTURE_ENTRY,
+	CAPTURE_EXIT,
+	CAPTURE_POINTS,
+};
+
+enum capture_flags {
+	CAPTURE_VERDICT = 1, /* `verdict` is known */
+	CAPTURE_LEAVES =
+		2, /* `ifindex` is the device that the packet leaves by (a devmap program) */
+	CAPTURE_LAYER3 = 4, /* the packet begins with an IP header */
+	CAPTURE_INSIDE = 8, /* `inside` is known */
+};
+
+/* Followed by `captured` bytes of the packet. */
+struct capture_record {
+	__u64 time; /* CLOCK_MONOTONIC, ns */
+	__u64 id; /* the same at entry and exit of one packet */
+	__u64 inside; /* ns from entry to exit */
+	__u32 target; /* its number */
+	__u32 ifindex;
+	__u32 netns; /* inode */
+	__u32 queue;
+	__u32 verdict; /* what the program returned */
+	__u32 length; /* of the whole packet, fragments included */
+	__u32 captured;
+	__u32 lost; /* on this CPU, at this point of this target, since the record before */
+	__u16 cpu;
+	__u8 point; /* enum capture_point */
+	__u8 flags; /* enum capture_flags */
+	__u32 zero;
+};
+
+/* What a session captures. Constant for all its targets. */
+struct capture_config {
+	__u32 snaplen;
+	__u32 verdicts; /* one bit for each enum xdp_action, 32 for any other value */
+	__u64 min_inside; /* ns */
+	__u64 page_offset_base; /* address of the variable; 0: no fragments are copied */
+	__u64 vmemmap_base; /* the same */
+	__u8 entry; /* emit packets as they arrive */
+	__u8 exit; /* emit packets as they leave */
+	__u8 late; /* emit the entry only once the exit knows verdict and time */
+	__u8 paired; /* there is an exit tracer beside the entry tracer */
+	__u8 devices; /* only packets of devices in the map `devices` */
+	__u8 filter; /* a packet filter is inserted */
+	__u8 filter_length; /* … which reads the length of the packet */
+	__u8 padding;
+};
+
+/* Counts of one target, at one point, on one CPU. */
+struct capture_counts {
+	__u64 matched; /* packets to be emitted */
+	__u64 captured; /* emitted */
+	__u64 lost; /* not emitted: the ring was full */
+	__u64 pending; /* lost since the last one that was emitted */
+};
+
+/*
+ * The packet that is inside the target now, on this CPU.
+ *
+ * Packets can preempt each other on one CPU (PREEMPT_RT; a test run). The kernel then skips a tracer
+ * that is already running there. So entry and exit may run inside each other, but neither inside
+ * itself. The exit sets `busy` before it reads `owner`. An entry that finds `busy` set leaves the
+ * packet inside the target alone.
+ */
+struct capture_state {
+	__u64 owner; /* address of the packet's struct xdp_buff; 0: none */
+	__u64 id;
+	__u64 time;
+	__u32 size; /* of the kept record */
+	__u32 busy;
+	__u64 sequence; /* of ids, of the entry tracer */
+	__u64 displaced; /* packets whose exit cannot be recognised: counted by the entry tracer */
+	__u64 orphaned; /* the same, counted by the exit tracer */
+	struct capture_counts points[CAPTURE_POINTS];
+};
+
+struct capture_device {
+	__u32 netns;
+	__u32 ifindex;
+};
+
+struct capture_loss {
+	__u32 target;
+	__u32 point;
+	__u32 netns;
+	__u32 ifindex;
+};
+
+#endif
