@@ -89,8 +89,7 @@ struct capture_state {
 	__u64 owner; /* address of the packet's struct xdp_buff; 0: none */
 	__u64 id;
 	__u64 time;
-	__u32 size; /* of the kept record */
-	__u32 busy;
+	__u64 busy;
 	__u64 sequence; /* of ids, of the entry tracer */
 	__u64 displaced; /* packets whose exit cannot be recognised: counted by the entry tracer */
 	__u64 orphaned; /* the same, counted by the exit tracer */

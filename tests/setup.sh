@@ -41,6 +41,7 @@ for argument; do
 			clang-format llvm
 			systemd # the service, and its rating
 			curl iputils-ping
+			tshark # reads captures back
 		)
 		useful+=(bpftool chromium)
 		;;

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records of rings become pcapng that tshark reads. Needs BPF maps and test runs, but no tracing."""
+"""Records of rings become pcapng that tshark reads. Needs BPF maps and test runs, no tracing."""
 
 import json
 import os
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kernel import pcapng as pcapng_reader
 from tests.kernel.programs import compiled
 from xdpscope.errors import KernelError
 from xdpscope.libbpf import Drained, Object, PacketRings, PcapngWriter, Program, Record
@@ -21,7 +22,7 @@ from xdpscope.sessions import pcapng
 
 SIZE = 60  # of each packet in records.bpf.c
 RINGS = 3
-PASS, DROP = 2, 1  # what the program returns: put into the ring, or lost
+ABORTED, PASS = 0, 2
 
 needs_tshark = pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is missing")
 
@@ -168,3 +169,27 @@ def test_whole_blocks_are_found_after_a_short_write(source: Source, tmp_path: Pa
         assert writer.whole == 3 * len(block)
         writer.put(block)
         assert writer.whole == 3 * len(block)
+
+
+def test_the_last_records_are_kept_until_an_event(source: Source, tmp_path: Path) -> None:
+    """``aborted`` is the event: the five packets before it are written, and it."""
+    path = tmp_path / "x"
+    with path.open("wb") as file, PcapngWriter() as writer:
+        writer.open(file.fileno())
+        writer.put(pcapng.section("xdpscope", "Linux"))
+        writer.put(pcapng.interface("eth7:main()@fexit", pcapng.ETHERNET, SIZE))
+        writer.add_interface(Record(*(0, 0, 0, 1, 7, 9, 3, 0, 0, 0, 0, 0, 1, 0, b"")), 0)
+        writer.keep(6, events=1 << ABORTED)
+        for number in range(20):
+            source.put(number, point=1, id=number, flags=1, verdict=PASS)
+            assert writer.drain(source.rings) is Drained.ALL
+        source.put(20, point=1, id=20, flags=1, verdict=ABORTED)
+        source.put(21, point=1, id=21, flags=1, verdict=PASS)
+        assert writer.drain(source.rings) is Drained.EVENT
+        assert writer.verdicts == [1, 0, 20, 0, 0, 0]
+        writer.flush()
+        assert pcapng_reader.read(path).packets == []
+        writer.release()
+        assert writer.drain(source.rings) is Drained.ALL
+        writer.flush()
+    assert [packet.id for packet in pcapng_reader.read(path).packets] == list(range(15, 22))

@@ -33,6 +33,13 @@ EXIT_STATUSES = {
     2: "wrong usage or configuration",
     3: "this host can never do it",
 }
+VERDICTS = ("aborted", "drop", "pass", "tx", "redirect", "unknown")
+"""What ``--verdict`` takes."""
+
+LARGEST_SNAPLEN = 65535
+
+_DURATION_UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9}
+_SIZE_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
 
 _ANY_LISTEN = "127.0.0.1:10091 or [::1]:10091"
 _CHOICE = re.compile(r"argument COMMAND: invalid choice: '(.*?)'")
@@ -101,6 +108,158 @@ def _interval(text: str) -> float:
     if not 0.1 <= seconds <= 86400:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0.1 to 86400")
     return seconds
+
+
+def _verdicts(text: str) -> list[str]:
+    found = [each.strip().lower().removeprefix("xdp_") for each in text.split(",")]
+    for each in found:
+        if each not in VERDICTS:
+            raise argparse.ArgumentTypeError(f"{each!r} is none of {', '.join(VERDICTS)}")
+    return found
+
+
+def _nanoseconds(text: str) -> int:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ns|us|µs|ms|s)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration, such as 500ns, 20us or 1ms")
+    return round(float(match[1]) * _DURATION_UNITS[match[2]])
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)s?", text)
+    if not match or float(match[1]) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return float(match[1])
+
+
+def _positive(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,18}", text) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+    return int(text)
+
+
+def _size(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,12})(k|M|G|Ki|Mi|Gi|)B?", text)
+    if not match or not int(match[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size, such as 500k, 100M or 1G")
+    return int(match[1]) * _SIZE_UNITS[match[2]]
+
+
+def _add_selectors(command: argparse.ArgumentParser) -> None:
+    """Add what trace and capture have in common."""
+    chosen = command.add_argument_group("which packets")
+    chosen.add_argument(
+        "--program",
+        action="append",
+        default=[],
+        metavar="P",
+        help="of this program: id, tag or entry function, which may be a shell glob; repeatable",
+    )
+    chosen.add_argument(
+        "--interface",
+        action="append",
+        default=[],
+        metavar="I",
+        help="of this interface; may be a shell glob; repeatable",
+    )
+    chosen.add_argument(
+        "--netns",
+        action="append",
+        default=[],
+        metavar="N",
+        help="in this network namespace (host is the agent's own); may be a shell glob; repeatable",
+    )
+    chosen.add_argument(
+        "--verdict",
+        type=_verdicts,
+        action="extend",
+        default=[],
+        metavar="V[,V…]",
+        help=f"with one of these verdicts: {', '.join(VERDICTS)}",
+    )
+    chosen.add_argument(
+        "--min-latency",
+        type=_nanoseconds,
+        default=0,
+        metavar="DURATION",
+        help="inside the program for at least so long, such as 20us",
+    )
+    chosen.add_argument(
+        "filter",
+        nargs="*",
+        metavar="FILTER",
+        help="that match this expression of tcpdump's language, as they arrive",
+    )
+    stop = command.add_argument_group("when to stop")
+    stop.add_argument("--count", type=_positive, default=0, metavar="N", help="after N packets")
+    stop.add_argument("--seconds", type=_seconds, default=0, metavar="S", help="after S seconds")
+
+
+def _add_trace(trace: argparse.ArgumentParser) -> None:
+    _add_selectors(trace)
+    trace.add_argument(
+        "--emit",
+        choices=["entry", "exit", "entry,exit"],
+        default="entry,exit",
+        metavar="POINTS",
+        help="entry, exit or entry,exit (the default): where packets are shown",
+    )
+    trace.add_argument("--json", action="store_true", help="print JSON for machines, one line each")
+
+
+def _snaplen(text: str) -> int:
+    length = _positive(text)
+    if length > LARGEST_SNAPLEN:
+        raise argparse.ArgumentTypeError(f"at most {LARGEST_SNAPLEN} bytes")
+    return length
+
+
+def _add_capture(capture: argparse.ArgumentParser) -> None:
+    capture.add_argument(
+        "-w",
+        "--write",
+        required=True,
+        metavar="FILE",
+        help="the pcapng file; - is standard output",
+    )
+    _add_selectors(capture)
+    capture.add_argument(
+        "--emit",
+        choices=["entry", "exit", "both"],
+        default="both",
+        metavar="POINTS",
+        help="entry, exit or both (the default): where packets are captured",
+    )
+    capture.add_argument(
+        "--snaplen",
+        type=_snaplen,
+        default=LARGEST_SNAPLEN,
+        metavar="N",
+        help=f"bytes of each packet, {LARGEST_SNAPLEN} at most (the default)",
+    )
+    capture.add_argument(
+        "--rotate",
+        type=_size,
+        default=0,
+        metavar="SIZE",
+        help="begin another file after so many bytes, such as 100M; names get a number",
+    )
+    capture.add_argument(
+        "--keep", type=_positive, default=0, metavar="N", help="keep the last N of these files"
+    )
+    recorder = capture.add_argument_group("flight recorder")
+    recorder.add_argument(
+        "--last",
+        type=_positive,
+        default=0,
+        metavar="N",
+        help="keep the last N packets in memory, and write them when EVENT comes",
+    )
+    recorder.add_argument(
+        "--on",
+        metavar="EVENT",
+        help="a verdict such as aborted, drop>1000/s, drop-ratio>10%% or SIGUSR1",
+    )
 
 
 def _add_global_options(parser: argparse.ArgumentParser, default: str | None) -> None:
@@ -221,6 +380,24 @@ def build() -> tuple[Parser, dict[str, Parser]]:
             "flows",
             "list the flows that a running agent holds",
             "xdpscope flows --verdict drop --source 10.0.0.0/8 --sort packets",
+        )
+    )
+
+    _add_trace(
+        _command(
+            commands,
+            "trace",
+            "print a line for each packet, with its verdict",
+            "xdpscope trace --verdict drop,aborted --interface eth0 'tcp port 443'",
+        )
+    )
+
+    _add_capture(
+        _command(
+            commands,
+            "capture",
+            "write packets with their verdicts to a pcapng file",
+            "xdpscope capture -w - --verdict drop 'udp port 53' | tshark -r -",
         )
     )
 

@@ -192,6 +192,12 @@ struct interface {
 #define BUFFER_SIZE (1 << 20)
 #define LARGEST	    (CAPTURE_SNAPLEN + 256) /* an enhanced packet block */
 
+/* A packet that is kept back. */
+struct block {
+	uint8_t *bytes;
+	uint32_t size, room;
+};
+
 struct xdpscope_writer {
 	int fd;
 	int counted_point; /* the point at which `limit` counts packets; -1: at any */
@@ -203,6 +209,12 @@ struct xdpscope_writer {
 	struct interface *interfaces;
 	uint32_t slots; /* a power of two */
 	uint32_t known;
+	/* With `history`: the last so many records, and the verdicts of all. */
+	uint32_t history;
+	uint32_t events; /* verdicts that drain() returns at: one bit for each, 32 for unknown ones */
+	uint64_t kept; /* records put into `blocks` so far */
+	struct block *blocks;
+	uint64_t verdicts[6]; /* at exit, in the order of enum xdp_action, then the rest */
 	size_t used, sent; /* of the buffer: bytes in it, and bytes written to the file */
 	uint8_t buffer[BUFFER_SIZE];
 };
@@ -212,6 +224,7 @@ enum drained {
 	DRAINED_UNKNOWN, /* `unknown` needs an interface block */
 	DRAINED_LIMIT,
 	DRAINED_ROTATE,
+	DRAINED_EVENT, /* a packet left with one of `events` */
 };
 
 static struct xdpscope_writer *xdpscope_writer_new(void)
@@ -230,8 +243,28 @@ static struct xdpscope_writer *xdpscope_writer_new(void)
 	return writer;
 }
 
+static void forget(struct xdpscope_writer *writer)
+{
+	for (uint32_t i = 0; writer->blocks && i < writer->history; i++)
+		free(writer->blocks[i].bytes);
+	free(writer->blocks);
+	writer->blocks = NULL;
+	writer->history = 0;
+}
+
+/* Keeps the last `records` back until they are released. Returns 0 or -errno. */
+static int xdpscope_writer_keep(struct xdpscope_writer *writer, uint32_t records)
+{
+	writer->blocks = calloc(records, sizeof(struct block));
+	if (!writer->blocks)
+		return -ENOMEM;
+	writer->history = records;
+	return 0;
+}
+
 static void xdpscope_writer_free(struct xdpscope_writer *writer)
 {
+	forget(writer);
 	free(writer->interfaces);
 	free(writer);
 }
@@ -403,6 +436,46 @@ static void put_packet(struct xdpscope_writer *writer, const struct capture_reco
 	writer->used += to - start;
 }
 
+/* Moves the last block of the buffer, which begins at `start`, to the history. */
+static int keep_back(struct xdpscope_writer *writer, size_t start)
+{
+	struct block *block = &writer->blocks[writer->kept % writer->history];
+	uint32_t size = writer->used - start;
+
+	if (block->room < size) {
+		uint8_t *more = realloc(block->bytes, size);
+
+		if (!more)
+			return -ENOMEM;
+		block->bytes = more;
+		block->room = size;
+	}
+	memcpy(block->bytes, writer->buffer + start, size);
+	block->size = size;
+	writer->kept++;
+	writer->used = start;
+	return 0;
+}
+
+/* Writes what was kept back; from now on nothing is. Returns 0 or -errno. */
+static int xdpscope_writer_release(struct xdpscope_writer *writer)
+{
+	uint64_t first = writer->kept > writer->history ? writer->kept - writer->history : 0;
+
+	for (; first < writer->kept; first++) {
+		struct block *block = &writer->blocks[first % writer->history];
+		int failed;
+
+		do
+			failed = xdpscope_writer_put(writer, block->bytes, block->size);
+		while (failed == -EINTR);
+		if (failed)
+			return failed;
+	}
+	forget(writer);
+	return 0;
+}
+
 /*
  * Writes what is in the rings to the buffer, and the buffer to the file when it is full. Returns an enum
  * drained, or -errno if the file cannot be written.
@@ -417,7 +490,9 @@ static int xdpscope_writer_drain(struct xdpscope_writer *writer, struct xdpscope
 	/* Read for each call, so that a clock that is set shows in what follows. */
 	uint64_t offset = clock_ns(CLOCK_REALTIME) - now;
 	struct ring *ring;
-	int at;
+	size_t start;
+	bool event;
+	int at = 0;
 
 	begin(rings);
 	while ((ring = earliest(rings, until, &at))) {
@@ -438,11 +513,23 @@ static int xdpscope_writer_drain(struct xdpscope_writer *writer, struct xdpscope
 			if (failed)
 				return failed;
 		}
+		start = writer->used;
 		put_packet(writer, record, interface->number, offset);
 		interface->packets++;
+		event = false;
+		if (record->point == CAPTURE_EXIT && record->flags & CAPTURE_VERDICT) {
+			uint32_t verdict = record->verdict < 5 ? record->verdict : 5;
+
+			writer->verdicts[verdict]++;
+			event = writer->events >> verdict & 1;
+		}
+		if (writer->history && keep_back(writer, start))
+			return -ENOMEM;
 		if (writer->counted_point < 0 || record->point == writer->counted_point)
 			writer->packets++;
 		consume(rings, ring, at);
+		if (event)
+			return DRAINED_EVENT;
 	}
 	return writer->limit && writer->packets >= writer->limit ? DRAINED_LIMIT : DRAINED;
 }

@@ -52,6 +52,7 @@ class Drained(IntEnum):
     UNKNOWN = lib.DRAINED_UNKNOWN  # a record has no interface yet: see ``unknown``
     LIMIT = lib.DRAINED_LIMIT
     ROTATE = lib.DRAINED_ROTATE
+    EVENT = lib.DRAINED_EVENT  # a packet left with a verdict that ``keep`` names
 
 
 class PacketRings:
@@ -146,6 +147,31 @@ class PcapngWriter:
         """
         _check(lib.xdpscope_writer_put(self._handle, blocks, len(blocks)))
 
+    def keep(self, records: int, events: int = 0) -> None:
+        """Keep the last records back until ``release``.
+
+        Args:
+            records: How many.
+            events: The verdicts at which ``drain`` returns ``EVENT``: one bit for each
+                ``enum xdp_action``, 32 for any other value.
+        """
+        _check(lib.xdpscope_writer_keep(self._handle, records))
+        self._handle.events = events
+
+    def release(self) -> None:
+        """Write what was kept back; from now on nothing is.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        self._handle.events = 0
+        _check(lib.xdpscope_writer_release(self._handle))
+
+    @property
+    def verdicts(self) -> list[int]:
+        """Packets at exit by verdict, in the order of ``enum xdp_action``, then any other."""
+        return list(self._handle.verdicts)
+
     def drain(self, rings: PacketRings, *, all: bool = False) -> Drained:
         """Write the records of the rings; ``all`` as in ``PacketRings.read``.
 
@@ -186,6 +212,10 @@ class PcapngWriter:
         """Packets written so far, as ``limit`` counts them."""
         count: int = self._handle.packets
         return count
+
+    @packets.setter
+    def packets(self, count: int) -> None:
+        self._handle.packets = count
 
     @property
     def pending(self) -> int:

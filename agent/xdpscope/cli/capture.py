@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``xdpscope capture``."""
+
+import argparse
+import sys
+
+from xdpscope.cli.console import note
+from xdpscope.cli.sessions import filter_of, print_summary, selectors_of
+from xdpscope.errors import UsageError
+from xdpscope.sessions import capture, events
+from xdpscope.sessions.session import Session
+from xdpscope.sessions.tracers import Plan
+
+MOST_KEPT = 1_000_000
+"""Packets of the flight recorder: its memory stays bounded."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write packets until a limit or a signal ends it."""
+    if arguments.write == capture.STDOUT and sys.stdout.isatty():
+        raise UsageError(
+            "standard output is a terminal: pcapng is not for people",
+            hint="xdpscope capture -w - | tshark -r -",
+        )
+    if arguments.rotate and arguments.write == capture.STDOUT:
+        raise UsageError("--rotate needs a file: standard output is one stream")
+    if arguments.keep and not arguments.rotate:
+        raise UsageError("--keep needs --rotate")
+    recorder = _recorder(arguments)
+    plan = Plan(
+        entry=arguments.emit != "exit",
+        exit=arguments.emit != "entry",
+        snaplen=arguments.snaplen,
+        selectors=selectors_of(arguments),
+        filter=filter_of(arguments),
+    )
+    files = capture.Files(arguments.write, rotating=bool(arguments.rotate), keep=arguments.keep)
+    with Session(plan, note) as session:
+        try:
+            capture.run(
+                session,
+                files,
+                count=arguments.count,
+                seconds=arguments.seconds,
+                rotate_at=arguments.rotate,
+                recorder=recorder,
+                note=note,
+            )
+        finally:
+            session.stop()
+            print_summary(session)
+    return 0
+
+
+def _recorder(arguments: argparse.Namespace) -> capture.Recorder | None:
+    if not arguments.last and not arguments.on:
+        return None
+    if not arguments.last or not arguments.on:
+        raise UsageError("--last and --on belong together")
+    if arguments.rotate or arguments.count:
+        raise UsageError("--last writes one file, and ends with the event: no --rotate, no --count")
+    if arguments.last > MOST_KEPT:
+        raise UsageError(f"--last keeps at most {MOST_KEPT:,} packets")
+    try:
+        event = events.parse(arguments.on)
+    except ValueError as error:
+        raise UsageError(f"--on {error}") from None
+    if event.verdict is not None and arguments.emit == "entry":
+        raise UsageError(f"--on {event.text} needs packets at exit: --emit exit or both")
+    return capture.Recorder(arguments.last, event)

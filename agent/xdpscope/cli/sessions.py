@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``trace`` and ``capture`` have in common."""
+
+import argparse
+
+from xdpscope.cli.console import note
+from xdpscope.sessions.packet_filter import PacketFilter
+from xdpscope.sessions.selectors import Selectors
+from xdpscope.sessions.session import Session
+from xdpscope.sessions.trace import summary
+
+
+def selectors_of(arguments: argparse.Namespace) -> Selectors:
+    """Return what was typed."""
+    return Selectors(
+        programs=tuple(arguments.program),
+        interfaces=tuple(arguments.interface),
+        namespaces=tuple(arguments.netns),
+        verdicts=frozenset(arguments.verdict),
+        min_inside=arguments.min_latency,
+    )
+
+
+def filter_of(arguments: argparse.Namespace) -> PacketFilter | None:
+    """Return the compiled filter; None if there is none.
+
+    Raises:
+        FilterError: it is wrong.
+    """
+    expression = " ".join(arguments.filter)
+    if not expression.strip():
+        return None
+    compiled = PacketFilter.compile(expression)
+    for warning in compiled.warnings:
+        note(f"warning: {warning}")
+    return compiled
+
+
+def print_summary(session: Session) -> None:
+    """Print what was captured at each point; ``session`` has stopped."""
+    lines = list(summary(session.summary()))
+    for line in lines or ["no packet matched"]:
+        note(line)

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running trace and capture as a user does, and packets for them."""
+
+import os
+import select
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Address
+
+from xdpscope.libbpf import Link
+
+KEEP, DROP, REWRITE, ENCAPSULATE, DECAPSULATE, ABORT = range(6)
+"""What ``does_as_told`` of sessions.bpf.c does with a packet, by its type of service."""
+
+ETHERNET = b"\x02\0\0\0\0\x02" + b"\x02\0\0\0\0\x01"
+
+
+def ipv4(
+    payload: bytes,
+    *,
+    what: int = KEEP,
+    number: int = 0,
+    protocol: int = 17,
+    source: str = "192.168.1.12",
+    destination: str = "192.168.1.138",
+) -> bytes:
+    """Return an IPv4 packet without Ethernet header."""
+    return (
+        struct.pack("!BBHHHBBH", 0x45, what, 20 + len(payload), number, 0, 64, protocol, 0)
+        + IPv4Address(source).packed
+        + IPv4Address(destination).packed
+        + payload
+    )
+
+
+def udp(payload: bytes, source: int = 5060, destination: int = 5060) -> bytes:
+    """Return a UDP datagram."""
+    return struct.pack("!HHHH", source, destination, 8 + len(payload), 0) + payload
+
+
+def ethernet(payload: bytes, kind: int = 0x0800) -> bytes:
+    """Return a frame of at least 60 bytes."""
+    return (ETHERNET + struct.pack("!H", kind) + payload).ljust(60, b"\0")
+
+
+def told(what: int, number: int, size: int = 100) -> bytes:
+    """Return a frame of ``size`` bytes or more that ``does_as_told`` treats like that."""
+    inner = ipv4(udp(struct.pack("!I", number).ljust(size - 42, b"x")), what=what, number=number)
+    if what == DECAPSULATE:
+        return ethernet(ipv4(inner, what=what, number=number, protocol=4, source="10.1.1.1"))
+    return ethernet(inner)
+
+
+class Command:
+    """A running ``xdpscope`` command."""
+
+    def __init__(self, *arguments: str, stdout: int = subprocess.PIPE) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "xdpscope", *arguments],
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=stdout == subprocess.PIPE,
+            env={**os.environ, "COLUMNS": "200"},
+        )
+
+    def finish(self, number: int = signal.SIGINT) -> tuple[str, str]:
+        """End it as Ctrl-C does; return what it printed to both."""
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> tuple[str, str]:
+        """Wait for its end; return what it printed to both."""
+        output, errors = self.process.communicate(timeout=120)
+        if isinstance(errors, bytes):
+            errors = errors.decode()
+        return output or "", errors
+
+
+def tracing_links() -> set[int]:
+    """Return the ids of all links."""
+    return set(Link.ids())
+
+
+@contextmanager
+def running(*arguments: str, links: int, stdout: int = subprocess.PIPE) -> Iterator[Command]:
+    """Run a command, and wait until it has attached so many tracers."""
+    before = tracing_links()
+    command = Command(*arguments, stdout=stdout)
+    try:
+        end = time.monotonic() + 120
+        while len(tracing_links() - before) < links:
+            if command.process.poll() is not None:
+                _, errors = command.wait()
+                raise AssertionError(f"it ended with {command.process.returncode}: {errors}")
+            if time.monotonic() > end:
+                command.process.kill()
+                raise AssertionError(f"it attaches nothing: {command.wait()}")
+            time.sleep(0.05)
+        yield command
+    finally:
+        if command.process.poll() is None:
+            command.process.kill()
+        command.process.wait()
+        for stream in (command.process.stdout, command.process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+def wait_for_lines(command: Command, count: int, seconds: float = 60) -> list[str]:
+    """Return the next lines of its output."""
+    assert command.process.stdout is not None
+    lines: list[str] = []
+    end = time.monotonic() + seconds
+    while len(lines) < count:
+        ready, _, _ = select.select([command.process.stdout], [], [], end - time.monotonic())
+        if not ready:
+            raise AssertionError(f"{count} lines wanted, these came: {lines}")
+        line = command.process.stdout.readline()
+        if not line:
+            raise AssertionError(f"it ended after {lines}")
+        lines.append(line.rstrip("\n"))
+    return lines

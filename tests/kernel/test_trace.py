@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``xdpscope trace`` prints every packet as it was sent, with what became of it."""
+
+import json
+import re
+import signal
+import time
+
+import pytest
+
+from tests.kernel.conftest import kernel
+from tests.kernel.lab import Lab, settled_objects
+from tests.kernel.sessions import (
+    ABORT,
+    DECAPSULATE,
+    DROP,
+    ENCAPSULATE,
+    KEEP,
+    REWRITE,
+    running,
+    told,
+)
+
+pytestmark = pytest.mark.every_kernel
+
+FRAGMENTS = kernel() >= (5, 18)
+
+
+def _program(lab: Lab):
+    return lab.load("does_as_told", "sessions") if FRAGMENTS else lab.load("decide_pass")
+
+
+def test_each_packet_has_a_line(lab: Lab) -> None:
+    if not FRAGMENTS:
+        pytest.skip("the program needs multi-buffer XDP (5.18)")
+    veth = lab.veth("xst0")
+    lab.attach(_program(lab), veth)
+    before = settled_objects()
+
+    with running("trace", links=2) as command:
+        for what in (KEEP, DROP, REWRITE, ENCAPSULATE, DECAPSULATE, ABORT):
+            veth.send(told(what, 1))
+        time.sleep(1)
+        output, errors = command.finish()
+
+    flow = "192.168.1.12:5060 -> 192.168.1.138:5060 UDP"
+    lines = [re.sub(r"^\S+ ", "", line) for line in output.splitlines()]
+    lines = [re.sub(r"[\d.]+ (ns|us|ms)", "T", line) for line in lines]
+    assert lines == [
+        f"xst0 {flow} 100 does_as_told (fentry) (fexit: XDP_PASS) T",
+        f"xst0 {flow} 100 does_as_told (fentry) (fexit: XDP_DROP) T",
+        f"xst0 {flow} 100 does_as_told (fentry) (fexit: XDP_PASS)"
+        " T, destination 192.168.1.138:5060 -> 10.0.0.2:5060",
+        f"xst0 {flow} 100 does_as_told (fentry) (fexit: XDP_TX)"
+        " T, encapsulated in IPIP 10.0.0.1 -> 10.0.0.2, length 100 -> 120",
+        f"xst0 10.1.1.1 -> 192.168.1.138 IPIP [IPIP: {flow}] 120 does_as_told (fentry)"
+        " (fexit: XDP_PASS) T, decapsulated from IPIP 10.1.1.1 -> 192.168.1.138,"
+        " length 120 -> 100",
+        f"xst0 {flow} 100 does_as_told (fentry) (fexit: XDP_ABORTED) T",
+    ]
+    assert "fentry: 6 captured, 0 lost, 6 matched" in errors
+    assert "fexit: 6 captured, 0 lost, 6 matched" in errors
+    assert settled_objects() == before
+
+
+@pytest.mark.parametrize("emit", ["entry", "exit", "entry,exit"])
+def test_a_verdict_selects(lab: Lab, emit: str) -> None:
+    if not FRAGMENTS:
+        pytest.skip("the program needs multi-buffer XDP (5.18)")
+    veth = lab.veth("xst0")
+    lab.attach(_program(lab), veth)
+    links = 1 if emit == "exit" else 2
+
+    with running(
+        "trace", "--verdict", "drop,aborted", "--emit", emit, "--json", links=links
+    ) as command:
+        for number in range(99, 102):
+            veth.send(told(DECAPSULATE, number), told(KEEP, number))
+        veth.send(told(ABORT, 5))
+        time.sleep(1)
+        output, errors = command.finish()
+
+    lines = [json.loads(line) for line in output.splitlines()]
+    points = emit.split(",")
+    assert [line["verdict"] for line in lines] == ["XDP_DROP", "XDP_ABORTED"]
+    assert {line["version"] for line in lines} == {1}
+    for line in lines:
+        assert [name for name in ("entry", "exit") if line[name]] == points
+    if "entry" in points:
+        assert lines[0]["entry"]["protocol"] == "IPIP"
+        assert lines[0]["entry"]["length"] == 120
+    if "exit" in points:
+        assert lines[0]["exit"]["source"] == "192.168.1.12"
+        assert lines[0]["exit"]["length"] == 100
+    assert "2 captured, 0 lost, 2 matched" in errors
+
+
+def test_a_program_that_comes_later_joins(lab: Lab) -> None:
+    veth = lab.veth("xst0")
+
+    with running("trace", "--interface", "xst0", links=0) as command:
+        time.sleep(3)
+        lab.attach(lab.load("decide_drop"), veth)
+        end = time.monotonic() + 30
+        sent = 0
+        while not sent or time.monotonic() < end:
+            time.sleep(0.5)
+            sent += 1
+            veth.send(told(KEEP, sent))
+            if sent > 10:
+                break
+        time.sleep(1)
+        output, errors = command.finish()
+
+    assert "decide_drop (fentry) (fexit: XDP_DROP)" in output
+    assert "waiting for one" in errors
+
+
+def test_count_ends_it_and_no_program_is_refused_silently(lab: Lab) -> None:
+    veth = lab.veth("xst0")
+    lab.attach(lab.load("decide_pass"), veth)
+
+    with running("trace", "--count", "3", "--program", "decide_*", links=2) as command:
+        veth.send(told(KEEP, 1), times=5)
+        output, _ = command.wait()
+    assert len(output.splitlines()) == 3
+    assert command.process.returncode == 0
+
+
+def test_nothing_stays_after_a_kill(lab: Lab) -> None:
+    veth = lab.veth("xst0")
+    lab.attach(lab.load("decide_pass"), veth)
+    before = settled_objects()
+
+    with running("trace", links=2) as command:
+        veth.send(told(KEEP, 1), times=5)
+        command.finish(signal.SIGKILL)
+    assert settled_objects() == before
