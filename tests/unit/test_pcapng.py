@@ -22,7 +22,7 @@ from xdpscope.sessions import pcapng
 
 SIZE = 60  # of each packet in records.bpf.c
 RINGS = 3
-ABORTED, PASS = 0, 2
+ABORTED, DROP, PASS = 0, 1, 2
 
 needs_tshark = pytest.mark.skipif(shutil.which("tshark") is None, reason="tshark is missing")
 
@@ -137,7 +137,7 @@ def test_tshark_reads_what_is_written(source: Source, tmp_path: Path) -> None:
                   for each in frames]  # fmt: skip
     assert [int(each, 0) for each in directions] == [1, 1, 1, 2]
     verdicts = [each.get("frame.verdict_tree", {}).get("frame.verdict.ebpf_xdp") for each in frames]
-    assert verdicts == [None, "1", None, None]
+    assert verdicts == [None, str(DROP), None, None]
     raw = [bytes.fromhex(each["frame_raw"][0]) for each in packets]
     assert [struct.unpack_from("!QI", each) for each in raw] == [
         (1_000, 1), (2_000, 1), (3_000, 2), (4_000, 3),

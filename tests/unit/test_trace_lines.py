@@ -38,40 +38,50 @@ def udp(payload: bytes, ports: tuple[int, int] = (1000, 2000)) -> bytes:
 
 
 UDP = udp(b"hello")
+FLOW = "10.0.0.1:1000 -> 10.0.0.2:2000 UDP"
 
 
 @pytest.mark.parametrize(
     ("frame", "text"),
     [
-        (ether(ip4(UDP)), "10.0.0.1:1000 -> 10.0.0.2:2000 UDP"),
+        (ether(ip4(UDP)), FLOW),
         (ether(ip6(UDP), 0x86DD), "[2001:db8::1]:1000 -> [2001:db8::2]:2000 UDP"),
         (ether(ip4(b"\x08\0\0\0" + bytes(8), 1)), "10.0.0.1 -> 10.0.0.2 ICMP echo request"),
-        (ether(ip6(b"\x87\0\0\0", 58), 0x86DD), "2001:db8::1 -> 2001:db8::2 ICMPv6 neighbor solicitation"),
-        (ether(ip4(pack("!HHIIBB", 80, 90, 0, 0, 0x50, 0x12) + bytes(6), 6)), "10.0.0.1:80 -> 10.0.0.2:90 TCP SYN,ACK"),
-        (ether(ip4(UDP), tags=pack("!HH", 0x8100, 0x2005)), "vlan 5 10.0.0.1:1000 -> 10.0.0.2:2000 UDP"),
-        (ether(pack("!I", 77 << 12 | 0x100) + ip4(UDP), 0x8847), "mpls 77 10.0.0.1:1000 -> 10.0.0.2:2000 UDP"),
+        (
+            ether(ip6(b"\x87\0\0\0", 58), 0x86DD),
+            "2001:db8::1 -> 2001:db8::2 ICMPv6 neighbor solicitation",
+        ),
+        (
+            ether(ip4(pack("!HHIIBB", 80, 90, 0, 0, 0x50, 0x12) + bytes(6), 6)),
+            "10.0.0.1:80 -> 10.0.0.2:90 TCP SYN,ACK",
+        ),
+        (ether(ip4(UDP), tags=pack("!HH", 0x8100, 0x2005)), f"vlan 5 {FLOW}"),
+        (ether(pack("!I", 77 << 12 | 0x100) + ip4(UDP), 0x8847), f"mpls 77 {FLOW}"),
         (ether(b"\0" * 46, 0x88B5), "02:00:00:00:00:01 -> 02:00:00:00:00:02 local"),
         (ether(b"\x45\0"), "02:00:00:00:00:01 -> 02:00:00:00:00:02 truncated"),
         (b"\x02", "truncated"),
-        (ether(ip4(ip4(UDP), 4, ("1.1.1.1", "2.2.2.2"))), "1.1.1.1 -> 2.2.2.2 IPIP [IPIP: 10.0.0.1:1000 -> 10.0.0.2:2000 UDP]"),
+        (
+            ether(ip4(ip4(UDP), 4, ("1.1.1.1", "2.2.2.2"))),
+            f"1.1.1.1 -> 2.2.2.2 IPIP [IPIP: {FLOW}]",
+        ),
         (
             ether(ip4(udp(b"\x08\0\0\0\0\0\x2a\0" + ether(ip4(UDP)), (9, 4789)))),
-            "10.0.0.1:9 -> 10.0.0.2:4789 UDP [VXLAN 42: 10.0.0.1:1000 -> 10.0.0.2:2000 UDP]",
+            f"10.0.0.1:9 -> 10.0.0.2:4789 UDP [VXLAN 42: {FLOW}]",
         ),
         (
             ether(ip4(udp(b"\x01\0\x65\x58\0\0\x2a\0" + bytes(4) + ether(ip4(UDP)), (9, 6081)))),
-            "10.0.0.1:9 -> 10.0.0.2:6081 UDP [Geneve 42: 10.0.0.1:1000 -> 10.0.0.2:2000 UDP]",
+            f"10.0.0.1:9 -> 10.0.0.2:6081 UDP [Geneve 42: {FLOW}]",
         ),
         (
             ether(ip4(udp(b"\x30\xff\0\0\0\0\0\x2a" + ip4(UDP), (9, 2152)))),
-            "10.0.0.1:9 -> 10.0.0.2:2152 UDP [GTP-U 42: 10.0.0.1:1000 -> 10.0.0.2:2000 UDP]",
+            f"10.0.0.1:9 -> 10.0.0.2:2152 UDP [GTP-U 42: {FLOW}]",
         ),
         (
             ether(ip4(b"\x20\0\x08\0\0\0\0\1" + ip4(UDP), 47)),
-            "10.0.0.1 -> 10.0.0.2 GRE [GRE: 10.0.0.1:1000 -> 10.0.0.2:2000 UDP]",
+            f"10.0.0.1 -> 10.0.0.2 GRE [GRE: {FLOW}]",
         ),
     ],
-)  # fmt: skip
+)
 def test_headers_in_short(frame: bytes, text: str) -> None:
     assert str(dissect(frame)) == text
 
@@ -139,19 +149,19 @@ LEFT = record(1, ether(ip4(UDP)), flags=KNOWN)
 @pytest.mark.parametrize(
     ("shown", "text"),
     [
-        (line(SENT, None), "eth0 10.0.0.1:1000 -> 10.0.0.2:2000 UDP 47 xdp_main (fentry)"),
-        (line(None, LEFT, "blue"), "eth0 blue 10.0.0.1:1000 -> 10.0.0.2:2000 UDP 47 xdp_main (fexit: XDP_PASS) 850 ns"),
-        (line(SENT, LEFT), "eth0 10.0.0.1:1000 -> 10.0.0.2:2000 UDP 47 xdp_main (fentry) (fexit: XDP_PASS) 850 ns"),
+        (line(SENT, None), f"eth0 {FLOW} 47 xdp_main (fentry)"),
+        (line(None, LEFT, "blue"), f"eth0 blue {FLOW} 47 xdp_main (fexit: XDP_PASS) 850 ns"),
+        (line(SENT, LEFT), f"eth0 {FLOW} 47 xdp_main (fentry) (fexit: XDP_PASS) 850 ns"),
         (
             line(record(0, SENT.data, flags=KNOWN, verdict=1), None),
-            "eth0 10.0.0.1:1000 -> 10.0.0.2:2000 UDP 47 xdp_main (fentry) (then fexit: XDP_DROP) 850 ns",
+            f"eth0 {FLOW} 47 xdp_main (fentry) (then fexit: XDP_DROP) 850 ns",
         ),
         (
             line(SENT, record(1, LEFT.data, flags=KNOWN, verdict=77)),
-            "eth0 10.0.0.1:1000 -> 10.0.0.2:2000 UDP 47 xdp_main (fentry) (fexit: 77) 850 ns",
+            f"eth0 {FLOW} 47 xdp_main (fentry) (fexit: 77) 850 ns",
         ),
     ],
-)  # fmt: skip
+)
 def test_lines_for_people(shown: Line, text: str) -> None:
     at, _, rest = as_text(shown).partition(" ")
     assert at.endswith(".123456")
