@@ -35,7 +35,7 @@ from xdpscope.observer import Standing
 from xdpscope.tracing.engine import unavailable
 from xdpscope.tracing.reason import Reason
 
-COMMANDS = ["run", "list", "doctor", "check-config", "flows", "help"]
+COMMANDS = ["run", "list", "doctor", "check-config", "flows", "trace", "capture", "help"]
 
 
 # Runs a command on a machine that calls itself another one.
@@ -76,6 +76,17 @@ def test_help_lists_the_commands() -> None:
         ("flows", "--connect", "http://127.0.0.1/?limit=1"),
         ("list", "--watch", "0"),
         ("list", "--watch", "--json"),
+        ("trace", "--verdict", "dropped"),
+        ("trace", "--min-latency", "20"),
+        ("trace", "--emit", "both"),
+        ("trace", "tcp", "port", "http-"),
+        ("capture",),
+        ("capture", "-w", "x", "--snaplen", "65536"),
+        ("capture", "-w", "x", "--keep", "2"),
+        ("capture", "-w", "-", "--rotate", "1M"),
+        ("capture", "-w", "x", "--last", "5"),
+        ("capture", "-w", "x", "--last", "5", "--on", "dropped"),
+        ("capture", "-w", "x", "--last", "5", "--on", "drop", "--emit", "entry"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...]) -> None:

@@ -12,9 +12,9 @@ from errno import EPERM
 from pathlib import Path
 
 import pytest
-
 from tests.kernel import pcapng as pcapng_reader
 from tests.kernel.programs import compiled
+
 from xdpscope.errors import KernelError
 from xdpscope.libbpf import Drained, Object, PacketRings, PcapngWriter, Program, Record
 from xdpscope.libbpf.capture import RECORD_SIZE
@@ -156,7 +156,7 @@ def test_a_limit_counts_one_point(source: Source) -> None:
         assert writer.drain(source.rings) is Drained.LIMIT
         os.close(fd)
         assert writer.packets == 2
-    assert [record.id for record in source.rings.read()][0] == 2
+    assert source.rings.read()[0].id == 2
 
 
 def test_whole_blocks_are_found_after_a_short_write(source: Source, tmp_path: Path) -> None:

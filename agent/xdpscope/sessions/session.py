@@ -98,6 +98,8 @@ class Session:
 
     def stop(self) -> None:
         """Detach from everything; what is in the rings stays there. Again is no error."""
+        if self._end.is_set():
+            return
         self._end.set()
         self._thread.join()
         self.tracers.detach_all()

@@ -2,6 +2,7 @@
 """``xdpscope trace``: a line for each packet."""
 
 import json
+import os
 import signal
 import sys
 import time
@@ -232,6 +233,7 @@ def run(
     """
     plan = session.tracers.plan
     terminal = bool(width)
+    colours = terminal and not os.environ.get("NO_COLOR")
     pairs = Pairs(plan.entry and plan.exit)
     printed = withheld = in_this_second = 0
     end = time.monotonic() + seconds if seconds else float("inf")
@@ -251,7 +253,7 @@ def run(
             program = session.target(first.target).program
             device = session.device(first.netns, first.ifindex)
             line = Line(entry, leaving, device, program.function, program.id, first.time + offset)
-            text = as_json(line) if json_lines else as_text(line, colours=terminal, width=width)
+            text = as_json(line) if json_lines else as_text(line, colours=colours, width=width)
             output.write(text + "\n")
             printed += 1
             in_this_second += 1
