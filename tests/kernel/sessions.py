@@ -2,7 +2,6 @@
 """Running trace and capture as a user does, and packets for them."""
 
 import os
-import select
 import signal
 import struct
 import subprocess
@@ -86,21 +85,26 @@ def tracing_links() -> set[int]:
     return set(Link.ids())
 
 
+def wait_for_links(command: Command, before: set[int], count: int) -> None:
+    """Wait until a command has attached so many tracers."""
+    end = time.monotonic() + 120
+    while len(tracing_links() - before) < count:
+        if command.process.poll() is not None:
+            _, errors = command.wait()
+            raise AssertionError(f"it ended with {command.process.returncode}: {errors}")
+        if time.monotonic() > end:
+            command.process.kill()
+            raise AssertionError(f"it attaches nothing: {command.wait()}")
+        time.sleep(0.05)
+
+
 @contextmanager
 def running(*arguments: str, links: int, stdout: int = subprocess.PIPE) -> Iterator[Command]:
     """Run a command, and wait until it has attached so many tracers."""
     before = tracing_links()
     command = Command(*arguments, stdout=stdout)
     try:
-        end = time.monotonic() + 120
-        while len(tracing_links() - before) < links:
-            if command.process.poll() is not None:
-                _, errors = command.wait()
-                raise AssertionError(f"it ended with {command.process.returncode}: {errors}")
-            if time.monotonic() > end:
-                command.process.kill()
-                raise AssertionError(f"it attaches nothing: {command.wait()}")
-            time.sleep(0.05)
+        wait_for_links(command, before, links)
         yield command
     finally:
         if command.process.poll() is None:
@@ -109,19 +113,3 @@ def running(*arguments: str, links: int, stdout: int = subprocess.PIPE) -> Itera
         for stream in (command.process.stdout, command.process.stderr):
             if stream is not None:
                 stream.close()
-
-
-def wait_for_lines(command: Command, count: int, seconds: float = 60) -> list[str]:
-    """Return the next lines of its output."""
-    assert command.process.stdout is not None
-    lines: list[str] = []
-    end = time.monotonic() + seconds
-    while len(lines) < count:
-        ready, _, _ = select.select([command.process.stdout], [], [], end - time.monotonic())
-        if not ready:
-            raise AssertionError(f"{count} lines wanted, these came: {lines}")
-        line = command.process.stdout.readline()
-        if not line:
-            raise AssertionError(f"it ended after {lines}")
-        lines.append(line.rstrip("\n"))
-    return lines

@@ -122,7 +122,7 @@ def test_under_a_flood_captured_and_lost_are_what_matched(lab: Lab, tmp_path: Pa
     program = lab.load("decide_drop")
     lab.attach(program, veth)
     path = tmp_path / "x.pcapng"
-    runs = 200_000
+    runs = 50_000
 
     with running("capture", "-w", str(path), "--emit", "exit", links=1) as command:
         command.process.send_signal(signal.SIGSTOP)

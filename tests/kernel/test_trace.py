@@ -19,7 +19,10 @@ from tests.kernel.sessions import (
     REWRITE,
     running,
     told,
+    tracing_links,
+    wait_for_links,
 )
+from tests.kernel.test_chains import LINKS, chain, needs_loader, send_some
 
 pytestmark = pytest.mark.every_kernel
 
@@ -98,22 +101,18 @@ def test_a_verdict_selects(lab: Lab, emit: str) -> None:
 def test_a_program_that_comes_later_joins(lab: Lab) -> None:
     veth = lab.veth("xst0")
 
+    before = tracing_links()
     with running("trace", "--interface", "xst0", links=0) as command:
-        time.sleep(3)
+        assert command.process.stderr is not None
+        while "waiting for one" not in command.process.stderr.readline():
+            assert command.process.poll() is None
         lab.attach(lab.load("decide_drop"), veth)
-        end = time.monotonic() + 30
-        sent = 0
-        while not sent or time.monotonic() < end:
-            time.sleep(0.5)
-            sent += 1
-            veth.send(told(KEEP, sent))
-            if sent > 10:
-                break
+        wait_for_links(command, before, 2)
+        veth.send(told(KEEP, 1), times=3)
         time.sleep(1)
-        output, errors = command.finish()
+        output, _ = command.finish()
 
-    assert "decide_drop (fentry) (fexit: XDP_DROP)" in output
-    assert "waiting for one" in errors
+    assert output.count("decide_drop (fentry) (fexit: XDP_DROP)") == 3
 
 
 def test_count_ends_it_and_no_program_is_refused_silently(lab: Lab) -> None:
@@ -136,3 +135,18 @@ def test_nothing_stays_after_a_kill(lab: Lab) -> None:
         veth.send(told(KEEP, 1), times=5)
         command.finish(signal.SIGKILL)
     assert settled_objects() == before
+
+
+@needs_loader
+def test_a_chain_names_the_component_that_dropped(lab: Lab) -> None:
+    veth = lab.veth("xst0")
+    with (
+        chain(veth, *reversed(LINKS)),
+        running("trace", "--verdict", "drop", "--emit", "exit", links=4) as command,
+    ):
+        send_some(veth)
+        time.sleep(1)
+        output, _ = command.finish()
+    words = [line.split() for line in output.splitlines()]
+    assert [line[-3] for line in words] == ["drop_some", "xdp_dispatcher"] * 5
+    assert all(line[-2:] == ["(fexit:", "XDP_DROP)"] for line in words)
