@@ -8,8 +8,8 @@ from typing import Self
 import numpy as np
 
 from tests.kernel.programs import compiled
-from xdpscope.errors import KernelError, LoadError
-from xdpscope.libbpf import Link, Object, Program, Template
+from xdpscope.errors import KernelError
+from xdpscope.libbpf import Link, Object, Program
 from xdpscope.sessions.packet_filter import PacketFilter, Reader
 
 AT_ONCE = 32

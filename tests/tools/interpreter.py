@@ -5,7 +5,8 @@ What the kernel's verifier refuses, and what would be a fault, raises AssertionE
 stack bytes that nobody wrote, loads outside of the packet, jumps to nowhere.
 """
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 
 from xdpscope.libbpf import Instruction
 from xdpscope.libbpf import instruction as isa
@@ -16,6 +17,16 @@ STACK = 512
 _MASK = (1 << 64) - 1
 _SIZES = {isa.B: 1, isa.H: 2, isa.W: 4, isa.DW: 8}
 _PROBE_READ_KERNEL = 113
+
+_OPERATIONS: dict[int, Callable[[int, int], int]] = {
+    isa.ADD: operator.add, isa.SUB: operator.sub, isa.MUL: operator.mul, isa.DIV: operator.floordiv,
+    isa.MOD: operator.mod, isa.OR: operator.or_, isa.AND: operator.and_, isa.XOR: operator.xor,
+    isa.LSH: operator.lshift, isa.RSH: operator.rshift, isa.NEG: lambda value, _: -value,
+}  # fmt: skip
+_COMPARISONS: dict[int, Callable[[int, int], bool]] = {
+    isa.JEQ: operator.eq, isa.JNE: operator.ne, isa.JGT: operator.gt, isa.JGE: operator.ge,
+    isa.JLT: operator.lt, isa.JLE: operator.le, isa.JSET: lambda value, mask: bool(value & mask),
+}  # fmt: skip
 
 
 class Machine:
@@ -77,15 +88,7 @@ class Machine:
         shifts = each.operation in (isa.LSH, isa.RSH)
         assert not shifts or operand < bits, "a shift by too many bits"
         assert each.operation not in (isa.DIV, isa.MOD) or operand, "a division by 0"
-        operations = {
-            isa.ADD: lambda: value + operand, isa.SUB: lambda: value - operand,
-            isa.MUL: lambda: value * operand, isa.DIV: lambda: value // operand,
-            isa.MOD: lambda: value % operand, isa.OR: lambda: value | operand,
-            isa.AND: lambda: value & operand, isa.XOR: lambda: value ^ operand,
-            isa.LSH: lambda: value << operand, isa.RSH: lambda: value >> operand,
-            isa.NEG: lambda: -value,
-        }  # fmt: skip
-        return operations[each.operation]() & mask
+        return _OPERATIONS[each.operation](value, operand) & mask
 
     def _jumps(self, each: Instruction) -> bool:
         if each.operation == isa.JA:
@@ -93,11 +96,7 @@ class Machine:
         mask = 0xFFFFFFFF if each.klass == isa.JMP32 else _MASK
         value = self[each.dst] & mask
         operand = (self[each.src] if each.by_register else each.imm) & mask
-        return {
-            isa.JEQ: value == operand, isa.JNE: value != operand, isa.JGT: value > operand,
-            isa.JGE: value >= operand, isa.JLT: value < operand, isa.JLE: value <= operand,
-            isa.JSET: bool(value & operand),
-        }[each.operation]  # fmt: skip
+        return _COMPARISONS[each.operation](value, operand)
 
     def _loaded(self, address: int, size: int) -> int:
         at = address - FRAME + STACK
@@ -127,7 +126,7 @@ class Machine:
 
     def _probe_read(self, to: int, size: int, at: int) -> int:
         assert 0 <= to <= STACK - size and size
-        assert 0 <= at and at + size <= self.linear, "a copy of bytes behind the packet"
+        assert at >= 0 and at + size <= self.linear, "a copy of bytes behind the packet"
         self.stack[to : to + size] = self.packet[at : at + size]
         self.initialised[to : to + size] = b"\1" * size
         return 0

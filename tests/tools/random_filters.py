@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random classic programs and packets, biased to what goes wrong: edges of packets, wraps, zeroes."""
+"""Random classic programs and packets, biased to edges of packets, wraps and zeroes."""
 
 from random import Random
 
@@ -79,7 +79,7 @@ def _instruction(random: Random, left: int, words: list[int]) -> Classic:
 
 
 def packet(random: Random) -> bytes:
-    """Return the first part of a packet: mostly short numbers, so that comparisons come out equal."""
+    """Return the first part of a packet: mostly numbers that programs compare with."""
     size = random.choice((0, 1, 2, 3, 4, 13, 14, 15, 20, 34, 38, 39, 40, 41, 54, 60, 64, 100, 130))
     if random.random() < 0.5:
         return random.randbytes(size)

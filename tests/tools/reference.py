@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """libpcap's own interpreter of classic BPF."""
 
-import ctypes
 from collections.abc import Sequence
 from typing import Any
 

@@ -28,6 +28,7 @@ DEPENDS_ON_THE_KERNEL = {
     "test_namespaces.py",
     "test_namespaces_change.py",
     "test_overflow.py",
+    "test_packet_filter.py",
     "test_pin_path.py",
     "test_pins.py",
     "test_torture.py",

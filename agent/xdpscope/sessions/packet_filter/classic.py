@@ -105,7 +105,7 @@ class Classic(NamedTuple):
 
     @property
     def reads(self) -> frozenset[str]:
-        """Return the registers and memory words that the instruction reads: ``A``, ``X``, ``M3`` …"""
+        """Return the registers and memory words that it reads: ``A``, ``X``, ``M3`` …"""
         found = set()
         if self.klass in (LD, LDX) and self.mode == MEM:
             found.add(f"M{self.k}")
@@ -134,8 +134,8 @@ class Classic(NamedTuple):
 def check(program: Sequence[Classic]) -> str | None:
     """Return why a program cannot be run, or None.
 
-    Accepts what libpcap's ``bpf_validate()`` accepts, except backward jumps (only ``protochain`` has
-    them) and codes that ``bpf_filter()`` does not know.
+    Accepts what libpcap's ``bpf_validate()`` accepts, except backward jumps (only ``protochain``
+    has them) and codes that ``bpf_filter()`` does not know.
     """
     if not 1 <= len(program) <= MAX_INSTRUCTIONS:
         return f"it has {len(program)} instructions; 1 to {MAX_INSTRUCTIONS} are allowed"

@@ -8,21 +8,23 @@ from dataclasses import dataclass
 MAX_LENGTH = 16384
 """Characters. libpcap takes minutes for longer expressions."""
 
-# As libpcap's scanner.l cuts them, so far as the places of cuts are concerned. Addresses come first:
-# cut at its colons, an address would leave the name of a host, which libpcap would look up.
+# Cuts where libpcap's scanner.l cuts. Addresses come first: cut at its colons, an address would
+# leave the name of a host, which libpcap would look up.
 _TOKEN = re.compile(
     r"""
-    (?P<address> (?:[0-9a-f]{1,2}:){5}[0-9a-f]{1,2} | (?=[0-9a-f:]*:[0-9a-f]*:)[0-9a-f:]+[0-9a-f.:]* )
+    (?P<address> (?:[0-9a-f]{1,2}:){5}[0-9a-f]{1,2}
+               | (?=[0-9a-f:]*:[0-9a-f]*:)[0-9a-f:]+[0-9a-f.:]* )
     | (?P<word> \\[^\s!()]+ | [\w$][-_.\w]* )
     | (?P<sign> && | \|\| | >= | <= | != | == | << | >> | \S )
     """,
     re.VERBOSE | re.IGNORECASE,
 )
 
-_PACKET_FILTER = "a match of OpenBSD's firewall pf"
-_WIRELESS = "part of an IEEE 802.11 header"
-_ATM = "part of ATM"
-_SS7 = "part of SS7"
+_WORDS_PF = "rnr rulenum reason rset ruleset srnr subrulenum action"
+_WORDS_WIRELESS = """wlan type subtype dir direction ra ta
+    addr1 addr2 addr3 addr4 address1 address2 address3 address4"""
+_WORDS_ATM = "lane metac bcc oam oamf4 oamf4ec oamf4sc sc ilmic vpi vci connectmsg metaconnect"
+_WORDS_SS7 = "fisu lssu lsu msu hfisu hlssu hmsu sio opc dpc sls hsio hopc hdpc hsls"
 
 REFUSED = {
     "inbound": "a direction, but XDP programs see only packets that arrive",
@@ -32,25 +34,10 @@ REFUSED = {
     "gateway": "a host's Ethernet address by name, from /etc/ethers: write ether host and not host",
     "radio": "a radio header, which XDP programs do not see",
     **dict.fromkeys(("ifname", "on"), "an interface of a firewall's log: use --interface"),
-    **dict.fromkeys(
-        ("rnr", "rulenum", "reason", "rset", "ruleset", "srnr", "subrulenum", "action"),
-        _PACKET_FILTER,
-    ),
-    **dict.fromkeys(
-        ("wlan", "type", "subtype", "dir", "direction", "ra", "ta")
-        + tuple(f"{name}{number}" for name in ("addr", "address") for number in range(1, 5)),
-        _WIRELESS,
-    ),
-    **dict.fromkeys(
-        ("lane", "metac", "bcc", "oam", "oamf4", "oamf4ec", "oamf4sc", "sc", "ilmic", "vpi", "vci")
-        + ("connectmsg", "metaconnect"),
-        _ATM,
-    ),
-    **dict.fromkeys(
-        ("fisu", "lssu", "lsu", "msu", "hfisu", "hlssu", "hmsu", "sio", "opc", "dpc", "sls")
-        + ("hsio", "hopc", "hdpc", "hsls"),
-        _SS7,
-    ),
+    **dict.fromkeys(_WORDS_PF.split(), "part of the log of OpenBSD's firewall"),
+    **dict.fromkeys(_WORDS_WIRELESS.split(), "part of an IEEE 802.11 header"),
+    **dict.fromkeys(_WORDS_ATM.split(), "part of ATM"),
+    **dict.fromkeys(_WORDS_SS7.split(), "part of SS7"),
 }
 """Words of tcpdump's language that mean nothing for an XDP packet, and what they stand for."""
 
@@ -98,8 +85,8 @@ def mistake(
 
     The result is None if all words are right, and only their meaning together is not.
 
-    libpcap does not tell. Its parser reports the first mistake and reads one word at a time. So a wrong
-    address is put behind the first words: if libpcap complains about that, these words are right.
+    libpcap does not say. Its parser reports the first mistake and reads one word at a time. So a
+    wrong address is put behind the first words: if libpcap complains about it, these are right.
 
     Args:
         compiled: Returns libpcap's message for a text; None if it is right.
@@ -126,9 +113,9 @@ _WRONG = "1::2::"
 
 
 def _quoted(message: str) -> set[str]:
-    return {
-        next(filter(None, m.groups())) for m in re.finditer(r"'([^']+)'|\"([^\"]+)\"", message)
-    } | set(message.split())
+    """Return what a message quotes: what is between quotation marks, numbers and addresses."""
+    quoted = {one or other for one, other in re.findall(r"'([^']+)'|\"([^\"]+)\"", message)}
+    return quoted | {word for word in message.split() if re.search(r"[\d:]", word)}
 
 
 def with_caret(expression: str, start: int, end: int, width: int = 76) -> str:

@@ -5,8 +5,10 @@ The library is loaded when the first filter is compiled. Everything else works w
 """
 
 import ctypes
+import multiprocessing
 from enum import IntEnum
 from functools import cache
+from multiprocessing.connection import Connection
 from typing import Any
 
 from xdpscope.errors import XdpscopeError
@@ -19,6 +21,8 @@ SNAPLEN = 262144
 """What a program returns for a packet that matches: tcpdump's default."""
 
 _OPTIMIZE = 1
+_SHORT = 500  # characters: well below a second
+_PATIENCE = 20  # seconds
 _NETMASK_UNKNOWN = 0xFFFFFFFF  # PCAP_NETMASK_UNKNOWN
 
 
@@ -31,6 +35,10 @@ class LinkType(IntEnum):
 
 class CompileError(Exception):
     """libpcap refuses the expression; ``args[0]`` is its message."""
+
+
+class GaveUpError(CompileError):
+    """libpcap does not finish, or crashes."""
 
 
 class _Instruction(ctypes.Structure):
@@ -89,12 +97,50 @@ def version() -> str:
 def compile_expression(expression: str, link_type: LinkType) -> tuple[Classic, ...]:
     """Compile an expression of tcpdump's language.
 
-    libpcap resolves names of hosts, networks, ports and protocols, as in tcpdump.
+    libpcap resolves names of hosts, networks, ports and protocols, as in tcpdump. The time that it
+    takes grows with the cube of the length, so a process of its own compiles long expressions.
 
     Raises:
         CompileError: libpcap refuses it.
+        GaveUpError: libpcap takes too long.
         XdpscopeError: libpcap is not installed.
     """
+    _library()
+    if len(expression) <= _SHORT:
+        return _compile(expression, link_type)
+    # A process that is forked starts at once; it does nothing but call libpcap.
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_answer, args=(theirs, expression, link_type), daemon=True)
+    child.start()
+    theirs.close()
+    try:
+        if not ours.poll(_PATIENCE):
+            raise GaveUpError(
+                f"libpcap takes longer than {_PATIENCE} s for this filter: shorten it, for example"
+                " with 'net' and 'portrange'"
+            )
+        found: tuple[Classic, ...] | str = ours.recv()
+    except EOFError:
+        raise GaveUpError("libpcap crashes on this filter: shorten it") from None
+    finally:
+        ours.close()
+        child.kill()
+        child.join()
+    if isinstance(found, str):
+        raise CompileError(found)
+    return found
+
+
+def _answer(to: Connection, expression: str, link_type: LinkType) -> None:
+    """Send the program, or libpcap's message."""
+    try:
+        to.send(_compile(expression, link_type))
+    except CompileError as error:
+        to.send(str(error))
+
+
+def _compile(expression: str, link_type: LinkType) -> tuple[Classic, ...]:
     library = _library()
     handle = library.pcap_open_dead(link_type, SNAPLEN)
     if not handle:

@@ -12,7 +12,7 @@ from xdpscope.sessions.packet_filter import expression as text
 from xdpscope.sessions.packet_filter import libpcap
 from xdpscope.sessions.packet_filter.assembler import TooLongError
 from xdpscope.sessions.packet_filter.classic import RET, Classic, check
-from xdpscope.sessions.packet_filter.libpcap import CompileError, LinkType
+from xdpscope.sessions.packet_filter.libpcap import CompileError, GaveUpError, LinkType
 from xdpscope.sessions.packet_filter.translate import Cast, Reader, StackError, translate
 
 MARKERS = {LinkType.ETHERNET: 0x7C4F11E7DEAD0001, LinkType.RAW_IP: 0x7C4F11E7DEAD000C}
@@ -23,8 +23,8 @@ _MARKER_SIZE = 2
 # Structures that end with bytes; some kernel has not the first.
 _STRUCTURES = ("ip_options", "linux_dirent64")
 
-_ALL = (Classic(RET, 0, 0, libpcap.SNAPLEN),)
-_NONE = (Classic(RET, 0, 0, 0),)
+_ALL: tuple[Classic, ...] = (Classic(RET, 0, 0, libpcap.SNAPLEN),)
+_NONE: tuple[Classic, ...] = (Classic(RET, 0, 0, 0),)
 
 _VLAN_WARNING = (
     "the filter looks for VLAN tags in the packet: a device that strips them (ethtool -k:"
@@ -70,6 +70,8 @@ class PacketFilter:
             raise FilterError(f"{message}\n{caret}")
         try:
             ethernet = libpcap.compile_expression(expression, LinkType.ETHERNET)
+        except GaveUpError as error:
+            raise FilterError(str(error)) from None
         except CompileError as error:
             raise FilterError(_explained(expression, tokens, error)) from None
         if problem := check(ethernet):
@@ -96,7 +98,8 @@ class PacketFilter:
     def insert(self, template: Template, reader: Reader) -> Template:
         """Return the template with the filter at each place that ``packet_filter()`` marks.
 
-        Without a marker, the result equals the template. Slots of the template are none of the result.
+        Without a marker, the result equals the template. Slots of the template are none of the
+        result's.
 
         Raises:
             FilterError: the filter is too long for one program, or needs too much stack.

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From classic BPF to BPF: the same result for every packet.
 
-The translation behaves like a call of a helper; ``bpf/packet_filter.h`` has the convention. r0 is A,
-r5 is X, r1 points to the packet, r2 is the length of the packet's first part. A call of the kernel
-changes all of them: what is needed afterwards is kept on the stack.
+The translation behaves like a call of a helper; ``bpf/packet_filter.h`` has the convention. r0 is
+A, r5 is X, r1 points to the packet, r2 is the length of the packet's first part. A call of the
+kernel changes all of them: what is needed afterwards is kept on the stack.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ Reader = Literal["plain", "cast", "copy"]
 """How a kernel lets a tracer read packet bytes, from the cheapest.
 
 ``plain``: through ``xdp->data`` itself (Linux 7.0 or so). ``cast``: through ``bpf_rdonly_cast``
-(6.2). ``copy``: with ``bpf_probe_read_kernel`` (5.5). Which of them a kernel takes is found by loading.
+(6.2). ``copy``: with ``bpf_probe_read_kernel`` (5.5). Load a program to find what a kernel takes.
 """
 
 STACK = 512  # MAX_BPF_STACK of include/linux/filter.h
@@ -115,6 +115,8 @@ class _Translation:
         out = self._out
         self._begin()
         self._copied[0] = frozenset()
+        if self._is_drop(0):
+            out.jump(_DROP)
         for at, each in enumerate(self._program):
             if self._analysis.before[at] is None or self._is_drop(at):
                 continue
@@ -183,8 +185,7 @@ class _Translation:
 
     def _one(self, at: int, each: Classic) -> frozenset[int]:
         """Translate one instruction; return which windows have been copied after it."""
-        copied = self._copied[at]
-        assert copied is not None
+        copied = self._copied[at] or frozenset()
         if each.never_there:
             self._out.jump(_DROP)
         elif each.reads_packet:
@@ -267,12 +268,11 @@ class _Translation:
     def _load_packet(self, at: int, each: Classic, copied: frozenset[int]) -> frozenset[int]:
         """Translate a load; return which windows have been copied after it."""
         out, known = self._out, self._analysis.before[at]
-        assert known is not None
         if each.is_indirect:
             out.move(R0, R5)
             out.add(R0, each.end)
             out.jump_if_above(_DROP, R0, R2)
-        elif known.length < each.end:
+        elif known is None or known.length < each.end:
             out.jump_if_below(_DROP, R2, each.end)
         register = R5 if each.klass == classic.LDX else R0
         if self._reader == "copy":
