@@ -32,7 +32,7 @@ RUN /opt/build/bin/pip wheel --no-build-isolation --no-deps --wheel-dir /opt/whe
 
 FROM debian:bookworm-slim
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends libbpf1 python3 \
+    && apt-get install -y --no-install-recommends libbpf1 libpcap0.8 python3 \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt /var/cache/debconf/*-old /var/log/*
 COPY --from=build /opt/xdpscope /opt/xdpscope
 COPY LICENSE /usr/share/doc/xdpscope/LICENSE

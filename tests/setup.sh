@@ -26,7 +26,7 @@ test=
 add_demo() {
 	demo=1
 	sets+=(vm)
-	packages+=(qemu-system-x86 kmod udev busybox-static cpio file binutils iproute2 xdp-tools git)
+	packages+=(qemu-system-x86 kmod udev busybox-static cpio file binutils iproute2 xdp-tools git libpcap0.8)
 	useful+=(debian-archive-keyring)
 }
 
