@@ -6,8 +6,8 @@ import platform
 import resource
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from errno import ENOENT
 from enum import StrEnum
+from errno import ENOENT
 from pathlib import Path
 
 from xdpscope import libbpf

@@ -137,7 +137,7 @@ def test_what_makes_no_sense_here_is_refused_by_name(word: str) -> None:
     [
         "a\0b", "ip\x1b[31m", "ip or é", "x" * (MAX_LENGTH + 1), "(" * MAX_LENGTH, "-" * 9999,
         "ip[" * 4000, "(" * 2000 + "foo" + ")" * 2000, "ip[0] = 99999999999999999999",
-        "ip[0:3] = 1", "ip[0] = 1 << 32", "@", "\\", "'", '"', "$", "port -1", 
+        "ip[0:3] = 1", "ip[0] = 1 << 32", "@", "\\", "'", '"', "$", "port -1",
         "1", "ether host 1:2:3", "net 10.0.0.0/33", "net 10.0.0.1/8", "ip[0] +", "host", "%s%n",
         "mpls 1048576", "vlan 4096", "ip broadcast", "+".join(["ip[0]"] * 1000) + "= ip[1] )",
     ],
