@@ -29,18 +29,17 @@
  *
  * marker: FILTER_ETHERNET or FILTER_RAW_IP.
  */
-#define packet_filter(marker, data, linear, length)                              \
-	({                                                                       \
-		register __u64 __result asm("r0");                               \
-		register const void *__data asm("r1") = (data);                  \
-		register __u64 __linear asm("r2") = (linear);                    \
-		register __u64 __length asm("r3") = (length);                    \
-		asm volatile("%0 = " FILTER_TEXT(marker) " ll"                   \
-			     : "=r"(__result), "+r"(__data), "+r"(__linear),     \
-			       "+r"(__length)                                    \
-			     :                                                   \
-			     : "r4", "r5", "memory");                            \
-		(__u32)__result;                                                 \
+#define packet_filter(marker, data, linear, length)                                         \
+	({                                                                                  \
+		register __u64 __result asm("r0");                                          \
+		register const void *__data asm("r1") = (data);                             \
+		register __u64 __linear asm("r2") = (linear);                               \
+		register __u64 __length asm("r3") = (length);                               \
+		asm volatile("%0 = " FILTER_TEXT(marker) " ll"                              \
+			     : "=r"(__result), "+r"(__data), "+r"(__linear), "+r"(__length) \
+			     :                                                              \
+			     : "r4", "r5", "memory");                                       \
+		(__u32) __result;                                                           \
 	})
 
 #endif
