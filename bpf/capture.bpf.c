@@ -369,7 +369,7 @@ int capture_entry(__u64 *ctx)
 	return 0;
 }
 
-static __always_inline void leave(__u64 *ctx, struct capture_state *now)
+static __always_inline void exit_flows(__u64 *ctx, struct capture_state *now)
 {
 	struct xdp_buff *xdp = packet_of(ctx);
 	__u32 verdict = ctx[1], cpu = bpf_get_smp_processor_id();
@@ -419,7 +419,7 @@ int capture_exit(__u64 *ctx)
 	owner = read_once(now->owner);
 	write_once(now->owner, 0);
 	if (owner == (__u64)packet_of(ctx))
-		leave(ctx, now);
+		exit_flows(ctx, now);
 	else if (owner)
 		now->orphaned++;
 	barrier();

@@ -19,10 +19,10 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, DEVICES_SPILLED);
-	__type(key, struct spill_key);
+	__uint(max_entries, DEVICES_OVERFLOW);
+	__type(key, struct overflow_key);
 	__type(value, struct device_counts);
-} spilled SEC(".maps");
+} overflow SEC(".maps");
 
 /*
  * The epoch: a number that advances whenever a device appears in a network namespace. While
@@ -51,13 +51,13 @@ SEC(".data.epoch") struct {
 __u32 only;
 
 /*
- * So many devices more may get a record in `spilled` before the agent reads it again. The agent
+ * So many devices more may get a record in `overflow` before the agent reads it again. The agent
  * deletes records of devices that are gone. While no agent runs, nobody does, and a pinned
- * `spilled` must not grow for ever.
+ * `overflow` must not grow for ever.
  */
 SEC(".data.budget") __s64 budget = 1;
 
-/* What a record in `spilled` begins as: too large for the stack. */
+/* What a record in `overflow` begins as: too large for the stack. */
 struct device_counts blank;
 
 /* Constants of the template, which the agent replaces in each copy. */
@@ -235,38 +235,38 @@ static __always_inline void bind_record(struct device_counts *known, struct net_
 	known->identity = identity;
 }
 
-static __always_inline struct device_counts *spilled_record(__u64 identity)
+static __always_inline struct device_counts *overflow_record(__u64 identity)
 {
-	struct spill_key key = { .identity = identity, .target = constant(TARGET) };
+	struct overflow_key key = { .identity = identity, .target = constant(TARGET) };
 
-	return bpf_map_lookup_elem(&spilled, &key);
+	return bpf_map_lookup_elem(&overflow, &key);
 }
 
 /* The record of a device beyond the target's own; NULL if there can be no further one now. */
-static __always_inline struct device_counts *spill(struct target_counts *target,
-						   struct net_device *device, __u64 identity)
+static __always_inline struct device_counts *
+new_overflow_record(struct target_counts *target, struct net_device *device, __u64 identity)
 {
-	struct spill_key key = { .identity = identity, .target = constant(TARGET) };
-	struct device_counts *known = bpf_map_lookup_elem(&spilled, &key);
+	struct overflow_key key = { .identity = identity, .target = constant(TARGET) };
+	struct device_counts *known = bpf_map_lookup_elem(&overflow, &key);
 
 	if (!known) {
 		if (read_once(budget) <= 0)
 			return NULL;
 		__sync_fetch_and_add(&budget, -1);
 		/* Another CPU may have been first: whoever it was, look again. */
-		bpf_map_update_elem(&spilled, &key, &blank, BPF_NOEXIST);
-		known = bpf_map_lookup_elem(&spilled, &key);
+		bpf_map_update_elem(&overflow, &key, &blank, BPF_NOEXIST);
+		known = bpf_map_lookup_elem(&overflow, &key);
 	}
 	if (known && known->identity == 0) {
 		bind_record(known, device, identity,
-			    lesser(DEVICES_INLINE + target->devices_spilled, NO_INDEX));
-		target->devices_spilled++;
+			    lesser(DEVICES_INLINE + target->devices_overflow, NO_INDEX));
+		target->devices_overflow++;
 	}
 	return known;
 }
 
 /* The index of the device's place in the target's own record, or of the first that is free. */
-static __always_inline void find_place(struct target_counts *target, __u64 identity)
+static __always_inline void find_slot(struct target_counts *target, __u64 identity)
 {
 	target->index = DEVICES_INLINE;
 	for (int i = 0; i < DEVICES_INLINE; i++) {
@@ -295,18 +295,18 @@ record_of(struct net_device *device, struct target_counts *target, bool unrecogn
 	identity = identity_of(device);
 	/* The likely slots first: `find_own` has compared the others. */
 	if (target->devices[DEVICES_INLINE - 1].identity) {
-		known = spilled_record(identity);
+		known = overflow_record(identity);
 		if (known && known->identity)
 			return known;
 	}
-	find_place(target, identity);
+	find_slot(target, identity);
 	/*
 	 * Read from memory, so that the verifier follows one path from here, and not one
 	 * for each value.
 	 */
 	index = *(volatile __u64 *)&target->index;
 	if (index >= DEVICES_INLINE)
-		return spill(target, device, identity);
+		return new_overflow_record(target, device, identity);
 	known = &target->devices[index];
 	if (known->identity == 0)
 		bind_record(known, device, identity, index);

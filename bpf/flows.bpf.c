@@ -21,7 +21,7 @@
 #include "flow_table.h"
 
 /* A packet that does not take the short way. */
-static __noinline int enter_other(struct xdp_buff *xdp, struct target_counts *target)
+static __noinline int entry_flows_other(struct xdp_buff *xdp, struct target_counts *target)
 {
 	bool layer3 = is_layer3(device_of(xdp, target));
 	struct entry *entry = &target->entry;
@@ -52,13 +52,13 @@ static __always_inline int enter_packet(struct xdp_buff *xdp, struct target_coun
 		return 0;
 	}
 	if (kind != ENTRY_IPV6)
-		return enter_other(xdp, target);
+		return entry_flows_other(xdp, target);
 	barrier();
 	write_once(target->entry.owner, (__u64)xdp + OWNER_IPV6);
 	return 0;
 }
 
-static __always_inline int enter(__u64 *ctx, enum reader reader)
+static __always_inline int entry_flows(__u64 *ctx, enum reader reader)
 {
 	struct target_counts *target = target_counts();
 
@@ -68,49 +68,49 @@ static __always_inline int enter(__u64 *ctx, enum reader reader)
 }
 
 /* At the exit, where there is no entry: by itself, so that usual packets do without it. */
-#define DEFINE_ENTER_AGAIN(name, reader)                                       \
-	static __noinline int enter_again_##name(struct xdp_buff *xdp,         \
-						 struct target_counts *target) \
-	{                                                                      \
-		if (is_layer3(device_of(xdp, target)))                         \
-			return enter_other(xdp, target);                       \
-		return enter_packet(xdp, target, reader);                      \
+#define DEFINE_ENTRY_FLOWS_AGAIN(name, reader)                                       \
+	static __noinline int entry_flows_again_##name(struct xdp_buff *xdp,         \
+						       struct target_counts *target) \
+	{                                                                            \
+		if (is_layer3(device_of(xdp, target)))                               \
+			return entry_flows_other(xdp, target);                       \
+		return enter_packet(xdp, target, reader);                            \
 	}
 
-DEFINE_ENTER_AGAIN(plain, READ_PLAIN)
-DEFINE_ENTER_AGAIN(cast, READ_CAST)
-DEFINE_ENTER_AGAIN(copy, READ_COPY)
+DEFINE_ENTRY_FLOWS_AGAIN(plain, READ_PLAIN)
+DEFINE_ENTRY_FLOWS_AGAIN(cast, READ_CAST)
+DEFINE_ENTRY_FLOWS_AGAIN(copy, READ_COPY)
 
-static __always_inline int enter_again(struct xdp_buff *xdp, struct target_counts *target,
-				       enum reader reader)
+static __always_inline int entry_flows_again(struct xdp_buff *xdp, struct target_counts *target,
+					     enum reader reader)
 {
 	if (reader == READ_PLAIN)
-		return enter_again_plain(xdp, target);
+		return entry_flows_again_plain(xdp, target);
 	if (reader == READ_CAST)
-		return enter_again_cast(xdp, target);
-	return enter_again_copy(xdp, target);
+		return entry_flows_again_cast(xdp, target);
+	return entry_flows_again_copy(xdp, target);
 }
 
 SEC("fentry")
-int enter_plain(__u64 *ctx)
+int entry_flows_plain(__u64 *ctx)
 {
-	return enter(ctx, READ_PLAIN);
+	return entry_flows(ctx, READ_PLAIN);
 }
 
 SEC("fentry")
-int enter_cast(__u64 *ctx)
+int entry_flows_cast(__u64 *ctx)
 {
-	return enter(ctx, READ_CAST);
+	return entry_flows(ctx, READ_CAST);
 }
 
 SEC("fentry")
-int enter_copy(__u64 *ctx)
+int entry_flows_copy(__u64 *ctx)
 {
-	return enter(ctx, READ_COPY);
+	return entry_flows(ctx, READ_COPY);
 }
 
 /* One of SAMPLE_RATE packets, but at random: traffic has rhythms. */
-static __noinline int enter_taken(__u64 *ctx, struct target_counts *target)
+static __noinline int entry_flows_taken(__u64 *ctx, struct target_counts *target)
 {
 	struct entry *entry = &target->entry;
 	__u32 rate = constant(SAMPLE_RATE);
@@ -118,11 +118,11 @@ static __noinline int enter_taken(__u64 *ctx, struct target_counts *target)
 
 	entry->skip = rate - 1 - entry->sample_at + at;
 	entry->sample_at = at;
-	return enter_other(packet_of(ctx), target);
+	return entry_flows_other(packet_of(ctx), target);
 }
 
 SEC("fentry")
-int enter_sampled(__u64 *ctx)
+int entry_flows_sampled(__u64 *ctx)
 {
 	struct target_counts *target = target_counts();
 	struct entry *entry;
@@ -135,7 +135,7 @@ int enter_sampled(__u64 *ctx)
 		write_once(entry->owner, 0);
 		return 0;
 	}
-	return enter_taken(ctx, target);
+	return entry_flows_taken(ctx, target);
 }
 
 /* Verdict and index as they are in a key: see struct flow4_key. */
@@ -222,18 +222,18 @@ static __always_inline struct device_counts *found_record(struct xdp_buff *xdp,
 
 	if (index < DEVICES_INLINE)
 		return &target->devices[index];
-	return spilled_record(identity_of(device_of(xdp, target)));
+	return overflow_record(identity_of(device_of(xdp, target)));
 }
 
 /* Any packet whatever. */
-static __noinline int leave_other(struct xdp_buff *xdp, struct target_counts *target,
-				  __u64 returned, __u64 length)
+static __noinline int exit_flows_other(struct xdp_buff *xdp, struct target_counts *target,
+				       __u64 returned, __u64 length)
 {
 	__u64 verdict = lesser((__u32)returned, VERDICT_UNKNOWN), reason;
 	struct device_counts *known;
 
 	if (!entered(&target->entry))
-		return 0; /* counted by count_meanwhile() */
+		return 0; /* counted by exit_verdicts() */
 	find_record(xdp, target);
 	account(xdp, target, verdict, length);
 	reason = target->reason;
@@ -257,7 +257,7 @@ static __noinline int leave_other(struct xdp_buff *xdp, struct target_counts *ta
 	 (int)sizeof(struct tally))
 
 /* An IPv6 packet on the target's first device, with a known verdict. */
-static __noinline int leave_ipv6(struct target_counts *target, __u64 verdict, __u64 length)
+static __noinline int exit_flows_ipv6(struct target_counts *target, __u64 verdict, __u64 length)
 {
 	struct entry *entry = &target->entry;
 	struct target_counts *shifted;
@@ -325,12 +325,12 @@ static __always_inline bool leave_own(struct xdp_buff *xdp, struct target_counts
 }
 
 /* A packet that is not one of the usual on the target's first device. */
-static __noinline int leave_by_epoch_other(struct xdp_buff *xdp, struct target_counts *target,
-					   __u64 returned, __u64 length)
+static __noinline int exit_flows_by_epoch_other(struct xdp_buff *xdp, struct target_counts *target,
+						__u64 returned, __u64 length)
 {
 	if (leave_own(xdp, target, returned, length, true))
 		return 0;
-	return leave_other(xdp, target, returned, length);
+	return exit_flows_other(xdp, target, returned, length);
 }
 
 static __noinline int leave_by_identity_other(struct xdp_buff *xdp, struct target_counts *target,
@@ -338,11 +338,11 @@ static __noinline int leave_by_identity_other(struct xdp_buff *xdp, struct targe
 {
 	if (leave_own(xdp, target, returned, length, false))
 		return 0;
-	return leave_other(xdp, target, returned, length);
+	return exit_flows_other(xdp, target, returned, length);
 }
 
-/* After enter_plain() and its like. */
-static __always_inline int leave(__u64 *ctx, bool by_epoch)
+/* After entry_flows_plain() and its like. */
+static __always_inline int exit_flows(__u64 *ctx, bool by_epoch)
 {
 	__u64 length = length_of(packet_of(ctx));
 	struct target_counts *target = target_counts();
@@ -372,15 +372,15 @@ static __always_inline int leave(__u64 *ctx, bool by_epoch)
 		return 0;
 	}
 	if (owner - OWNER_IPV6 == (__u64)xdp)
-		return leave_ipv6(target, verdict, length);
+		return exit_flows_ipv6(target, verdict, length);
 other:
 	if (by_epoch)
-		return leave_by_epoch_other(xdp, target, returned, length);
+		return exit_flows_by_epoch_other(xdp, target, returned, length);
 	return leave_by_identity_other(xdp, target, returned, length);
 }
 
 /* A packet on the target's first device that was not taken for flows. */
-static __always_inline int leave_untaken(__u64 *ctx, struct device_counts *first, __u64 length)
+static __always_inline int exit_flows_untaken(__u64 *ctx, struct device_counts *first, __u64 length)
 {
 	struct tally *tally = &first->verdicts[verdict_of(ctx)];
 
@@ -389,8 +389,8 @@ static __always_inline int leave_untaken(__u64 *ctx, struct device_counts *first
 	return 0;
 }
 
-/* After enter_sampled(). */
-static __always_inline int leave_sampled(__u64 *ctx, bool by_epoch)
+/* After entry_flows_sampled(). */
+static __always_inline int exit_flows_sampled(__u64 *ctx, bool by_epoch)
 {
 	__u64 length = length_of(packet_of(ctx));
 	struct target_counts *target = target_counts();
@@ -403,18 +403,18 @@ static __always_inline int leave_sampled(__u64 *ctx, bool by_epoch)
 	first = &target->devices[0];
 	if (__builtin_expect(!recognised(first, device_of(xdp, target), by_epoch), false) ||
 	    __builtin_expect(target->entry.owner - OWNER_OTHER == (__u64)xdp, false))
-		return leave_other(packet_of(ctx), target, ctx[1], length);
+		return exit_flows_other(packet_of(ctx), target, ctx[1], length);
 	if (!entered(&target->entry))
-		return 0; /* counted by count_meanwhile() */
-	return leave_untaken(ctx, first, length);
+		return 0; /* counted by exit_verdicts() */
+	return exit_flows_untaken(ctx, first, length);
 }
 
 /*
  * Without an entry, for a target that cannot alter its packets: what left it is what came in.
- * As long as there is count_meanwhile(), too, that comes second, and `counted` keeps it from
+ * As long as there is exit_verdicts(), too, that comes second, and `counted` keeps it from
  * counting.
  */
-static __always_inline int leave_unaltered(__u64 *ctx, enum reader reader)
+static __always_inline int exit_only_packet(__u64 *ctx, enum reader reader)
 {
 	__u64 length = length_of(packet_of(ctx));
 	struct target_counts *target = target_counts();
@@ -439,14 +439,14 @@ static __always_inline int leave_unaltered(__u64 *ctx, enum reader reader)
 		return 0;
 	}
 	if (kind == ENTRY_IPV6)
-		return leave_ipv6(target, verdict, length);
+		return exit_flows_ipv6(target, verdict, length);
 other:
-	enter_again(packet_of(ctx), target, reader);
-	return leave_by_epoch_other(packet_of(ctx), target, ctx[1], length);
+	entry_flows_again(packet_of(ctx), target, reader);
+	return exit_flows_by_epoch_other(packet_of(ctx), target, ctx[1], length);
 }
 
 /* The same of sampled packets. */
-static __always_inline int leave_unaltered_sampled(__u64 *ctx)
+static __always_inline int exit_only_packet_sampled(__u64 *ctx)
 {
 	__u64 length = length_of(packet_of(ctx));
 	struct target_counts *target = target_counts();
@@ -459,15 +459,15 @@ static __always_inline int leave_unaltered_sampled(__u64 *ctx)
 	entry = &target->entry;
 	entry->counted = true;
 	if (__builtin_expect(!entry->skip, false)) {
-		enter_taken(ctx, target);
-		return leave_other(packet_of(ctx), target, ctx[1], length);
+		entry_flows_taken(ctx, target);
+		return exit_flows_other(packet_of(ctx), target, ctx[1], length);
 	}
 	entry->skip--;
 	if (__builtin_expect(!recognised(first, device_of(packet_of(ctx), target), true), false)) {
 		entry->kind = ENTRY_NONE;
-		return leave_other(packet_of(ctx), target, ctx[1], length);
+		return exit_flows_other(packet_of(ctx), target, ctx[1], length);
 	}
-	return leave_untaken(ctx, first, length);
+	return exit_flows_untaken(ctx, first, length);
 }
 
 /*
@@ -477,7 +477,7 @@ static __always_inline int leave_unaltered_sampled(__u64 *ctx)
  * exit_only_* is attached, it stops for the present packet alone, and leaves no state
  * behind.
  */
-static __always_inline int count_meanwhile(__u64 *ctx, bool by_epoch)
+static __always_inline int exit_verdicts(__u64 *ctx, bool by_epoch)
 {
 	__u64 length = length_of(packet_of(ctx));
 	struct target_counts *target = target_counts();
@@ -505,63 +505,63 @@ static __always_inline int count_meanwhile(__u64 *ctx, bool by_epoch)
 }
 
 SEC("fexit")
-int meanwhile_by_epoch(__u64 *ctx)
+int exit_verdicts_by_epoch(__u64 *ctx)
 {
-	return count_meanwhile(ctx, true);
+	return exit_verdicts(ctx, true);
 }
 
 SEC("fexit")
-int meanwhile_by_identity(__u64 *ctx)
+int exit_verdicts_by_identity(__u64 *ctx)
 {
-	return count_meanwhile(ctx, false);
+	return exit_verdicts(ctx, false);
 }
 
 SEC("fexit")
-int leave_by_epoch(__u64 *ctx)
+int exit_flows_by_epoch(__u64 *ctx)
 {
-	return leave(ctx, true);
+	return exit_flows(ctx, true);
 }
 
 SEC("fexit")
-int leave_by_identity(__u64 *ctx)
+int exit_flows_by_identity(__u64 *ctx)
 {
-	return leave(ctx, false);
+	return exit_flows(ctx, false);
 }
 
 SEC("fexit")
-int leave_sampled_by_epoch(__u64 *ctx)
+int exit_flows_sampled_by_epoch(__u64 *ctx)
 {
-	return leave_sampled(ctx, true);
+	return exit_flows_sampled(ctx, true);
 }
 
 SEC("fexit")
-int leave_sampled_by_identity(__u64 *ctx)
+int exit_flows_sampled_by_identity(__u64 *ctx)
 {
-	return leave_sampled(ctx, false);
+	return exit_flows_sampled(ctx, false);
 }
 
 SEC("fexit")
-int unaltered_plain(__u64 *ctx)
+int exit_only_plain(__u64 *ctx)
 {
-	return leave_unaltered(ctx, READ_PLAIN);
+	return exit_only_packet(ctx, READ_PLAIN);
 }
 
 SEC("fexit")
-int unaltered_cast(__u64 *ctx)
+int exit_only_cast(__u64 *ctx)
 {
-	return leave_unaltered(ctx, READ_CAST);
+	return exit_only_packet(ctx, READ_CAST);
 }
 
 SEC("fexit")
-int unaltered_copy(__u64 *ctx)
+int exit_only_copy(__u64 *ctx)
 {
-	return leave_unaltered(ctx, READ_COPY);
+	return exit_only_packet(ctx, READ_COPY);
 }
 
 SEC("fexit")
-int unaltered_sampled(__u64 *ctx)
+int exit_only_sampled(__u64 *ctx)
 {
-	return leave_unaltered_sampled(ctx);
+	return exit_only_packet_sampled(ctx);
 }
 
 char LICENSE[] SEC("license") = "GPL";

@@ -48,7 +48,7 @@ enum limits {
 	 */
 	DEVICES_INLINE = 4,
 	/* Entries in `overflow`, over all targets. */
-	DEVICES_SPILLED = 65536,
+	DEVICES_OVERFLOW = 65536,
 	/* An `index` that stands for none. It has 21 bits: see struct flow4_key. */
 	NO_INDEX = 0x1fffff,
 	/* Flows that share a hash value. */
@@ -157,7 +157,7 @@ struct entry {
 struct target_counts {
 	struct entry entry;
 	struct device_counts devices[DEVICES_INLINE];
-	__u64 devices_spilled; /* records ever bound in `overflow`: gives each its index */
+	__u64 devices_overflow; /* records ever bound in `overflow`: gives each its index */
 	/*
 	 * For the present packet, if it is not a usual one. The verifier knows nothing of
 	 * values in memory, and so follows one path instead of one for each value.
@@ -166,7 +166,7 @@ struct target_counts {
 	__u64 reason;
 	/* Where the sets of this CPU begin: 0 in per-CPU tables of flows. */
 	__u64 first_set;
-	/* Packets for which `spilled` had no place left. */
+	/* Packets for which `overflow` had no place left. */
 	struct tally unplaced[VERDICTS];
 };
 
@@ -203,7 +203,7 @@ struct flow_set6 {
 	__u64 started;
 };
 
-struct spill_key {
+struct overflow_key {
 	__u64 identity;
 	__u32 target;
 	__u32 zero;

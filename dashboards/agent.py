@@ -237,7 +237,7 @@ def _coverage() -> list[Line]:
         {"{{program}}": total(rate("xdpscope_tracer_missed_total"), "program")},
         PACKETS_RATE,
     )
-    standing = lines(
+    status = lines(
         Words(
             "Programs by standing",
             "How many programs are traced, and how many are not, for which reason. No fault are"
@@ -285,7 +285,7 @@ def _coverage() -> list[Line]:
         },
         sort="why not",
     )
-    return [Line(8, [(12, missed), (12, standing)]), Line(8, [(12, failures), (12, untraced)])]
+    return [Line(8, [(12, missed), (12, status)]), Line(8, [(12, failures), (12, untraced)])]
 
 
 def _flows() -> list[Line]:

@@ -14,8 +14,8 @@ from dashboards.panels import BAD, DATASOURCE, Column, Panel, Words, rows
 from dashboards.queries import (
     AGENT_UP,
     AGENTS,
+    LOCATION,
     NEAR,
-    PLACE,
     RANGE,
     RATE_INTERVAL,
     SAME_PLACE,
@@ -93,7 +93,7 @@ def agents() -> list[build.QueryVariable]:
     ]
 
 
-def places(*matchers: str) -> list[build.QueryVariable]:
+def locations(*matchers: str) -> list[build.QueryVariable]:
     """Where packets come by."""
     matchers = (*AGENTS, *matchers)
     return [
@@ -236,9 +236,9 @@ def everywhere(alerts: str) -> str:
 
 def events(board: str, *matchers: str) -> list[builder.Builder[model.AnnotationQuery]]:
     """Return what happened, for the graphs of ``board``; ``matchers`` choose programs."""
-    places = () if board == AGENT else PLACE
-    attached = series("xdp_program_attachment_info", *places, *matchers)
-    all_attached = series("xdp_program_attachment_info", *places)
+    locations = () if board == AGENT else LOCATION
+    attached = series("xdp_program_attachment_info", *locations, *matchers)
+    all_attached = series("xdp_program_attachment_info", *locations)
     before = f"offset {RATE_INTERVAL}"
     # An agent that is starting has not yet seen what is attached.
     last_scan = series("xdpscope_scan_last_success_timestamp_seconds")

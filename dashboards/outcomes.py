@@ -3,7 +3,7 @@
 
 from dashboards.boards import Line, to_agent
 from dashboards.panels import PACKETS_RATE, Column, Words, by_verdict, lines, rows
-from dashboards.queries import NODE, NODE_LEGEND, PLACE, here, rate, series, total
+from dashboards.queries import LOCATION, NODE, NODE_LEGEND, here, rate, series, total
 
 _PROGRAM = (*NODE, "program", "interface")
 _DROPPED = 'result="dropped"'
@@ -12,14 +12,14 @@ _FROM = 'netns=~"$netns"', 'from_interface=~"$interface"'
 
 def outcomes() -> list[Line]:
     """Panels on the outcomes of all chosen nodes and places."""
-    errors = rate("xdp_redirect_errors_total", *PLACE)
-    exceptions = rate("xdp_exceptions_total", *PLACE)
+    errors = rate("xdp_redirect_errors_total", *LOCATION)
+    exceptions = rate("xdp_exceptions_total", *LOCATION)
     devmap = rate("xdp_devmap_transmit_packets_total", *_FROM, _DROPPED)
     cpumap = (
         f"({rate('xdp_cpumap_packets_total', _DROPPED)}"
         f" and on (cluster, job, instance, map_id) {here(series('xdp_program_map_info'))})"
     )
-    back = rate("xdp_tx_packets_total", *PLACE, _DROPPED)
+    back = rate("xdp_tx_packets_total", *LOCATION, _DROPPED)
     failed = lines(
         Words(
             "Failed redirects",
@@ -73,7 +73,7 @@ def outcomes() -> list[Line]:
         ),
         {
             "silent": f"group by ({', '.join((*NODE, 'netns', 'interface', 'outcome'))})"
-            f" ({series('xdp_outcome_supported', *PLACE)} == 0)"
+            f" ({series('xdp_outcome_supported', *LOCATION)} == 0)"
         },
         {
             "interface": Column("interface"),

@@ -17,9 +17,9 @@ from dashboards.boards import (
     datasource,
     firing,
     link,
+    locations,
     of_row,
     panel_of,
-    places,
     to_agent,
     to_program,
     unanswered,
@@ -46,9 +46,9 @@ from dashboards.panels import (
 )
 from dashboards.queries import (
     FLOW,
+    LOCATION,
     NODE,
     NODE_LEGEND,
-    PLACE,
     SAME_PROGRAM,
     TARGET,
     TOP,
@@ -78,12 +78,12 @@ TEN = f"The {TOP} nodes with most in the time shown; the table Nodes has all."
 
 
 def _packets(*matchers: str) -> str:
-    return once("xdp_packets_total", *PLACE, *matchers)
+    return once("xdp_packets_total", *LOCATION, *matchers)
 
 
 DROPPED = _packets('verdict="drop"')
-BITS_ONCE = f"8 * {total(once('xdp_bytes_total', *PLACE))}"
-NAMED_FLOWS = unsampled(once("xdp_flow_packets_total", *PLACE, 'source!="other"'))
+BITS_ONCE = f"8 * {total(once('xdp_bytes_total', *LOCATION))}"
+NAMED_FLOWS = unsampled(once("xdp_flow_packets_total", *LOCATION, 'source!="other"'))
 
 
 def uncounted() -> str:
@@ -104,7 +104,7 @@ def _numbers() -> list[tuple[int, Panel]]:
     }
     by_node = {"title": "By node", "url": panel_of(OVERVIEW, "Nodes", *SHARED)}
     of_agents = ("datasource", *TARGET)
-    failed = once_in_range("xdp_packets_total", *PLACE, 'verdict=~"aborted|unknown"')
+    failed = once_in_range("xdp_packets_total", *LOCATION, 'verdict=~"aborted|unknown"')
     return [
         (
             4,
@@ -211,18 +211,18 @@ def _traffic() -> list[Line]:
             Words(
                 "Traffic by verdict", "Bits of these packets, as they leave the programs.", NOTHING
             ),
-            {"{{verdict}}": f"8 * {total(once('xdp_bytes_total', *PLACE), 'verdict')}"},
+            {"{{verdict}}": f"8 * {total(once('xdp_bytes_total', *LOCATION), 'verdict')}"},
             BITS,
             stacked=True,
         )
     )
-    ranking = total(extreme("increase", "xdp_packets_total", *PLACE), *NODE)
+    ranking = total(extreme("increase", "xdp_packets_total", *LOCATION), *NODE)
     nodes = lines(
         Words("Packets by node", f"{ONCE} of the node it passes through. {TEN}", NOTHING),
         {NODE_LEGEND: busiest(total(_packets(), *NODE), ranking, *NODE)},
         PACKETS_RATE,
     )
-    dropped = total(extreme("increase", "xdp_packets_total", *PLACE, 'verdict="drop"'), *NODE)
+    dropped = total(extreme("increase", "xdp_packets_total", *LOCATION, 'verdict="drop"'), *NODE)
     ratio = lines(
         Words(
             "Dropped by node",
@@ -256,7 +256,7 @@ def _nodes() -> Panel:
         {
             "total": total(_packets(), *TARGET),
             "share": share(DROPPED, _packets(), *TARGET),
-            "bits": f"8 * {total(once('xdp_bytes_total', *PLACE), *TARGET)}",
+            "bits": f"8 * {total(once('xdp_bytes_total', *LOCATION), *TARGET)}",
             "programs": f"count by ({', '.join(TARGET)}) {here(series('xdp_program_info'))}",
             **verdicts,
         },
@@ -284,15 +284,17 @@ def _nodes() -> Panel:
 def _programs() -> list[Line]:
     of_program = (*TARGET, "program_id", "program", "netns", "interface")
     info = series("xdp_program_info")
-    packets = rate("xdp_packets_total", *PLACE)
+    packets = rate("xdp_packets_total", *LOCATION)
     queries = {
         "role": f"{total(packets, *of_program)} * {SAME_PROGRAM} group_left (role) {info}",
         "total": total(packets, *of_program),
-        "share": share(rate("xdp_packets_total", *PLACE, 'verdict="drop"'), packets, *of_program),
-        "bits": f"8 * {total(rate('xdp_bytes_total', *PLACE), *of_program)}",
+        "share": share(
+            rate("xdp_packets_total", *LOCATION, 'verdict="drop"'), packets, *of_program
+        ),
+        "bits": f"8 * {total(rate('xdp_bytes_total', *LOCATION), *of_program)}",
     }
     for verdict in VERDICTS:
-        rates = rate("xdp_packets_total", *PLACE, f'verdict="{verdict}"')
+        rates = rate("xdp_packets_total", *LOCATION, f'verdict="{verdict}"')
         queries[verdict] = total(rates, *of_program)
     programs = rows(
         Words(
@@ -319,7 +321,10 @@ def _programs() -> list[Line]:
     )
     where = described(
         described(
-            series("xdp_program_attachment_info", *PLACE), series("xdp_program_info"), "role", "tag"
+            series("xdp_program_attachment_info", *LOCATION),
+            series("xdp_program_info"),
+            "role",
+            "tag",
         ),
         series("xdp_program_traced"),
         "reason",
@@ -404,7 +409,7 @@ def overview() -> model.Dashboard:
     return dashboard(
         OVERVIEW,
         "What XDP programs do with packets, on all nodes that xdpscope watches.",
-        [datasource(), *agents(), *places()],
+        [datasource(), *agents(), *locations()],
         [link(PROGRAM, *SHARED), link(AGENT, "datasource", *TARGET)],
         [
             Section(

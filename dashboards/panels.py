@@ -205,7 +205,7 @@ def rows(
     query's name if there are several.
     """
     shown = {name: column for name, column in columns.items() if column.name}
-    order = {name: place for place, name in enumerate(shown)}
+    order = {name: location for location, name in enumerate(shown)}
     panel = (
         _said(table.Panel(), words, unit)
         .targets(

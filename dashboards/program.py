@@ -18,9 +18,9 @@ from dashboards.boards import (
     datasource,
     firing,
     link,
+    locations,
     of_row,
     panel_of,
-    places,
     to_agent,
     to_program,
 )
@@ -45,9 +45,9 @@ from dashboards.panels import PACKETS as SHOWN
 from dashboards.queries import (
     AGENTS,
     FLOW,
+    LOCATION,
     NODE,
     NODE_LEGEND,
-    PLACE,
     SAME_PROGRAM,
     TARGET,
     TOP,
@@ -66,10 +66,10 @@ from dashboards.queries import (
 )
 
 THIS = 'program="$program"'
-PACKETS = rate("xdp_packets_total", THIS, *PLACE)
-BYTES = rate("xdp_bytes_total", THIS, *PLACE)
-DROPPED = rate("xdp_packets_total", THIS, *PLACE, 'verdict="drop"')
-FAILED = rate("xdp_packets_total", THIS, *PLACE, 'verdict=~"aborted|unknown"')
+PACKETS = rate("xdp_packets_total", THIS, *LOCATION)
+BYTES = rate("xdp_bytes_total", THIS, *LOCATION)
+DROPPED = rate("xdp_packets_total", THIS, *LOCATION, 'verdict="drop"')
+FAILED = rate("xdp_packets_total", THIS, *LOCATION, 'verdict=~"aborted|unknown"')
 NOTHING = "This program has no counts here. It may not be traced: see its attachments."
 NO_FLOWS = "No flow has packets here, or flows are switched off (flows.enabled)."
 SHARED = ("datasource", *TARGET, "netns", "interface")
@@ -84,7 +84,7 @@ def _numbers() -> list[tuple[int, Panel]]:
         "url": panel_of(PROGRAM, "Interfaces and verdicts", *SHARED, "program"),
     }
     flows = {"title": "In which flows", "url": panel_of(PROGRAM, "Top flows", *SHARED, "program")}
-    failed = grown("xdp_packets_total", THIS, *PLACE, 'verdict=~"aborted|unknown"')
+    failed = grown("xdp_packets_total", THIS, *LOCATION, 'verdict=~"aborted|unknown"')
     return [
         (
             5,
@@ -172,7 +172,7 @@ def _decisions() -> list[Line]:
     )
     by = (*NODE, "netns", "interface")
     legend = f"{NODE_LEGEND} {{{{netns}}}} {{{{interface}}}}"
-    received = total(extreme("increase", "xdp_packets_total", THIS, *PLACE), *by)
+    received = total(extreme("increase", "xdp_packets_total", THIS, *LOCATION), *by)
     interfaces = lines(
         Words(
             "Packets by interface",
@@ -182,7 +182,7 @@ def _decisions() -> list[Line]:
         {legend: busiest(total(PACKETS, *by), received, *by)},
         PACKETS_RATE,
     )
-    lost = total(extreme("increase", "xdp_packets_total", THIS, *PLACE, 'verdict="drop"'), *by)
+    lost = total(extreme("increase", "xdp_packets_total", THIS, *LOCATION, 'verdict="drop"'), *by)
     dropped = lines(
         Words(
             "Dropped by interface",
@@ -199,7 +199,7 @@ def _decisions() -> list[Line]:
 def _matrix() -> Panel:
     by = (*TARGET, "netns", "interface", "program_id")
     verdicts = {
-        verdict: total(rate("xdp_packets_total", THIS, *PLACE, f'verdict="{verdict}"'), *by)
+        verdict: total(rate("xdp_packets_total", THIS, *LOCATION, f'verdict="{verdict}"'), *by)
         for verdict in VERDICTS
     }
     only_here = {
@@ -251,14 +251,16 @@ def _chain() -> Panel:
     def in_chain(rates: str) -> str:
         return f"({rates} and {SAME_PROGRAM} ({chain}))"
 
-    packets = in_chain(rate("xdp_packets_total", *PLACE))
+    packets = in_chain(rate("xdp_packets_total", *LOCATION))
     queries = {
         "place": f"group by ({', '.join((*by, 'dispatcher_id', 'position'))}) {here(f'({chain})')}",
         "total": total(packets, *by),
-        "share": share(in_chain(rate("xdp_packets_total", *PLACE, 'verdict="drop"')), packets, *by),
+        "share": share(
+            in_chain(rate("xdp_packets_total", *LOCATION, 'verdict="drop"')), packets, *by
+        ),
     }
     for verdict in VERDICTS:
-        rates = rate("xdp_packets_total", *PLACE, f'verdict="{verdict}"')
+        rates = rate("xdp_packets_total", *LOCATION, f'verdict="{verdict}"')
         queries[verdict] = total(in_chain(rates), *by)
     columns = total_columns()
     to_it = to_program("netns", "interface", **NODE_OF_ROW)
@@ -288,7 +290,7 @@ def _chain() -> Panel:
 def _attachments() -> Panel:
     attached = described(
         described(
-            series("xdp_program_attachment_info", THIS, *PLACE),
+            series("xdp_program_attachment_info", THIS, *LOCATION),
             series("xdp_program_info"),
             "role",
             "tag",
@@ -328,7 +330,7 @@ def _attachments() -> Panel:
 
 
 def _flows() -> list[Line]:
-    named = unsampled(rate("xdp_flow_packets_total", THIS, *PLACE, 'source!="other"'))
+    named = unsampled(rate("xdp_flow_packets_total", THIS, *LOCATION, 'source!="other"'))
     flows = rows(
         Words(
             "Top flows",
@@ -363,11 +365,11 @@ def _flows() -> list[Line]:
         ),
         {
             "flows of their own": total(
-                rate("xdp_flow_packets_total", THIS, *PLACE, 'source!="other"')
+                rate("xdp_flow_packets_total", THIS, *LOCATION, 'source!="other"')
             ),
-            "other flows": total(rate("xdp_flow_packets_total", THIS, *PLACE, 'source="other"')),
+            "other flows": total(rate("xdp_flow_packets_total", THIS, *LOCATION, 'source="other"')),
             "none: {{reason}}": total(
-                rate("xdp_flow_unaccounted_packets_total", THIS, *PLACE), "reason"
+                rate("xdp_flow_unaccounted_packets_total", THIS, *LOCATION), "reason"
             ),
         },
         PACKETS_RATE,
@@ -386,7 +388,7 @@ def program() -> model.Dashboard:
             datasource(),
             *agents(),
             choice("program", "Program", "xdp_program_info", *AGENTS),
-            *places(THIS),
+            *locations(THIS),
         ],
         [link(OVERVIEW, *SHARED), link(AGENT, "datasource", *TARGET)],
         [

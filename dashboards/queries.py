@@ -18,7 +18,7 @@ NODE: Final = ("cluster", "instance")
 
 NODE_LEGEND: Final = "{{instance}} {{cluster}}"
 
-PLACE: Final = ('netns=~"$netns"', 'interface=~"$interface"')
+LOCATION: Final = ('netns=~"$netns"', 'interface=~"$interface"')
 """The matchers of counts at the places that are chosen."""
 
 NEAR: Final = ('netns=~"$netns|"', 'interface=~"$interface|"')
@@ -79,7 +79,7 @@ def here(query: str) -> str:
     Elsewhere is a program that is attached, but at none of the places that are chosen. Programs
     that are attached nowhere stay: the kernel does not tell where they run.
     """
-    attached, chosen = (series("xdp_program_attachment_info", *at) for at in ((), PLACE))
+    attached, chosen = (series("xdp_program_attachment_info", *at) for at in ((), LOCATION))
     return f"({query} unless {SAME_PROGRAM} ({attached} unless {SAME_PROGRAM} {chosen}))"
 
 

@@ -121,16 +121,16 @@ def _counted(board: Board, key: str) -> Counter[object]:
 
 def _about_grid(board: Board) -> Iterator[str]:
     """Nothing outside, no overlaps, no holes."""
-    places = [(panel.get("title"), panel["gridPos"]) for panel in board.get("panels", ())]
-    for title, at in places:
+    locations = [(panel.get("title"), panel["gridPos"]) for panel in board.get("panels", ())]
+    for title, at in locations:
         if at["x"] < 0 or at["w"] < 1 or at["x"] + at["w"] > WIDTH:
             yield f"{title} is outside the grid"
-    for (one, a), (other, b) in combinations(places, 2):
+    for (one, a), (other, b) in combinations(locations, 2):
         across = a["x"] < b["x"] + b["w"] and b["x"] < a["x"] + a["w"]
         if across and a["y"] < b["y"] + b["h"] and b["y"] < a["y"] + a["h"]:
             yield f"{one} and {other} overlap"
-    height = max((at["y"] + at["h"] for _, at in places), default=0)
-    if sum(at["w"] * at["h"] for _, at in places) != WIDTH * height:
+    height = max((at["y"] + at["h"] for _, at in locations), default=0)
+    if sum(at["w"] * at["h"] for _, at in locations) != WIDTH * height:
         yield "has holes in its grid"
 
 

@@ -3,7 +3,7 @@
 
 from dashboards.boards import Line, to_agent
 from dashboards.panels import PACKETS_RATE, Column, Words, lines, rows
-from dashboards.queries import NODE, NODE_LEGEND, PLACE, rate, series, total
+from dashboards.queries import LOCATION, NODE, NODE_LEGEND, rate, series, total
 
 _SOCKET = (*NODE, "netns", "interface", "queue", "socket")
 _NONE = "No AF_XDP socket is open here, or this kernel does not list them (module xsk_diag)."
@@ -21,7 +21,7 @@ def sockets() -> list[Line]:
         ),
         {
             f"{{{{reason}}}} {NODE_LEGEND}": total(
-                rate(dropped, *PLACE, 'reason!="tx_ring_empty"'), *NODE, "reason"
+                rate(dropped, *LOCATION, 'reason!="tx_ring_empty"'), *NODE, "reason"
             )
         },
         PACKETS_RATE,
@@ -35,9 +35,9 @@ def sockets() -> list[Line]:
         ),
         {
             "owner": f"group by ({', '.join((*_SOCKET, 'pid', 'comm'))})"
-            f" ({series('xdp_socket_info', *PLACE)})",
-            "fill": total(rate(dropped, *PLACE, 'reason="fill_ring_empty"'), *_SOCKET),
-            "full": total(rate(dropped, *PLACE, 'reason="rx_ring_full"'), *_SOCKET),
+            f" ({series('xdp_socket_info', *LOCATION)})",
+            "fill": total(rate(dropped, *LOCATION, 'reason="fill_ring_empty"'), *_SOCKET),
+            "full": total(rate(dropped, *LOCATION, 'reason="rx_ring_full"'), *_SOCKET),
         },
         {
             "interface": Column("interface"),

@@ -12,8 +12,8 @@ from pathlib import Path
 import shtab
 
 from xdpscope import __version__
-from xdpscope.accounting.flow_query import ORDERS
-from xdpscope.accounting.reading import VERDICTS
+from xdpscope.counters.flow_query import ORDERS
+from xdpscope.counters.records import VERDICTS
 from xdpscope.cli.parser import EXIT_STATUSES, build
 
 SHARE = Path(__file__).parents[1] / "config" / "share"

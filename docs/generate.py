@@ -22,7 +22,7 @@ import yaml
 from docs.commands import FILES, SHARE
 
 from xdpscope._schema import declared
-from xdpscope.agent import Page, Watch
+from xdpscope.agent import AgentSource, ScanThread
 from xdpscope.config import Config
 from xdpscope.observer import FlowReport
 
@@ -44,7 +44,7 @@ class _EmptyHost:
     def counts(self, since: float | None) -> list[object]:
         return []
 
-    def standings(self) -> list[object]:
+    def statuses(self) -> list[object]:
         return []
 
     def flow_counts(self, client: str, since: float | None) -> FlowReport:
@@ -56,9 +56,9 @@ class _EmptyHost:
 
 def families() -> list[Metric]:
     """Return every metric that an agent may serve, in the page's order."""
-    watch = Watch(Config())
-    watch.observer = cast("Any", _EmptyHost())
-    found = list(Page(watch, watch.probes).registry.collect())
+    scan_thread = ScanThread(Config())
+    scan_thread.observer = cast("Any", _EmptyHost())
+    found = list(AgentSource(scan_thread, scan_thread.probes).registry.collect())
     failed = [
         sample.labels
         for family in found

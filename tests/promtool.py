@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 # Beside the interpreter, where make setup puts it, or anywhere.
-_PLACES = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
-PROMTOOL = os.environ.get("PROMTOOL") or shutil.which("promtool", path=_PLACES)
+_LOCATIONS = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+PROMTOOL = os.environ.get("PROMTOOL") or shutil.which("promtool", path=_LOCATIONS)
 
 
 def promtool(*arguments: str | Path, text: str = "") -> str:

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xdpscope import bpf
-from xdpscope.accounting.ledger import Tally
-from xdpscope.accounting.owners import Owner, Owners, Seen
-from xdpscope.accounting.reading import VERDICTS
-from xdpscope.accounting.slots import FAMILIES, Family, SlotTable
+from xdpscope.counters.records import VERDICTS
+from xdpscope.counters.series_index import Owner, Seen, SeriesIndex
+from xdpscope.counters.slots import FAMILIES, Family, SlotTable
+from xdpscope.counters.totals import Tally
 from xdpscope.libbpf import Map, Object, possible_cpus, typed
 
 PROGRAM, TARGET = 7, 1
@@ -71,7 +71,7 @@ def flow_table(sets: int, cpus: int = 0) -> Iterator[Table]:
     """An empty IPv4 table; with ``cpus`` a plain array that has the sets of so many CPUs."""
     family = FAMILIES[0]
     with Object(bpf.path_of("flows")) as loaded:
-        loaded.choose()
+        loaded.set_autoload()
         loaded.resize("flows4", sets * (cpus or 1))
         if cpus:
             loaded.share_between_cpus("flows4")
@@ -82,14 +82,14 @@ def flow_table(sets: int, cpus: int = 0) -> Iterator[Table]:
             yield Table(family, table, record, key, sets)
 
 
-def owners(interface: str = "eth0") -> Owners:
+def series_index(interface: str = "eth0") -> SeriesIndex:
     """Of the one target's first device on each CPU."""
-    found = Owners()
+    found = SeriesIndex()
     name_of(found, interface)
     return found
 
 
-def name_of(known: Owners, interface: str) -> bool:
+def name_of(known: SeriesIndex, interface: str) -> bool:
     """Give the device a name; whether it is another."""
     cpus = possible_cpus()
     seen = Seen(

@@ -23,14 +23,18 @@ import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from xdpscope import __version__, log
-from xdpscope.accounting.flow_query import FlowQuery
-from xdpscope.accounting.readers import READER
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.pins import PinPath
+from xdpscope.attach.reason import Reason, Selection
+from xdpscope.attach.templates import FlowSizes
 from xdpscope.config import Config, Flows, Listen, needing_restart, warnings
+from xdpscope.counters.clients import READER
+from xdpscope.counters.flow_query import FlowQuery
 from xdpscope.describe import as_json, count_as_json, cpus_as_json, flows_as_json
 from xdpscope.discovery.events import LinkEvents
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.namespaces import NamespaceSource
-from xdpscope.errors import ConfigError, KernelError, NotPermitted, ObserverBusyError
+from xdpscope.errors import ConfigError, KernelError, NotPermittedError, ObserverBusyError
 from xdpscope.kernel import capabilities, machine
 from xdpscope.libbpf import possible_cpus
 from xdpscope.metrics import (
@@ -42,18 +46,14 @@ from xdpscope.metrics import (
     ScanCollector,
     VerdictCollector,
 )
-from xdpscope.observer import Count, FlowReport, FlowsFound, Observer, Standing
-from xdpscope.pace import Pace
+from xdpscope.observer import Count, FlowReport, FlowsFound, Observer, ProgramStatus
 from xdpscope.probes import REGISTRY, RunningProbes, Scan
 from xdpscope.probes.events import EventsProbe
 from xdpscope.probes.events.report import as_json as event_as_json
 from xdpscope.probes.sockets import SocketsProbe
 from xdpscope.probes.sockets.report import as_json as socket_as_json
+from xdpscope.scan_limiter import ScanLimiter
 from xdpscope.scans import HangDetector, ScanRecord, ScanStatus
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.pins import PinPath
-from xdpscope.tracing.reason import Reason, Scope
-from xdpscope.tracing.templates import FlowSizes
 from xdpscope.web.app import create_app
 from xdpscope.web.policy import policy_source
 from xdpscope.web.server import WebServer
@@ -72,7 +72,7 @@ _FOLLOW_UP = 0.25
 _CLOSING = 0.5
 
 
-class Watch(threading.Thread):
+class ScanThread(threading.Thread):
     """The thread that scans the host, at intervals and on request."""
 
     def __init__(self, config: Config) -> None:
@@ -99,30 +99,32 @@ class Watch(threading.Thread):
                 engine = stack.enter_context(Engine(sizes, pins=pins))
                 namespaces = NamespaceSource(everywhere=_everywhere(config))
                 inventory = stack.enter_context(Inventory(namespaces))
-                observer = stack.enter_context(Observer(engine, inventory, _scope(config), flows))
+                observer = stack.enter_context(
+                    Observer(engine, inventory, _selection(config), flows)
+                )
                 self.observer = observer
                 stack.enter_context(self.probes)
                 self.probes.reconfigure(config)
                 if not engine.watches_devices:
                     why = {"error": engine.hook_failure} if engine.hook_failure else {}
                     _log.warning("devices cannot be watched: tracing costs a little more", **why)
-                pace = Pace()
+                limiter = ScanLimiter()
                 while not self._stopping.is_set():
                     if config is not self.config:
                         config = self.config
-                        observer.narrow(
-                            _scope(config), config.flows, everywhere=_everywhere(config)
+                        observer.reconfigure(
+                            _selection(config), config.flows, everywhere=_everywhere(config)
                         )
                         self.probes.reconfigure(config)
                     began = time.monotonic()
-                    self._look(observer)
-                    if observer.looked and self.started is not None:
+                    self._scan(observer)
+                    if observer.scanned and self.started is not None:
                         self.started(observer)
                         self.started = None
                     if observer.unfinished:
                         continue  # a scan finds new objects in between
                     now, interval = time.monotonic(), self.config.discovery.interval
-                    rest = pace.rest(now - began, now, interval)
+                    rest = limiter.rest(now - began, now, interval)
                     self._hurry.wait(rest)
                     if not observer.postponed:
                         self._wake.wait(interval - rest)
@@ -132,23 +134,23 @@ class Watch(threading.Thread):
         except Exception as error:  # noqa: BLE001 - raised again by Agent.run
             self.failure = error
 
-    def _look(self, observer: Observer) -> None:
-        linger = max(_RETENTION, _RETENTION_SCANS * self.config.discovery.interval)
+    def _scan(self, observer: Observer) -> None:
+        retention = max(_RETENTION, _RETENTION_SCANS * self.config.discovery.interval)
         try:
             with self.scans.scan():
                 try:
-                    observer.look(linger, _FOLLOW_UP)
+                    observer.scan(retention, _FOLLOW_UP)
                 finally:  # what could not be read is as it was; all else is new
                     self.probes.update(Scan(observer.snapshot))
         except Exception as error:
-            if isinstance(error, NotPermitted) and not capabilities.may_open_programs():
+            if isinstance(error, NotPermittedError) and not capabilities.may_open_programs():
                 raise
-            if not observer.looked and not isinstance(error, KernelError | OSError):
+            if not observer.scanned and not isinstance(error, KernelError | OSError):
                 raise
             # Traced programs stay traced. The reason may have passed by the next scan.
             _log.exception("scan failed, scanning again later")
 
-    def look_soon(self) -> None:
+    def scan_soon(self) -> None:
         """Request a scan after the current wait."""
         self._wake.set()
 
@@ -174,8 +176,8 @@ def _everywhere(config: Config) -> bool:
     return config.discovery.netns == "all"
 
 
-def _scope(config: Config) -> Scope:
-    return Scope(config.programs, config.interfaces, config.programs.arm)
+def _selection(config: Config) -> Selection:
+    return Selection(config.programs, config.interfaces, config.programs.arm)
 
 
 def _sizes(flows: Flows) -> FlowSizes:
@@ -184,11 +186,11 @@ def _sizes(flows: Flows) -> FlowSizes:
     )
 
 
-class Page:
+class AgentSource:
     """The source of the web application; empty until the thread has loaded the BPF programs."""
 
-    def __init__(self, watch: Watch, probes: RunningProbes | None = None) -> None:
-        self._watch = watch
+    def __init__(self, scan_thread: ScanThread, probes: RunningProbes | None = None) -> None:
+        self._scan_thread = scan_thread
         self._sockets = probes.find(SocketsProbe) if probes else None
         self._events = probes.find(EventsProbe) if probes else None
         self.registry = CollectorRegistry()
@@ -196,7 +198,7 @@ class Page:
             {
                 "verdicts": VerdictCollector(self._counts),
                 "flows": FlowCollector(self._flow_report),
-                "programs": ProgramCollector(self._standings, self._expects),
+                "programs": ProgramCollector(self._statuses, self._expects),
                 "agent": AgentCollector(self._attach_failures, self._watches_devices),
                 "scans": ScanCollector(self._scans),
                 "process": ProcessCollector(registry=None),
@@ -207,8 +209,8 @@ class Page:
 
     def ready(self) -> bool:
         """Return whether the first discovery has finished."""
-        observer = self._watch.observer
-        return observer is not None and observer.looked
+        observer = self._scan_thread.observer
+        return observer is not None and observer.scanned
 
     def problem(self) -> str | None:
         """Return why the agent is not healthy; None if it is."""
@@ -221,7 +223,7 @@ class Page:
 
         With ``cpus``, also the counts of each CPU.
         """
-        observer = self._watch.observer
+        observer = self._scan_thread.observer
         if observer is None:
             return []
         of_cpus = observer.cpu_counts() if cpus else None
@@ -229,19 +231,19 @@ class Page:
         for count in observer.counts():
             shown = count_as_json(count)
             if of_cpus is not None:
-                found = of_cpus.get((count.program.id, count.place))
+                found = of_cpus.get((count.program.id, count.location))
                 shown["cpus"] = [] if found is None else cpus_as_json(found)
             counts.setdefault(count.program.id, []).append(shown)
         return [
-            as_json(standing) | {"counts": counts.get(standing.program.id, [])}
-            for standing in observer.standings()
+            as_json(status) | {"counts": counts.get(status.program.id, [])}
+            for status in observer.statuses()
         ]
 
     def flows(self, query: FlowQuery) -> dict[str, object]:
         """Return the flows in the table, as ``/api/v1/flows`` shows them."""
-        observer = self._watch.observer
+        observer = self._scan_thread.observer
         if observer is None:
-            return flows_as_json(FlowsFound(enabled=self._watch.config.flows.enabled))
+            return flows_as_json(FlowsFound(enabled=self._scan_thread.config.flows.enabled))
         return flows_as_json(observer.held_flows(query))
 
     def sockets(self) -> list[dict[str, object]]:
@@ -255,14 +257,14 @@ class Page:
 
     def status(self) -> dict[str, object]:
         """Return the facts at the top of the page."""
-        observer = self._watch.observer
+        observer = self._scan_thread.observer
         try:
-            standings = self._standings()
+            statuses = self._statuses()
         except ObserverBusyError:
             traced = missed = "not to be read now"
         else:
-            traced = f"{sum(s.reason is None for s in standings)} of {len(standings)}"
-            missed = f"{sum(standing.missed for standing in standings):,}"
+            traced = f"{sum(s.reason is None for s in statuses)} of {len(statuses)}"
+            missed = f"{sum(status.missed for status in statuses):,}"
         held = observer.flows_held if observer is not None else None
         return {
             "Ready": self.ready(),
@@ -277,31 +279,31 @@ class Page:
         }
 
     def _scans(self) -> ScanStatus:
-        return self._watch.scans.status(self._watch.config.discovery.interval)
+        return self._scan_thread.scans.status(self._scan_thread.config.discovery.interval)
 
     def _counts(self) -> Sequence[Count]:
-        observer = self._watch.observer
+        observer = self._scan_thread.observer
         return observer.counts(SCRAPE_BEGAN.get()) if observer is not None else ()
 
     def _flow_report(self) -> FlowReport | None:
-        observer = self._watch.observer
+        observer = self._scan_thread.observer
         if observer is None:
             return None
         return observer.flow_counts(READER.get(), SCRAPE_BEGAN.get())
 
-    def _standings(self) -> Sequence[Standing]:
-        observer = self._watch.observer
-        return observer.standings() if observer is not None else ()
+    def _statuses(self) -> Sequence[ProgramStatus]:
+        observer = self._scan_thread.observer
+        return observer.statuses() if observer is not None else ()
 
     def _expects(self, *names: str) -> bool | None:
-        return self._watch.config.programs.expects(*names)
+        return self._scan_thread.config.programs.expects(*names)
 
     def _watches_devices(self) -> bool | None:
-        observer = self._watch.observer
+        observer = self._scan_thread.observer
         return observer.watches_devices if observer is not None else None
 
     def _attach_failures(self) -> Mapping[Reason, int]:
-        observer = self._watch.observer
+        observer = self._scan_thread.observer
         return observer.attach_failures() if observer is not None else {}
 
 
@@ -321,7 +323,7 @@ class Agent:
         self._file = file
         self._read = read
         self._config = config
-        self._watch = Watch(config)
+        self._scan_thread = ScanThread(config)
 
     async def run(self) -> None:
         """Run until a signal ends it.
@@ -339,7 +341,9 @@ class Agent:
         listener = WebServer.bind(self._config.listen.host, self._config.listen.port)
         with listener, LinkEvents() as events:
             loop.add_reader(events, self._changed, events)
-            app = create_app(Page(self._watch, self._watch.probes), policy=policy)
+            app = create_app(
+                AgentSource(self._scan_thread, self._scan_thread.probes), policy=policy
+            )
             server = WebServer(app, listener, policy=policy)
             serving = asyncio.create_task(server.serve())
             host, port = listener.getsockname()[:2]
@@ -349,9 +353,9 @@ class Agent:
                 "scheme": "https" if policy().context else "http",
             }
             _log.info("listening", **where)
-            self._watch.started = partial(_log_started, where)
-            self._watch.start()
-            hangs = HangDetector(self._watch.scans)
+            self._scan_thread.started = partial(_log_started, where)
+            self._scan_thread.start()
+            hangs = HangDetector(self._scan_thread.scans)
             hangs.start()
             _warn_of(self._config)
             if policy().open and not ip_address(host.partition("%")[0]).is_loopback:
@@ -360,26 +364,26 @@ class Agent:
                     "there is neither TLS nor basic authentication, see web_config",
                     listen=str(Listen(host, port)),
                 )
-            ended = asyncio.create_task(asyncio.to_thread(self._watch.join))
+            ended = asyncio.create_task(asyncio.to_thread(self._scan_thread.join))
             waiting = asyncio.create_task(stop.wait())
             await asyncio.wait({ended, waiting, serving}, return_when=asyncio.FIRST_COMPLETED)
             loop.remove_reader(events)
             _log.info("stopping")
             hangs.stop()
-            self._watch.stop()
+            self._scan_thread.stop()
             await server.stop()
             waiting.cancel()
             await asyncio.wait({ended, serving}, timeout=_CLOSING)
-        if self._watch.failure is not None:
-            raise self._watch.failure
-        if self._watch.is_alive():
+        if self._scan_thread.failure is not None:
+            raise self._scan_thread.failure
+        if self._scan_thread.is_alive():
             # The thread is in a system call. It releases the rest, as at any exit.
             sys.stderr.flush()
             os._exit(0)
 
     def _changed(self, events: LinkEvents) -> None:
         events.drain()
-        asyncio.get_running_loop().call_later(_SETTLING, self._watch.look_soon)
+        asyncio.get_running_loop().call_later(_SETTLING, self._scan_thread.scan_soon)
 
     def _reload(self) -> None:
         try:
@@ -391,14 +395,14 @@ class Agent:
             _log.warning("takes effect after a restart", key=key)
         log.set_level(config.log.level)
         _warn_of(config)
-        self._watch.reconfigure(config)
+        self._scan_thread.reconfigure(config)
         _log.info("configuration reloaded")
 
 
 def _log_started(where: Mapping[str, str], observer: Observer) -> None:
-    standings = observer.standings()
-    traced = sum(standing.reason is None for standing in standings)
-    _log.info("started", **where, programs=len(standings), traced=traced)
+    statuses = observer.statuses()
+    traced = sum(status.reason is None for status in statuses)
+    _log.info("started", **where, programs=len(statuses), traced=traced)
 
 
 def _warn_of(config: Config) -> None:

@@ -26,11 +26,11 @@ __all__ = [
     "ConfigWarning",
     "Discovery",
     "Flows",
+    "GlobFilter",
     "Listen",
     "Log",
     "Outcomes",
     "Programs",
-    "Selection",
     "State",
     "load",
     "needing_restart",
@@ -128,7 +128,7 @@ _Address = Annotated[
 
 
 @dataclass(frozen=True)
-class Selection:
+class GlobFilter:
     """Names to observe: those that match ``include``, less those that match ``exclude``."""
 
     include: _Globs = field(
@@ -145,7 +145,7 @@ class Selection:
 
 
 @dataclass(frozen=True)
-class Programs(Selection):
+class Programs(GlobFilter):
     """Programs to observe, and when."""
 
     arm: bool = field(
@@ -268,8 +268,8 @@ class Config:
         default_factory=Programs,
         metadata={"doc": "Which programs, by entry function name, id or tag."},
     )
-    interfaces: Selection = field(
-        default_factory=Selection, metadata={"doc": "Which interfaces, by name."}
+    interfaces: GlobFilter = field(
+        default_factory=GlobFilter, metadata={"doc": "Which interfaces, by name."}
     )
     discovery: Discovery = field(
         default_factory=Discovery, metadata={"doc": "How programs are found."}
@@ -303,7 +303,7 @@ def warnings(config: Config) -> list[ConfigWarning]:
     ]
 
 
-def _warnings(key: str, selection: Selection, of_interfaces: bool) -> Iterator[ConfigWarning]:
+def _warnings(key: str, selection: GlobFilter, of_interfaces: bool) -> Iterator[ConfigWarning]:
     if not selection.include:
         yield ConfigWarning(f"{key}.include", "is empty: nothing is observed")
     if "*" in selection.exclude:

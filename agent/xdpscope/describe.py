@@ -5,15 +5,15 @@
 docs/api.md describes it.
 """
 
-from xdpscope.accounting.by_cpu import CpuCounts
-from xdpscope.accounting.reading import VERDICTS
+from xdpscope.counters.by_cpu import CpuCounts
+from xdpscope.counters.records import VERDICTS
 from xdpscope.discovery.model import Attachment
 from xdpscope.formats import document
 from xdpscope.kernel.boot import BOOT_CLOCK
-from xdpscope.observer import Count, FlowsFound, FlowShown, Standing
+from xdpscope.observer import Count, FlowsFound, FlowShown, ProgramStatus
 
 
-def as_json(standing: Standing) -> dict[str, object]:
+def as_json(status: ProgramStatus) -> dict[str, object]:
     """Return JSON values. ``reason`` is empty, and ``traceable`` true, if the program can be
     traced.
 
@@ -21,24 +21,24 @@ def as_json(standing: Standing) -> dict[str, object]:
     ``chain`` has a component's positions in dispatchers; ``called_by``,
     for a program that only tail calls reach, has those that these begin with.
     """
-    program = standing.program
+    program = status.program
     return {
         "id": program.id,
         "program": program.function,
         "name": program.name,
         "tag": program.tag,
-        "role": str(standing.part.role),
+        "role": str(status.part.role),
         "attach_type": program.attach_type,
         "loaded_at": BOOT_CLOCK.unix_time(program.load_time) if program.load_time else None,
         "uid": program.uid,
-        "attachments": [_location(at) for at in standing.attachments],
+        "attachments": [_location(at) for at in status.attachments],
         "chain": [
-            {"dispatcher_id": place.dispatcher, "position": place.position}
-            for place in standing.part.chain
+            {"dispatcher_id": location.dispatcher, "position": location.position}
+            for location in status.part.chain
         ],
-        "called_by": list(standing.part.callers),
-        "traceable": standing.reason is None,
-        "reason": str(standing.reason or ""),
+        "called_by": list(status.part.callers),
+        "traceable": status.reason is None,
+        "reason": str(status.reason or ""),
     }
 
 
@@ -62,7 +62,7 @@ def _location(at: Attachment) -> dict[str, object]:
 
 def count_as_json(count: Count) -> dict[str, object]:
     """Return JSON values: packets and bytes by verdict at one location."""
-    netns, interface = count.place
+    netns, interface = count.location
     return {
         "netns": netns,
         "interface": interface,
@@ -100,7 +100,7 @@ def _flow_as_json(flow: FlowShown, sample_rate: int) -> dict[str, object]:
     """Return JSON values. ``rate`` is in packets a second; estimates include packets that were not
     sampled.
     """
-    netns, interface = flow.place
+    netns, interface = flow.location
     return {
         "program_id": flow.program.id,
         "program": flow.program.function,

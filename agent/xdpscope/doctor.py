@@ -11,12 +11,15 @@ from errno import ENOENT
 from pathlib import Path
 
 from xdpscope import libbpf
+from xdpscope.attach.device_hook import ftrace_is_off
+from xdpscope.attach.engine import Engine, may_hook
+from xdpscope.attach.pins import InUseError, PinPath
 from xdpscope.discovery.listing import Listing
 from xdpscope.discovery.programs import Census
 from xdpscope.errors import (
     KernelError,
-    NotPermitted,
-    TracingUnavailable,
+    NotPermittedError,
+    TracingUnavailableError,
     UnsupportedHostError,
     XdpscopeError,
 )
@@ -24,9 +27,6 @@ from xdpscope.kernel import bpffs, capabilities, machine, requirements
 from xdpscope.kernel.requirements import Obstacle
 from xdpscope.kernel.xdp_diag import has_xdp_sockets, read_sockets
 from xdpscope.libbpf import Map
-from xdpscope.tracing.engine import Engine, may_hook
-from xdpscope.tracing.hook import ftrace_is_off
-from xdpscope.tracing.pins import InUse, PinPath
 
 _ARRAY = 2  # BPF_MAP_TYPE_ARRAY
 
@@ -109,7 +109,7 @@ def clean(pin_path: Path) -> list[Removed]:
 
     Raises:
         ConfigError: that is not on a bpffs.
-        InUse: an agent is using it.
+        InUseError: an agent is using it.
         XdpscopeError: it cannot be used.
     """
     with PinPath.open(pin_path) as pins:
@@ -145,7 +145,7 @@ def _cpus(check: str) -> Finding:
     return Finding(check, Status.WARN, found, hint)
 
 
-def _unavailable(check: str, error: TracingUnavailable) -> Finding:
+def _unavailable(check: str, error: TracingUnavailableError) -> Finding:
     never = isinstance(error, UnsupportedHostError)
     return Finding(check, Status.FAIL, str(error), error.hint or "", never)
 
@@ -205,7 +205,7 @@ def _tracing(check: str) -> Finding:
                     "run in the host's PID namespace: hostPID in Kubernetes, --pid=host elsewhere"
                 )
             return Finding(check, Status.WARN, found, hint)
-    except TracingUnavailable as error:
+    except TracingUnavailableError as error:
         return _unavailable(check, error)
 
 
@@ -259,7 +259,7 @@ def _pin_path(check: str, path: Path) -> Finding:
             count = sum(len(state.targets()) for state in pins.states())
             if made:
                 pins.remove()
-    except InUse:
+    except InUseError:
         return Finding(check, Status.OK, f"{path} is in use by an agent")
     except XdpscopeError as error:
         return Finding(check, Status.FAIL, str(error), error.hint or "")
@@ -289,7 +289,7 @@ def _maps_are_locked_memory() -> bool:
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (0, limits[1]))
     try:
         Map.create(_ARRAY, "probe", 4, 4, 1).close()
-    except NotPermitted:
+    except NotPermittedError:
         return True
     finally:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, limits)

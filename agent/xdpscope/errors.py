@@ -25,12 +25,12 @@ __all__ = [
     "ConfigError",
     "KernelError",
     "LoadError",
-    "NotPermitted",
+    "NotPermittedError",
     "ObserverBusyError",
-    "TracingUnavailable",
+    "TracingUnavailableError",
     "UnsupportedHostError",
     "UsageError",
-    "Vanished",
+    "VanishedError",
     "XdpscopeError",
 ]
 
@@ -68,11 +68,11 @@ class ObserverBusyError(XdpscopeError):
     """A scan keeps others from reading the counts; it may hang in the kernel."""
 
 
-class TracingUnavailable(XdpscopeError):
+class TracingUnavailableError(XdpscopeError):
     """This host cannot trace any BPF program."""
 
 
-class UnsupportedHostError(TracingUnavailable):
+class UnsupportedHostError(TracingUnavailableError):
     """This host can never trace: neither rights nor settings are missing."""
 
     exit_status = 3
@@ -117,11 +117,11 @@ class LoadError(KernelError):
         return "\n".join([self.summary, *shown])
 
 
-class NotPermitted(KernelError):
+class NotPermittedError(KernelError):
     """The kernel refused because a capability is missing: EPERM or EACCES."""
 
 
-class Vanished(KernelError):
+class VanishedError(KernelError):
     """The object was there and is gone; every walk over kernel objects must expect it."""
 
     def __init__(self, message: str, errno: int = ENOENT, *, hint: str | None = None) -> None:

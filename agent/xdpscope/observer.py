@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The host as it is observed: discovery, tracing and accounting.
 
-One thread runs ``look``, now and then; any thread may ask for counts and programs. A lock guards
+One thread runs ``scan``, now and then; any thread may ask for counts and programs. A lock guards
 what is accounted. Reading the kernel's tables and booking what is in them goes in short steps, with
 the lock held for one step at a time (``read_lock.py``). To load, attach and detach tracers takes
 no lock.
@@ -18,34 +18,34 @@ from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Self
 
-from xdpscope.accounting.books import Books, Counted
-from xdpscope.accounting.by_cpu import CpuCounts, add_overflow, by_cpu
-from xdpscope.accounting.farewell import Farewell
-from xdpscope.accounting.flow_query import FlowQuery
-from xdpscope.accounting.flows import PATIENCE, FlowCount, FlowLedger, HeldFlows
-from xdpscope.accounting.ledger import Ledger, Place, PlaceOf, Tally
-from xdpscope.accounting.overflow import OverflowReading
-from xdpscope.accounting.owners import Owner, Owners
-from xdpscope.accounting.places import NO_PLACE, Places, Uppers
-from xdpscope.accounting.reading import Reading
-from xdpscope.accounting.spilled import SpilledRecords
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.reason import Reason, Selection
+from xdpscope.attach.targets import Target, Targets
+from xdpscope.attach.tracer import read_counts
 from xdpscope.config import Flows
+from xdpscope.counters.by_cpu import CpuCounts, add_overflow, by_cpu
+from xdpscope.counters.counter_reader import Counted, CounterReader
+from xdpscope.counters.device_names import UNKNOWN_LOCATION, DeviceNames, Uppers
+from xdpscope.counters.flow_query import FlowQuery
+from xdpscope.counters.flows import PATIENCE, FlowCount, FlowTotals, HeldFlows
+from xdpscope.counters.overflow import OverflowReading
+from xdpscope.counters.overflow_cleanup import OverflowCleanup
+from xdpscope.counters.records import Reading
+from xdpscope.counters.retention import Retention
+from xdpscope.counters.series_index import Owner, SeriesIndex
+from xdpscope.counters.totals import Location, LocationOf, Tally, Totals
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.model import Attachment, Part, Snapshot, XdpProgram
 from xdpscope.errors import KernelError
 from xdpscope.kernel.netns import HOST
 from xdpscope.read_lock import ReadLock, Work
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.reason import Reason, Scope
-from xdpscope.tracing.targets import Target, Targets
-from xdpscope.tracing.tracer import read_counts
 
 if TYPE_CHECKING:
     from xdpscope.read_lock import Steps
 
 # Interfaces come and go all day where containers do, under ever new names. So many that
 # are gone keep their totals, to go on from should the name come back.
-_PLACES_REMEMBERED = 4096
+_LOCATIONS_REMEMBERED = 4096
 
 # So many overflow records are deleted at each scan, and in each of its steps.
 _FORGOTTEN_AT_ONCE = 1000
@@ -62,12 +62,12 @@ class Count:
     """What one program did at one place."""
 
     program: XdpProgram
-    place: Place
+    location: Location
     tally: Tally
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ProgramStatus:
     """One program, what part it plays, where it is attached and how it stands with us."""
 
     program: XdpProgram
@@ -83,7 +83,7 @@ class FlowShown:
     """One flow of one program at one place with one verdict."""
 
     program: XdpProgram
-    place: Place
+    location: Location
     verdict: str
     protocol: str
     source: str
@@ -100,7 +100,7 @@ class FlowShown:
         flow = count.flow
         return cls(
             program=program,
-            place=count.owner[1],
+            location=count.owner[1],
             verdict=count.verdict,
             protocol=flow.protocol,
             source=flow.source,
@@ -158,7 +158,7 @@ class Observer:
         self,
         engine: Engine,
         inventory: Inventory,
-        scope: Scope,
+        selection: Selection,
         flows: Flows | None = None,
         patience: float = PATIENCE,
     ) -> None:
@@ -167,36 +167,36 @@ class Observer:
         Args:
             engine: What traces programs.
             inventory: What finds them.
-            scope: Which of them, and of their interfaces, are observed.
+            selection: Which of them, and of their interfaces, are observed.
             flows: Limits of what is kept of flows.
             patience: Seconds for which a client is waited for to see a flow's new series at 0.
         """
         self._engine = engine
         self._inventory = inventory
-        self._scope = scope
+        self._selection = selection
         self._lock = ReadLock()
         self._work = Work(self._lock)
         self._interrupt = threading.Event()
         self._snapshot = Snapshot()
-        self._places = Places()
+        self._device_names = DeviceNames()
         self._uppers = Uppers()
-        self._spilled = SpilledRecords()
-        self._ledger = Ledger()
+        self._overflow = OverflowCleanup()
+        self._totals = Totals()
         self._targets = Targets(engine)
-        self._programs_gone: Farewell[int] = Farewell()
-        self._places_gone: Farewell[Place] = Farewell()
-        self._places_hidden: dict[Place, None] = {}
-        self._looked = False
+        self._programs_gone: Retention[int] = Retention()
+        self._locations_gone: Retention[Location] = Retention()
+        self._locations_hidden: dict[Location, None] = {}
+        self._scanned = False
         self._unfinished = 0
         self._booked_at = self._flows_at = -inf  # when the last complete readings began
-        self._books = Books(self._ledger)
-        self._owners = Owners()
+        self._counter_reader = CounterReader(self._totals)
+        self._series_index = SeriesIndex()
         tables = engine.flow_tables()
-        self._flows = FlowLedger(tables, flows or Flows(), patience) if tables else None
+        self._flows = FlowTotals(tables, flows or Flows(), patience) if tables else None
         self._flows_of = -1  # version of the books at whose flows were read last
 
     def close(self) -> None:
-        """Detaches every tracer that is not pinned; a ``look`` under way ends soon."""
+        """Detaches every tracer that is not pinned; a ``scan`` under way ends soon."""
         self._interrupt.set()
         self._targets.close()
 
@@ -207,13 +207,13 @@ class Observer:
         self.close()
 
     def interrupt(self) -> None:
-        """Has a ``look`` under way end before its next target."""
+        """Has a ``scan`` under way end before its next target."""
         self._interrupt.set()
 
     @property
-    def looked(self) -> bool:
+    def scanned(self) -> bool:
         """Whether there was a first complete look."""
-        return self._looked
+        return self._scanned
 
     @property
     def unfinished(self) -> int:
@@ -240,28 +240,28 @@ class Observer:
         """Of so many packets one is taken for flows."""
         return self._engine.sample_rate
 
-    def narrow(
-        self, scope: Scope, flows: Flows | None = None, *, everywhere: bool | None = None
+    def reconfigure(
+        self, selection: Selection, flows: Flows | None = None, *, everywhere: bool | None = None
     ) -> None:
         """Observes, from the next look on, what this scope has in it, within these limits.
 
         Args:
-            scope: Programs and interfaces.
+            selection: Programs and interfaces.
             flows: If given, limits of what is kept of flows.
             everywhere: If given, whether in all network namespaces or in our own alone.
         """
         with self._lock:
-            self._scope = scope
+            self._selection = selection
             if everywhere is not None:
                 self._inventory.everywhere = everywhere
             if self._flows is not None and flows is not None:
                 self._flows.limits = flows
 
-    def look(self, linger: float, follow_up: float = inf) -> None:
+    def scan(self, retention: float, follow_up: float = inf) -> None:
         """Looks at the host, and attaches and detaches what has changed.
 
         Args:
-            linger: Seconds for which what is gone stays on the page.
+            retention: Seconds for which what is gone stays on the page.
             follow_up: Seconds in which programs newly traced get their flows counted, too; at
                 least one does. The others are ``unfinished``: meanwhile nothing new is seen.
 
@@ -273,20 +273,22 @@ class Observer:
         failures: list[KernelError | OSError] = []
         self._unfinished = 0
         idle: list[Counted] = []
-        spilled: Mapping[int, OverflowReading] = {}
+        overflow: Mapping[int, OverflowReading] = {}
         with _noting(failures):
             # Before the inventory: what is not in service then has run in tests only until now.
-            idle, spilled = self._work.do(self._read_idle)
+            idle, overflow = self._work.do(self._read_idle)
         snapshot = self._inventory.take()
         failures += self._inventory.failures
         if not failures:
             with _noting(failures):
-                self._work.do(lambda: self._books.skip(idle, spilled, snapshot.in_service))
+                self._work.do(
+                    lambda: self._counter_reader.skip(idle, overflow, snapshot.in_service)
+                )
         with _noting(failures):
             self._engine.check_devices(snapshot.interfaces.keys())
-        self._work.do(lambda: self._take_over(snapshot, failures))
-        incomplete = self._trace(snapshot, linger)
-        self._targets.tell()
+        self._work.do(lambda: self._apply(snapshot, failures))
+        incomplete = self._trace(snapshot, retention)
+        self._targets.log_attached()
         end = time.monotonic() + follow_up
         for number, target in enumerate(incomplete):
             if self._interrupt.is_set():
@@ -304,39 +306,37 @@ class Observer:
         for part in read_counts([t.tracer for t in self._targets if t.idle and t.tracer]):
             idle.append(part)
             yield
-        overflowing = any(part.records["devices_spilled"].any() for part in idle)
-        return idle, (yield from self._engine.spilled()) if overflowing else {}
+        overflowing = any(part.records["devices_overflow"].any() for part in idle)
+        return idle, (yield from self._engine.overflow()) if overflowing else {}
 
-    def _take_over(
-        self, snapshot: Snapshot, failures: list[KernelError | OSError]
-    ) -> "Steps[None]":
+    def _apply(self, snapshot: Snapshot, failures: list[KernelError | OSError]) -> "Steps[None]":
         """Book all there is under the names of before, then go over to those of ``snapshot``."""
-        self._places.expect(snapshot)
-        spilled: Mapping[int, OverflowReading] = {}
+        self._device_names.expect(snapshot)
+        overflow: Mapping[int, OverflowReading] = {}
         with _noting(failures):
-            spilled = yield from self._book(self._places.at_once)
-            yield from self._read_flows(self._places.at_once)
+            overflow = yield from self._record(self._device_names.at_once)
+            yield from self._read_flows(self._device_names.at_once)
         if snapshot is not self._snapshot:
             # Under the old names still, of interfaces that were renamed or are gone: what
             # has come since the flows were read.
             with _noting(failures):
-                spilled = yield from self._book(self._places.at_once)
-        self._places.settle()
+                overflow = yield from self._record(self._device_names.at_once)
+        self._device_names.settle()
         self._snapshot = snapshot
         self._uppers.update(snapshot, time.monotonic())
-        if self._looked:  # else there may be some that were never booked
+        if self._scanned:  # else there may be some that were never booked
             with _noting(failures):
-                yield from self._forget_spilled(spilled)
+                yield from self._delete_overflow(overflow)
 
-    def _trace(self, snapshot: Snapshot, linger: float) -> list[Target]:
+    def _trace(self, snapshot: Snapshot, retention: float) -> list[Target]:
         """Attach and detach tracers; return programs of which flows are to be counted, too."""
-        gone = self._targets.reconcile(snapshot, self._scope, self._interrupt.is_set)
+        gone = self._targets.reconcile(snapshot, self._selection, self._interrupt.is_set)
         if self._interrupt.is_set():
             return []
         self._targets.vanish(gone)
-        for target in self._work.do(lambda: self._say_farewell(set(gone), linger)):
+        for target in self._work.do(lambda: self._retire(set(gone), retention)):
             self._targets.discard(target)
-        self._looked = True
+        self._scanned = True
         return self._targets.incomplete()
 
     @property
@@ -358,13 +358,13 @@ class Observer:
 
         def steps() -> "Steps[list[Count]]":
             if self._booked_at <= began:
-                yield from self._book(self._places.of)
+                yield from self._record(self._device_names.of)
             found: list[Count] = []
             for part in _parts(self._targets):
                 found += (
-                    Count(target.program, place, tally.copy())
+                    Count(target.program, location, tally.copy())
                     for target in part
-                    for place, tally in self._shown(target)
+                    for location, tally in self._shown(target)
                 )
                 yield
             return found
@@ -372,25 +372,25 @@ class Observer:
         return self._work.do(steps, self._lock.reading)
 
     def cpu_counts(self) -> dict[Owner, CpuCounts]:
-        """Return the counts of each CPU by program's id and location; see accounting/by_cpu.py."""
+        """Return the counts of each CPU by program's id and location; see counters/by_cpu.py."""
 
         def steps() -> "Steps[dict[Owner, CpuCounts]]":
-            found: dict[int, dict[Place, CpuCounts]] = {}
+            found: dict[int, dict[Location, CpuCounts]] = {}
             programs: dict[int, int] = {}
             tracers = [tracer for t in self._targets if not t.idle and (tracer := t.tracer)]
             for part in read_counts(tracers):
                 programs.update(zip(part.numbers, part.programs, strict=True))
                 for number, records in zip(part.numbers, part.records, strict=True):
-                    found[number] = by_cpu(records, self._places.of)
+                    found[number] = by_cpu(records, self._device_names.of)
                 yield
             for number, records in self._engine.overflow_records():
                 if number in found:
-                    add_overflow(found[number], records, self._places.of)
+                    add_overflow(found[number], records, self._device_names.of)
                 yield
             return {
-                (programs[number], place): counts
-                for number, places in found.items()
-                for place, counts in places.items()
+                (programs[number], location): counts
+                for number, locations in found.items()
+                for location, counts in locations.items()
             }
 
         return self._work.do(steps, self._lock.reading)
@@ -418,11 +418,11 @@ class Observer:
             shown = {}
             for part in _parts(self._targets):
                 for target in part:
-                    for place, tally in self._shown(target):
-                        owner = target.program.id, place
+                    for location, tally in self._shown(target):
+                        owner = target.program.id, location
                         shown[owner] = target.program
-                        report.others.append(Count(target.program, place, flows.other(owner)))
-                        report.unaccounted.append(Count(target.program, place, tally.copy()))
+                        report.others.append(Count(target.program, location, flows.other(owner)))
+                        report.unaccounted.append(Count(target.program, location, tally.copy()))
                 yield
             if client:
                 flows.shown(client, time.monotonic())
@@ -446,8 +446,8 @@ class Observer:
                 return None
             yield from self._update_flows(began)
             programs.update((target.program.id, target.program) for target in self._targets)
-            scopes = self._owners.scopes_where(self._admitted_by(query, programs))
-            return self._flows.held(self._owners, query, scopes)
+            series = self._series_index.series_where(self._admitted_by(query, programs))
+            return self._flows.held(self._series_index, query, series)
 
         held = self._work.do(steps, self._lock.reading)
         if held is None:
@@ -458,31 +458,31 @@ class Observer:
 
     def _admitted_by(
         self, query: FlowQuery, programs: Mapping[int, XdpProgram]
-    ) -> Callable[[int, Place], bool]:
+    ) -> Callable[[int, Location], bool]:
         """Return whether a query admits flows of a program's id at a location."""
         wanted = {
             id for id, program in programs.items() if _selects(query.program, *program.selectors)
         }
 
-        def admitted(program: int, place: Place) -> bool:
-            netns, interface = place
+        def admitted(program: int, location: Location) -> bool:
+            netns, interface = location
             return (
                 program in wanted
                 and _selects(query.netns, netns)
-                and _selects(query.interface, interface, *self._uppers.of(place))
+                and _selects(query.interface, interface, *self._uppers.of(location))
             )
 
         return admitted
 
-    def standings(self) -> list[Standing]:
+    def statuses(self) -> list[ProgramStatus]:
         """Every program there is, in the order of their ids."""
 
-        def steps() -> "Steps[list[Standing]]":
-            found: list[Standing] = []
+        def steps() -> "Steps[list[ProgramStatus]]":
+            found: list[ProgramStatus] = []
             for part in _parts(self._targets):
-                found += map(self._standing, part)
+                found += map(self._status, part)
                 yield
-            return sorted(found, key=lambda standing: standing.program.id)
+            return sorted(found, key=lambda status: status.program.id)
 
         return self._work.do(steps, self._lock.reading)
 
@@ -490,23 +490,23 @@ class Observer:
         """How often attaching a tracer failed, by reason."""
         return Counter(self._targets.failures)
 
-    def _shown(self, target: Target) -> Iterator[tuple[Place, Tally]]:
-        totals = self._ledger.of(target.program.id)
-        places = dict.fromkeys(totals)
+    def _shown(self, target: Target) -> Iterator[tuple[Location, Tally]]:
+        totals = self._totals.of(target.program.id)
+        locations = dict.fromkeys(totals)
         if target.reason is None:
             # Noughts too, so that a rate knows where a count began.
-            places.update(
+            locations.update(
                 dict.fromkeys((at.netns, at.interface) for at in target.attachments if at.receives)
             )
-        for place in places:
-            if place not in self._places_hidden and self._admits(place):
-                yield place, totals.get(place, _NO_TALLY)
+        for location in locations:
+            if location not in self._locations_hidden and self._admits(location):
+                yield location, totals.get(location, _NO_TALLY)
 
     @staticmethod
-    def _standing(target: Target) -> Standing:
+    def _status(target: Target) -> ProgramStatus:
         tracer = target.tracer
         expense = tracer.expense() if tracer is not None else None
-        return Standing(
+        return ProgramStatus(
             program=target.program,
             part=target.part,
             attachments=target.attachments,
@@ -515,16 +515,16 @@ class Observer:
             run_seconds=expense.run_seconds if expense else None,
         )
 
-    def _admits(self, place: Place) -> bool:
-        netns, interface = place
-        if not self._inventory.everywhere and netns != HOST and place != NO_PLACE:
+    def _admits(self, location: Location) -> bool:
+        netns, interface = location
+        if not self._inventory.everywhere and netns != HOST and location != UNKNOWN_LOCATION:
             return False
-        return self._scope.interfaces.admits(interface, *self._uppers.of(place))
+        return self._selection.interfaces.admits(interface, *self._uppers.of(location))
 
-    def _book(self, place_of: PlaceOf) -> "Steps[Mapping[int, OverflowReading]]":
-        """Book all there is; return what the engine's ``spilled`` had."""
+    def _record(self, location_of: LocationOf) -> "Steps[Mapping[int, OverflowReading]]":
+        """Book all there is; return what the engine's ``overflow`` had."""
         began = time.monotonic()
-        spilled = yield from self._engine.spilled()
+        overflow = yield from self._engine.overflow()
         tracers, idle = [], set()
         for target in self._targets:
             tracer = target.tracer
@@ -534,54 +534,54 @@ class Observer:
                 idle.add(tracer.number)
             else:
                 tracers.append(tracer)
-                target.booked = True
+                target.recorded = True
         yield
-        yield from self._books.book(read_counts(tracers), spilled, place_of, idle)
+        yield from self._counter_reader.record(read_counts(tracers), overflow, location_of, idle)
         self._booked_at = began
-        return spilled
+        return overflow
 
     def _update_flows(self, began: float) -> "Steps[None]":
         """Read totals and flows, unless both were read after that moment."""
         if self._booked_at <= began:
-            yield from self._book(self._places.of)
+            yield from self._record(self._device_names.of)
         if self._flows_at <= began:
-            yield from self._read_flows(self._places.of)
+            yield from self._read_flows(self._device_names.of)
 
-    def _read_flows(self, place_of: PlaceOf) -> "Steps[None]":
-        """Read the flows. The totals must have been booked before: see accounting/flows.py."""
+    def _read_flows(self, location_of: LocationOf) -> "Steps[None]":
+        """Read the flows. The totals must have been booked before: see counters/flows.py."""
         if self._flows is None:
             return
 
-        def admitted(*device: *tuple[int, int, int, str]) -> Place | None:
-            place = place_of(*device)
-            return place if place is not None and self._admits(place) else None
+        def admitted(*device: *tuple[int, int, int, str]) -> Location | None:
+            location = location_of(*device)
+            return location if location is not None and self._admits(location) else None
 
-        began, version = self._booked_at, self._books.version
+        began, version = self._booked_at, self._counter_reader.version
         everywhere = self._inventory.everywhere
-        view = self._places.version, self._uppers.version, self._scope, everywhere
-        moved = self._owners.update(self._books.seen, admitted, view)
+        view = self._device_names.version, self._uppers.version, self._selection, everywhere
+        moved = self._series_index.update(self._counter_reader.seen, admitted, view)
         yield
         totals = {
-            (target.program.id, place): tally
+            (target.program.id, location): tally
             for target in self._targets
-            for place, tally in self._ledger.of(target.program.id).items()
+            for location, tally in self._totals.of(target.program.id).items()
         }
         still = not moved and version == self._flows_of
-        yield from self._flows.read(self._owners, totals, time.monotonic(), moved, still)
+        yield from self._flows.read(self._series_index, totals, time.monotonic(), moved, still)
         self._flows_of, self._flows_at = version, began
 
-    def _forget_spilled(self, spilled: Mapping[int, OverflowReading]) -> "Steps[None]":
-        done = self._spilled.done_with(spilled, self._places, time.monotonic())
+    def _delete_overflow(self, overflow: Mapping[int, OverflowReading]) -> "Steps[None]":
+        done = self._overflow.done_with(overflow, self._device_names, time.monotonic())
         wanted = islice(done, _FORGOTTEN_AT_ONCE)
         while part := list(islice(wanted, _FORGOTTEN_IN_STEP)):
             yield
             deleted: defaultdict[int, Reading] = defaultdict(dict)
-            for (number, _, _), last in self._engine.take_spilled(part):
+            for (number, _, _), last in self._engine.delete_overflow(part):
                 deleted[number] |= last
             for number, readings in deleted.items():
-                self._books.close_overflow(number, readings, self._places.until_now)
+                self._counter_reader.close_overflow(number, readings, self._device_names.until_now)
 
-    def _say_farewell(self, programs: set[int], linger: float) -> "Steps[list[Target]]":
+    def _retire(self, programs: set[int], retention: float) -> "Steps[list[Target]]":
         """Remove what has been gone for long; return targets, to be discarded without the lock."""
         now = time.monotonic()
         for id in programs:
@@ -589,34 +589,34 @@ class Observer:
         for id in set(self._programs_gone) - programs:
             self._programs_gone.back(id)
         removed: list[Target] = []
-        for id in self._programs_gone.over(now, linger):
+        for id in self._programs_gone.over(now, retention):
             target = self._targets.remove(id)
             if target is not None:
                 removed.append(target)
                 if target.tracer is not None:
-                    self._books.forget(target.tracer.number)
-            self._ledger.forget_program(id)
-            self._owners.forget_program(id)
+                    self._counter_reader.forget(target.tracer.number)
+            self._totals.forget_program(id)
+            self._series_index.forget_program(id)
             yield
 
-        here = {*self._snapshot.interfaces.values(), NO_PLACE}
+        here = {*self._snapshot.interfaces.values(), UNKNOWN_LOCATION}
         namespaces = {netns for _, netns in self._snapshot.namespaces.values()}
         # Where we cannot look: what is counted there is there.
-        here.update(place for place in self._ledger.grown() if place[0] not in namespaces)
+        here.update(location for location in self._totals.grown() if location[0] not in namespaces)
         # Also if nothing was ever counted there: what was may be forgotten by now.
-        for place in here.intersection(self._places_gone):
-            self._places_gone.back(place)
-        for place in here.intersection(self._places_hidden):
-            del self._places_hidden[place]
-        for place in {*self._ledger.places()} - here:
-            if place not in self._places_hidden:
-                self._places_gone.gone(place, now)
-        for place in self._places_gone.over(now, linger):
-            self._places_hidden[place] = None
-        while len(self._places_hidden) > _PLACES_REMEMBERED:
-            place = next(iter(self._places_hidden))
-            del self._places_hidden[place]
-            self._ledger.forget_place(place)
+        for location in here.intersection(self._locations_gone):
+            self._locations_gone.back(location)
+        for location in here.intersection(self._locations_hidden):
+            del self._locations_hidden[location]
+        for location in {*self._totals.locations()} - here:
+            if location not in self._locations_hidden:
+                self._locations_gone.gone(location, now)
+        for location in self._locations_gone.over(now, retention):
+            self._locations_hidden[location] = None
+        while len(self._locations_hidden) > _LOCATIONS_REMEMBERED:
+            location = next(iter(self._locations_hidden))
+            del self._locations_hidden[location]
+            self._totals.forget_location(location)
             yield
         return removed
 

@@ -4,28 +4,28 @@
 from contextlib import ExitStack, suppress
 from typing import Self
 
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.reason import Reason, Selection
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.model import Snapshot
-from xdpscope.errors import KernelError, TracingUnavailable
+from xdpscope.errors import KernelError, TracingUnavailableError
 from xdpscope.libbpf import Program
-from xdpscope.observer import Standing
+from xdpscope.observer import ProgramStatus
 from xdpscope.probes.sockets.report import XdpSocket, by_location
 from xdpscope.probes.sockets.source import SocketSource
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.reason import Reason, Scope
 
 
 class Survey:
     """Lists the programs and the AF_XDP sockets of this host, as often as asked."""
 
-    unavailable: TracingUnavailable | None = None
+    unavailable: TracingUnavailableError | None = None
     """Why nothing can be traced here, if so."""
 
     def __init__(self) -> None:
         """Try to trace a program of our own.
 
         Raises:
-            NotPermitted: CAP_SYS_ADMIN is missing.
+            NotPermittedError: CAP_SYS_ADMIN is missing.
         """
         # Without the right to do this, everything else would fail as well, and log why.
         next(Program.ids(), None)
@@ -34,7 +34,7 @@ class Survey:
             self._snapshot = Snapshot()
             try:
                 Engine().close()
-            except TracingUnavailable as error:
+            except TracingUnavailableError as error:
                 self.unavailable = error
             self._resources = stack.pop_all()
 
@@ -44,25 +44,25 @@ class Survey:
     def __exit__(self, *_: object) -> None:
         self._resources.close()
 
-    def programs(self) -> list[Standing]:
+    def programs(self) -> list[ProgramStatus]:
         """Return the programs of this moment in the order of their ids.
 
         Raises:
             KernelError: the host cannot be read.
         """
         snapshot = self._snapshot = self._inventory.take()
-        scope = Scope()
-        standings = []
+        selection = Selection()
+        statuses = []
         for id, program in sorted(snapshot.programs.items()):
             attachments = snapshot.attachments.get(id, ())
-            reason = scope.reason_against(program, snapshot)
+            reason = selection.reason_against(program, snapshot)
             if reason is None and self.unavailable is not None:
                 reason = Reason.KERNEL_REFUSED
             part = snapshot.part_of(program)
-            standings.append(
-                Standing(program, part, attachments, reason, missed=0, run_seconds=None)
+            statuses.append(
+                ProgramStatus(program, part, attachments, reason, missed=0, run_seconds=None)
             )
-        return standings
+        return statuses
 
     def sockets(self) -> list[XdpSocket]:
         """Return the sockets of this moment by namespace, interface and queue.

@@ -287,7 +287,7 @@ def _of_program(
 ) -> Iterator[Series]:
     of = {"program_id": str(program.id), "program": program.name}
     at = times(program.begin, program.end)
-    place = of | {"netns": program.netns, "interface": program.interface}
+    location = of | {"netns": program.netns, "interface": program.interface}
     attach = "freplace" if program.role == "component" else "xdp"
     info = {
         "tag": sha256(program.name.encode()).hexdigest()[:16],
@@ -295,7 +295,7 @@ def _of_program(
         "attach_type": attach,
     }
     yield one("xdp_program_info", of | info, at)
-    yield one("xdp_program_attachment_info", place | {"mode": program.mode, "via": ""}, at)
+    yield one("xdp_program_attachment_info", location | {"mode": program.mode, "via": ""}, at)
     yield one("xdp_program_traced", of | {"reason": ""}, at)
     yield made("xdp_program_loaded_timestamp_seconds", of, lambda _: program.loaded, at)
     yield made("xdpscope_tracer_missed_total", of, lambda _: 0, at)
@@ -310,7 +310,7 @@ def _of_program(
         def rate(t: float, verdict: str = verdict) -> float:
             return program.rate(t) * program.decides(t).get(verdict, 0)
 
-        labels = place | {"verdict": verdict}
+        labels = location | {"verdict": verdict}
         yield counted("xdp_packets_total", labels, rate, at)
         yield counted("xdp_bytes_total", labels, lambda t, r=rate: r(t) * program.size, at)
         if not any(rate(t) for t in at):

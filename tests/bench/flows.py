@@ -7,21 +7,21 @@ from dataclasses import dataclass, replace
 from tests.bench.peers import lru, xdpdump
 from tests.bench.rig import check_counts, floor, packet4, packet6
 from tests.bench.turns import FLOWS, FlowBench
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.templates import FlowSizes
+from xdpscope.attach.tracer import Tracer
 from xdpscope.libbpf import Object, typed
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.templates import FlowSizes
-from xdpscope.tracing.tracer import Tracer
 
 # Names of what is measured, as tables show them.
 EMPTY_PAIR4 = "empty fentry and fexit, IPv4"
 STEADY4 = "xdpscope, 10,000 flows of IPv4"
-UNALTERED_SAMPLED4 = "xdpscope, 10,000 flows of IPv4, one packet of 100, without an entry"
-UNALTERED4 = "xdpscope, 10,000 flows of IPv4, without an entry"
+READ_ONLY_SAMPLED4 = "xdpscope, 10,000 flows of IPv4, one packet of 100, without an entry"
+READ_ONLY4 = "xdpscope, 10,000 flows of IPv4, without an entry"
 SAMPLED4 = "xdpscope, 10,000 flows of IPv4, one packet of 100"
 FLOOD4 = "xdpscope, a flood of IPv4"
 EMPTY_PAIR6 = "empty fentry and fexit, IPv6"
 STEADY6 = "xdpscope, 10,000 flows of IPv6"
-UNALTERED6 = "xdpscope, 10,000 flows of IPv6, without an entry"
+READ_ONLY6 = "xdpscope, 10,000 flows of IPv6, without an entry"
 FLOOD6 = "xdpscope, a flood of IPv6"
 LRU = "LRU_PERCPU_HASH, 10,000 flows of IPv4"
 XDPDUMP_ENTRY = "xdpdump, entry"
@@ -64,7 +64,7 @@ class Measured:
 
 
 def ours(
-    bench: FlowBench, family: str, *, sample_rate: int = 1, unaltered: bool = False
+    bench: FlowBench, family: str, *, sample_rate: int = 1, read_only: bool = False
 ) -> Measured:
     """Return the cost of a run under the product's tracer.
 
@@ -72,7 +72,7 @@ def ours(
         bench: its target alters packets, from run to run.
         family: ``flows4`` or ``flows6``.
         sample_rate: one packet of this many is in a flow.
-        unaltered: traced as if the target altered none.
+        read_only: traced as if the target altered none.
 
     Raises:
         AssertionError: verdicts were not counted exactly, or a packet is neither in its flow nor
@@ -81,7 +81,7 @@ def ours(
     sizes = FlowSizes(SETS, sample_rate)
     with Engine(sizes) as engine, closing(Tracer(engine, bench.description)) as tracer:
         tracer.attach()
-        tracer.follow_up(lambda _: not unaltered)
+        tracer.follow_up(lambda _: not read_only)
         before = bench.runs
         settled = _settled(bench, engine, family)
         settling = bench.runs - before
@@ -110,10 +110,10 @@ def _settled(bench: FlowBench, engine: Engine, family: str) -> Table:
     return table
 
 
-def steady(bench: FlowBench, family: str, unaltered: bool = False) -> int:
+def steady(bench: FlowBench, family: str, read_only: bool = False) -> int:
     """Return the cost of a run among flows that are known; each packet is found in its flow."""
     bench.take_turns()
-    found = ours(bench, family, unaltered=unaltered)
+    found = ours(bench, family, read_only=read_only)
     settled = found.settled
     if found.table != replace(settled, packets=settled.packets + found.runs):
         raise AssertionError(f"not all packets are in flows that were known: {found}")
@@ -123,10 +123,10 @@ def steady(bench: FlowBench, family: str, unaltered: bool = False) -> int:
     return found.cost
 
 
-def sampled(bench: FlowBench, family: str, unaltered: bool = False) -> int:
+def sampled(bench: FlowBench, family: str, read_only: bool = False) -> int:
     """Return the same of sampled packets: one of each SAMPLE_RATE is found in its flow."""
     bench.take_turns()
-    found = ours(bench, family, sample_rate=SAMPLE_RATE, unaltered=unaltered)
+    found = ours(bench, family, sample_rate=SAMPLE_RATE, read_only=read_only)
     missing = found.settling + found.runs - found.table.packets * SAMPLE_RATE
     if abs(missing) > SAMPLE_RATE:
         raise AssertionError(f"not one packet of {SAMPLE_RATE} is in a flow: {found}")
@@ -154,9 +154,9 @@ def measure(loaded: Object) -> dict[str, int | None]:
         costs: dict[str, int | None] = {
             EMPTY_PAIR4: floor(bench, "empty_entry", "empty_exit"),
             STEADY4: steady(bench, "flows4"),
-            UNALTERED4: steady(bench, "flows4", unaltered=True),
+            READ_ONLY4: steady(bench, "flows4", read_only=True),
             SAMPLED4: sampled(bench, "flows4"),
-            UNALTERED_SAMPLED4: sampled(bench, "flows4", unaltered=True),
+            READ_ONLY_SAMPLED4: sampled(bench, "flows4", read_only=True),
             FLOOD4: flood(bench, "flows4"),
         }
         bench.take_turns()
@@ -169,7 +169,7 @@ def measure(loaded: Object) -> dict[str, int | None]:
         costs = {
             EMPTY_PAIR6: floor(bench, "empty_entry", "empty_exit"),
             STEADY6: steady(bench, "flows6"),
-            UNALTERED6: steady(bench, "flows6", unaltered=True),
+            READ_ONLY6: steady(bench, "flows6", read_only=True),
             FLOOD6: flood(bench, "flows6"),
         }
     return added | {name: cost - untraced for name, cost in costs.items() if cost is not None}

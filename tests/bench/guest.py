@@ -12,9 +12,9 @@ from pathlib import Path
 from tests.bench import flows
 from tests.bench.compiled import path_of
 from tests.bench.rig import Bench, check_counts, floor, packet4
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.tracer import Tracer
 from xdpscope.libbpf import Object
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.tracer import Tracer
 
 TARGET = "bench_target"
 

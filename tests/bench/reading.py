@@ -22,9 +22,9 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from tests.bench.table import insert, markdown
-from tests.tables import OWNER, PROGRAM, TARGET, Table, every_step, flow_table, owners, total
-from xdpscope.accounting.flows import FlowLedger
+from tests.tables import OWNER, PROGRAM, TARGET, Table, every_step, flow_table, series_index, total
 from xdpscope.config import Flows
+from xdpscope.counters.flows import FlowTotals
 from xdpscope.discovery.model import XdpProgram
 from xdpscope.metrics import FlowCollector, IsolatedCollectors
 from xdpscope.observer import Count, FlowReport, FlowShown
@@ -71,17 +71,19 @@ class Reading:
 
     def __init__(self, table: Table) -> None:
         self._table = table
-        self._owners = owners()
+        self._series_index = series_index()
         packets = int(table.slots["packets"].sum())
         self._totals = total(packets, packets * 100)
-        self.ledger = FlowLedger([table.reader], Flows(max_entries=2**24), patience=0)
+        self.flow_totals = FlowTotals([table.reader], Flows(max_entries=2**24), patience=0)
         self.read()
 
     def read(self) -> None:
         """Reads; checks that everything is there."""
-        every_step(self.ledger.read(self._owners, self._totals, time.monotonic(), moved=False))
-        if self.ledger.entries != self._table.slots.shape[0] * self._table.slots.shape[2]:
-            raise AssertionError(f"{self.ledger.entries} flows are held")
+        every_step(
+            self.flow_totals.read(self._series_index, self._totals, time.monotonic(), moved=False)
+        )
+        if self.flow_totals.entries != self._table.slots.shape[0] * self._table.slots.shape[2]:
+            raise AssertionError(f"{self.flow_totals.entries} flows are held")
 
     def grow(self) -> None:
         """Give each flow a packet."""
@@ -110,10 +112,10 @@ def scrape(reading: Reading) -> float:
 
     def report() -> FlowReport:
         reading.read()
-        ledger = reading.ledger
-        flows = [FlowShown.of(program, count) for count in ledger.exported]
-        others = [Count(program, OWNER[1], ledger.other(OWNER))]
-        return FlowReport(ledger.entries, dict(ledger.evictions), 1, flows, others)
+        flow_totals = reading.flow_totals
+        flows = [FlowShown.of(program, count) for count in flow_totals.exported]
+        others = [Count(program, OWNER[1], flow_totals.other(OWNER))]
+        return FlowReport(flow_totals.entries, dict(flow_totals.evictions), 1, flows, others)
 
     class Source:
         registry = CollectorRegistry()

@@ -9,12 +9,12 @@ from typing import Self
 
 from tests.bench.compiled import path_of
 from tests.tables import every_step
-from xdpscope.accounting.reading import REASONS, VERDICTS, no_counts, of_target
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.tracer import Tracer
+from xdpscope.counters.records import REASONS, VERDICTS, no_counts, of_target
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.model import XdpProgram
 from xdpscope.libbpf import Link, Object, Program, run_time_stats
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.tracer import Tracer
 
 XDP_PASS = 2
 
@@ -60,7 +60,7 @@ def check_counts(tracer: Tracer, engine: Engine, runs: list[int], sampled_out: i
             counts[row, VERDICTS.index("pass")] = number, 64 * number
         wanted.append(counts.tolist())
     reading = of_target(tracer.records())
-    for records in every_step(engine.spilled()).values():
+    for records in every_step(engine.overflow()).values():
         reading |= records.by_device()
     counted = [each.counts.tolist() for each in reading.values()]
     if sorted(counted) != sorted(wanted):
@@ -119,9 +119,9 @@ class Tracing:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self.object = stack.enter_context(Object(path_of(self._source)))
-            self.object.choose(*self._functions)
+            self.object.set_autoload(*self._functions)
             for function in self._functions:
-                self.object.aim(function, self._bench.program, self._bench.function)
+                self.object.set_attach_target(function, self._bench.program, self._bench.function)
             self.object.load()
             self._tracers = [stack.enter_context(self.object.program(f)) for f in self._functions]
             for tracer, function in zip(self._tracers, self._functions, strict=True):

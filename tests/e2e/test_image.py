@@ -14,7 +14,7 @@ from tests.e2e.image import ROOT
 from tests.kernel.agent import AgentProcess, traced
 from tests.kernel.lab import Lab, kernel_objects, settled_objects
 from tests.kernel.namespaces import namespace
-from tests.kernel.pinned import UNALTERED, pinned_links, settled, udp, wipe
+from tests.kernel.pinned import READ_ONLY, pinned_links, settled, udp, wipe
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.one_kernel
@@ -52,7 +52,7 @@ def test_the_image_contains_the_licences() -> None:
 def test_an_update_of_the_daemonset(lab: Lab, tmp_path: Path) -> None:
     """Agents follow each other as pods do: no packet is missed. Then what is pinned is removed."""
     before = settled_objects()
-    veth, program = lab.veth("xst0"), lab.load(UNALTERED, "flows")
+    veth, program = lab.veth("xst0"), lab.load(READ_ONLY, "flows")
     program_id = program.info().id
     lab.attach(program, veth)
     with namespace("xst1", program) as other:
@@ -62,9 +62,9 @@ def test_an_update_of_the_daemonset(lab: Lab, tmp_path: Path) -> None:
             assert first.process.poll() is None, first.stderr
             first.ready()
             print(f"ready after {time.monotonic() - began:.1f} s of the guest's time")
-            wait_for(lambda: traced(first, UNALTERED) and settled(PATH, program_id))
+            wait_for(lambda: traced(first, READ_ONLY) and settled(PATH, program_id))
             # So what SYSLOG is for works through the runtime's profile, too.
-            assert pinned_links(PATH, program_id) == {"unaltered"}
+            assert pinned_links(PATH, program_id) == {"exit_only"}
             veth.send(udp(4000), times=7)
             other.send(5, udp(4000))
             expect(first, {"host": 7, "xst1": 5})
@@ -77,7 +77,7 @@ def test_an_update_of_the_daemonset(lab: Lab, tmp_path: Path) -> None:
 
         with agent(tmp_path, "second") as second:
             second.ready()
-            wait_for(lambda: traced(second, UNALTERED))
+            wait_for(lambda: traced(second, READ_ONLY))
             other.send(2, udp(4000))
             expect(second, {"host": 11, "xst1": 7})
             subprocess.run([*CRUN, "kill", "second", "TERM"], check=True)
@@ -135,7 +135,9 @@ def memory() -> str:
 
 def test_nothing_to_build_with_and_nothing_to_write_to() -> None:
     def has(name: str) -> bool:
-        return any((ROOT / place / name).exists() for place in ("usr/bin", "opt/xdpscope/bin"))
+        return any(
+            (ROOT / location / name).exists() for location in ("usr/bin", "opt/xdpscope/bin")
+        )
 
     assert has("xdpscope") and has("python3")
     assert not any(map(has, ("clang", "gcc", "cc", "pip", "pip3", "ld", "make")))

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 KERNEL = "6.1"
 LOGS = REPOSITORY / "build" / "fresh"
-PLACES = {"home": "{home}/xdpscope", "tmp": "/tmp/xdpscope", "space": "/opt/a space/xdpscope"}
+LOCATIONS = {"home": "{home}/xdpscope", "tmp": "/tmp/xdpscope", "space": "/opt/a space/xdpscope"}
 PAIRS = (("user", "home"), ("root", "tmp"), ("user", "space"))
 """Account and place on every other system; the rest swap the accounts."""
 
@@ -122,7 +122,7 @@ def run(combination: Combination, steps: Sequence[tuple[str, str, float]]) -> It
 
 
 def _step(root: Root, combination: Combination, name: str, command: str, limit: float) -> Outcome:
-    place = PLACES[combination.place].format(home=root.home)
+    place = LOCATIONS[combination.place].format(home=root.home)
     text = command.replace("{sudo}", "" if root.user == "root" else "sudo ")
     text = text.replace("{place}", f"'{place}'")
     there = Path("/") if name in ("packages", "clone") else Path(place)

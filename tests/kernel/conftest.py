@@ -9,12 +9,12 @@ import pyroute2.config
 import pytest
 
 from tests.kernel.lab import Lab
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.reason import Selection
 from xdpscope.discovery.inventory import Inventory
-from xdpscope.errors import Vanished
+from xdpscope.errors import VanishedError
 from xdpscope.libbpf import Program
 from xdpscope.observer import Observer
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.reason import Scope
 
 # A child that makes a namespace has two seconds, else; a busy emulator takes longer.
 pyroute2.config.default_communicate_timeout = 60
@@ -52,7 +52,7 @@ def _is_xdp(program_id: int) -> bool:
     try:
         with Program.open(program_id) as program:
             return program.info().is_xdp
-    except Vanished:
+    except VanishedError:
         return False
 
 
@@ -72,7 +72,7 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture
 def observer(engine: Engine) -> Iterator[Observer]:
-    with Inventory() as inventory, Observer(engine, inventory, Scope()) as observer:
+    with Inventory() as inventory, Observer(engine, inventory, Selection()) as observer:
         yield observer
 
 
@@ -91,10 +91,10 @@ def preempts() -> bool:
 
 def counted(observer: Observer) -> Counts:
     """Return all counts that are not 0."""
-    from xdpscope.accounting.reading import VERDICTS
+    from xdpscope.counters.records import VERDICTS
 
     return {
-        (count.program.function, count.place[1], verdict): (packets, size)
+        (count.program.function, count.location[1], verdict): (packets, size)
         for count in observer.counts()
         for verdict, packets, size in zip(
             VERDICTS, count.tally.packets, count.tally.bytes, strict=True
@@ -117,4 +117,4 @@ def expect(observer: Observer, expected: Counts) -> None:
 
 def reasons(observer: Observer) -> dict[str, str]:
     """Return each program's reason, empty where it is traced."""
-    return {s.program.function: str(s.reason or "") for s in observer.standings()}
+    return {s.program.function: str(s.reason or "") for s in observer.statuses()}

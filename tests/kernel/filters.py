@@ -36,7 +36,7 @@ class Filters:
             assert entry
             tracers = stack.enter_context(Object(compiled("filters")))
             tracers.choose(self._function)
-            tracers.aim(self._function, self._target, entry.name)
+            tracers.set_attach_target(self._function, self._target, entry.name)
             tracers.load()
             self._results = stack.enter_context(tracers.map("results"))
             template = tracers.template(self._function)

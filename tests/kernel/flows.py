@@ -15,12 +15,12 @@ from typing import Any
 import dpkt
 
 from tests.reference import Flow, flow_of
-from xdpscope.accounting.reading import REASONS, VERDICTS
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.reason import Selection
 from xdpscope.config import Flows
+from xdpscope.counters.records import REASONS, VERDICTS
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.observer import Observer
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.reason import Scope
 
 CAPTURES = Path(__file__).parent / "captures"
 
@@ -80,7 +80,7 @@ def key_of(count: Any) -> Key:
         count.source_port,
         count.destination_port,
     )
-    return count.program.function, count.place[1], count.verdict, flow
+    return count.program.function, count.location[1], count.verdict, flow
 
 
 def held(observer: Observer) -> Sums:
@@ -110,7 +110,7 @@ def _in_no_flow(observer: Observer) -> Iterator[tuple[Any, str, str, int, int]]:
 def unaccounted(observer: Observer) -> Sums:
     """Return the packets that are in no flow, with the reason."""
     return {
-        (count.program.function, count.place[1], verdict, reason): (packets, size)
+        (count.program.function, count.location[1], verdict, reason): (packets, size)
         for count, reason, verdict, packets, size in _in_no_flow(observer)
     }
 
@@ -123,22 +123,22 @@ def accounted(observer: Observer) -> Sums:
 def check_sums(observer: Observer) -> None:
     """Exported flows, others and unaccounted packets together are all that was counted."""
     wanted = {
-        (count.program.id, count.place, verdict): (packets, size)
+        (count.program.id, count.location, verdict): (packets, size)
         for count in observer.counts()
         for verdict, packets, size in _by_verdict(count.tally.packets, count.tally.bytes)
     }
     flows = observer.flow_counts()
     parts = [
-        ((flow.program.id, flow.place, flow.verdict), flow.packets, flow.bytes)
+        ((flow.program.id, flow.location, flow.verdict), flow.packets, flow.bytes)
         for flow in flows.exported
     ]
     parts += [
-        ((count.program.id, count.place, verdict), packets, size)
+        ((count.program.id, count.location, verdict), packets, size)
         for count in flows.others
         for verdict, packets, size in _by_verdict(count.tally.packets, count.tally.bytes)
     ]
     parts += [
-        ((count.program.id, count.place, verdict), packets, size)
+        ((count.program.id, count.location, verdict), packets, size)
         for count, _, verdict, packets, size in _in_no_flow(observer)
     ]
     found: dict[Any, tuple[int, int]] = {}
@@ -188,7 +188,7 @@ def observing(
     flows = Flows(max_entries=max_entries, top=top, idle_timeout=idle_timeout)
     with (
         Inventory() as inventory,
-        Observer(engine, inventory, Scope(), flows, patience) as observer,
+        Observer(engine, inventory, Selection(), flows, patience) as observer,
     ):
         yield observer
 

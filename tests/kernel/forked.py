@@ -15,15 +15,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
+from xdpscope.attach import pins
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.pins import PinPath
+from xdpscope.attach.reason import Selection
+from xdpscope.attach.templates import FlowSizes
 from xdpscope.config import Flows
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.libbpf import Link, Map
 from xdpscope.observer import Observer
-from xdpscope.tracing import pins
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.pins import PinPath
-from xdpscope.tracing.reason import Scope
-from xdpscope.tracing.templates import FlowSizes
 
 PLACED, UNPINNED = "new_target", "_removed"
 
@@ -40,14 +40,14 @@ _STEPS: tuple[tuple[Any, str], ...] = (
 
 @contextmanager
 def observing(
-    path: Path, sizes: FlowSizes | None, scope: Scope | None = None
+    path: Path, sizes: FlowSizes | None, selection: Selection | None = None
 ) -> Iterator[Observer]:
     """Yield the parts of an agent that pins its state there."""
     with (
         PinPath.open(path) as pin_path,
         Engine(sizes, pins=pin_path) as engine,
         Inventory() as inventory,
-        Observer(engine, inventory, scope or Scope(), Flows()) as observer,
+        Observer(engine, inventory, selection or Selection(), Flows()) as observer,
     ):
         yield observer
 
@@ -59,7 +59,7 @@ class Forked:
         self,
         path: Path,
         sizes: FlowSizes | None,
-        scope: Scope | None = None,
+        selection: Selection | None = None,
         halt: tuple[str, int] | None = None,
     ) -> None:
         """Start it.
@@ -77,10 +77,10 @@ class Forked:
             try:
                 if halt is not None:
                     _halt_after(*halt)
-                with observing(path, sizes, scope) as observer:
+                with observing(path, sizes, selection) as observer:
                     while True:
                         os.write(telling, b".")
-                        observer.look(0)
+                        observer.scan(0)
                         observer.counts()
                         time.sleep(0.05)
             except BaseException:  # noqa: BLE001 - it must not become a second pytest
@@ -90,7 +90,7 @@ class Forked:
         os.close(telling)
 
     @property
-    def looks(self) -> int:
+    def scans(self) -> int:
         """Return how many scans it has begun."""
         with suppress(BlockingIOError):
             self._begun += len(os.read(self._told, 4096))

@@ -16,7 +16,7 @@ from pyroute2.netns import popns, pushns
 
 from tests.kernel.programs import compiled
 from xdpscope.discovery.interfaces import InterfaceSource
-from xdpscope.errors import Vanished
+from xdpscope.errors import VanishedError
 from xdpscope.libbpf import Object, Program
 
 # include/uapi/linux/if_link.h
@@ -221,7 +221,7 @@ class Lab:
     def load(self, function: str, source: str = "verdicts", *flags: str) -> Program:
         """Load one program of a source file; each call loads another copy."""
         with Object(compiled(source, *flags)) as loaded:
-            loaded.choose(function)
+            loaded.set_autoload(function)
             loaded.load()
             return self._stack.enter_context(loaded.program(function))
 
@@ -229,7 +229,7 @@ class Lab:
         """Load several programs of a source file, which share its maps."""
         with ExitStack() as stack:
             loaded = stack.enter_context(Object(compiled(source)))
-            loaded.choose(*functions)
+            loaded.set_autoload(*functions)
             loaded.load()
             stack.pop_all()
         return self._stack.enter_context(closing(Loaded(loaded, functions)))
@@ -286,7 +286,7 @@ def loaded_programs() -> list[str]:
     """Return the names, cut by the kernel, of all programs."""
     names = []
     for id in Program.ids():
-        with suppress(Vanished), Program.open(id) as program:
+        with suppress(VanishedError), Program.open(id) as program:
             names.append(program.info().name)
     return names
 

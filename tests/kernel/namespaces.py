@@ -11,7 +11,7 @@ from pyroute2 import netns as named
 
 from tests.kernel.lab import Lab, frame
 from tests.waiting import wait_for
-from xdpscope.accounting.reading import VERDICTS
+from xdpscope.counters.records import VERDICTS
 from xdpscope.discovery.interfaces import InterfaceSource
 from xdpscope.kernel import netns
 from xdpscope.libbpf import Program
@@ -126,7 +126,7 @@ def counted(observer: Observer) -> Counts:
         assert sum(packets) == packets[DROP]
         assert sum(count.tally.bytes) == 60 * packets[DROP]
         if packets[DROP]:
-            found[count.place] = found.get(count.place, 0) + packets[DROP]
+            found[count.location] = found.get(count.location, 0) + packets[DROP]
     return found
 
 
@@ -145,8 +145,8 @@ def has_cookies() -> bool:
         return source.namespace_cookie is not None
 
 
-def places(observer: Observer) -> dict[str, set[tuple[str, str]]]:
+def locations(observer: Observer) -> dict[str, set[tuple[str, str]]]:
     return {
-        standing.program.function: {(at.netns, at.interface) for at in standing.attachments}
-        for standing in observer.standings()
+        status.program.function: {(at.netns, at.interface) for at in status.attachments}
+        for status in observer.statuses()
     }

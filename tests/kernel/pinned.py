@@ -10,7 +10,7 @@ from xdpscope.libbpf import Link
 
 BPFFS = Path("/sys/fs/bpf")
 
-UNALTERED, ALTERED = "decide_by_source_mac", "write_and_decide"
+READ_ONLY, WRITING = "decide_by_source_mac", "write_and_decide"
 """Of the first packets are read where they leave, of the other where they come in."""
 
 OWN_LINKS = 3
@@ -42,12 +42,12 @@ def pinned_links(path: Path, program_id: int) -> set[str]:
     kernel.
     """
     found = path.glob(f"state_*/targets/*_{program_id}/*")
-    return {each.name.split("_")[0] for each in found} - {"counts"}
+    return {"_".join(each.name.split("_")[:2]) for each in found} - {"counts"}
 
 
 def settled(path: Path, *program_ids: int) -> bool:
     """Return whether what is pinned of programs is what an agent ends up with."""
-    ends = {"unaltered"}, {"leave", "enter"}, {"count"}
+    ends = {"exit_only"}, {"exit_flows", "entry_flows"}, {"count_by"}
     return all(pinned_links(path, id) in ends for id in program_ids)
 
 

@@ -17,7 +17,7 @@ from tests.kernel.confinement import confine, hide_btf, limit_descriptors
 from tests.kernel.lab import Lab, frame, kernel_objects, loaded_programs, settled_objects
 from tests.kernel.nursery import finished, forget_soon
 from tests.waiting import wait_for
-from xdpscope.tracing.engine import Engine
+from xdpscope.attach.engine import Engine
 
 SHELL = "sh", "-c", '"$@" & wait', "sh"
 """Runs a command as its child."""
@@ -234,11 +234,11 @@ def test_rounds(lab: Lab, rounds: int) -> None:
                 early = agent.memory(), agent.descriptors()
         ended = time.monotonic()
         wait_for(lambda: "come_and_go" not in loaded_programs(), patience=60)
-        let_go = time.monotonic() - ended
+        detached = time.monotonic() - ended
         agent.get("/metrics")
         wait_for(lambda: b"come_and_go" not in agent.get("/metrics"))
         late = agent.memory(), agent.descriptors()
-        print(f"let go after {let_go:.2f} s; (memory, descriptors) {early}, then {late}")
+        print(f"let go after {detached:.2f} s; (memory, descriptors) {early}, then {late}")
         assert early is not None
         most = early[1]
         # Memory comes in steps of 2 MiB (huge pages): a step is no leak, 8 KiB a round would be.

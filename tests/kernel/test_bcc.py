@@ -114,7 +114,7 @@ def test_bcc_example(lab: Lab, observer: Observer, tmp_path: Path, command: str)
     arriving = Veth(leaving.peer, leaving.name, lab.index(leaving.peer))
     lab.attach(lab.load("decide_drop"), arriving)
     with example(lab, tmp_path, *command.split()):
-        observer.look(0)
+        observer.scan(0)
         entrance.send(TCP, times=7)
         entrance.send(UDP, times=5)
         expect(observer, EXPECTED[command])

@@ -14,7 +14,7 @@ from xdpscope.libbpf._raw import lib
 
 from tests.kernel.conftest import kernel
 from xdpscope import bpf, libbpf
-from xdpscope.errors import KernelError, LoadError, NotPermitted, Vanished, XdpscopeError
+from xdpscope.errors import KernelError, LoadError, NotPermittedError, VanishedError, XdpscopeError
 from xdpscope.libbpf import Btf, Map, Object, Program, possible_cpus
 from xdpscope.libbpf import map as map_module
 
@@ -22,10 +22,10 @@ pytestmark = pytest.mark.every_kernel
 
 
 @pytest.fixture
-def anchor() -> Iterator[Program]:
-    with Object(bpf.path_of("anchor")) as loaded:
+def self_test() -> Iterator[Program]:
+    with Object(bpf.path_of("self_test")) as loaded:
         loaded.load()
-        with loaded.program("xdpscope_anchor") as program:
+        with loaded.program("xdpscope_self_test") as program:
             yield program
 
 
@@ -33,23 +33,23 @@ def test_version() -> None:
     assert tuple(map(int, libbpf.version().split("."))) >= (1, 1)
 
 
-def test_the_whole_name_of_a_program(anchor: Program) -> None:
-    info = anchor.info()
-    entry = anchor.entry_function()
+def test_the_whole_name_of_a_program(self_test: Program) -> None:
+    info = self_test.info()
+    entry = self_test.entry_function()
     assert info.is_xdp and info.jited and len(info.tag) == 16
-    assert entry is not None and entry.name == "xdpscope_anchor"
+    assert entry is not None and entry.name == "xdpscope_self_test"
     with Program.open(info.id) as same:
         assert same.info() == info
     assert info.id in Program.ids()
 
 
-def test_a_test_run(anchor: Program) -> None:
-    verdict, _ = anchor.test_run(bytes(64), repeat=3)
+def test_a_test_run(self_test: Program) -> None:
+    verdict, _ = self_test.test_run(bytes(64), repeat=3)
     assert verdict == 2
 
 
-def test_a_program_that_is_gone(anchor: Program) -> None:
-    with pytest.raises(Vanished, match="opening BPF program 2147483647 failed"):
+def test_a_program_that_is_gone(self_test: Program) -> None:
+    with pytest.raises(VanishedError, match="opening BPF program 2147483647 failed"):
         Program.open(2**31 - 1)
 
 
@@ -60,8 +60,8 @@ def test_a_file_that_is_no_object(tmp_path: Path) -> None:
             Object(tmp_path / name)
 
 
-def test_unknown_names(anchor: Program) -> None:
-    with Object(bpf.path_of("anchor")) as loaded:
+def test_unknown_names(self_test: Program) -> None:
+    with Object(bpf.path_of("self_test")) as loaded:
         with pytest.raises(KeyError, match="nothing"):
             loaded.program("nothing")
         with pytest.raises(KeyError, match="nothing"):
@@ -121,17 +121,17 @@ def test_reading_an_empty_map() -> None:
     with Map.create(lib.BPF_MAP_TYPE_PERCPU_HASH, "test", 4, 8, 10) as empty:
         keys, values = empty.items()
         assert keys.shape == (0, 4) and values.shape == (0, possible_cpus(), 8)
-        with pytest.raises(Vanished):
+        with pytest.raises(VanishedError):
             empty.lookup(b"\0\0\0\0")
         empty.delete(b"\0\0\0\0")
 
 
-def test_a_map_that_cannot_be(anchor: Program) -> None:
+def test_a_map_that_cannot_be(self_test: Program) -> None:
     with pytest.raises(KernelError, match="creating the map 'test' failed"):
         Map.create(lib.BPF_MAP_TYPE_PERCPU_HASH, "test", 0, 8, 10)
 
 
-def test_a_refused_load_carries_the_verifiers_log(anchor: Program) -> None:
+def test_a_refused_load_carries_the_verifiers_log(self_test: Program) -> None:
     """The iterator's instructions, as a tracer of an XDP program: its context is another."""
     with Object(bpf.path_of("programs")) as loaded:
         try:
@@ -140,10 +140,10 @@ def test_a_refused_load_carries_the_verifiers_log(anchor: Program) -> None:
             pytest.skip("this kernel has no program iterator to borrow instructions from")
         template = loaded.template("programs")
     template.attach_type = lib.BPF_TRACE_FEXIT
-    entry = anchor.entry_function()
+    entry = self_test.entry_function()
     assert entry is not None
-    with pytest.raises((LoadError, NotPermitted)) as refused:
-        Program.load(template, "test", anchor, entry)
+    with pytest.raises((LoadError, NotPermittedError)) as refused:
+        Program.load(template, "test", self_test, entry)
     if isinstance(refused.value, LoadError) and refused.value.errno != 1:
         assert refused.value.log
         assert refused.value.log.rstrip().splitlines()[-1] in str(refused.value)
@@ -151,9 +151,9 @@ def test_a_refused_load_carries_the_verifiers_log(anchor: Program) -> None:
 
 def test_templates_tell_where_they_take_a_value() -> None:
     with Object(bpf.path_of("flows")) as loaded:
-        loaded.choose()
+        loaded.set_autoload()
         loaded.load()
-        template = loaded.template("leave_by_epoch")
+        template = loaded.template("exit_flows_by_epoch")
     assert template.map_slots(99) == ()
     assert template.constant_slots(0x63) == ()
     (narrow, *_), (wide, *_) = (template.constant_slots(n) for n in (0x7A26E7, 0x9E3779B97F4A7C15))
@@ -169,9 +169,9 @@ def test_templates_tell_where_they_take_a_value() -> None:
 
 
 def test_a_template_is_not_changed_by_what_is_made_of_it() -> None:
-    with Object(bpf.path_of("anchor")) as loaded:
+    with Object(bpf.path_of("self_test")) as loaded:
         loaded.load()
-        template = loaded.template("xdpscope_anchor")
+        template = loaded.template("xdpscope_self_test")
     changed = template.filled((template.constant_slots(2), 1))
     assert [insn.imm for insn in template.instructions] == [2, 0]
     assert [insn.imm for insn in changed.instructions] == [1, 0]
@@ -186,12 +186,12 @@ def test_an_unclosed_descriptor_is_told_of() -> None:
     assert [str(w.message) for w in caught] == ["unclosed Map"]
 
 
-def test_a_closed_descriptor_says_so(anchor: Program) -> None:
-    anchor.close()
-    anchor.close()
-    assert anchor.closed
+def test_a_closed_descriptor_says_so(self_test: Program) -> None:
+    self_test.close()
+    self_test.close()
+    assert self_test.closed
     with pytest.raises(ValueError, match="Program is closed"):
-        anchor.info()
+        self_test.info()
 
 
 def test_the_kernels_own_types() -> None:

@@ -15,15 +15,15 @@ from tests.kernel.namespaces import inside, namespace, path_of
 from tests.kernel.test_lifecycle import link_targets  # noqa: F401 - a fixture
 from tests.waiting import wait_for
 from xdpscope.__main__ import main
-from xdpscope.config import Selection
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.reason import Selection
+from xdpscope.attach.templates import FlowSizes
+from xdpscope.config import GlobFilter
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.model import Attachment, Mode
 from xdpscope.libbpf import Btf
 from xdpscope.libbpf.stats import run_time_stats
 from xdpscope.observer import Observer
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.reason import Scope
-from xdpscope.tracing.templates import FlowSizes
 
 pytestmark = pytest.mark.every_kernel
 
@@ -73,7 +73,7 @@ def bond(lab: Lab, mode: int, *lower: Veth, name: str = "xstb") -> Iterator[Bond
 
 
 def attachments(observer: Observer, function: str = "decide_drop") -> tuple[Attachment, ...]:
-    (found,) = [s for s in observer.standings() if s.program.function == function]
+    (found,) = [s for s in observer.statuses() if s.program.function == function]
     return found.attachments
 
 
@@ -87,7 +87,7 @@ def on_bond(*lower: str, name: str = "xstb", netns: str = "host") -> tuple[Attac
 
 def shown(observer: Observer) -> dict[str, int]:
     """Packets by interface, of everything that has series: with those at 0."""
-    return {count.place[1]: sum(count.tally.packets) for count in observer.counts()}
+    return {count.location[1]: sum(count.tally.packets) for count in observer.counts()}
 
 
 @pytest.mark.parametrize("mode", [BALANCE_RR, ACTIVE_BACKUP, BALANCE_XOR])
@@ -98,7 +98,7 @@ def test_lower_devices_receive_the_packets(lab: Lab, observer: Observer, mode: i
     with bond(lab, mode, first, second) as made:
         lab.attach(program, made.veth)
         lab.attach(program, other)
-        observer.look(0)
+        observer.scan(0)
         assert attachments(observer) == (
             Attachment("host", "xst2", Mode.NATIVE),
             *on_bond("xst0", "xst1"),
@@ -122,7 +122,7 @@ def test_generic_mode_runs_on_the_bond_itself(lab: Lab, observer: Observer) -> N
     lower = lab.veth("xst0")
     with bond(lab, BALANCE_RR, lower) as made:
         lab.attach(lab.load("decide_drop"), made.veth, "generic")
-        observer.look(0)
+        observer.scan(0)
         assert attachments(observer) == (Attachment("host", "xstb", Mode.GENERIC),)
         assert shown(observer) == {"xstb": 0}
         lower.send(frame(60), times=3)
@@ -145,7 +145,7 @@ def test_a_team_runs_generic_programs_itself(lab: Lab, observer: Observer) -> No
         lab.attach(program, team, "generic")
         lab.route.link("set", index=lower.index, state="down")
         lab.route.link("set", index=lower.index, master=index)
-        observer.look(0)
+        observer.scan(0)
         assert attachments(observer) == (Attachment("host", "xstteam", Mode.GENERIC),)
         assert shown(observer) == {"xstteam": 0}
     finally:
@@ -156,7 +156,7 @@ def test_a_lower_device_with_a_program_of_its_own(lab: Lab, observer: Observer) 
     lower = lab.veth("xst0")
     with bond(lab, BALANCE_RR, lower):
         lab.attach(lab.load("decide_drop"), lower)
-        observer.look(0)
+        observer.scan(0)
         assert attachments(observer) == (Attachment("host", "xst0", Mode.NATIVE),)
         lower.send(frame(60), times=3)
         expect(observer, {("decide_drop", "xst0", "drop"): (3, 180)})
@@ -172,8 +172,8 @@ def test_a_bond_in_a_bond(lab: Lab, observer: Observer) -> None:
         for each in (inner, outer):
             lab.route.link("set", index=each.veth.index, state="up")
         lab.attach(lab.load("decide_drop"), outer.veth)
-        observer.narrow(Scope(interfaces=Selection(include=("xstouter",))))
-        observer.look(0)
+        observer.reconfigure(Selection(interfaces=GlobFilter(include=("xstouter",))))
+        observer.scan(0)
         assert attachments(observer) == on_bond("xst0", name="xstouter")
         lower.send(frame(60), times=3)
         expect(observer, {("decide_drop", "xst0", "drop"): (3, 180)})
@@ -182,61 +182,61 @@ def test_a_bond_in_a_bond(lab: Lab, observer: Observer) -> None:
 @pytest.mark.parametrize(
     ("interfaces", "expected"),
     [
-        (Selection(include=("xstb",)), {"xst0": 3, "xst1": 4}),
-        (Selection(include=("xst1",)), {"xst1": 4}),
-        (Selection(exclude=("xst1",)), {"xst0": 3, "xst2": 5}),
-        (Selection(exclude=("xstb",)), {"xst2": 5}),
-        (Selection(include=("xst2",)), {"xst2": 5}),
+        (GlobFilter(include=("xstb",)), {"xst0": 3, "xst1": 4}),
+        (GlobFilter(include=("xst1",)), {"xst1": 4}),
+        (GlobFilter(exclude=("xst1",)), {"xst0": 3, "xst2": 5}),
+        (GlobFilter(exclude=("xstb",)), {"xst2": 5}),
+        (GlobFilter(include=("xst2",)), {"xst2": 5}),
     ],
 )
 def test_the_bond_selects_its_lower_devices(
-    lab: Lab, interfaces: Selection, expected: dict[str, int]
+    lab: Lab, interfaces: GlobFilter, expected: dict[str, int]
 ) -> None:
     """Of verdicts and of flows."""
     first, second, other = (lab.veth(f"xst{number}") for number in range(3))
     program = lab.load("decide_drop")
-    scope = Scope(interfaces=interfaces)
+    selection = Selection(interfaces=interfaces)
     with (
         bond(lab, BALANCE_RR, first, second) as made,
         Engine(FlowSizes(sets=64, sample_rate=1)) as engine,
         Inventory() as inventory,
-        Observer(engine, inventory, scope) as observer,
+        Observer(engine, inventory, selection) as observer,
     ):
         lab.attach(program, made.veth)
         lab.attach(program, other)
-        observer.look(0)
+        observer.scan(0)
         assert reasons(observer) == {"decide_drop": ""}
         for times, veth in ((3, first), (4, second), (5, other)):
             veth.send(frame(60), times=times)
         wait_for(lambda: shown(observer) == expected, patience=20)
         report = observer.flow_counts()
         assert report is not None
-        assert {count.place[1] for count in report.unaccounted} == set(expected)
+        assert {count.location[1] for count in report.unaccounted} == set(expected)
 
 
 def test_lower_devices_come_and_go_under_traffic(lab: Lab, engine: Engine) -> None:
     """Each packet once; a device that has left the bond still has its last counts shown."""
     first, second = lab.veth("xst0"), lab.veth("xst1")
     program = lab.load("decide_drop")
-    scope = Scope(interfaces=Selection(include=("xstb",)))
+    selection = Selection(interfaces=GlobFilter(include=("xstb",)))
     with (
         bond(lab, BALANCE_RR, first) as made,
         Inventory() as inventory,
-        Observer(engine, inventory, scope) as observer,
+        Observer(engine, inventory, selection) as observer,
         run_time_stats(),
     ):
         lab.attach(program, made.veth)
-        observer.look(0)
+        observer.scan(0)
         before: dict[str, int] = {}
         with first.sending(frame(60)) as here, second.sending(frame(60)) as there:
             for _ in range(3):
                 made.add(second)
-                observer.look(0)
+                observer.scan(0)
                 assert attachments(observer) == on_bond("xst0", "xst1")
                 enough = here.sent + 20, there.sent + 20
                 wait_for(lambda at=enough: (here.sent, there.sent) > at and there.sent > at[1])
                 made.remove(second)
-                observer.look(0)
+                observer.scan(0)
                 assert attachments(observer) == on_bond("xst0")
                 now = shown(observer)
                 assert now.keys() == {"xst0", "xst1"}
@@ -244,7 +244,7 @@ def test_lower_devices_come_and_go_under_traffic(lab: Lab, engine: Engine) -> No
                 assert now["xst1"] > before.get("xst1", 0)
                 before = now
         time.sleep(0.2)
-        observer.look(0)
+        observer.scan(0)
         packets = shown(observer)
         assert sum(packets.values()) == program.info().run_count
         second.send(frame(60), times=7)
@@ -256,7 +256,7 @@ def test_lower_devices_come_and_go_under_traffic(lab: Lab, engine: Engine) -> No
 def test_an_empty_bond_is_ready_for_its_first_lower_device(lab: Lab, observer: Observer) -> None:
     with bond(lab, ACTIVE_BACKUP) as made:
         lab.attach(lab.load("decide_drop"), made.veth)
-        observer.look(0)
+        observer.scan(0)
         assert attachments(observer) == on_bond()
         assert reasons(observer) == {"decide_drop": ""}
         assert shown(observer) == {}
@@ -264,7 +264,7 @@ def test_an_empty_bond_is_ready_for_its_first_lower_device(lab: Lab, observer: O
         made.add(lower)
         lab.route.link("set", index=made.veth.index, state="up")
         lower.send(frame(60), times=3)
-        observer.look(0)
+        observer.scan(0)
         expect(observer, {("decide_drop", "xst0", "drop"): (3, 180)})
 
 
@@ -277,7 +277,7 @@ def test_a_bond_of_another_namespace(lab: Lab, observer: Observer) -> None:
             lower = there.veth("xst0")
             with bond(there, BALANCE_RR, lower) as made:
                 there.attach(program, made.veth)
-                observer.look(0)
+                observer.scan(0)
                 assert attachments(observer) == (
                     Attachment("xst1", "eth0", Mode.NATIVE),
                     *on_bond("xst0", netns="xst1"),

@@ -18,7 +18,7 @@ from tests.kernel.conftest import kernel
 from tests.kernel.lab import Lab, Veth
 from tests.kernel.namespaces import UNSHARE, Namespace, Tether, inside, namespace, path_of
 from tests.kernel.nursery import finished
-from tests.kernel.pinned import BPFFS, UNALTERED, pinned_links, settled, udp, wipe
+from tests.kernel.pinned import BPFFS, READ_ONLY, pinned_links, settled, udp, wipe
 from tests.kernel.programs import REPOSITORY
 from tests.waiting import wait_for
 from xdpscope.kernel import netns
@@ -87,7 +87,7 @@ def scene(lab: Lab) -> Iterator[Scene]:
     way = Path(f"/proc/{process.pid}/ns/net")
     try:
         wait_for(lambda: way.stat().st_ino != netns.own_inode())
-        program, here = lab.load(UNALTERED, "flows"), lab.veth("xst0")
+        program, here = lab.load(READ_ONLY, "flows"), lab.veth("xst0")
         lab.attach(program, here)
         with namespace("xst1", program) as named:
             Tether(lab, path_of("xst1"))
@@ -112,7 +112,7 @@ def working(scene: Scene, capabilities: Sequence[str]) -> set[str]:
             return set()
         works = {RUNS}
         wait_for(lambda: settled(PATH, scene.program_id))
-        if pinned_links(PATH, scene.program_id) == {"unaltered"}:
+        if pinned_links(PATH, scene.program_id) == {"exit_only"}:
             works.add(EXIT)
         sent = scene.send()
         # Each in its own namespace, even if the agent cannot scan there.
@@ -120,9 +120,9 @@ def working(scene: Scene, capabilities: Sequence[str]) -> set[str]:
             signal.SIGHUP
         )  # starts a scan: two scans identify a namespace that the agent cannot enter
         wait_for(lambda: counted(agent, sent) == sent)
-        places = {place for place in sent if attached(agent, place)}
-        assert {"host", "xst1"} <= places
-        if scene.unnamed in places:
+        locations = {location for location in sent if attached(agent, location)}
+        assert {"host", "xst1"} <= locations
+        if scene.unnamed in locations:
             works.add(PROCESSES)
         scene.detach_named()
         with suppress(AssertionError):
@@ -138,16 +138,17 @@ def working(scene: Scene, capabilities: Sequence[str]) -> set[str]:
 
 def traces(agent: AgentProcess) -> bool:
     agent.check()
-    return agent.listens() and agent.status("/readyz") == 200 and traced(agent, UNALTERED)
+    return agent.listens() and agent.status("/readyz") == 200 and traced(agent, READ_ONLY)
 
 
-def attached(agent: AgentProcess, place: str) -> bool:
-    return agent.value("xdp_program_attachment_info", netns=place) is not None
+def attached(agent: AgentProcess, location: str) -> bool:
+    return agent.value("xdp_program_attachment_info", netns=location) is not None
 
 
-def counted(agent: AgentProcess, places: Iterable[str]) -> dict[str, float | None]:
+def counted(agent: AgentProcess, locations: Iterable[str]) -> dict[str, float | None]:
     return {
-        place: agent.value("xdp_packets_total", netns=place, verdict="drop") for place in places
+        location: agent.value("xdp_packets_total", netns=location, verdict="drop")
+        for location in locations
     }
 
 

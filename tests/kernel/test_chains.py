@@ -15,11 +15,11 @@ from tests.kernel.conftest import Counts, counted, expect
 from tests.kernel.lab import Lab, Veth, addressed, frame
 from tests.kernel.programs import compiled
 from tests.kernel.test_lifecycle import extension_of, link_targets  # noqa: F401 - a fixture
-from xdpscope.discovery.model import ChainPlace
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.reason import Reason
+from xdpscope.discovery.model import ChainPosition
 from xdpscope.libbpf import Descriptor, Program
-from xdpscope.observer import Observer, Standing
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.reason import Reason
+from xdpscope.observer import Observer, ProgramStatus
 
 pytestmark = pytest.mark.every_kernel
 
@@ -75,27 +75,27 @@ def in_chain(name: str) -> Counts:
     }
 
 
-def standings(observer: Observer) -> dict[str, Standing]:
+def statuses(observer: Observer) -> dict[str, ProgramStatus]:
     """By function; without the programs by which libxdp tries what the kernel can do."""
-    found = {standing.program.function: standing for standing in observer.standings()}
+    found = {status.program.function: status for status in observer.statuses()}
     return {name: each for name, each in found.items() if each.reason != Reason.VANISHED}
 
 
 def reasons(observer: Observer) -> dict[str, str]:
     """Return each program's reason, empty where it is traced."""
-    return {name: str(each.reason or "") for name, each in standings(observer).items()}
+    return {name: str(each.reason or "") for name, each in statuses(observer).items()}
 
 
 def positions(observer: Observer) -> dict[str, list[int]]:
     """Of each component, its positions; all are in the one dispatcher there is."""
-    found = standings(observer)
+    found = statuses(observer)
     dispatcher = found["xdp_dispatcher"].program.id
-    for standing in found.values():
-        assert all(place.dispatcher == dispatcher for place in standing.part.chain)
+    for status in found.values():
+        assert all(location.dispatcher == dispatcher for location in status.part.chain)
     return {
-        function: [place.position for place in standing.part.chain]
-        for function, standing in found.items()
-        if standing.part.role == "component"
+        function: [location.position for location in status.part.chain]
+        for function, status in found.items()
+        if status.part.role == "component"
     }
 
 
@@ -104,7 +104,7 @@ def positions(observer: Observer) -> dict[str, list[int]]:
 def test_a_chain_of_three(lab: Lab, engine: Engine, observer: Observer, mode: str) -> None:
     veth = lab.veth("xst0")
     with chain(veth, *reversed(LINKS), mode=mode):
-        observer.look(0)
+        observer.scan(0)
         sent = send_some(veth)
         expect(observer, in_chain("xst0"))
         found = counted(observer)
@@ -121,7 +121,7 @@ def test_a_chain_that_grows(lab: Lab, engine: Engine, observer: Observer) -> Non
     """Its first component stands for its dispatcher, until there is a second."""
     veth = lab.veth("xst0")
     with chain(veth, "drop_some"):
-        observer.look(0)
+        observer.scan(0)
         assert reasons(observer) == {"xdp_dispatcher": "busy", "drop_some": ""}
         if engine.tells_targets:
             assert positions(observer) == {"drop_some": [0]}
@@ -133,8 +133,8 @@ def test_a_chain_that_grows(lab: Lab, engine: Engine, observer: Observer) -> Non
         expect(observer, expected)
 
         append(veth, "pass_on")
-        observer.look(0)
-        observer.look(0)
+        observer.scan(0)
+        observer.scan(0)
         if engine.tells_targets:
             assert positions(observer) == {"pass_on": [0], "drop_some": [1]}
         send_some(veth)
@@ -144,8 +144,8 @@ def test_a_chain_that_grows(lab: Lab, engine: Engine, observer: Observer) -> Non
         expected |= {("xdp_dispatcher", *key[1:]): sums for key, sums in once.items()}
         expected["pass_on", "xst0", "pass"] = every
         expect(observer, expected)
-    observer.look(0)
-    assert not any(standing.attachments for standing in observer.standings())
+    observer.scan(0)
+    assert not any(status.attachments for status in observer.statuses())
 
 
 class _LinkCreate(ctypes.Structure):
@@ -180,16 +180,16 @@ def test_a_component_of_two_dispatchers(lab: Lab, observer: Observer) -> None:
         assert entry is not None
         with extend_too(extension.program, first, entry.type_id):
             lab.attach(first, lab.veth("xst0"))
-            observer.look(0)
-            found = standings(observer)["drop_instead"]
+            observer.scan(0)
+            found = statuses(observer)["drop_instead"]
             assert found.part.chain == (
-                ChainPlace(first.info().id, 0),
-                ChainPlace(second.info().id, 3),
+                ChainPosition(first.info().id, 0),
+                ChainPosition(second.info().id, 3),
             )
             assert [at.interface for at in found.attachments] == ["xst0", "xst1"]
-        observer.look(0)
-        found = standings(observer)["drop_instead"]
-        assert found.part.chain == (ChainPlace(second.info().id, 3),)
+        observer.scan(0)
+        found = statuses(observer)["drop_instead"]
+        assert found.part.chain == (ChainPosition(second.info().id, 3),)
 
 
 @pytest.mark.parametrize(
@@ -201,12 +201,12 @@ def test_a_replaced_function_that_is_no_entry(
     """What it returns is no verdict: 0, or its second argument, 4."""
     program, veth = lab.load("staged", "stages"), lab.veth("xst0")
     with extension_of(program, function, replacement, "replacements") as extension:
-        observer.look(0)
+        observer.scan(0)
         assert reasons(observer)[replacement] == "no_verdict"
         with extension.attached():
             lab.attach(program, veth)
-            observer.look(0)
-            found = standings(observer)[replacement]
+            observer.scan(0)
+            found = statuses(observer)[replacement]
             assert (found.part.role, found.part.chain, found.reason) == (
                 "extension",
                 (),
@@ -228,11 +228,11 @@ def test_a_component_that_replaces_another_function_too(lab: Lab, observer: Obse
         extension_of(other, "stage", "replace_stage", "replacements") as stage,
     ):
         lab.attach(dispatcher, lab.veth("xst0"))
-        observer.look(0)
+        observer.scan(0)
         assert reasons(observer)["drop_instead"] == ""
         function = stage.function
         with extend_too(extension.program, other, function):
-            observer.look(0)
+            observer.scan(0)
             assert reasons(observer)["drop_instead"] == "no_verdict"
-        observer.look(0)
+        observer.scan(0)
         assert reasons(observer)["drop_instead"] == ""

@@ -12,13 +12,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.kernel.forked import observing
 from tests.kernel.lab import Lab
-from tests.kernel.pinned import ALTERED, BPFFS, UNALTERED, udp, wipe
-from xdpscope.agent import Page
-from xdpscope.config import Selection
+from tests.kernel.pinned import BPFFS, READ_ONLY, WRITING, udp, wipe
+from xdpscope.agent import AgentSource
+from xdpscope.attach.reason import Selection
+from xdpscope.attach.templates import FlowSizes
+from xdpscope.config import GlobFilter
 from xdpscope.libbpf.stats import run_time_stats
 from xdpscope.observer import Observer
-from xdpscope.tracing.reason import Scope
-from xdpscope.tracing.templates import FlowSizes
 
 pytestmark = pytest.mark.every_kernel
 
@@ -40,7 +40,7 @@ def pin_path() -> Iterator[Path]:
 
 def counters(observer: Observer) -> dict[Key, float]:
     """Return every counter on the page of an agent that has this observer."""
-    page = Page(cast(Any, SimpleNamespace(observer=observer)))
+    page = AgentSource(cast(Any, SimpleNamespace(observer=observer)))
     families = text_string_to_metric_families(generate_latest(page.registry).decode())
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
@@ -97,45 +97,45 @@ def test_no_counter_decreases(
 ) -> None:
     """Follow-up, detach, attach, replacement, the end of a program, and a restart with pins."""
     veth = lab.veth("xst0")
-    first, second = lab.load(UNALTERED, "flows"), lab.load(ALTERED, "flows")
+    first, second = lab.load(READ_ONLY, "flows"), lab.load(WRITING, "flows")
     lab.attach(first, veth)
-    watch = CounterWatch()
+    scan_thread = CounterWatch()
 
     def send(what: str) -> None:
         for port in range(4000, 4005):
             veth.send(udp(port), times=20)
-        watch.check(what)
+        scan_thread.check(what)
 
     def before_the_follow_up() -> None:
         told()
         send("before the follow-up")
 
-    def look(what: str) -> None:
-        observer.look(KEPT)
-        watch.check(what)
+    def scan(what: str) -> None:
+        observer.scan(KEPT)
+        scan_thread.check(what)
         send(what)
 
     with run_time_stats():
         with observing(pin_path, sizes) as observer:
-            watch.observer = observer
-            told = observer._targets.tell
-            monkeypatch.setattr(observer._targets, "tell", before_the_follow_up)
-            look("followed up")
-            assert watch.cost(UNALTERED) > 0
-            observer.narrow(Scope(programs=Selection(exclude=(UNALTERED,))))
-            look("detached")
-            observer.narrow(Scope())
-            look("attached again")
+            scan_thread.observer = observer
+            told = observer._targets.log_attached
+            monkeypatch.setattr(observer._targets, "log_attached", before_the_follow_up)
+            scan("followed up")
+            assert scan_thread.cost(READ_ONLY) > 0
+            observer.reconfigure(Selection(programs=GlobFilter(exclude=(READ_ONLY,))))
+            scan("detached")
+            observer.reconfigure(Selection())
+            scan("attached again")
             lab.attach(second, veth)
-            look("replaced")
+            scan("replaced")
             first.close()
-            look("held by the tracer alone")
-            look("gone")
-            assert watch.cost(ALTERED) > 0
+            scan("held by the tracer alone")
+            scan("gone")
+            assert scan_thread.cost(WRITING) > 0
         veth.send(udp(4000), times=20)
         with observing(pin_path, sizes) as observer:
-            watch.restart(observer, ALTERED)
-            observer.look(KEPT)
-            watch.check("restarted")
-            assert watch.cost(ALTERED) == 0, "starts at 0 with each agent"
-            look("at the end")
+            scan_thread.restart(observer, WRITING)
+            observer.scan(KEPT)
+            scan_thread.check("restarted")
+            assert scan_thread.cost(WRITING) == 0, "starts at 0 with each agent"
+            scan("at the end")

@@ -11,10 +11,10 @@ from tests.kernel.conftest import counted
 from tests.kernel.flows import Expected, check_sums, expect_flows, held, mac_verdict, observing
 from tests.kernel.lab import Lab
 from xdpscope import doctor
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.templates import FlowSizes
 from xdpscope.kernel.machine import cpus_to_serve
 from xdpscope.libbpf import possible_cpus
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.templates import FlowSizes
 
 pytestmark = pytest.mark.every_kernel
 
@@ -54,7 +54,7 @@ def test_each_cpu_has_sets_of_its_own(lab: Lab, program: str) -> None:
         loaded = lab.load(program, "flows")
         for veth in veths:
             lab.attach(loaded, veth)
-        observer.look(0)
+        observer.scan(0)
         for cpu in cpus:
             os.sched_setaffinity(0, {cpu})
             for times, veth in enumerate(veths, 1):
@@ -73,7 +73,7 @@ def test_a_cpu_that_came_later_has_its_flows_in_other(lab: Lab) -> None:
     veth = lab.veth("xst0")
     with Engine(FlowSizes(SETS, 1, cpus=1)) as engine, observing(engine) as observer:
         lab.attach(lab.load(PROGRAM, "flows"), veth)
-        observer.look(0)
+        observer.scan(0)
         with each_cpu() as cpus:
             assert len(cpus) > 1
             for cpu in cpus:

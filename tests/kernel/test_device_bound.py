@@ -11,10 +11,10 @@ import pytest
 from tests.kernel.conftest import expect, reasons
 from tests.kernel.lab import Lab, Veth, frame
 from tests.kernel.programs import compiled
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.templates import FlowSizes
 from xdpscope.libbpf import Btf, Program
 from xdpscope.observer import Observer
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.templates import FlowSizes
 
 pytestmark = pytest.mark.every_kernel
 
@@ -60,7 +60,7 @@ def test_a_program_that_is_bound_to_its_device(lab: Lab, observer: Observer) -> 
     veth = lab.veth("xst0")
     with bound_to(veth, "decide_drop") as program:
         lab.attach(program, veth)
-        observer.look(0)
+        observer.scan(0)
         assert reasons(observer) == {"decide_drop": ""}
         veth.send(frame(60), times=3)
         expect(observer, {("decide_drop", "xst0", "drop"): (3, 180)})

@@ -15,13 +15,13 @@ from tests.kernel.namespaces import counted, expect, in_service, inside, path_of
 from tests.kernel.nursery import finished
 from tests.kernel.test_flows import udp4
 from tests.waiting import wait_for
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.reason import Selection
+from xdpscope.attach.templates import FlowSizes
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.kernel import netns
 from xdpscope.libbpf.stats import run_time_stats
 from xdpscope.observer import Observer
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.reason import Scope
-from xdpscope.tracing.templates import FlowSizes
 
 pytestmark = pytest.mark.every_kernel
 
@@ -45,7 +45,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
 
 @pytest.fixture
 def observer(engine: Engine) -> Iterator[Observer]:
-    with Inventory() as inventory, Observer(engine, inventory, Scope()) as observer:
+    with Inventory() as inventory, Observer(engine, inventory, Selection()) as observer:
         yield observer
 
 
@@ -72,14 +72,14 @@ def test_a_device_moves_while_ftrace_is_off(lab: Lab, observer: Observer) -> Non
     with lab.namespace("xstns"):
         for veth in (first, second):
             lab.attach(program, veth)
-        observer.look(1000)
+        observer.scan(1000)
         for veth in (first, second):
             veth.send(udp4(1, 60), times=3)
         expect(observer, {("host", "xst0"): 3, ("host", "xst1"): 3})
 
         switch_ftrace("0")
         move(lab, first, "xstns")
-        observer.look(1000)
+        observer.scan(1000)
         assert not observer.watches_devices
         for veth in (first, second):
             veth.send(udp4(1, 60), times=5)
@@ -87,10 +87,10 @@ def test_a_device_moves_while_ftrace_is_off(lab: Lab, observer: Observer) -> Non
         expect(observer, expected)
 
         switch_ftrace("1")
-        observer.look(1000)
+        observer.scan(1000)
         assert observer.watches_devices
         move(lab, second, "xstns")
-        observer.look(1000)
+        observer.scan(1000)
         for veth in (first, second):
             veth.send(udp4(1, 60), times=7)
         expected |= {("xstns", "xst0"): 12, ("xstns", "xst1"): 7}
@@ -105,12 +105,12 @@ def test_a_device_moves_while_ftrace_is_off(lab: Lab, observer: Observer) -> Non
 def test_no_packet_is_lost_when_the_hook_falls_silent(lab: Lab, observer: Observer) -> None:
     program, veth = lab.load("decide_drop"), lab.veth("xst0")
     lab.attach(program, veth)
-    observer.look(1000)
+    observer.scan(1000)
     with run_time_stats(), veth.sending(frame(60)) as traffic:
         before = counted(observer).get(("host", "xst0"), 0)
         for state in "0101":
             switch_ftrace(state)
-            observer.look(1000)
+            observer.scan(1000)
             assert observer.watches_devices == (state == "1")
             enough = traffic.sent + 20
             wait_for(lambda enough=enough: traffic.sent > enough)
@@ -130,14 +130,14 @@ def test_an_agent_that_starts_while_ftrace_is_off(lab: Lab) -> None:
         lab.namespace("xstns"),
         Engine(FLOWS) as engine,
         Inventory() as inventory,
-        Observer(engine, inventory, Scope()) as observer,
+        Observer(engine, inventory, Selection()) as observer,
     ):
         assert not engine.watches_devices
-        observer.look(1000)
+        observer.scan(1000)
         veth.send(frame(60), times=3)
         expect(observer, {("host", "xst0"): 3})
         move(lab, veth, "xstns")
-        observer.look(1000)
+        observer.scan(1000)
         veth.send(frame(60), times=5)
         expect(observer, {("host", "xst0"): 3, ("xstns", "xst0"): 5})
 
@@ -150,16 +150,16 @@ def test_a_hook_that_falls_silent_without_a_word(lab: Lab, engine: Engine) -> No
     with (
         lab.namespace("xstns"),
         Inventory() as inventory,
-        Observer(engine, inventory, Scope()) as observer,
+        Observer(engine, inventory, Selection()) as observer,
     ):
-        observer.look(1000)
-        observer.look(1000)
+        observer.scan(1000)
+        observer.scan(1000)
         assert observer.watches_devices
         veth.send(frame(60), times=3)
         expect(observer, {("host", "xst0"): 3})
         engine.templates._hooks["device_appears"].close()
         move(lab, veth, "xstns")
-        observer.look(1000)
+        observer.scan(1000)
         assert not observer.watches_devices
         veth.send(frame(60), times=5)
         expect(observer, {("host", "xst0"): 3, ("xstns", "xst0"): 5})
@@ -176,11 +176,11 @@ def test_a_hook_that_never_runs(
     with (
         Engine(flows) as engine,
         Inventory() as inventory,
-        Observer(engine, inventory, Scope()) as observer,
+        Observer(engine, inventory, Selection()) as observer,
     ):
         assert not engine.templates.variant.watches_devices
         assert "inlined" in engine.hook_failure
-        observer.look(1000)
+        observer.scan(1000)
         veth.send(frame(60), times=3)
         expect(observer, {("host", "xst0"): 3})
 

@@ -11,10 +11,10 @@ import pytest
 from tests.kernel import raw
 from tests.kernel.conftest import counted, expect, reasons
 from tests.kernel.lab import Lab, frame
+from xdpscope.attach import targets
 from xdpscope.libbpf import Instruction, Program
 from xdpscope.metrics.programs import ProgramCollector
 from xdpscope.observer import Observer
-from xdpscope.tracing import targets
 
 pytestmark = pytest.mark.every_kernel
 
@@ -108,7 +108,7 @@ def test_exact(lab: Lab, observer: Observer, name: str) -> None:
     with program:
         veth = lab.veth("xst0")
         lab.attach(program, veth)
-        observer.look(0)
+        observer.scan(0)
         assert reasons(observer) == {name: ""}
         veth.send(frame(60), times=5)
         expect(observer, {(name, "xst0", "drop"): (5, 300)})
@@ -129,7 +129,7 @@ def test_unsupported(
         veth = lab.veth("xst0")
         lab.attach(program, veth)
         for _ in range(3):
-            observer.look(0)
+            observer.scan(0)
         assert reasons(observer) == {name: "unsupported_entry"}
         veth.send(frame(60), times=5)
         assert counted(observer) == {}
@@ -145,11 +145,11 @@ def test_programs_without_names(lab: Lab, observer: Observer) -> None:
         ids = {str(first.info().id), str(second.info().id)}
         for number, program in enumerate((first, second)):
             lab.attach(program, lab.veth(f"xst{number}"))
-        observer.look(0)
+        observer.scan(0)
         assert reasons(observer) == {"(unnamed)": "no_btf"}
         samples = [
             sample
-            for family in ProgramCollector(observer.standings).collect()
+            for family in ProgramCollector(observer.statuses).collect()
             if family.name in ("xdp_program_traced", "xdp_program_attachment_info")
             for sample in family.samples
         ]
@@ -169,10 +169,10 @@ def test_a_program_whose_device_is_gone(lab: Lab, observer: Observer) -> None:
             pytest.skip("programs bound to a device came with Linux 6.3")
         raise
     with bound:
-        observer.look(0)
+        observer.scan(0)
         assert "bound" in reasons(observer)
         lab.delete(veth)
-        observer.look(0)
+        observer.scan(0)
         assert reasons(observer)["decide_drop"] == ""
         other.send(frame(60), times=3)
         expect(observer, {("decide_drop", "xst1", "drop"): (3, 180)})

@@ -7,10 +7,10 @@ import pytest
 
 from tests.kernel import test_lifecycle, test_verdicts
 from tests.kernel.lab import Lab
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.reason import Selection
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.observer import Observer
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.reason import Scope
 
 pytestmark = [pytest.mark.every_kernel, pytest.mark.at_once]
 
@@ -24,7 +24,7 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture
 def observer(engine: Engine) -> Iterator[Observer]:
-    with Inventory() as inventory, Observer(engine, inventory, Scope()) as observer:
+    with Inventory() as inventory, Observer(engine, inventory, Selection()) as observer:
         yield observer
 
 

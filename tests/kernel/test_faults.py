@@ -13,21 +13,21 @@ import pytest
 from tests.kernel.conftest import reasons
 from tests.kernel.faults import ERRORS, Faults, faulty
 from tests.kernel.lab import Lab, frame
+from xdpscope.attach import targets
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.reason import Selection
+from xdpscope.attach.templates import FlowSizes
 from xdpscope.discovery import programs as source
 from xdpscope.discovery import retry
 from xdpscope.discovery.inventory import Inventory
-from xdpscope.errors import KernelError, NotPermitted
+from xdpscope.errors import KernelError, NotPermittedError
 from xdpscope.kernel.netns import HOST
 from xdpscope.libbpf import Program
 from xdpscope.observer import Observer
-from xdpscope.tracing import targets
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.reason import Scope
-from xdpscope.tracing.templates import FlowSizes
 
 pytestmark = pytest.mark.one_kernel
 
-LINGER = 0.0
+RETENTION = 0.0
 SIZES = FlowSizes(sets=64, sample_rate=1)
 
 
@@ -63,7 +63,7 @@ def engine() -> Iterator[Engine]:
 
 def watched(engine: Engine, stack: ExitStack) -> Observer:
     inventory = stack.enter_context(Inventory())
-    return stack.enter_context(Observer(engine, inventory, Scope()))
+    return stack.enter_context(Observer(engine, inventory, Selection()))
 
 
 def traced(observer: Observer) -> set[str]:
@@ -86,7 +86,7 @@ def count_of_tests(observer: Observer, program: Program) -> int:
     return sum(
         sum(count.tally.packets)
         for count in observer.counts()
-        if count.program.id == program.info().id and count.place == (HOST, "lo")
+        if count.program.id == program.info().id and count.location == (HOST, "lo")
     )
 
 
@@ -111,7 +111,7 @@ def test_any_call_of_a_later_scan_may_fail(
     tried = Counter[str]()
     with ExitStack() as stack:
         observer = watched(engine, stack)
-        observer.look(LINGER)
+        observer.scan(RETENTION)
         assert traced(observer) == stays
         before = descriptors()
         at = 0
@@ -122,17 +122,17 @@ def test_any_call_of_a_later_scan_may_fail(
                     program = more.load("decide_by_first_payload_byte")
                     more.attach(program, more.veth("xst9"))
                     with faults.injected(at, errno), suppress(KernelError, OSError):
-                        observer.look(LINGER)
+                        observer.scan(RETENTION)
                     call = faults.calls[at] if not faults.done else ""
                     assert traced(observer) >= stays, (at, call, errno)
                     clock.ahead += 100
-                    observer.look(LINGER)
+                    observer.scan(RETENTION)
                     assert traced(observer) == {*stays, "decide_by_first_payload_byte"}, (at, call)
                     program.test_run(frame(60), 3)
                     assert count_of_tests(observer, program) == 3, (at, call, errno)
                 clock.ahead += 100
-                observer.look(LINGER)
-                observer.look(LINGER)
+                observer.scan(RETENTION)
+                observer.scan(RETENTION)
                 assert traced(observer) == stays, (at, call, errno)
                 tried[call] += 1
             if faults.done:
@@ -162,14 +162,14 @@ def test_any_call_of_a_first_scan_may_fail(
                 failed = False
                 with faults.injected(at, errno):
                     try:
-                        observer.look(LINGER)
+                        observer.scan(RETENTION)
                     except (KernelError, OSError):
                         failed = True
                 call = faults.calls[at] if not faults.done else ""
                 # Nothing was found, and the scan says so; or one program at most is not traced.
                 assert failed or len(traced(observer) & stays) >= 1, (at, call, errno)
                 clock.ahead += 100
-                observer.look(LINGER)
+                observer.scan(RETENTION)
                 assert traced(observer) == stays, (at, call, errno)
             tried[call] += 1
         if faults.done:
@@ -199,23 +199,23 @@ def test_a_program_that_may_not_be_opened(
         @classmethod
         def open(cls, program_id: int) -> Program:
             if forbidden and program_id == info.id:
-                raise NotPermitted(f"opening BPF program {program_id} failed", EACCES)
+                raise NotPermittedError(f"opening BPF program {program_id} failed", EACCES)
             return Program.open(program_id)
 
     monkeypatch.setattr(source, "Program", Guarded)
     with ExitStack() as stack:
         observer = watched(engine, stack)
         for _ in range(2):
-            observer.look(LINGER)
+            observer.scan(RETENTION)
             # Other tests may have left programs, which are not attached.
             found = reasons(observer)
             assert (found["decide_pass"], found["decide_drop"]) == ("unreadable", "")
-        (standing,) = (s for s in observer.standings() if s.program.id == info.id)
-        assert (standing.program.tag, standing.program.name) == (info.tag, info.name)
-        assert [at.interface for at in standing.attachments] == ["xst0"]
+        (status,) = (s for s in observer.statuses() if s.program.id == info.id)
+        assert (status.program.tag, status.program.name) == (info.tag, info.name)
+        assert [at.interface for at in status.attachments] == ["xst0"]
         forbidden = False
-        observer.look(LINGER)
+        observer.scan(RETENTION)
         assert reasons(observer)["decide_pass"] == "unreadable"
         clock.ahead += 61
-        observer.look(LINGER)
+        observer.scan(RETENTION)
         assert traced(observer) == {"decide_pass", "decide_drop"}

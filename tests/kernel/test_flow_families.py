@@ -8,8 +8,8 @@ import pytest
 from tests.kernel.flows import observing, on_one_cpu
 from tests.kernel.lab import Lab
 from tests.kernel.test_flow_flood import LEGITIMATE, packet
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.templates import FlowSizes
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.templates import FlowSizes
 
 # What differs by kernel does not come into it.
 pytestmark = pytest.mark.one_kernel
@@ -52,7 +52,7 @@ def held(lab: Lab, version: int, family: tuple[int, int, int]) -> int:
         on_one_cpu(),
     ):
         lab.attach(program, lab.veth(f"xst{len(list(Path('/sys/class/net').iterdir()))}"))
-        observer.look(0)
+        observer.scan(0)
         program.test_run(data, FLOWS)
         return observer.flow_counts().entries
 

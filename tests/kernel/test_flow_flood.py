@@ -12,10 +12,10 @@ import pytest
 from tests.kernel.flows import check_sums, held, key_of, observing, on_one_cpu
 from tests.kernel.lab import Lab, frame
 from tests.reference import Flow, flow_of
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.templates import FlowSizes
 from xdpscope.libbpf import Program
 from xdpscope.observer import Observer
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.templates import FlowSizes
 
 pytestmark = pytest.mark.every_kernel
 
@@ -76,7 +76,7 @@ def everything(observer: Observer) -> dict[Any, tuple[int, int]]:
         for count in counts:
             pairs = zip(count.tally.packets, count.tally.bytes, strict=True)
             for verdict, pair in enumerate(pairs):
-                found[kind, count.program.id, count.place, verdict] = pair
+                found[kind, count.program.id, count.location, verdict] = pair
     for flow in flows.exported:
         found["flow", key_of(flow)] = flow.packets, flow.bytes
     for reason, number in flows.evictions.items():
@@ -127,7 +127,7 @@ def test_flood(lab: Lab, engine: Engine, version: int, chunks: int, rounds: int)
     flood, monotone = Flood(program, version), Monotone()
     heavy_packets: Counter[Flow] = Counter()
     with observing(engine, max_entries=MAX_ENTRIES, top=TOP) as observer, on_one_cpu():
-        observer.look(0)
+        observer.scan(0)
         for _ in range(chunks):
             flood.chunk(rounds)
             check_sums(observer)
@@ -163,7 +163,7 @@ def test_no_more_flows_are_held_than_may_be(lab: Lab, engine: Engine) -> None:
     lab.attach(program, lab.veth("xst0"))
     busy = [packet(4, FIRST_HEAVY + n, LEGITIMATE) for n in range(50)]
     with observing(engine, max_entries=100, top=20) as observer, on_one_cpu():
-        observer.look(0)
+        observer.scan(0)
         for data in busy:
             program.test_run(data, 10)
         program.test_run(packet(4, 0, FLOOD), 300)
@@ -184,7 +184,7 @@ def test_idle_flows_age_out(lab: Lab, engine: Engine) -> None:
     idle = [packet(4, number, LEGITIMATE) for number in range(7)]
     alive = packet(4, 100, LEGITIMATE)
     with observing(engine, idle_timeout=3.0) as observer, on_one_cpu():
-        observer.look(0)
+        observer.scan(0)
         for data in (*idle, alive):
             program.test_run(data, 5)
         flows = observer.flow_counts()

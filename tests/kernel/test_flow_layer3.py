@@ -14,8 +14,8 @@ from tests.kernel.flows import Expected, expect_flows, mac_verdict, observing, o
 from tests.kernel.lab import Lab, Veth
 from tests.kernel.mixture import samples
 from tests.reference import Flow, flow_of
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.templates import FlowSizes
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.templates import FlowSizes
 
 pytestmark = pytest.mark.every_kernel
 
@@ -64,7 +64,7 @@ def test_packets_of_a_tun_begin_with_ip(lab: Lab, program: str) -> None:
         observing(engine) as observer,
     ):
         lab.attach(loaded, Veth("xst9", "", lab.index("xst9")), "generic")
-        observer.look(0)
+        observer.scan(0)
         expected = Expected()
         for _ in range(2):
             for packet in packets:
@@ -90,7 +90,7 @@ def test_a_program_on_both_kinds_of_devices(lab: Lab, program: str) -> None:
         veth = lab.veth("xst0")
         lab.attach(loaded, veth, "generic")
         lab.attach(loaded, Veth("xst9", "", lab.index("xst9")), "generic")
-        observer.look(0)
+        observer.scan(0)
         expected, taken = Expected(), 3
         veth.send(ethernet, times=3)
         for _ in range(taken):

@@ -26,9 +26,9 @@ from tests.kernel.flows import (
 )
 from tests.kernel.lab import Lab
 from tests.reference import flow_of
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.templates import FlowSizes
 from xdpscope.libbpf import Program
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.templates import FlowSizes
 
 pytestmark = pytest.mark.every_kernel
 
@@ -182,7 +182,7 @@ def _check(name: str, program: Program, frames: list[bytes]) -> None:
         Engine(FlowSizes(sets=SETS, sample_rate=1)) as engine,
         observing(engine) as observer,
     ):
-        observer.look(0)
+        observer.scan(0)
         expected, example = Expected(), {}
         for frame in frames:
             program.test_run(frame)

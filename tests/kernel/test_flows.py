@@ -31,13 +31,13 @@ from tests.kernel.lab import Lab, frame
 from tests.kernel.mixture import FLOWS, samples
 from tests.kernel.test_lifecycle import extension_of
 from tests.reference import NOT_IP, TRUNCATED, Flow, flow_of
-from xdpscope.accounting.reading import VERDICTS, of_target
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.templates import FlowSizes
+from xdpscope.attach.tracer import Tracer
+from xdpscope.counters.records import VERDICTS, of_target
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.libbpf import Program
 from xdpscope.observer import Observer
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.templates import FlowSizes
-from xdpscope.tracing.tracer import Tracer
 
 pytestmark = pytest.mark.every_kernel
 
@@ -91,7 +91,7 @@ def test_thousands_of_flows_of_all_kinds(
 ) -> None:
     veth, made = lab.veth("xst0"), samples()
     lab.attach(lab.load(program, "flows"), veth, mode)
-    observer.look(0)
+    observer.scan(0)
     expected = Expected()
     rounds = 3
     for _ in range(rounds):
@@ -109,7 +109,7 @@ def test_every_flow_can_be_exported(lab: Lab, engine: Engine) -> None:
     program = lab.load(PROGRAM, "flows")
     lab.attach(program, lab.veth("xst0"))
     with observing(engine, top=1000) as observer:
-        observer.look(0)
+        observer.scan(0)
         expected, later = Expected(), Expected()
         for times, sums in (1, (expected,)), (2, (expected, later)):
             for sample in made:
@@ -136,7 +136,7 @@ def captures() -> list[Path]:
 def test_captures_by_others(lab: Lab, observer: Observer, name: str) -> None:
     program = lab.load(name, "flows")
     lab.attach(program, lab.veth("xst0"))
-    observer.look(0)
+    observer.scan(0)
     expected = Expected()
     for number, capture in enumerate(captures()):
         for data in frames_of(capture):
@@ -167,7 +167,7 @@ def test_several_cpus_at_once(lab: Lab, observer: Observer, name: str) -> None:
         pytest.skip("one CPU: nothing runs at once")
     program = lab.load(name, "flows")
     lab.attach(program, lab.veth("xst0"))
-    observer.look(0)
+    observer.scan(0)
 
     frames = [sample.frame for sample in samples()[::20]]
     rounds, repeat, each = 4, 50, 2
@@ -189,7 +189,7 @@ def test_several_cpus_at_once(lab: Lab, observer: Observer, name: str) -> None:
     for data in frames:
         times = rounds * repeat * each * len(cpus)
         expected.add(name, TEST_RUN_DEVICE, mac_verdict(data), data, times)
-    missed = observer.standings()[0].missed
+    missed = observer.statuses()[0].missed
     if not preempts():
         assert missed == 0
         expect_flows(observer, expected.sums)
@@ -217,7 +217,7 @@ def test_a_flow_is_the_packet_as_it_came_in(
     """And its bytes are those that leave."""
     veth = lab.veth("xst0")
     lab.attach(lab.load(function, "flows"), veth)
-    observer.look(0)
+    observer.scan(0)
     sent = [
         sample.frame
         for sample in samples()
@@ -234,7 +234,7 @@ def test_a_flow_is_the_packet_as_it_came_in(
 def test_two_verdicts_in_one_flow(lab: Lab, observer: Observer) -> None:
     veth = lab.veth("xst0")
     lab.attach(lab.load(PROGRAM, "flows"), veth)
-    observer.look(0)
+    observer.scan(0)
     expected = Expected()
     for times, verdict in enumerate(VERDICTS, start=1):
         data = deciding(verdict, udp4(7, 100 + times))
@@ -251,7 +251,7 @@ def test_one_flow_on_many_interfaces(lab: Lab, observer: Observer) -> None:
     program = lab.load(PROGRAM, "flows")
     for veth in veths:
         lab.attach(program, veth)
-    observer.look(0)
+    observer.scan(0)
     arp = frame(60)[:12] + b"\x08\x06" + bytes(46)
     expected = Expected()
     for _ in range(2):
@@ -266,7 +266,7 @@ def test_two_programs_see_flows_of_their_own(lab: Lab, observer: Observer) -> No
     one, other = lab.veth("xst0"), lab.veth("xst1")
     lab.attach(lab.load(PROGRAM, "flows"), one)
     lab.attach(lab.load("cut_the_tail", "flows"), other)
-    observer.look(0)
+    observer.scan(0)
     one.send(udp4(1), times=3)
     other.send(udp4(1), times=5)
 
@@ -280,14 +280,14 @@ def test_dispatcher_and_component_both_see_the_flow(lab: Lab, observer: Observer
     veth, dispatcher = lab.veth("xst0"), lab.load("xdp_dispatcher", "chain")
     with extension_of(dispatcher, "prog3") as extension, extension.attached():
         lab.attach(dispatcher, veth)
-        observer.look(0)
+        observer.scan(0)
         expected = Expected()
         for number in range(5):
             veth.send(udp4(number), times=1 + number)
             for program in ("xdp_dispatcher", "drop_instead"):
                 expected.add(program, "xst0", "drop", udp4(number), 1 + number)
         expect_flows(observer, expected.sums)
-        roles = {s.program.function: s.part.role for s in observer.standings()}
+        roles = {s.program.function: s.part.role for s in observer.statuses()}
         assert roles == {"xdp_dispatcher": "dispatcher", "drop_instead": "component"}
 
 
@@ -301,7 +301,7 @@ def test_one_packet_in_ten(lab: Lab) -> None:
         observing(engine) as observer,
         on_one_cpu(),
     ):
-        observer.look(0)
+        observer.scan(0)
         for number in range(rounds * flows):
             program.test_run(udp4(number % flows))
             if number % 2000 == 1999:
@@ -366,13 +366,13 @@ def test_a_new_program_need_not_wait_until_the_flows_of_all_are_counted(
         lab.attach(lab.load("decide_drop", "verdicts"), lab.veth(f"xst{number}"))
     unfinished, postponed = [], []
     while not unfinished or unfinished[-1]:
-        observer.look(0, follow_up=0)
+        observer.scan(0, follow_up=0)
         unfinished.append(observer.unfinished)
         postponed.append(observer.postponed)
         if len(unfinished) == 1:
             lab.attach(lab.load("decide_pass", "verdicts"), lab.veth("xst3"))
-        assert {standing.reason for standing in observer.standings()} == {None}
-        assert len(observer.standings()) == min(4, 2 + len(unfinished))
+        assert {status.reason for status in observer.statuses()} == {None}
+        assert len(observer.statuses()) == min(4, 2 + len(unfinished))
     # That of the new one are counted from the scan on that finds it for the second time.
     assert unfinished == [2, 1, 1, 0]
     assert postponed == [False, True, False, False]

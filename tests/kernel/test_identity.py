@@ -4,14 +4,14 @@
 import pytest
 
 from tests.kernel.lab import Lab, frame
-from tests.kernel.namespaces import expect, namespace, places
+from tests.kernel.namespaces import expect, locations, namespace
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.reason import Selection
+from xdpscope.attach.templates import FlowSizes
 from xdpscope.discovery.interfaces import InterfaceSource
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.kernel import netns
 from xdpscope.observer import Observer
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.reason import Scope
-from xdpscope.tracing.templates import FlowSizes
 
 pytestmark = pytest.mark.every_kernel
 
@@ -34,14 +34,14 @@ def test_without_the_socket_option_inode_numbers_are_gone_by(
         namespace("xstns", program) as other,
         Engine(sizes, watch_devices=watch_devices) as engine,
         Inventory() as inventory,
-        Observer(engine, inventory, Scope()) as observer,
+        Observer(engine, inventory, Selection()) as observer,
     ):
         for _ in range(3):
-            observer.look(1000)
+            observer.scan(1000)
         veth.send(frame(60), times=3)
         other.send(5)
         expect(observer, {("host", "xst0"): 3, ("xstns", "eth0"): 5})
-        observer.look(0)
-        observer.look(0)
+        observer.scan(0)
+        observer.scan(0)
         expect(observer, {("host", "xst0"): 3, ("xstns", "eth0"): 5})
-        assert places(observer)["where_it_leaves"] == {("host", "xst1p")}
+        assert locations(observer)["where_it_leaves"] == {("host", "xst1p")}

@@ -16,7 +16,10 @@ import pytest
 from tests.kernel.conftest import counted, expect, reasons
 from tests.kernel.lab import Lab, frame
 from tests.kernel.programs import compiled
-from xdpscope.config import Selection
+from xdpscope.attach import targets
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.reason import Reason, Selection
+from xdpscope.config import GlobFilter
 from xdpscope.discovery import claims
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.links import TracingLinks
@@ -24,9 +27,6 @@ from xdpscope.discovery.model import Snapshot
 from xdpscope.errors import KernelError
 from xdpscope.libbpf import Btf, Link, Object, Program
 from xdpscope.observer import Observer
-from xdpscope.tracing import targets
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.reason import Reason, Scope
 
 pytestmark = pytest.mark.every_kernel
 
@@ -60,17 +60,17 @@ def test_a_program_nobody_else_holds_is_let_go(lab: Lab, observer: Observer) -> 
     veth, program = lab.veth("xst0"), lab.load("decide_pass")
     program_id = program.info().id
     lab.attach(program, veth)
-    observer.look(0)
+    observer.scan(0)
     assert reasons(observer) == {"decide_pass": ""}
 
     lab.attach(None, veth)
     program.close()
     assert is_loaded(program_id), "our tracer holds it"
-    observer.look(0)
+    observer.scan(0)
 
     assert wait_until_gone(program_id)
     veth.send(frame(60), times=3)
-    observer.look(1000)
+    observer.scan(1000)
     assert reasons(observer) == {"decide_pass": "vanished"}
 
 
@@ -91,58 +91,58 @@ def test_all_are_traced_and_can_be_scraped_before_the_log_says_so(
     monkeypatch.setattr(targets, "_log", SimpleNamespace(info=full))
     with ThreadPoolExecutor() as threads:
         try:
-            look = threads.submit(observer.look, 0)
+            scan = threads.submit(observer.scan, 0)
             assert written.wait(60)
             for veth in veths:
                 veth.send(frame(60), times=2)
             found = threads.submit(counted, observer).result(timeout=60)
-            assert not look.done()
+            assert not scan.done()
         finally:
             read.set()
-        look.result(timeout=60)
+        scan.result(timeout=60)
     assert found == {("decide_pass", f"xst{number}", "pass"): (2, 120) for number in range(3)}
 
 
 def test_counts_of_what_is_gone_are_shown_for_a_while(lab: Lab, observer: Observer) -> None:
     veth, program = lab.veth("xst0"), lab.load("decide_pass")
     lab.attach(program, veth)
-    observer.look(0)
+    observer.scan(0)
     veth.send(frame(60), times=3)
     lab.attach(None, veth)
     program.close()
     for _ in range(3):
-        observer.look(1000)
+        observer.scan(1000)
         time.sleep(0.1)
         expect(observer, {("decide_pass", "xst0", "pass"): (3, 180)})
 
-    observer.look(0)
+    observer.scan(0)
     expect(observer, {})
-    assert observer.standings() == []
+    assert observer.statuses() == []
 
 
 @pytest.mark.usefixtures("link_targets")
 def test_an_idle_program_is_armed_but_not_kept_alive(lab: Lab, observer: Observer) -> None:
     veth, program = lab.veth("xst0"), lab.load("decide_pass")
     program_id = program.info().id
-    observer.look(0)
+    observer.scan(0)
     assert reasons(observer) == {"decide_pass": "not_attached"}
 
     lab.attach(program, veth)
     veth.send(frame(60), times=3)  # before another scan
-    observer.look(0)
+    observer.scan(0)
     expect(observer, {("decide_pass", "xst0", "pass"): (3, 180)})
 
     lab.attach(None, veth)
-    observer.look(0)
+    observer.scan(0)
     assert reasons(observer) == {"decide_pass": "not_attached"}
     program.close()
-    observer.look(0)
+    observer.scan(0)
     assert wait_until_gone(program_id)
 
 
 def test_a_dispatcher_is_left_alone_until_it_is_in_service(lab: Lab, observer: Observer) -> None:
     dispatcher = lab.load("xdp_dispatcher", "dispatcher")
-    observer.look(0)
+    observer.scan(0)
     assert reasons(observer) == {"xdp_dispatcher": "not_attached"}
 
     with extension_of(dispatcher, "xdp_dispatcher") as extension, extension.attached():
@@ -150,10 +150,10 @@ def test_a_dispatcher_is_left_alone_until_it_is_in_service(lab: Lab, observer: O
 
     veth = lab.veth("xst0")
     lab.attach(dispatcher, veth)
-    observer.look(0)
+    observer.scan(0)
     veth.send(frame(60))
     expect(observer, {("xdp_dispatcher", "xst0", "pass"): (1, 60)})
-    assert [s.part.role for s in observer.standings()] == ["dispatcher"]
+    assert [s.part.role for s in observer.statuses()] == ["dispatcher"]
 
 
 class Extension:
@@ -176,8 +176,8 @@ def extension_of(
 ) -> Iterator[Extension]:
     with ExitStack() as stack:
         loaded = stack.enter_context(Object(compiled(source)))
-        loaded.choose(name)
-        loaded.aim(name, target, function)
+        loaded.set_autoload(name)
+        loaded.set_attach_target(name, target, function)
         loaded.load()
         types = stack.enter_context(Btf.from_kernel(target.info().btf_id))
         number = types.find(function, _FUNCTION)
@@ -194,11 +194,11 @@ def test_a_replaced_entry_function_is_busy_until_it_is_free(lab: Lab, observer: 
         with extension.attached():
             lab.attach(program, veth)
             lab.attach(bystander, other)
-            observer.look(0)
+            observer.scan(0)
             assert reasons(observer) == {"decide_pass": "busy", "decide_tx": "", "drop_instead": ""}
             assert not any(observer.attach_failures().values()), "known without trying"
             veth.send(frame(60), times=3)
-        observer.look(0)
+        observer.scan(0)
     assert reasons(observer)["decide_pass"] == ""
     veth.send(frame(60))
     expect(
@@ -214,23 +214,23 @@ def test_a_tracer_makes_way_for_an_extension(lab: Lab, engine: Engine, observer:
     """A refused target that stays loaded is not tried again after the next scan."""
     veth, program = lab.veth("xst0"), lab.load("decide_pass")
     lab.attach(program, veth)
-    observer.look(0)
+    observer.scan(0)
     veth.send(frame(60), times=2)
     with extension_of(program, "decide_pass") as extension:
         with pytest.raises(KernelError) as refused, extension.attached():
             pass
         assert refused.value.errno == EBUSY
-        observer.look(0)
+        observer.scan(0)
         assert reasons(observer) == {"decide_pass": "busy", "drop_instead": "not_attached"}
         with extension.attached():
-            observer.look(0)
+            observer.scan(0)
             veth.send(frame(60), times=3)
             expected = {("decide_pass", "xst0", "pass"): (2, 120)}
             if engine.tells_targets:  # else it could be in a dispatcher only, for all we know
                 expected["drop_instead", "xst0", "drop"] = (3, 180)
             expect(observer, expected)
     time.sleep(1.1)  # where the kernel does not tell what a link is on, an attempt was refused
-    observer.look(0)
+    observer.scan(0)
     veth.send(frame(60))
     expect(observer, {**expected, ("decide_pass", "xst0", "pass"): (3, 180)})
 
@@ -238,9 +238,9 @@ def test_a_tracer_makes_way_for_an_extension(lab: Lab, engine: Engine, observer:
 @pytest.mark.usefixtures("link_targets")
 def test_a_program_with_an_extension_to_come_is_not_armed(lab: Lab, observer: Observer) -> None:
     program = lab.load("decide_pass")
-    observer.look(0)
+    observer.scan(0)
     with extension_of(program, "decide_pass") as extension:
-        observer.look(0)
+        observer.scan(0)
         with extension.attached():
             pass  # with a tracer there this would have been EBUSY
 
@@ -257,23 +257,23 @@ def test_an_extension_that_never_comes_hides_no_program(
     lab.attach(program, lab.veth("xst1"))
     with extension_of(program, "decide_tx"):
         for clock.ahead, reason in (0.0, "busy"), (50.0, "busy"), (61.0, ""), (61.0, ""):
-            observer.look(0)
+            observer.scan(0)
             assert reasons(observer)["decide_tx"] == reason
 
 
 @pytest.mark.usefixtures("link_targets")
 def test_what_is_attached_nowhere_is_left_alone_on_demand(lab: Lab, engine: Engine) -> None:
     program = lab.load("decide_pass")
-    with Inventory() as inventory, Observer(engine, inventory, Scope()) as observer:
-        observer.look(0)
+    with Inventory() as inventory, Observer(engine, inventory, Selection()) as observer:
+        observer.scan(0)
         traced = [link for link in TracingLinks().read() if link.target == program.info().id]
         assert len(traced) == 1
-        observer.narrow(Scope(arm=False))
-        observer.look(0)
+        observer.reconfigure(Selection(arm=False))
+        observer.scan(0)
         traced = [link for link in TracingLinks().read() if link.target == program.info().id]
         assert not traced
         lab.attach(program, lab.veth("xst0"))
-        observer.look(0)
+        observer.scan(0)
         assert reasons(observer) == {"decide_pass": ""}
 
 
@@ -292,16 +292,16 @@ def test_a_function_that_is_taken_before_we_come(lab: Lab, engine: Engine) -> No
     with (
         extension_of(program, "decide_pass") as extension,
         Unsuspecting() as inventory,
-        Observer(engine, inventory, Scope()) as observer,
+        Observer(engine, inventory, Selection()) as observer,
     ):
         with extension.attached():
-            observer.look(0)
-            observer.look(0)
+            observer.scan(0)
+            observer.scan(0)
             assert reasons(observer)["decide_pass"] == "busy"
             assert reasons(observer)["decide_tx"] == ""
             assert observer.attach_failures() == {Reason.BUSY: 1}, "not at every look"
         time.sleep(1.1)  # it is tried again after a second
-        observer.look(0)
+        observer.scan(0)
         assert reasons(observer)["decide_pass"] == ""
 
 
@@ -312,14 +312,14 @@ def test_two_observers_do_not_keep_a_program_for_each_other(lab: Lab, engine: En
     with (
         Inventory() as one,
         Inventory() as other,
-        Observer(engine, one, Scope()) as first,
-        Observer(engine, other, Scope()) as second,
+        Observer(engine, one, Selection()) as first,
+        Observer(engine, other, Selection()) as second,
     ):
-        first.look(0)
-        second.look(0)
+        first.scan(0)
+        second.scan(0)
         program.close()
-        first.look(0)
-        second.look(0)
+        first.scan(0)
+        second.scan(0)
         assert wait_until_gone(program_id)
 
 
@@ -332,9 +332,9 @@ def test_what_traces_excludes_an_extension() -> None:
         with (
             Engine() as engine,
             Inventory() as inventory,
-            Observer(engine, inventory, Scope()) as observer,
+            Observer(engine, inventory, Selection()) as observer,
         ):
-            observer.look(0)
+            observer.scan(0)
             with (
                 extension_of(program, "decide_pass") as extension,
                 pytest.raises(KernelError) as refused,
@@ -351,12 +351,12 @@ def test_replacement_under_traffic_accounts_for_every_packet(lab: Lab, observer:
     veth = lab.veth("xst0")
     old, new = lab.load("decide_drop"), lab.load("decide_pass")
     lab.attach(old, veth)
-    observer.look(0)
+    observer.scan(0)
 
     with veth.sending(frame(60)) as traffic:
         for replacement in range(20):
             lab.attach((new, old)[replacement % 2], veth)
-            observer.look(0)
+            observer.scan(0)
 
     found = counted(observer)
     assert set(found) == {("decide_drop", "xst0", "drop"), ("decide_pass", "xst0", "pass")}
@@ -367,13 +367,13 @@ def test_replacement_under_traffic_accounts_for_every_packet(lab: Lab, observer:
 def test_a_renamed_interface_takes_nothing_along(lab: Lab, observer: Observer) -> None:
     veth = lab.veth("xst0")
     lab.attach(lab.load("decide_drop"), veth)
-    observer.look(0)
+    observer.scan(0)
     veth.send(frame(60), times=3)
-    observer.look(0)
+    observer.scan(0)
     lab.route.link("set", index=veth.index, state="down")
     lab.route.link("set", index=veth.index, ifname="xstnew")
     lab.route.link("set", index=veth.index, state="up")
-    observer.look(1000)
+    observer.scan(1000)
     veth.send(frame(60), times=5)
 
     expect(
@@ -392,14 +392,14 @@ def test_a_name_that_comes_back_goes_on_from_its_total(lab: Lab, observer: Obser
     for round_ in range(1, 13):
         veth = lab.veth("xst0")
         lab.attach(program, veth)
-        observer.look(0)
+        observer.scan(0)
         veth.send(frame(60), times=round_)
         total += round_
         expect(observer, {("decide_drop", "xst0", "drop"): (total, total * 60)})
         lab.delete(veth)
-        observer.look(1000)
+        observer.scan(1000)
         expect(observer, {("decide_drop", "xst0", "drop"): (total, total * 60)})
-        observer.look(0)
+        observer.scan(0)
         expect(observer, {})
 
 
@@ -407,7 +407,7 @@ def test_devices_that_take_each_others_place(lab: Lab, observer: Observer) -> No
     """A new device may have the address of one that is gone: it must not be taken for it."""
     program = lab.load("decide_drop")
     lab.attach(program, lab.veth("xstkeep"))
-    observer.look(0)
+    observer.scan(0)
     expected = {}
     for number in range(1, 41):
         veth = lab.veth(f"xst{number}")
@@ -418,11 +418,11 @@ def test_devices_that_take_each_others_place(lab: Lab, observer: Observer) -> No
     expect(observer, expected)
 
 
-def test_spilled_devices_that_go_take_nothing_back(lab: Lab, observer: Observer) -> None:
+def test_overflow_devices_that_go_take_nothing_back(lab: Lab, observer: Observer) -> None:
     program = lab.load("decide_drop")
     for number in range(6):
         lab.attach(program, lab.veth(f"xstkeep{number}"))
-    observer.look(0)
+    observer.scan(0)
     expected = {}
     for _ in range(3):
         for number in range(6):
@@ -435,7 +435,7 @@ def test_spilled_devices_that_go_take_nothing_back(lab: Lab, observer: Observer)
         expect(observer, expected)
         for number in range(6):
             lab.route.link("del", index=lab.index(f"xst{number}"))
-        observer.look(1000)
+        observer.scan(1000)
         expect(observer, expected)
 
 
@@ -445,37 +445,37 @@ def test_a_device_that_moves_is_counted_where_it_is(lab: Lab, observer: Observer
     program = lab.load("decide_drop")
     veth = lab.veth("xst0")
     lab.attach(program, veth)
-    observer.look(0)
+    observer.scan(0)
     veth.send(frame(60), times=3)
     with lab.namespace("xstns"):
         lab.route.link("set", index=veth.index, net_ns_fd="xstns")
         with lab.within("xstns") as inside:
             inside.route.link("set", index=inside.index("xst0"), state="up")
-        observer.look(1000)
+        observer.scan(1000)
         veth.send(frame(60), times=5)
-        places = {
-            count.place: count.tally.packets[1]
+        locations = {
+            count.location: count.tally.packets[1]
             for count in observer.counts()
             if any(count.tally.packets)
         }
-        assert places == {("host", "xst0"): 3, ("xstns", "xst0"): 5}
+        assert locations == {("host", "xst0"): 3, ("xstns", "xst0"): 5}
 
 
 @pytest.mark.parametrize(
-    ("scope", "expected"),
+    ("selection", "expected"),
     [
-        (Scope(programs=Selection(exclude=("decide_*",))), "excluded"),
-        (Scope(programs=Selection(include=("xdp_*",))), "excluded"),
-        (Scope(programs=Selection(include=("decide_p*",))), ""),
-        (Scope(interfaces=Selection(exclude=("xst0",))), "excluded"),
-        (Scope(interfaces=Selection(include=("xst?",))), ""),
+        (Selection(programs=GlobFilter(exclude=("decide_*",))), "excluded"),
+        (Selection(programs=GlobFilter(include=("xdp_*",))), "excluded"),
+        (Selection(programs=GlobFilter(include=("decide_p*",))), ""),
+        (Selection(interfaces=GlobFilter(exclude=("xst0",))), "excluded"),
+        (Selection(interfaces=GlobFilter(include=("xst?",))), ""),
     ],
 )
-def test_scope(lab: Lab, engine: Engine, scope: Scope, expected: str) -> None:
+def test_scope(lab: Lab, engine: Engine, selection: Selection, expected: str) -> None:
     veth = lab.veth("xst0")
     lab.attach(lab.load("decide_pass"), veth)
-    with Inventory() as inventory, Observer(engine, inventory, scope) as observer:
-        observer.look(0)
+    with Inventory() as inventory, Observer(engine, inventory, selection) as observer:
+        observer.scan(0)
         veth.send(frame(60))
         assert reasons(observer) == {"decide_pass": expected}
         assert bool(counted(observer)) == (expected == "")
@@ -485,12 +485,12 @@ def test_a_scope_that_narrows_keeps_the_other_interface(lab: Lab, observer: Obse
     program, first, second = lab.load("decide_drop"), lab.veth("xst0"), lab.veth("xst1")
     lab.attach(program, first)
     lab.attach(program, second)
-    observer.narrow(Scope(interfaces=Selection(exclude=("xst1",))))
-    observer.look(0)
+    observer.reconfigure(Selection(interfaces=GlobFilter(exclude=("xst1",))))
+    observer.scan(0)
     first.send(frame(60), times=2)
     second.send(frame(60), times=3)
     expect(observer, {("decide_drop", "xst0", "drop"): (2, 120)})
-    observer.narrow(Scope())
+    observer.reconfigure(Selection())
     expect(
         observer,
         {
@@ -503,7 +503,7 @@ def test_a_scope_that_narrows_keeps_the_other_interface(lab: Lab, observer: Obse
 def test_a_program_without_btf(lab: Lab, observer: Observer) -> None:
     veth = lab.veth("xst0")
     lab.attach(lab.load("decide_pass", "verdicts", "-g0"), veth)
-    observer.look(0)
+    observer.scan(0)
     assert reasons(observer) == {"decide_pass": "no_btf"}
 
 
@@ -518,7 +518,7 @@ def test_a_program_that_is_not_jited(lab: Lab, observer: Observer) -> None:
     finally:
         switch.write_text("1")
     lab.attach(program, lab.veth("xst0"))
-    observer.look(0)
+    observer.scan(0)
     assert reasons(observer) == {"decide_pass": "not_jited"}
 
 
@@ -542,8 +542,8 @@ def test_a_program_that_vanishes_before_it_is_traced(lab: Lab, engine: Engine) -
     victim.close()
     assert wait_until_gone(Deceived.ghost)
     lab.attach(program, veth)
-    with Deceived() as inventory, Observer(engine, inventory, Scope()) as observer:
-        observer.look(0)
+    with Deceived() as inventory, Observer(engine, inventory, Selection()) as observer:
+        observer.scan(0)
         assert reasons(observer) == {"decide_drop": "", "ghost": "vanished"}
         assert observer.attach_failures()[Reason.VANISHED] == 1
         veth.send(frame(60))

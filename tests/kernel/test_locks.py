@@ -18,16 +18,16 @@ from tests.kernel.lab import Lab, Veth
 from tests.kernel.pinned import udp
 from tests.waiting import wait_for
 from xdpscope import observer as observing_module
-from xdpscope.agent import Page
+from xdpscope.agent import AgentSource
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.reason import Selection
+from xdpscope.attach.templates import FlowSizes
 from xdpscope.config import Config, Flows
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.libbpf import Program
 from xdpscope.observer import Observer
 from xdpscope.read_lock import ReadLock
 from xdpscope.scans import ScanRecord
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.reason import Scope
-from xdpscope.tracing.templates import FlowSizes
 
 PROGRAMS = 20
 IN_STEP = 8
@@ -43,14 +43,14 @@ def observing() -> Iterator[Observer]:
     with (
         Engine(FlowSizes(sets=64, sample_rate=1)) as engine,
         Inventory() as inventory,
-        Observer(engine, inventory, Scope(), Flows(), patience=0.0) as observer,
+        Observer(engine, inventory, Selection(), Flows(), patience=0.0) as observer,
     ):
         yield observer
 
 
-def page_of(observer: Observer) -> Page:
-    watch: Any = SimpleNamespace(observer=observer, config=Config(), scans=ScanRecord())
-    return Page(watch)
+def page_of(observer: Observer) -> AgentSource:
+    scan_thread: Any = SimpleNamespace(observer=observer, config=Config(), scans=ScanRecord())
+    return AgentSource(scan_thread)
 
 
 def attach(lab: Lab, count: int) -> list[tuple[Veth, Program]]:
@@ -67,7 +67,7 @@ def packets(observer: Observer) -> Counter[str]:
     """What was counted, by interface."""
     found: Counter[str] = Counter()
     for count in observer.counts():
-        found[count.place[1]] += sum(count.tally.packets)
+        found[count.location[1]] += sum(count.tally.packets)
     return found
 
 
@@ -109,17 +109,17 @@ def test_the_lock_is_held_for_a_few_programs_at_a_time(lab: Lab, holds: list[Cou
     """From the first scan to the last, which forgets all of them."""
     with observing() as observer:
         attached = attach(lab, PROGRAMS)
-        observer.look(KEPT)
+        observer.scan(KEPT)
         for veth, _ in attached:
             veth.send(udp(4000))
         wait_for(lambda: observer.held_flows().held == PROGRAMS)
         assert packets(observer).total() == PROGRAMS
         check_sums(observer)
-        assert len(observer.standings()) == PROGRAMS
+        assert len(observer.statuses()) == PROGRAMS
         for veth, program in attached:
             program.close()
             lab.delete(veth)
-        wait_for(lambda: observer.look(0) or not observer.standings())
+        wait_for(lambda: observer.scan(0) or not observer.statuses())
     assert sum(sum(calls.values()) for calls in holds) > 5 * PROGRAMS
     assert [calls for calls in holds if calls.keys() & LONG] == []
     # Of a program its counts are read, or the costs of its two tracers.
@@ -130,7 +130,7 @@ def test_the_lock_is_held_for_a_few_programs_at_a_time(lab: Lab, holds: list[Cou
 def test_a_scrape_reads_each_table_once(lab: Lab, faults: Faults) -> None:
     with observing() as observer:
         attached = attach(lab, PROGRAMS)
-        observer.look(KEPT)
+        observer.scan(KEPT)
         page = page_of(observer)
         for veth, _ in attached:
             veth.send(udp(4000))
@@ -151,7 +151,7 @@ def test_a_scrape_reads_each_table_once(lab: Lab, faults: Faults) -> None:
 class Scraper(threading.Thread):
     """Reads the page again and again; no counter may fall."""
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: AgentSource) -> None:
         super().__init__(daemon=True)
         self._page = page
         self._end = threading.Event()
@@ -189,7 +189,7 @@ def test_scrapes_during_scans_count_exactly(lab: Lab) -> None:
     still = lab.veth("xststill")
     lab.attach(lab.load("decide_drop"), still)
     with observing() as observer:
-        observer.look(KEPT)
+        observer.scan(KEPT)
         scrapers = [Scraper(page_of(observer)) for _ in range(2)]
         for scraper in scrapers:
             scraper.start()
@@ -197,17 +197,17 @@ def test_scrapes_during_scans_count_exactly(lab: Lab) -> None:
         with still.sending(udp(4000)) as traffic:
             for _ in range(3):
                 attached = attach(lab, 4)
-                observer.look(KEPT)
+                observer.scan(KEPT)
                 for number, (veth, _) in enumerate(attached):
                     veth.send(udp(5000), times=number + 1)
                     sent[veth.name] += number + 1
                 wait_for(lambda: sent <= packets(observer))
                 for veth, program in attached:
                     lab.attach(None, veth)
-                    observer.look(KEPT)
+                    observer.scan(KEPT)
                     program.close()
                     lab.delete(veth)
-                observer.look(KEPT)
+                observer.scan(KEPT)
         sent[still.name] = traffic.sent - still.lost
         wait_for(lambda: packets(observer) == sent)
         for scraper in scrapers:

@@ -17,7 +17,7 @@ from tests.kernel.lab import Lab, Loaded
 from tests.kernel.test_capabilities import granted
 from tests.waiting import wait_for
 from xdpscope.discovery.inventory import Inventory
-from xdpscope.errors import LoadError, NotPermitted
+from xdpscope.errors import LoadError, NotPermittedError
 from xdpscope.libbpf import Btf, Map, Program
 from xdpscope.probes import Scan
 from xdpscope.probes import maps as probe_module
@@ -101,7 +101,7 @@ def maps(loaded: Loaded) -> Maps:
     return maps
 
 
-class Page:
+class AgentSource:
     """A probe and what it shows after a scan."""
 
     def __init__(self, inventory: Inventory) -> None:
@@ -141,9 +141,9 @@ class Page:
 
 
 @pytest.fixture
-def page() -> Iterator[Page]:
+def page() -> Iterator[AgentSource]:
     with Inventory() as inventory:
-        page = Page(inventory)
+        page = AgentSource(inventory)
         yield page
         page.probe.close()
 
@@ -159,7 +159,7 @@ def without(names: set[str]) -> dict[str, int]:
     return {name: number for name, number in ENTRIES.items() if name not in names}
 
 
-def test_known_numbers_of_entries(maps: Maps, page: Page) -> None:
+def test_known_numbers_of_entries(maps: Maps, page: AgentSource) -> None:
     page.scan()
     unknown = NEVER_COUNTED if kernel_sums() else NEVER_COUNTED | PREALLOCATED
     assert page.values("xdp_map_entries") == without(unknown)
@@ -202,13 +202,13 @@ def test_entries_follow_changes(maps: Maps, by_cpu: bool) -> None:
     assert found["prefixes"] == ENTRIES["prefixes"] - 8
 
 
-def test_a_map_that_is_empty_has_no_entries(loaded: Loaded, page: Page) -> None:
+def test_a_map_that_is_empty_has_no_entries(loaded: Loaded, page: AgentSource) -> None:
     page.scan()
     assert page.values("xdp_map_entries").get("grown") == 0
     assert "plain" not in page.values("xdp_map_entries")
 
 
-def test_types_and_memory(maps: Maps, page: Page) -> None:
+def test_types_and_memory(maps: Maps, page: AgentSource) -> None:
     page.scan()
     assert page.values("xdp_map_info") == dict.fromkeys(ENTRIES, 1)
     types = {
@@ -235,14 +235,14 @@ def test_types_and_memory(maps: Maps, page: Page) -> None:
         assert more == 0 and memory["grown"] >= SIZE * 12
 
 
-def test_maps_that_programs_share(maps: Maps, page: Page) -> None:
+def test_maps_that_programs_share(maps: Maps, page: AgentSource) -> None:
     page.scan()
     shared = str(maps.ids["grown"])
     everything = {("use_all", str(id)) for id in maps.ids.values()}
     assert page.uses() == everything | {("use_one", shared)}
 
 
-def test_a_map_goes_with_its_last_program(lab: Lab, page: Page) -> None:
+def test_a_map_goes_with_its_last_program(lab: Lab, page: AgentSource) -> None:
     first = lab.load_together("map_kinds", "use_one")
     second = lab.load_together("map_kinds", "use_one")
     page.scan()
@@ -261,13 +261,15 @@ def test_a_map_goes_with_its_last_program(lab: Lab, page: Page) -> None:
     assert page.uses() == {("use_one", left)}
 
 
-def test_one_map_cannot_be_opened(maps: Maps, page: Page, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_map_cannot_be_opened(
+    maps: Maps, page: AgentSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As where a security module forbids one map."""
     opened: Callable[[int], Map] = Map.open
 
     def forbidden(id: int) -> Map:
         if id == maps.ids["lru"]:
-            raise NotPermitted("opening failed", EACCES)
+            raise NotPermittedError("opening failed", EACCES)
         return opened(id)
 
     monkeypatch.setattr(Map, "open", forbidden)
@@ -279,7 +281,7 @@ def test_one_map_cannot_be_opened(maps: Maps, page: Page, monkeypatch: pytest.Mo
 
 
 def test_without_the_iterator_only_entries_are_missing(
-    maps: Maps, page: Page, monkeypatch: pytest.MonkeyPatch
+    maps: Maps, page: AgentSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused() -> EntryCounter:
         raise LoadError("loading failed", EINVAL)

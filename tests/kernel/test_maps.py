@@ -16,23 +16,23 @@ from tests.kernel.test_lifecycle import (
 )
 from tests.kernel.test_xdp_tools import udp
 from tests.waiting import wait_for
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.templates import FlowSizes
 from xdpscope.discovery.model import Mode
 from xdpscope.libbpf import Btf, Program
-from xdpscope.observer import Observer, Standing
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.templates import FlowSizes
+from xdpscope.observer import Observer, ProgramStatus
 
 pytestmark = pytest.mark.every_kernel
 
 DROP, PASS = 1, 2
 
 
-def standing(observer: Observer, function: str) -> Standing:
-    return next(s for s in observer.standings() if s.program.function == function)
+def status(observer: Observer, function: str) -> ProgramStatus:
+    return next(s for s in observer.statuses() if s.program.function == function)
 
 
 def role(observer: Observer, function: str) -> str:
-    return standing(observer, function).part.role
+    return status(observer, function).part.role
 
 
 def id_of(program: Program) -> int:
@@ -68,7 +68,7 @@ def caller(lab: Lab) -> Loaded:
 def test_a_tail_calls_verdict_is_the_roots(lab: Lab, observer: Observer, caller: Loaded) -> None:
     veth = lab.veth("xst0")
     lab.attach(caller["call_near"], veth)
-    observer.look(0)
+    observer.scan(0)
 
     for times, (where, size) in enumerate(((0, 60), (1, 70), (150, 80), (3, 90)), start=1):
         veth.send(addressed(frame(size), where=where), times=times)
@@ -84,7 +84,7 @@ def test_a_tail_calls_verdict_is_the_roots(lab: Lab, observer: Observer, caller:
     )
     assert reasons(observer) == {"call_near": "", **dict.fromkeys(LEAVES, "tailcall_only")}
     for leaf in LEAVES:
-        part = standing(observer, leaf).part
+        part = status(observer, leaf).part
         assert (part.role, part.callers) == ("tailcall", (id_of(caller["call_near"]),))
     assert role(observer, "call_near") == "root"
     shown = {count.program.function for count in observer.counts()}
@@ -96,7 +96,7 @@ def test_a_leaf_that_is_attached_too(lab: Lab, observer: Observer, caller: Loade
     root, leaf = lab.veth("xst0"), lab.veth("xst1")
     lab.attach(caller["call_near"], root)
     lab.attach(caller["leaf_call_far"], leaf)
-    observer.look(0)
+    observer.scan(0)
 
     root.send(addressed(frame(60), where=150), times=2)
     leaf.send(frame(60), times=3)
@@ -109,22 +109,22 @@ def test_a_leaf_that_is_attached_too(lab: Lab, observer: Observer, caller: Loade
         },
     )
     assert role(observer, "leaf_call_far") == "root"
-    assert standing(observer, "leaf_tx").part.callers == (id_of(caller["leaf_call_far"]),)
+    assert status(observer, "leaf_tx").part.callers == (id_of(caller["leaf_call_far"]),)
 
 
 def test_a_leaf_comes_and_goes(lab: Lab, observer: Observer, caller: Loaded) -> None:
     lab.attach(caller["call_near"], lab.veth("xst0"))
     caller.take_out("near", 1)
-    observer.look(0)
+    observer.scan(0)
     assert (role(observer, "leaf_pass"), reasons(observer)["leaf_pass"]) == ("root", "not_attached")
     caller.put("near", 1, caller["leaf_pass"])
-    observer.look(0)
+    observer.scan(0)
     assert reasons(observer)["leaf_pass"] == "tailcall_only"
-    assert standing(observer, "leaf_pass").run_seconds is None, "not armed"
+    assert status(observer, "leaf_pass").run_seconds is None, "not armed"
     veth = lab.veth("xst1")
     caller.take_out("near", 1)
     lab.attach(caller["leaf_pass"], veth)
-    observer.look(0)
+    observer.scan(0)
     veth.send(frame(60), times=3)
     expect(observer, {("leaf_pass", "xst1", "pass"): (3, 180)})
 
@@ -169,7 +169,7 @@ def test_programs_of_a_devmap(lab: Lab, observer: Observer, way: Way, devmap: st
     first, second = way.exits
     way.programs.put(devmap, 7, first.index, way.programs["where_it_leaves"])
     way.programs.put(devmap, 199, second.index, way.programs["where_it_leaves"])
-    observer.look(0)
+    observer.scan(0)
 
     way.send(7, DROP, 60, times=5)
     way.send(7, PASS, 100, times=7)
@@ -187,7 +187,7 @@ def test_programs_of_a_devmap(lab: Lab, observer: Observer, way: Way, devmap: st
             ("decide_drop", "xst2p", "drop"): (11, 11_000),
         },
     )
-    found = standing(observer, "where_it_leaves")
+    found = status(observer, "where_it_leaves")
     assert found.part.role == "devmap"
     assert [(at.netns, at.interface, at.mode) for at in found.attachments] == [
         ("host", "xst1", Mode.NATIVE),
@@ -201,25 +201,25 @@ def test_an_entry_is_replaced_and_deleted(
 ) -> None:
     first, _ = way.exits
     way.programs.put(devmap, 0, first.index, way.programs["where_it_leaves"])
-    observer.look(0)
+    observer.scan(0)
     way.send(0, PASS, times=3)
     expected = {("where_it_leaves", "xst1", "pass"): (3, 180)}
     expect_of(observer, "leaves", expected)
 
     way.programs.put(devmap, 0, first.index, way.programs["write_where_it_leaves"])
     if not engine.tells_targets:
-        observer.look(0)  # else it was armed
+        observer.scan(0)  # else it was armed
     way.send(0, DROP, times=4)
-    observer.look(0)
+    observer.scan(0)
     expected["write_where_it_leaves", "xst1", "drop"] = 4, 240
     expect_of(observer, "leaves", expected)
     assert reasons(observer)["where_it_leaves"] == "not_attached"
     assert reasons(observer)["write_where_it_leaves"] == ""
 
     way.programs.take_out(devmap, 0)
-    observer.look(0)
+    observer.scan(0)
     assert reasons(observer)["write_where_it_leaves"] == "not_attached"
-    assert not standing(observer, "write_where_it_leaves").attachments
+    assert not status(observer, "write_where_it_leaves").attachments
     expect_of(observer, "leaves", expected)
 
 
@@ -243,19 +243,19 @@ def test_nothing_is_kept_for_a_devmap(lab: Lab, engine: Engine, observer: Observ
     program_id = id_of(program)
     kept.put("devices", 0, veth.index, program)
     loaded.close()
-    observer.look(0)
+    observer.scan(0)
     assert is_loaded(program_id)
     assert reasons(observer)["where_it_leaves"] == ""
 
     kept.take_out("devices", 0)
-    wait_for(lambda: let_go(observer, program_id))
+    wait_for(lambda: is_detached(observer, program_id))
 
 
-def let_go(observer: Observer, program_id: int) -> bool:
+def is_detached(observer: Observer, program_id: int) -> bool:
     """Return whether it is gone after one more scan: the kernel releases it a grace period
     later.
     """
-    observer.look(0)
+    observer.scan(0)
     return not is_loaded(program_id)
 
 
@@ -270,7 +270,7 @@ def test_flows_where_packets_leave(lab: Lab, function: str) -> None:
     programs.put("devices", 0, veth.index, programs[function])
     expected = Expected()
     with Engine(FlowSizes(sets=256, sample_rate=1)) as engine, observing(engine) as observer:
-        observer.look(0)
+        observer.scan(0)
         for port in range(1, 6):
             for what, verdict in ((DROP, "drop"), (PASS, "pass")):
                 data = addressed(udp(port, 60 + port), what=what)
@@ -291,7 +291,7 @@ def test_more_devices_than_a_target_has_places_for(lab: Lab, observer: Observer)
         veth = lab.veth(f"xst{number}")
         lab.attach(arrival, Veth(veth.peer, veth.name, lab.index(veth.peer)))
         programs.put("devices", number, veth.index, programs["where_it_leaves"])
-    observer.look(0)
+    observer.scan(0)
     expected = {}
     for number in range(1, 8):
         entrance.send(addressed(frame(60), where=number, what=DROP), times=number)
@@ -311,7 +311,7 @@ def test_an_extension_of_a_devmaps_program(lab: Lab, observer: Observer) -> None
         extension.attached(),
     ):
         programs.put("devices", 0, veth.index, programs["where_it_leaves"])
-        observer.look(0)
+        observer.scan(0)
         entrance.send(addressed(frame(60), what=PASS), times=3)
         expect(
             observer,
@@ -332,7 +332,7 @@ def test_a_program_of_a_cpumap(lab: Lab, observer: Observer, mode: str) -> None:
     for veth in (first, second):
         lab.attach(programs["to_cpu"], veth, mode)
     programs.put("cpus", 0, 192, programs["on_the_cpu"])
-    observer.look(0)
+    observer.scan(0)
 
     first.send(addressed(frame(100), what=PASS), times=7)
     second.send(addressed(frame(1000), what=PASS), times=11)
@@ -350,11 +350,11 @@ def test_a_program_of_a_cpumap(lab: Lab, observer: Observer, mode: str) -> None:
         expected["to_cpu", "xst0", "redirect"] = 7 + number, 700 + 60 * number
         expected["on_the_cpu", "xst0", "drop"] = number, 60 * number
         expect(observer, expected)
-    found = standing(observer, "on_the_cpu")
+    found = status(observer, "on_the_cpu")
     assert (found.part.role, found.attachments, found.reason) == ("cpumap", (), None)
 
     programs.take_out("cpus", 0)
-    observer.look(0)
+    observer.scan(0)
     assert reasons(observer)["on_the_cpu"] == "not_attached"
 
 
@@ -367,9 +367,9 @@ def test_entries_far_into_large_maps(lab: Lab, observer: Observer) -> None:
     for at in range(200):
         programs.put("near", at, programs["leaf_drop"])
     programs.put("near", 199, programs["leaf_pass"])
-    observer.look(0)
+    observer.scan(0)
     assert role(observer, "leaf_drop") == role(observer, "leaf_pass") == "tailcall"
-    assert standing(observer, "leaf_pass").part.callers == (id_of(programs["call_near"]),)
+    assert status(observer, "leaf_pass").part.callers == (id_of(programs["call_near"]),)
 
 
 def test_a_device_in_another_namespace(lab: Lab, observer: Observer) -> None:
@@ -378,8 +378,8 @@ def test_a_device_in_another_namespace(lab: Lab, observer: Observer) -> None:
     with lab.namespace("xstns"), lab.within("xstns") as inside:
         veth = inside.veth("xstin")
         programs.put("devices", 0, veth.index, programs["where_it_leaves"])
-        observer.look(0)
-        places = [
-            (at.netns, at.interface) for at in standing(observer, "where_it_leaves").attachments
+        observer.scan(0)
+        locations = [
+            (at.netns, at.interface) for at in status(observer, "where_it_leaves").attachments
         ]
-        assert places == [("xstns", "xstin")]
+        assert locations == [("xstns", "xstin")]

@@ -44,7 +44,7 @@ def test_names_that_differ_in_bytes_that_are_not_utf8(lab: Lab, observer: Observ
     ):
         for veth in (first, second, third):
             lab.attach(program, veth)
-        observer.look(0)
+        observer.scan(0)
         for times, veth in ((1, first), (2, second), (4, third)):
             veth.send(frame(60), times=times)
         expected = {
@@ -53,7 +53,7 @@ def test_names_that_differ_in_bytes_that_are_not_utf8(lab: Lab, observer: Observ
             ("decide_drop", r"xst\\xff", "drop"): (4, 240),
         }
         expect(observer, expected)
-        assert {at.interface for s in observer.standings() for at in s.attachments} == {
+        assert {at.interface for s in observer.statuses() for at in s.attachments} == {
             interface for _, interface, _ in expected
         }
 

@@ -24,21 +24,21 @@ from tests.kernel.namespaces import (
     expect,
     inode_of,
     inside,
+    locations,
     namespace,
     path_of,
-    places,
     remove,
 )
 from tests.waiting import wait_for
 from xdpscope.__main__ import main
-from xdpscope.config import Selection
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.reason import Selection
+from xdpscope.config import GlobFilter
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.model import Attachment, Mode
 from xdpscope.discovery.namespaces import NamespaceSource
 from xdpscope.kernel import netns
 from xdpscope.observer import Observer
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.reason import Scope
 
 pytestmark = pytest.mark.every_kernel
 
@@ -55,7 +55,7 @@ def test_many_namespaces_with_the_same_names_and_indices(lab: Lab, observer: Obs
             for number, name in enumerate(names)
         ]
         assert len({each.veth.index for each in found}) == 1, "their indices are to collide"
-        observer.look(0)
+        observer.scan(0)
         expected = {("host", "eth0"): 7}
         here.send(frame(60), times=7)
         for number, each in enumerate(found):
@@ -63,7 +63,7 @@ def test_many_namespaces_with_the_same_names_and_indices(lab: Lab, observer: Obs
             expected[names[number], "eth0"] = 10 + number
         expect(observer, expected)
 
-        by_id = {s.program.id: s.attachments for s in observer.standings()}
+        by_id = {s.program.id: s.attachments for s in observer.statuses()}
         mine = {programs[0].info().id: 0, programs[1].info().id: 1}
         for id, rest in mine.items():
             wanted = [Attachment("host", "eth0", Mode.NATIVE)] if rest == 0 else []
@@ -81,9 +81,9 @@ def test_generic_mode_is_told_apart(lab: Lab, observer: Observer) -> None:
     named.create("xst0")
     try:
         Namespace(path_of("xst0"), lab.load("decide_drop"), "generic").close()
-        observer.look(0)
-        (standing,) = observer.standings()
-        assert standing.attachments == (Attachment("xst0", "eth0", Mode.GENERIC),)
+        observer.scan(0)
+        (status,) = observer.statuses()
+        assert status.attachments == (Attachment("xst0", "eth0", Mode.GENERIC),)
     finally:
         remove("xst0")
 
@@ -99,18 +99,18 @@ def test_a_namespace_without_a_name(lab: Lab, observer: Observer, command: Seque
         wait_for(lambda: Path(path).stat().st_ino != own)
         tether = Tether(lab, path)
         found = Namespace(path, program)
-        observer.look(0)
+        observer.scan(0)
         found.send(3)
-        place = str(found.inode), "eth0"
-        assert places(observer) == {"decide_drop": {place}}
-        expect(observer, {place: 3})
+        location = str(found.inode), "eth0"
+        assert locations(observer) == {"decide_drop": {location}}
+        expect(observer, {location: 3})
         found.close()
     finally:
         process.kill()
         process.wait()
     tether.wait_until_gone()
-    observer.look(0)
-    assert places(observer) == {"decide_drop": set()}
+    observer.scan(0)
+    assert locations(observer) == {"decide_drop": set()}
 
 
 def test_a_look_leaves_nothing_behind(lab: Lab) -> None:
@@ -142,7 +142,7 @@ def test_names_that_could_be_mistaken(lab: Lab, observer: Observer) -> None:
         Path(path_of(alias)).touch()
         try:
             subprocess.run(["mount", "--bind", path_of("host"), path_of(alias)], check=True)
-            observer.look(0)
+            observer.scan(0)
             impostor.send(3)
             number.send(4)
             expect(observer, {(alias, "eth0"): 3, (str(number.inode), "eth0"): 4})
@@ -158,17 +158,17 @@ def test_our_own_namespace_alone(lab: Lab, engine: Engine) -> None:
     with (
         namespace("xst0", program) as other,
         Inventory(NamespaceSource(everywhere=False)) as inventory,
-        Observer(engine, inventory, Scope()) as observer,
+        Observer(engine, inventory, Selection()) as observer,
     ):
-        observer.look(0)
-        assert places(observer) == {"decide_drop": {("host", "xst0")}}
+        observer.scan(0)
+        assert locations(observer) == {"decide_drop": {("host", "xst0")}}
         other.send(3)
         veth.send(frame(60), times=4)
         expect(observer, {("host", "xst0"): 4})
-        observer.narrow(Scope(), everywhere=True)
-        observer.look(0)
-        assert places(observer) == {"decide_drop": {("host", "xst0"), ("xst0", "eth0")}}
-        observer.narrow(Scope(interfaces=Selection(include=("eth*",))))
+        observer.reconfigure(Selection(), everywhere=True)
+        observer.scan(0)
+        assert locations(observer) == {"decide_drop": {("host", "xst0"), ("xst0", "eth0")}}
+        observer.reconfigure(Selection(interfaces=GlobFilter(include=("eth*",))))
         assert set(counted(observer)) < {("xst0", "eth0"), (str(other.inode), "eth0")}
 
 

@@ -21,23 +21,23 @@ from tests.kernel.namespaces import (
     has_cookies,
     in_service,
     inside,
+    locations,
     namespace,
     namespace_numbered,
     path_of,
-    places,
     remove,
 )
 from tests.kernel.test_flows import udp4
 from tests.tables import every_step
 from tests.waiting import wait_for
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.reason import Selection
+from xdpscope.attach.templates import FlowSizes
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.namespaces import NamespaceSource
 from xdpscope.kernel import netns
 from xdpscope.libbpf.stats import run_time_stats
 from xdpscope.observer import Observer
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.reason import Scope
-from xdpscope.tracing.templates import FlowSizes
 
 pytestmark = pytest.mark.every_kernel
 
@@ -67,30 +67,30 @@ def test_nothing_holds_a_namespace(lab: Lab) -> None:
         assert agent.stop() == 0
 
 
-@pytest.mark.parametrize("look_between", [True, False])
+@pytest.mark.parametrize("scan_between", [True, False])
 def test_another_namespace_with_the_same_number(
-    lab: Lab, observer: Observer, look_between: bool
+    lab: Lab, observer: Observer, scan_between: bool
 ) -> None:
     """Inode numbers are given again soon, and so are indices: it is another place."""
-    if not look_between and not has_cookies():
+    if not scan_between and not has_cookies():
         pytest.skip("before Linux 5.14 nothing tells them apart")
     program = in_service(lab, lab.load("decide_drop"))
     with namespace("xst0", program) as old:
         tether = Tether(lab, path_of("xst0"))
-        observer.look(1000)
+        observer.scan(1000)
         old.send(3)
-        if look_between:
+        if scan_between:
             expect(observer, {("xst0", "eth0"): 3})
     tether.wait_until_gone()
-    if look_between:
-        observer.look(1000)
+    if scan_between:
+        observer.scan(1000)
     with namespace_numbered(old.inode, "xst1", program) as new:
         assert new.veth.index == old.veth.index
         new.send(5)
         if has_cookies():
             # Between scans its name is unknown; a scrape must not guess.
             assert counted(observer) == {("xst0", "eth0"): 3}
-        observer.look(1000)
+        observer.scan(1000)
         new.send(7)
         expect(observer, {("xst0", "eth0"): 3, ("xst1", "eth0"): 12})
 
@@ -101,16 +101,16 @@ def test_a_name_goes_on_from_its_total(lab: Lab, observer: Observer) -> None:
         with namespace("xst0", program) as found:
             tether = Tether(lab, path_of("xst0"))
             if round_ % 2:
-                observer.look(1000)
+                observer.scan(1000)
             found.send(round_)
             total += round_
             if round_ % 2 == 0 or round_ % 3 == 0:
-                observer.look(1000)
+                observer.scan(1000)
                 expect(observer, {("xst0", "eth0"): total})
         tether.wait_until_gone()
         if round_ % 4 == 0:
-            observer.look(1000)
-    observer.look(1000)
+            observer.scan(1000)
+    observer.scan(1000)
     expect(observer, {("xst0", "eth0"): total})
 
 
@@ -118,14 +118,14 @@ def test_what_is_gone_leaves_the_page_after_a_while(lab: Lab, observer: Observer
     program = lab.load("decide_drop")
     with namespace("xst0", program) as found:
         tether = Tether(lab, path_of("xst0"))
-        observer.look(0)
+        observer.scan(0)
         found.send(3)
     tether.wait_until_gone()
     for _ in range(3):
-        observer.look(1000)
+        observer.scan(1000)
         time.sleep(0.02)
         expect(observer, {("xst0", "eth0"): 3})
-    observer.look(0)
+    observer.scan(0)
     assert counted(observer) == {}
 
 
@@ -138,7 +138,7 @@ def test_records_of_namespaces_that_are_gone_are_taken_out(lab: Lab, engine: Eng
     program = lab.load("decide_drop")
     expected: Counts = {}
     inodes: set[int] = set()
-    with Inventory() as inventory, Observer(engine, inventory, Scope()) as observer:
+    with Inventory() as inventory, Observer(engine, inventory, Selection()) as observer:
         for round_ in range(4):
             with ExitStack() as stack:
                 tethers = []
@@ -147,20 +147,20 @@ def test_records_of_namespaces_that_are_gone_are_taken_out(lab: Lab, engine: Eng
                     found = stack.enter_context(namespace(name, program))
                     inodes.add(found.inode)
                     tethers.append(Tether(lab, path_of(name), f"xstt{number}"))
-                    observer.look(1000)
+                    observer.scan(1000)
                     packets = number + round_ + 1
                     found.send(packets)
                     expected[name, "eth0"] = expected.get((name, "eth0"), 0) + packets
-                    observer.look(1000)
+                    observer.scan(1000)
                 expect(observer, expected)
-                left = sum(len(records) for records in every_step(engine.spilled()).values())
+                left = sum(len(records) for records in every_step(engine.overflow()).values())
                 print(f"round {round_}: {left} records, {len(inodes)} numbers")
                 assert left <= len(inodes) + 1, "and one that a look must still confirm"
             for tether in tethers:
                 tether.wait_until_gone()
             if round_ % 2:
-                observer.look(1000)
-                observer.look(1000)
+                observer.scan(1000)
+                observer.scan(1000)
         expect(observer, expected)
     assert len(inodes) <= 16, "of 32 namespaces: else none was known to be gone"
 
@@ -168,18 +168,18 @@ def test_records_of_namespaces_that_are_gone_are_taken_out(lab: Lab, engine: Eng
 def test_a_renamed_interface(lab: Lab, observer: Observer) -> None:
     program = lab.load("decide_drop")
     with namespace("xst0", program) as one, namespace("xst1", program) as other:
-        observer.look(1000)
+        observer.scan(1000)
         one.send(3)
         other.send(4)
         expect(observer, {("xst0", "eth0"): 3, ("xst1", "eth0"): 4})
         with inside(path_of("xst0")) as there:
             for attributes in ({"state": "down"}, {"ifname": "eth1"}, {"state": "up"}):
                 there.route.link("set", index=one.veth.index, **attributes)
-        observer.look(1000)
+        observer.scan(1000)
         one.send(5)
         other.send(6)
         expect(observer, {("xst0", "eth0"): 3, ("xst0", "eth1"): 5, ("xst1", "eth0"): 10})
-        assert places(observer) == {"decide_drop": {("xst0", "eth1"), ("xst1", "eth0")}}
+        assert locations(observer) == {"decide_drop": {("xst0", "eth1"), ("xst1", "eth0")}}
 
 
 def move(index: int, name: str, route: Lab) -> None:
@@ -196,7 +196,7 @@ def test_an_interface_that_moves_under_traffic(lab: Lab, observer: Observer) -> 
         for name in names:
             named.create(name)
             stack.callback(remove, name)
-        observer.look(1000)
+        observer.scan(1000)
         where, found = "host", [counted(observer)]
         with veth.sending(frame(60)) as traffic:
             wait_for(lambda: traffic.sent > 10)
@@ -211,21 +211,21 @@ def test_an_interface_that_moves_under_traffic(lab: Lab, observer: Observer) -> 
                 with inside(path_of(where)) as there:
                     there.route.link("set", index=there.index("xst0"), state="up")
                 if round_ % 3 != 1:
-                    observer.look(1000)
+                    observer.scan(1000)
                 enough = traffic.sent + 10
                 wait_for(lambda enough=enough: traffic.sent > enough)
                 found.append(counted(observer))
-        observer.look(1000)
+        observer.scan(1000)
         time.sleep(0.2)
         now = counted(observer)
         for earlier, later in itertools.pairwise([*found, now]):
-            assert all(later[place] >= packets for place, packets in earlier.items())
+            assert all(later[location] >= packets for location, packets in earlier.items())
         assert set(now) == {("host", "xst0"), ("xst0", "xst0"), ("xst1", "xst0")}
         assert sum(now.values()) == program.info().run_count
         # Where it is not, nothing is counted any more.
         veth.send(frame(60), times=11)
-        place = where, "xst0"
-        expect(observer, {**now, place: now[place] + 11})
+        location = where, "xst0"
+        expect(observer, {**now, location: now[location] + 11})
 
 
 class Vanishing(NamespaceSource):
@@ -254,10 +254,10 @@ def test_a_namespace_that_vanishes_in_the_middle_of_a_look(
         tether = Tether(lab, path_of("xst0"))
         with (
             Inventory(Vanishing("xst0", tether if wait else None)) as inventory,
-            Observer(engine, inventory, Scope()) as observer,
+            Observer(engine, inventory, Selection()) as observer,
         ):
-            observer.look(0)
-            assert places(observer) == {"decide_drop": {("xst1", "eth0")}}
+            observer.scan(0)
+            assert locations(observer) == {"decide_drop": {("xst1", "eth0")}}
             other.send(3)
             expect(observer, {("xst1", "eth0"): 3})
         tether.wait_until_gone()
@@ -267,29 +267,29 @@ def test_flows_of_namespaces_add_up(lab: Lab) -> None:
     program = in_service(lab, lab.load("decide_drop"))
     total: Counts = {}
     with Engine(FlowSizes(sets=64, sample_rate=1)) as engine, observing(engine) as observer:
-        observer.look(1000)
+        observer.scan(1000)
         for round_ in range(3):
             with ExitStack() as stack:
                 for number in range(6):
                     name = f"xst{(number + round_) % 7}"
                     found = stack.enter_context(namespace(name, program))
                     if number % 2:
-                        observer.look(1000)
+                        observer.scan(1000)
                     for flow in range(number + 5):
                         found.send(1, udp4(flow, 60))
                     total[name, "eth0"] = total.get((name, "eth0"), 0) + number + 5
-                observer.look(1000)
+                observer.scan(1000)
                 expect(observer, total)
             report = observer.flow_counts()
             sums: Counts = {}
             for flow in report.exported:
-                sums[flow.place] = sums.get(flow.place, 0) + flow.packets
+                sums[flow.location] = sums.get(flow.location, 0) + flow.packets
             for count in report.others:
-                sums[count.place] = sums.get(count.place, 0) + sum(count.tally.packets)
+                sums[count.location] = sums.get(count.location, 0) + sum(count.tally.packets)
             for count in report.unaccounted:
                 for reason in ("not_ip", "truncated", "sampled_out", "table_full"):
                     packets = sum(count.tally.unaccounted(reason)[0])
-                    sums[count.place] = sums.get(count.place, 0) + packets
+                    sums[count.location] = sums.get(count.location, 0) + packets
             if not has_cookies():
-                observer.look(1000)  # else the next may go on with the numbers of these
-            assert {place: packets for place, packets in sums.items() if packets} == total
+                observer.scan(1000)  # else the next may go on with the numbers of these
+            assert {location: packets for location, packets in sums.items() if packets} == total

@@ -20,13 +20,13 @@ from tests.reference import flow_of
 from tests.tables import every_step
 from tests.waiting import wait_for
 from xdpscope import observer as observing_module
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.templates import FlowSizes
 from xdpscope.config import _any_matches
 from xdpscope.errors import KernelError
 from xdpscope.kernel import netns
 from xdpscope.libbpf import Map, Program, typed
 from xdpscope.observer import Observer
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.templates import FlowSizes
 
 pytestmark = pytest.mark.every_kernel
 
@@ -71,7 +71,7 @@ def move_back(lab: Lab, veth: Veth) -> None:
 
 def overflow(engine: Engine) -> int:
     """How many records there are beyond the targets' own."""
-    return sum(len(records) for records in every_step(engine.spilled()).values())
+    return sum(len(records) for records in every_step(engine.overflow()).values())
 
 
 @contextmanager
@@ -79,7 +79,7 @@ def observed(lab: Lab, observer: Observer) -> Iterator[tuple[Veth, Counts]]:
     """Yield a device whose record is an overflow record, and what the others have counted."""
     program = lab.load("decide_drop")
     lab.attach(program, lab.veth("xst0"))
-    observer.look(0)
+    observer.scan(0)
     lab.attach(None, Veth("xst0", "xst0p", lab.index("xst0")))
     counts = fill(lab, program)
     veth = Veth("xst0", "xst0p", lab.index("xst0"))
@@ -98,9 +98,9 @@ def test_a_device_that_returns_counts_on(lab: Lab, engine: Engine, observer: Obs
             sent += packets
             expect(observer, expected | {("decide_drop", "xst0", "drop"): (sent, sent * 60)})
             assert overflow(engine) == 1
-            observer.look(1000)
+            observer.scan(1000)
             move_away(lab, veth)
-            observer.look(1000)
+            observer.scan(1000)
             assert overflow(engine) == 0
             move_back(lab, veth)
         expect(observer, expected | {("decide_drop", "xst0", "drop"): (sent, sent * 60)})
@@ -112,8 +112,8 @@ def test_counts_of_each_cpu_have_what_overflows(lab: Lab, observer: Observer) ->
         veth.send(frame(60), times=5)
         expect(observer, expected | {("decide_drop", "xst0", "drop"): (5, 300)})
         found = observer.cpu_counts().items()
-        sums = {place[1]: counts.sum(axis=(0, 1)).tolist() for (_, place), counts in found}
-        assert sums == {place: [*both] for (_, place, _), both in counted(observer).items()}
+        sums = {location[1]: counts.sum(axis=(0, 1)).tolist() for (_, location), counts in found}
+        assert sums == {location: [*both] for (_, location, _), both in counted(observer).items()}
 
 
 @pytest.mark.usefixtures("one_cpu")
@@ -128,14 +128,14 @@ def test_what_comes_before_the_deletion_is_counted(
             veth.send(frame(60), times=3)
         return original(keys)
 
-    original = engine.take_spilled
+    original = engine.delete_overflow
     with observed(lab, observer) as (veth, expected):
         veth.send(frame(60), times=5)
-        observer.look(1000)
-        observer.look(1000)
+        observer.scan(1000)
+        observer.scan(1000)
         move_away(lab, veth)
         monkeypatch.setattr(engine, "take_spilled", returning)
-        observer.look(1000)
+        observer.scan(1000)
         assert overflow(engine) == 0
         expect(observer, expected | {("decide_drop", "xst0", "drop"): (8, 480)})
         veth.send(frame(60), times=2)
@@ -146,9 +146,9 @@ def forge(
     engine: Engine, target: int, devices: Iterable[int], serial: int, inode: int, packets: int = 1
 ) -> None:
     """Put overflow records into the kernel's map as if devices had dropped packets of 60 bytes."""
-    with engine.templates.map("spilled") as spilled:
-        values = np.zeros((spilled.info.cpus, spilled.info.stride), np.uint8)
-        key = np.zeros((), engine.templates.btf.struct("spill_key"))
+    with engine.templates.map("overflow") as overflow:
+        values = np.zeros((overflow.info.cpus, overflow.info.stride), np.uint8)
+        key = np.zeros((), engine.templates.btf.struct("overflow_key"))
         record = typed(values, engine.templates.btf.struct("device_counts"))[0:1]
         key["target"] = target
         for device in devices:
@@ -157,14 +157,14 @@ def forge(
             record["name"] = b"gone%d" % device
             record["verdicts"]["packets"][0, 1] = packets
             record["verdicts"]["bytes"][0, 1] = 60 * packets
-            put(spilled, key.tobytes(), values.tobytes())
+            put(overflow, key.tobytes(), values.tobytes())
 
 
-def put(spilled: Map, key: bytes, values: bytes) -> None:
+def put(overflow: Map, key: bytes, values: bytes) -> None:
     """Wait for memory: the kernel takes it from a small stock, which it fills again meanwhile."""
     while True:
         try:
-            return spilled.update(key, values)
+            return overflow.update(key, values)
         except KernelError as error:
             if error.errno != ENOMEM:
                 raise
@@ -173,8 +173,8 @@ def put(spilled: Map, key: bytes, values: bytes) -> None:
 
 def records(engine: Engine) -> int:
     """Return how many overflow records the kernel holds, whoever they belong to."""
-    with engine.templates.map("spilled") as spilled:
-        return len(spilled.items()[0])
+    with engine.templates.map("overflow") as overflow:
+        return len(overflow.items()[0])
 
 
 def number_of(observer: Observer, program: Program) -> int:
@@ -192,11 +192,11 @@ def test_a_program_that_goes_takes_its_records_along(
     lab.attach(staying, lab.veth("xst0"))
     veth = lab.veth("xst1")
     lab.attach(going, veth)
-    observer.look(0)
+    observer.scan(0)
     elsewhere = {"serial": 1 << 31, "inode": 1}
     forge(engine, number_of(observer, staying), range(1, 6), **elsewhere)
     forge(engine, number_of(observer, going), range(1, 3001), **elsewhere)
-    observer.look(0)  # gives the namespace a name
+    observer.scan(0)  # gives the namespace a name
     assert sum(packets for packets, _ in counted(observer).values()) == 3005
     (tracer,) = (t.tracer for t in observer._targets if t.program.function == "decide_drop")
     assert tracer is not None
@@ -224,7 +224,7 @@ def test_devices_that_come_and_go_leave_nothing(
     with Engine(FlowSizes(sets=64, sample_rate=1)) as engine, observing(engine) as observer:
         program = lab.load("decide_drop")
         lab.attach(program, lab.veth("xst0"))
-        observer.look(0)
+        observer.scan(0)
         number = number_of(observer, program)
         namespaces = observer._snapshot.namespaces.items()
         (host,) = ((serial, inode) for serial, (inode, name) in namespaces if name == netns.HOST)
@@ -233,7 +233,7 @@ def test_devices_that_come_and_go_leave_nothing(
             gone = range(1_000_000 + round_ * devices, 1_000_000 + (round_ + 1) * devices)
             forge(engine, number, gone, *host, packets=round_)
             # A record is deleted at the second scan that does not find its device.
-            observer.look(1000)
+            observer.scan(1000)
             assert records(engine) == devices
             if round_ % step == 0:
                 expected = {
@@ -243,7 +243,7 @@ def test_devices_that_come_and_go_leave_nothing(
                 found = counted(observer)
                 assert {key: found.get(key) for key in expected} == expected
                 check_sums(observer)
-            observer.look(0)
+            observer.scan(0)
             assert records(engine) == 0
             if round_ % step == 0:
                 _any_matches.cache_clear()  # it remembers the last 8,192 names
@@ -260,10 +260,10 @@ def test_flows_go_on_after_100000_devices(lab: Lab) -> None:
         veths = [lab.veth(f"xst{number}") for number in range(INLINE + 3)]
         for veth in veths:
             lab.attach(program, veth)
-        observer.look(0)
+        observer.scan(0)
         (tracer,) = (t.tracer for t in observer._targets if t.tracer)
         records = tracer._counts.lookup(bytes(4))
-        typed(records, engine.target_counts)["devices_spilled"] = 100_000
+        typed(records, engine.target_counts)["devices_overflow"] = 100_000
         tracer._counts.update(bytes(4), records.tobytes())
         expected = {}
         for number, veth in enumerate(veths):
@@ -272,12 +272,12 @@ def test_flows_go_on_after_100000_devices(lab: Lab) -> None:
                 key = "decide_drop", veth.name, "drop", flow_of(kind)
                 expected[key] = number + 1, (number + 1) * len(kind)
         expect_flows(observer, expected)
-        (spilled,) = every_step(engine.spilled()).values()
-        indices = spilled.indices[spilled.bound]
+        (overflow,) = every_step(engine.overflow()).values()
+        indices = overflow.indices[overflow.bound]
         assert sorted(indices.tolist()) == [100_000 + INLINE + n for n in range(3)]
         # The last index is spent, and there is none for a further device.
         records = tracer._counts.lookup(bytes(4))
-        typed(records, engine.target_counts)["devices_spilled"] = 1 << 32
+        typed(records, engine.target_counts)["devices_overflow"] = 1 << 32
         tracer._counts.update(bytes(4), records.tobytes())
         last = lab.veth("xstlast")
         lab.attach(program, last)
@@ -293,7 +293,7 @@ def test_without_an_agent_records_do_not_grow_for_ever(
     """Further devices are counted, but not by name, until the next agent has read the records."""
     program = lab.load("decide_drop")
     lab.attach(program, lab.veth("xst0"))
-    observer.look(0)
+    observer.scan(0)
     expected = fill(lab, program)
     late = [lab.veth(f"xst{number}") for number in range(1, 6)]
     for veth in late:

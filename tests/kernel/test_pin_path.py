@@ -16,7 +16,7 @@ from tests.kernel.nursery import Finished, finished
 from tests.kernel.pinned import (
     BPFFS,
     OWN_LINKS,
-    UNALTERED,
+    READ_ONLY,
     links,
     settled,
     tree,
@@ -47,13 +47,13 @@ def doctor(configuration: str, *options: str) -> Finished:
 
 
 def total(agent: AgentProcess) -> float | None:
-    return agent.value("xdp_packets_total", program=UNALTERED)
+    return agent.value("xdp_packets_total", program=READ_ONLY)
 
 
 def in_flows(agent: AgentProcess) -> float:
     """Packets in flows, ``other`` too, and in none."""
     names = "xdp_flow_packets_total", "xdp_flow_unaccounted_packets_total"
-    return sum(agent.value(name, program=UNALTERED) or 0 for name in names)
+    return sum(agent.value(name, program=READ_ONLY) or 0 for name in names)
 
 
 def expect(agent: AgentProcess, expected: int) -> None:
@@ -71,14 +71,14 @@ def build(path: Path) -> dict[str, str]:
 @pytest.mark.timeout(600)
 def test_agents_come_and_go_and_the_account_goes_on(lab: Lab) -> None:
     """Killed, restarted, upgraded, with traffic all the time; then by one that cannot go on."""
-    veth, program = lab.veth("xst0"), lab.load(UNALTERED, "flows")
+    veth, program = lab.veth("xst0"), lab.load(READ_ONLY, "flows")
     program_id = program.info().id
     lab.attach(program, veth)
     traffic = Drizzle([(veth.sender(), udp(4000))])
     try:
         with AgentProcess(PINNING) as agent:
             agent.ready()
-            wait_for(lambda: traced(agent, UNALTERED) and settled(PATH, program_id))
+            wait_for(lambda: traced(agent, READ_ONLY) and settled(PATH, program_id))
             traffic.start()
             wait_for(lambda: traffic.sent > 100)
             agent.send(signal.SIGKILL)
@@ -106,7 +106,7 @@ def test_agents_come_and_go_and_the_account_goes_on(lab: Lab) -> None:
 
     with AgentProcess(PINNING, environment=build(other_build())) as agent:
         agent.ready()
-        wait_for(lambda: traced(agent, UNALTERED) and settled(PATH, program_id))
+        wait_for(lambda: traced(agent, READ_ONLY) and settled(PATH, program_id))
         said = [entry for entry in agent.log if "counters start again" in str(entry["event"])]
         assert [(entry["path"], entry["programs"]) for entry in said] == [(str(state), 1)]
         assert not state.exists()
@@ -118,13 +118,13 @@ def test_agents_come_and_go_and_the_account_goes_on(lab: Lab) -> None:
 
 @pytest.mark.every_kernel
 def test_a_directory_is_one_agents_until_it_is_cleaned(lab: Lab) -> None:
-    veth, program = lab.veth("xst0"), lab.load(UNALTERED, "flows")
+    veth, program = lab.veth("xst0"), lab.load(READ_ONLY, "flows")
     program_id = program.info().id
     lab.attach(program, veth)
     before = settled_objects()
     with AgentProcess(PINNING) as agent:
         agent.ready()
-        wait_for(lambda: traced(agent, UNALTERED) and settled(PATH, program_id))
+        wait_for(lambda: traced(agent, READ_ONLY) and settled(PATH, program_id))
         running = tree(PATH), kernel_objects()
         with AgentProcess(PINNING) as second:
             assert second.wait() == 1
@@ -177,11 +177,11 @@ def test_a_path_that_cannot_be_used(path: str, status: int, words: tuple[str, ..
 
 @pytest.mark.every_kernel
 def test_without_a_path_nothing_is_pinned(lab: Lab) -> None:
-    lab.attach(lab.load(UNALTERED, "flows"), lab.veth("xst0"))
+    lab.attach(lab.load(READ_ONLY, "flows"), lab.veth("xst0"))
     before, pinned = settled_objects(), tree(BPFFS)
     with AgentProcess(QUICK) as agent:
         agent.ready()
-        wait_for(lambda: traced(agent, UNALTERED))
+        wait_for(lambda: traced(agent, READ_ONLY))
         assert tree(BPFFS) == pinned
         agent.send(signal.SIGKILL)
         agent.wait()

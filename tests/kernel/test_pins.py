@@ -14,10 +14,10 @@ from tests.kernel.flows import check_sums
 from tests.kernel.forked import PLACED, UNPINNED, Forked, observing
 from tests.kernel.lab import Drizzle, Lab, Veth, loaded_programs
 from tests.kernel.pinned import (
-    ALTERED,
     BPFFS,
     OWN_LINKS,
-    UNALTERED,
+    READ_ONLY,
+    WRITING,
     links,
     pinned_links,
     settled,
@@ -26,10 +26,10 @@ from tests.kernel.pinned import (
     wipe,
 )
 from tests.waiting import wait_for
-from xdpscope.config import Selection
+from xdpscope.attach.reason import Selection
+from xdpscope.attach.templates import FlowSizes
+from xdpscope.config import GlobFilter
 from xdpscope.observer import Observer
-from xdpscope.tracing.reason import Scope
-from xdpscope.tracing.templates import FlowSizes
 
 pytestmark = pytest.mark.every_kernel
 
@@ -49,9 +49,9 @@ def pin_path() -> Iterator[Path]:
     assert tree(BPFFS) == others
 
 
-def look_until_settled(observer: Observer, path: Path, *program_ids: int) -> None:
+def scan_until_settled(observer: Observer, path: Path, *program_ids: int) -> None:
     for _ in range(5):
-        observer.look(1000)
+        observer.scan(1000)
         if settled(path, *program_ids):
             return
     raise AssertionError(tree(path))
@@ -85,9 +85,9 @@ def test_killed_at_any_moment_it_loses_no_packet(
     """Kill the agent while it starts, adopts, adds flows, and counts; under traffic all the
     time.
     """
-    places = {"decide_drop": "verdicts", UNALTERED: "flows", ALTERED: "flows"}
+    locations = {"decide_drop": "verdicts", READ_ONLY: "flows", WRITING: "flows"}
     veths, ids = {}, []
-    for number, (name, source) in enumerate(places.items()):
+    for number, (name, source) in enumerate(locations.items()):
         veths[name], program = lab.veth(f"xst{number}"), lab.load(name, source)
         lab.attach(program, veths[name])
         ids.append(program.info().id)
@@ -102,14 +102,14 @@ def test_killed_at_any_moment_it_loses_no_packet(
                     wait_for(lambda: all(pinned_links(pin_path, id) for id in ids))
                     traffic.start()
                 elif number % 3:
-                    wait_for(lambda agent=agent: agent.looks > 0)
+                    wait_for(lambda agent=agent: agent.scans > 0)
                     time.sleep(chance.uniform(0, 1))
                 else:
                     time.sleep(chance.uniform(0, 2))
                 agent.kill()
             seen.add(tuple(len(pinned_links(pin_path, id)) for id in ids))
         with observing(pin_path, sizes) as observer:
-            look_until_settled(observer, pin_path, *ids)
+            scan_until_settled(observer, pin_path, *ids)
             traffic.stop()
             assert traffic.sent > 100
             expect_drops(
@@ -125,10 +125,10 @@ def test_killed_at_any_moment_it_loses_no_packet(
 @pytest.mark.parametrize(
     ("sizes", "program", "least"),
     [
-        pytest.param(None, UNALTERED, 4, id="verdicts"),
-        pytest.param(FLOWS, UNALTERED, 8, id="unaltered", marks=pytest.mark.nightly),
-        pytest.param(FLOWS, ALTERED, 10, id="altered", marks=pytest.mark.nightly),
-        pytest.param(SAMPLED, UNALTERED, 8, id="sampled", marks=pytest.mark.nightly),
+        pytest.param(None, READ_ONLY, 4, id="verdicts"),
+        pytest.param(FLOWS, READ_ONLY, 8, id="unaltered", marks=pytest.mark.nightly),
+        pytest.param(FLOWS, WRITING, 10, id="altered", marks=pytest.mark.nightly),
+        pytest.param(SAMPLED, READ_ONLY, 8, id="sampled", marks=pytest.mark.nightly),
     ],
 )
 def test_ended_at_each_step_of_attaching(
@@ -141,7 +141,7 @@ def test_ended_at_each_step_of_attaching(
     while True:
         steps += 1
         with Forked(pin_path, sizes, halt=(PLACED, steps)) as agent:
-            wait_for(lambda agent=agent: agent.halted or agent.looks > 2)
+            wait_for(lambda agent=agent: agent.halted or agent.scans > 2)
             last = not agent.halted
             found, attached = pinned_links(pin_path, program_id), links() > OWN_LINKS
             expected = 0
@@ -156,7 +156,7 @@ def test_ended_at_each_step_of_attaching(
         sent = send_on_each_cpu(veth, udp(4000), 7)
         expected += sent if found else 0
         with observing(pin_path, sizes) as observer:
-            look_until_settled(observer, pin_path, program_id)
+            scan_until_settled(observer, pin_path, program_id)
             expected += send_on_each_cpu(veth, udp(4001), 11)
             print(f"step {steps}: pinned {sorted(found)}, attached {attached}")
             expect_drops(observer, {(program, veth.name): expected})
@@ -169,41 +169,41 @@ def test_ended_at_each_step_of_attaching(
 @pytest.mark.timeout(600)
 def test_ended_at_each_step_of_letting_go(lab: Lab, pin_path: Path) -> None:
     """The next agent traces the leftovers again, with the earlier totals."""
-    veth, loaded = lab.veth("xst0"), lab.load(ALTERED, "flows")
+    veth, loaded = lab.veth("xst0"), lab.load(WRITING, "flows")
     program_id = loaded.info().id
     lab.attach(loaded, veth)
-    without = Scope(programs=Selection(exclude=(ALTERED,)))
+    without = Selection(programs=GlobFilter(exclude=(WRITING,)))
     with observing(pin_path, FLOWS) as observer:
-        look_until_settled(observer, pin_path, program_id)
+        scan_until_settled(observer, pin_path, program_id)
     expected, found = 0, []
     for step in range(1, 5):
         with Forked(pin_path, FLOWS, without, halt=(UNPINNED, step)) as agent:
             wait_for(lambda agent=agent: agent.halted)
             found.append(pinned_links(pin_path, program_id))
         with observing(pin_path, FLOWS) as observer:
-            look_until_settled(observer, pin_path, program_id)
-            expect_drops(observer, {(ALTERED, veth.name): expected})
+            scan_until_settled(observer, pin_path, program_id)
+            expect_drops(observer, {(WRITING, veth.name): expected})
             expected += send_on_each_cpu(veth, udp(4000), 7)
-            expect_drops(observer, {(ALTERED, veth.name): expected})
+            expect_drops(observer, {(WRITING, veth.name): expected})
     assert found == [{"enter"}, {"enter"}, set(), set()]
 
 
 def test_what_is_traced_again_keeps_its_total(lab: Lab, pin_path: Path) -> None:
-    veth, program = lab.veth("xst0"), lab.load(ALTERED, "flows")
+    veth, program = lab.veth("xst0"), lab.load(WRITING, "flows")
     lab.attach(program, veth)
     total = 0
     with observing(pin_path, FLOWS) as observer:
         for _ in range(3):
-            observer.narrow(Scope())
-            look_until_settled(observer, pin_path, program.info().id)
+            observer.reconfigure(Selection())
+            scan_until_settled(observer, pin_path, program.info().id)
             total += send_on_each_cpu(veth, udp(4000), 3)
-            expect_drops(observer, {(ALTERED, veth.name): total})
-            observer.narrow(Scope(programs=Selection(exclude=(ALTERED,))))
-            observer.look(1000)
+            expect_drops(observer, {(WRITING, veth.name): total})
+            observer.reconfigure(Selection(programs=GlobFilter(exclude=(WRITING,))))
+            observer.scan(1000)
             assert pinned_links(pin_path, program.info().id) == set()
     with observing(pin_path, FLOWS) as observer:
-        look_until_settled(observer, pin_path, program.info().id)
-        expect_drops(observer, {(ALTERED, veth.name): total})
+        scan_until_settled(observer, pin_path, program.info().id)
+        expect_drops(observer, {(WRITING, veth.name): total})
 
 
 @pytest.mark.parametrize("sizes", SIZES)
@@ -211,17 +211,17 @@ def test_more_devices_than_a_record_has_room_for(
     lab: Lab, pin_path: Path, sizes: FlowSizes | None
 ) -> None:
     """Some are in the hash that all share; one of these goes while no agent runs."""
-    program, expected = lab.load(UNALTERED, "flows"), {}
+    program, expected = lab.load(READ_ONLY, "flows"), {}
     veths = [lab.veth(f"xst{number}") for number in range(7)]
     for veth in veths:
         lab.attach(program, veth)
     for _ in range(3):
         with observing(pin_path, sizes) as observer:
-            look_until_settled(observer, pin_path, program.info().id)
+            scan_until_settled(observer, pin_path, program.info().id)
             expect_drops(observer, expected)
             for number, veth in enumerate(veths, 1):
                 veth.send(udp(4000), times=number)
-                key = UNALTERED, veth.name
+                key = READ_ONLY, veth.name
                 expected[key] = expected.get(key, 0) + number
             expect_drops(observer, expected)
         lab.delete(veths.pop())
@@ -236,20 +236,20 @@ def test_tables_stay_as_they_were_made(
     lab: Lab, pin_path: Path, sizes: tuple[FlowSizes, ...]
 ) -> None:
     """Also if fewer CPUs, or more, are online when the next agent starts."""
-    veth, program, sent = lab.veth("xst0"), lab.load(UNALTERED, "flows"), 0
+    veth, program, sent = lab.veth("xst0"), lab.load(READ_ONLY, "flows"), 0
     lab.attach(program, veth)
     for each in (*sizes, sizes[0]):
         with observing(pin_path, each) as observer:
-            look_until_settled(observer, pin_path, program.info().id)
+            scan_until_settled(observer, pin_path, program.info().id)
             assert observer._engine.templates.sizes == sizes[0]
             sent += send_on_each_cpu(veth, udp(4000), 3)
-            expect_drops(observer, {(UNALTERED, "xst0"): sent})
+            expect_drops(observer, {(READ_ONLY, "xst0"): sent})
             assert [flow.packets for flow in observer.held_flows().flows] == [sent]
 
 
 def test_held_flows_come_back(lab: Lab, pin_path: Path) -> None:
     sent = {4000: 5, 4001: 11}
-    veths = {UNALTERED: lab.veth("xst0"), ALTERED: lab.veth("xst1")}
+    veths = {READ_ONLY: lab.veth("xst0"), WRITING: lab.veth("xst1")}
     ids = []
     for name, veth in veths.items():
         program = lab.load(name, "flows")
@@ -264,7 +264,7 @@ def test_held_flows_come_back(lab: Lab, pin_path: Path) -> None:
 
     for _ in range(3):
         with observing(pin_path, FLOWS) as observer:
-            look_until_settled(observer, pin_path, *ids)
+            scan_until_settled(observer, pin_path, *ids)
             observer.flow_counts()
             send()
             rounds += 1
@@ -286,44 +286,44 @@ def test_held_flows_come_back(lab: Lab, pin_path: Path) -> None:
 
 def test_a_number_is_never_anothers(lab: Lab, pin_path: Path) -> None:
     """The flows of a program that is gone are still in the table; they are nobody's."""
-    veth, first, second = lab.veth("xst0"), lab.load(UNALTERED, "flows"), lab.load(ALTERED, "flows")
+    veth, first, second = lab.veth("xst0"), lab.load(READ_ONLY, "flows"), lab.load(WRITING, "flows")
     lab.attach(first, veth)
     with observing(pin_path, FLOWS) as observer:
-        look_until_settled(observer, pin_path, first.info().id)
+        scan_until_settled(observer, pin_path, first.info().id)
         veth.send(udp(4000), times=5)
-        expect_drops(observer, {(UNALTERED, veth.name): 5})
+        expect_drops(observer, {(READ_ONLY, veth.name): 5})
     lab.attach(second, veth)
     first_id = first.info().id
     first.close()
     for _ in range(2):
         with observing(pin_path, FLOWS) as observer:
             for _ in range(4):
-                observer.look(0)
+                observer.scan(0)
                 observer.counts()
                 time.sleep(0.1)
             assert not list(pin_path.glob(f"state_*/targets/*_{first_id}"))
     with observing(pin_path, FLOWS) as observer:
-        look_until_settled(observer, pin_path, second.info().id)
+        scan_until_settled(observer, pin_path, second.info().id)
         before = sum(packets for packets, _ in counted(observer).values())
         veth.send(udp(4000), times=3)
-        expect_drops(observer, {(ALTERED, veth.name): before + 3})
+        expect_drops(observer, {(WRITING, veth.name): before + 3})
         (flow,) = observer.held_flows().flows
-        assert (flow.program.function, flow.packets) == (ALTERED, before + 3)
+        assert (flow.program.function, flow.packets) == (WRITING, before + 3)
 
 
 def test_a_program_replaced_meanwhile_is_let_go_at_once(lab: Lab, pin_path: Path) -> None:
     veth, before, after = lab.veth("xst0"), lab.load("decide_drop"), lab.load("decide_pass")
     lab.attach(before, veth)
     with observing(pin_path, FLOWS) as observer:
-        look_until_settled(observer, pin_path, before.info().id)
+        scan_until_settled(observer, pin_path, before.info().id)
     veth.send(udp(4000), times=5)
     lab.attach(after, veth)
     before.close()
     assert "decide_drop" in loaded_programs(), "the price"
     with observing(pin_path, FLOWS) as observer:
-        observer.look(1000)
+        observer.scan(1000)
         wait_for(lambda: "decide_drop" not in loaded_programs(), patience=60)
-        observer.look(1000)
+        observer.scan(1000)
         assert reasons(observer) == {"decide_drop": "vanished", "decide_pass": ""}
         veth.send(udp(4000), times=6)
         expect(
@@ -337,18 +337,18 @@ def test_a_program_replaced_meanwhile_is_let_go_at_once(lab: Lab, pin_path: Path
 
 @pytest.mark.parametrize("missing", ["links/device_appears", "maps/*bss", "next_*"])
 def test_a_state_that_is_not_whole_is_made_anew(lab: Lab, pin_path: Path, missing: str) -> None:
-    veth, program = lab.veth("xst0"), lab.load(UNALTERED, "flows")
+    veth, program = lab.veth("xst0"), lab.load(READ_ONLY, "flows")
     lab.attach(program, veth)
     with observing(pin_path, FLOWS) as observer:
-        look_until_settled(observer, pin_path, program.info().id)
+        scan_until_settled(observer, pin_path, program.info().id)
         veth.send(udp(4000), times=5)
     (found,) = pin_path.glob(f"state_*/{missing}")
     found.rmdir() if found.is_dir() else found.unlink()
     with observing(pin_path, FLOWS) as observer:
-        look_until_settled(observer, pin_path, program.info().id)
+        scan_until_settled(observer, pin_path, program.info().id)
         wait_for(lambda: links() == OWN_LINKS + 1)  # and the target's: no others are left
         veth.send(udp(4000), times=6)
-        expect_drops(observer, {(UNALTERED, veth.name): 6})
+        expect_drops(observer, {(READ_ONLY, veth.name): 6})
 
 
 @pytest.mark.timeout(600)
@@ -362,7 +362,7 @@ def test_taking_over_is_no_slower_than_attaching(lab: Lab, pin_path: Path) -> No
     for _ in range(2):
         began = time.monotonic()
         with observing(pin_path, FLOWS) as observer:
-            look_until_settled(observer, pin_path, *ids)
+            scan_until_settled(observer, pin_path, *ids)
             took.append(time.monotonic() - began)
     print(f"{len(ids)} programs: attached in {took[0]:.1f} s, taken over in {took[1]:.1f} s")
     assert took[1] < 1.3 * took[0]  # of wall time, on hosts that are busy

@@ -18,7 +18,7 @@ import pytest
 
 from tests.kernel.agent import QUICK, AgentProcess, traced
 from tests.kernel.lab import Lab, addressed, frame
-from tests.kernel.pinned import UNALTERED
+from tests.kernel.pinned import READ_ONLY
 from tests.kernel.pinned import udp as flow_of
 from tests.kernel.test_chains import (
     DROP,
@@ -163,10 +163,10 @@ def test_increase_is_what_was_sent_from_the_first_packet_on(lab: Lab, tmp_path: 
     flows = f'xdp_flow_packets_total{{{interface},verdict="drop"}}'
     in_none = f'xdp_flow_unaccounted_packets_total{{{interface},verdict="drop"}}'
     veth = lab.veth("xst0")
-    lab.attach(lab.load(UNALTERED, "flows"), veth)
+    lab.attach(lab.load(READ_ONLY, "flows"), veth)
     with AgentProcess(QUICK) as agent, ExitStack() as stack:
         agent.ready()
-        wait_for(lambda: traced(agent, UNALTERED))
+        wait_for(lambda: traced(agent, READ_ONLY))
         servers = []
         for seconds in (2, 10):
             (directory := tmp_path / str(seconds)).mkdir()

@@ -69,7 +69,7 @@ def drops(agent: AgentProcess, inode: str) -> dict[str, int]:
     }
 
 
-def places(agent: AgentProcess, inode: str) -> list[dict[str, str]]:
+def locations(agent: AgentProcess, inode: str) -> list[dict[str, str]]:
     """Return the labels of a socket, but for its own."""
     found = [labels for labels, _ in agent.samples("xdp_socket_info")]
     return [each for each in found if each.pop("socket") == inode]
@@ -88,7 +88,7 @@ def test_fill_ring_is_empty(lab: Lab, agent: AgentProcess) -> None:
         wait_for(lambda: socket.statistics()["fill_ring_empty"] == 37)
         expect(agent, socket, fill_ring_empty=37, rx_dropped=37, rx_ring_full=0)
         where = {"netns": "host", "interface": "xsempty", "queue": "0"}
-        assert places(agent, socket.inode) == [where | ME]
+        assert locations(agent, socket.inode) == [where | ME]
 
 
 def test_rx_ring_is_full(lab: Lab, agent: AgentProcess) -> None:
@@ -115,7 +115,7 @@ def test_sockets_of_another_namespace(lab: Lab, agent: AgentProcess) -> None:
         expect(agent, there, fill_ring_empty=3)
         expect(agent, here, fill_ring_empty=2)
         where = {"netns": SPACE, "interface": "xsthere", "queue": "0"}
-        assert places(agent, there.inode) == [where | ME]
+        assert locations(agent, there.inode) == [where | ME]
 
 
 def test_closed_socket_keeps_its_last_counts(lab: Lab, agent: AgentProcess) -> None:
@@ -134,7 +134,7 @@ def test_closed_socket_keeps_its_last_counts(lab: Lab, agent: AgentProcess) -> N
         wait_for(lambda: shows(own))
     # A scraper must see the growth from 0.
     assert next(filter(None, seen)) == dict.fromkeys(REASONS, 0)
-    wait_for(lambda: not places(agent, inode))
+    wait_for(lambda: not locations(agent, inode))
     assert drops(agent, inode) == own
 
 
@@ -173,7 +173,7 @@ def test_interface_is_gone_while_a_socket_is_open(lab: Lab, agent: AgentProcess)
         expect(agent, orphan, fill_ring_empty=3)
         last = drops(agent, orphan.inode)
         lab.delete(veth)
-        wait_for(lambda: not places(agent, orphan.inode))
+        wait_for(lambda: not locations(agent, orphan.inode))
         assert drops(agent, orphan.inode) == last
         # Its own list may end there, but nobody else's.
         with elsewhere(lab, times=1) as there:

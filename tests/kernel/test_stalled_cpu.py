@@ -10,9 +10,9 @@ import pytest
 from tests.kernel.flows import check_sums, observing
 from tests.kernel.lab import Lab
 from tests.kernel.test_flow_flood import FLOOD, ROUND, Monotone, everything, packet
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.templates import FlowSizes
 from xdpscope.libbpf import Program
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.templates import FlowSizes
 
 pytestmark = pytest.mark.one_kernel
 
@@ -46,7 +46,7 @@ def test_nothing_is_in_two_series_when_a_cpu_stands_still(lab: Lab, seconds: int
         Engine(FlowSizes(sets=SETS, sample_rate=1)) as engine,
         observing(engine) as observer,
     ):
-        observer.look(0)
+        observer.scan(0)
         other = context.Process(target=flood, args=(theirs, program.fileno(), seconds, sent))
         other.start()
         allowed = os.sched_getaffinity(0)

@@ -14,7 +14,7 @@ import pytest
 from tests.kernel.agent import LOG_LINES, AgentAt, AgentEnded, traced
 from tests.kernel.lab import Lab
 from tests.kernel.namespaces import namespace
-from tests.kernel.pinned import BPFFS, UNALTERED, pinned_links, settled, udp, wipe
+from tests.kernel.pinned import BPFFS, READ_ONLY, pinned_links, settled, udp, wipe
 from tests.kernel.programs import REPOSITORY
 from tests.waiting import wait_for, witness
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.one_kernel
 
 SYSTEMD = Path("/lib/systemd/systemd")
 UNIT = REPOSITORY / "config" / "systemd" / "xdpscope.service"
-PLACE = Path("/run/systemd/system")
+LOCATION = Path("/run/systemd/system")
 LOG = Path("/run/xdpscope.log")
 END = Path("/run/xdpscope.end")
 PATH = BPFFS / "xst"
@@ -78,11 +78,11 @@ def booted() -> Iterator[subprocess.Popen[bytes]]:
 @contextmanager
 def service(config: str) -> Iterator[Service]:
     """Yield the unit as it is shipped, with this configuration."""
-    PLACE.mkdir(parents=True, exist_ok=True)
-    (PLACE / UNIT.name).write_text(UNIT.read_text())
-    (PLACE / f"{UNIT.name}.d").mkdir(exist_ok=True)
+    LOCATION.mkdir(parents=True, exist_ok=True)
+    (LOCATION / UNIT.name).write_text(UNIT.read_text())
+    (LOCATION / f"{UNIT.name}.d").mkdir(exist_ok=True)
     shown = "".join(f'BindReadOnlyPaths="{path}"\n' for path in SHOWN)
-    (PLACE / f"{UNIT.name}.d/test.conf").write_text(f"{DROP_IN}ProtectHome=tmpfs\n{shown}")
+    (LOCATION / f"{UNIT.name}.d/test.conf").write_text(f"{DROP_IN}ProtectHome=tmpfs\n{shown}")
     Path("/etc/xdpscope").mkdir(exist_ok=True)
     Path("/etc/xdpscope/xdpscope.yaml").write_text(config)
     LOG.unlink(missing_ok=True)
@@ -107,12 +107,12 @@ def log() -> str:
 @pytest.mark.skipif(not SYSTEMD.exists(), reason="systemd is missing: make setup")
 @pytest.mark.timeout(300)
 def test_all_of_it_works_behind_what_the_unit_shuts(lab: Lab, agent: AgentAt) -> None:
-    veth, program = lab.veth("xst0"), lab.load(UNALTERED, "flows")
+    veth, program = lab.veth("xst0"), lab.load(READ_ONLY, "flows")
     program_id = program.info().id
     lab.attach(program, veth)
     with namespace("xst1", program) as other:
         wait_for(lambda: agent.status("/readyz") == 200)
-        wait_for(lambda: traced(agent, UNALTERED) and settled(PATH, program_id))
+        wait_for(lambda: traced(agent, READ_ONLY) and settled(PATH, program_id))
         assert pinned_links(PATH, program_id) == {"enter", "leave"}
         wait_for(lambda: agent.value("xdp_program_attachment_info", netns="xst1") == 1)
         veth.send(udp(4000), times=7)

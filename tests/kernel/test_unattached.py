@@ -6,9 +6,9 @@ import pytest
 from tests.kernel.conftest import counted, expect, reasons
 from tests.kernel.flows import check_sums, observing
 from tests.kernel.lab import Lab, frame
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.templates import FlowSizes
 from xdpscope.observer import Observer
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.templates import FlowSizes
 
 pytestmark = pytest.mark.every_kernel
 
@@ -16,16 +16,16 @@ pytestmark = pytest.mark.every_kernel
 def test_runs_of_a_program_that_is_not_attached(lab: Lab, observer: Observer) -> None:
     """Counts agree with the status: there are none, before and after it was attached."""
     veth, program = lab.veth("xst0"), lab.load("decide_pass")
-    observer.look(0)
+    observer.scan(0)
     for _ in range(2):
         program.test_run(frame(64), 1000)
         assert counted(observer) == {}
-        observer.look(0)
+        observer.scan(0)
         assert reasons(observer) == {"decide_pass": "not_attached"}
         assert list(observer.counts()) == []
 
     lab.attach(program, veth)
-    observer.look(0)
+    observer.scan(0)
     veth.send(frame(60), times=3)
     expected = {("decide_pass", "xst0", "pass"): (3, 180)}
     expect(observer, expected)
@@ -36,14 +36,14 @@ def test_runs_of_a_program_that_is_not_attached(lab: Lab, observer: Observer) ->
     expect(observer, expected)
 
     lab.attach(None, veth)
-    observer.look(0)
+    observer.scan(0)
     assert reasons(observer) == {"decide_pass": "not_attached"}
     for _ in range(2):
         program.test_run(frame(64), 1000)
         expect(observer, expected)
-        observer.look(0)
+        observer.scan(0)
     lab.attach(program, veth)
-    observer.look(0)
+    observer.scan(0)
     veth.send(frame(60), times=4)
     expected["decide_pass", "xst0", "pass"] = (7, 420)
     expect(observer, expected)
@@ -57,12 +57,12 @@ def test_flows_of_a_program_that_comes_and_goes(lab: Lab) -> None:
     data = bytes.fromhex("02000000000202000000000108004500002e0000000040110000c6336401")
     data += bytes.fromhex("c633640204d20035001a0000") + bytes(18)
     with Engine(FlowSizes(sets=256, sample_rate=1)) as engine, observing(engine) as observer:
-        observer.look(0)
+        observer.scan(0)
         for round_ in range(1, 4):
             program.test_run(data, 100)
-            observer.look(0)
+            observer.scan(0)
             lab.attach(program, veth)
-            observer.look(0)
+            observer.scan(0)
             veth.send(data, times=5)
             expect(
                 observer,
@@ -70,8 +70,8 @@ def test_flows_of_a_program_that_comes_and_goes(lab: Lab) -> None:
             )
             check_sums(observer)
             lab.attach(None, veth)
-            observer.look(0)
-            observer.look(0)  # flows are counted until a second scan finds it idle
+            observer.scan(0)
+            observer.scan(0)  # flows are counted until a second scan finds it idle
         assert [flow.packets for flow in observer.held_flows().flows] == [15]
         flows = observer.flow_counts()
         assert flows is not None

@@ -34,7 +34,7 @@ MODES = ["native", "generic"]
 def test_one_verdict(lab: Lab, observer: Observer, function: str, verdict: str, mode: str) -> None:
     veth = lab.veth("xst0")
     lab.attach(lab.load(function), veth, mode)
-    observer.look(0)
+    observer.scan(0)
 
     veth.send(frame(60), frame(1514), frame(100), times=20)
 
@@ -45,7 +45,7 @@ def test_one_verdict(lab: Lab, observer: Observer, function: str, verdict: str, 
 def test_each_packet_its_own_verdict(lab: Lab, observer: Observer, mode: str) -> None:
     veth = lab.veth("xst0")
     lab.attach(lab.load("decide_by_first_payload_byte"), veth, mode)
-    observer.look(0)
+    observer.scan(0)
 
     for number, value in enumerate(VERDICT_BYTE.values(), start=1):
         veth.send(frame(60 + number, bytes([value])), times=number * 10)
@@ -62,7 +62,7 @@ def test_each_packet_its_own_verdict(lab: Lab, observer: Observer, mode: str) ->
 def test_bytes_are_counted_as_the_packet_leaves(lab: Lab, observer: Observer) -> None:
     veth = lab.veth("xst0")
     lab.attach(lab.load("cut_four_bytes"), veth)
-    observer.look(0)
+    observer.scan(0)
 
     veth.send(frame(100), times=10)
 
@@ -74,7 +74,7 @@ def test_multi_buffer_packets_count_whole(lab: Lab, observer: Observer) -> None:
         pytest.skip("no multi-buffer XDP: this kernel has no bpf_xdp_get_buff_len (5.18)")
     veth = lab.veth("xst0", mtu=9000)
     lab.attach(lab.load("drop_fragments_too", "fragments"), veth)
-    observer.look(0)
+    observer.scan(0)
 
     veth.send(frame(9000), frame(200), times=10)
 
@@ -87,7 +87,7 @@ def test_one_program_on_many_interfaces(lab: Lab, observer: Observer) -> None:
     veths = [lab.veth(f"xst{number}") for number in range(10)]
     for veth in veths:
         lab.attach(program, veth)
-    observer.look(0)
+    observer.scan(0)
 
     for _ in range(3):
         for number, veth in enumerate(veths, start=1):
@@ -108,7 +108,7 @@ def test_cpus_that_meet_the_interfaces_in_different_order(lab: Lab, observer: Ob
     veths = [lab.veth(f"xst{number}") for number in range(10)]
     for veth in veths:
         lab.attach(program, veth)
-    observer.look(0)
+    observer.scan(0)
 
     allowed = sorted(os.sched_getaffinity(0))
     try:
@@ -130,7 +130,7 @@ def test_two_programs_one_interface_each(lab: Lab, observer: Observer) -> None:
     drop, passing = lab.veth("xst0"), lab.veth("xst1")
     lab.attach(lab.load("decide_drop"), drop)
     lab.attach(lab.load("decide_pass"), passing, "generic")
-    observer.look(0)
+    observer.scan(0)
 
     drop.send(frame(60), times=5)
     passing.send(frame(60), times=7)
@@ -161,7 +161,7 @@ def test_several_cpus_at_once(lab: Lab, observer: Observer) -> None:
         pytest.skip("one CPU: nothing runs at once")
     program = lab.load("decide_by_first_payload_byte")
     lab.attach(program, lab.veth("xst0"))
-    observer.look(0)
+    observer.scan(0)
 
     each = 20_000
     context = multiprocessing.get_context("fork")
@@ -176,17 +176,17 @@ def test_several_cpus_at_once(lab: Lab, observer: Observer) -> None:
         run.join()
 
     assert [run.exitcode for run in runs] == [0] * len(runs)
-    standing = observer.standings()[0]
+    status = observer.statuses()[0]
     total = each * len(cpus)
     found = counted(observer)
     assert set(found) == {
         ("decide_by_first_payload_byte", "lo", "drop"),
         ("decide_by_first_payload_byte", "lo", "pass"),
     }
-    assert sum(packets for packets, _ in found.values()) + standing.missed == 2 * total
+    assert sum(packets for packets, _ in found.values()) + status.missed == 2 * total
     assert all(size == 64 * packets for packets, size in found.values())
     if not preempts():
-        assert standing.missed == 0
+        assert status.missed == 0
         assert set(found.values()) == {(total, total * 64)}
 
 
@@ -196,7 +196,7 @@ def test_senders_on_several_cpus(lab: Lab, observer: Observer) -> None:
     veths = [lab.veth(f"xst{number}") for number in range(4)]
     for veth in veths:
         lab.attach(program, veth)
-    observer.look(0)
+    observer.scan(0)
 
     context = multiprocessing.get_context("fork")
     with ProcessPoolExecutor(len(veths), mp_context=context) as pool:

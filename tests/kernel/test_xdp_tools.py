@@ -64,11 +64,11 @@ def filtering(veth: Veth, mode: str, *rule: str) -> Iterator[None]:
 def test_xdp_filter(lab: Lab, observer: Observer, mode: str) -> None:
     veth = lab.veth("xst0")
     with filtering(veth, mode, "port", "9999", "--mode", "dst", "--proto", "udp"):
-        observer.look(0)
+        observer.scan(0)
         veth.send(udp(9999, 60), udp(9999, 1500), times=25)
         veth.send(udp(53, 100), times=40)
 
-        roles = {s.part.role: s.program.function for s in observer.standings()}
+        roles = {s.part.role: s.program.function for s in observer.statuses()}
         name = roles["component"]
         assert reasons(observer) == {"xdp_dispatcher": "busy", name: ""}
         expect(
@@ -83,13 +83,13 @@ def test_xdp_filter(lab: Lab, observer: Observer, mode: str) -> None:
 def test_it_can_be_loaded_and_unloaded_under_observation(lab: Lab, observer: Observer) -> None:
     veth = lab.veth("xst0")
     for _ in range(5):
-        observer.look(0)
+        observer.scan(0)
         xdp_filter("load", veth.name)
-        observer.look(0)
+        observer.scan(0)
         veth.send(udp(53, 100))
         xdp_filter("unload", "--all")
-    observer.look(0)
-    assert not any(standing.attachments for standing in observer.standings())
+    observer.scan(0)
+    assert not any(status.attachments for status in observer.statuses())
 
 
 @contextmanager
@@ -152,8 +152,8 @@ def in_place(observer: Observer, counts: Counts) -> bool:
 
     A cpumap's program is attached nowhere; it counts as traced once an entry has it.
     """
-    observer.look(0)
-    traced = [each for each in observer.standings() if each.reason is None]
+    observer.scan(0)
+    traced = [each for each in observer.statuses() if each.reason is None]
     there = {(each.program.function, at.interface) for each in traced for at in each.attachments}
     there |= {("cpumap_drop", "xst0") for each in traced if each.program.function == "cpumap_drop"}
     return {(program, where) for program, where, _ in counts} <= there
@@ -183,7 +183,7 @@ def test_xdpdumps_own_program(lab: Lab, observer: Observer) -> None:
     """Of the package xdp-tools, where there is no program: it passes all on, and captures it."""
     veth = lab.veth("xst0")
     with running(lab, veth, "xdpdump", "-i", "xst0", "--load-xdp-program", "-w", "/dev/null"):
-        observer.look(0)
+        observer.scan(0)
         veth.send(UDP, times=5)
         expect(observer, {("xdpdump", "xst0", "pass"): (5, 300)})
 
@@ -225,7 +225,7 @@ def receiving(veth: Veth) -> Iterator[socket.socket]:
 
 def sockets_of(observer: Observer, function: str) -> Map:
     """Return the map of sockets that a program redirects to."""
-    program = next(s.program for s in observer.standings() if s.program.function == function)
+    program = next(s.program for s in observer.statuses() if s.program.function == function)
     for id in program.map_ids:
         found = Map.open(id)
         if found.info.type == XSKMAP:
@@ -240,7 +240,7 @@ def test_the_program_of_every_af_xdp_socket(lab: Lab, observer: Observer) -> Non
     (path,) = Path("/usr/lib").glob("*/bpf/xsk_def_xdp_prog.o")
     subprocess.run(["xdp-loader", "load", veth.name, path], check=True, timeout=60)
     try:
-        observer.look(0)
+        observer.scan(0)
         veth.send(UDP, times=5)
         expected = {("xsk_def_prog", "xst0", "pass"): (5, 300)}
         expect(observer, expected)

@@ -26,8 +26,8 @@ _SKIPPED = re.compile(
     r"|tests/unit/test_prose\.py"
     r"|.*\.(png|svg|pcap)$)"
     # Not checked yet.
-    r"|^agent/xdpscope/(accounting/|observer\.py|web/page\.)"
-    r"|^agent/xdpscope/tracing/(targets|tracer|templates|engine)\."
+    r"|^agent/xdpscope/(counters/|observer\.py|web/page\.)"
+    r"|^agent/xdpscope/attach/(targets|tracer|templates|engine)\."
     r"|^dashboards/|^tests/prometheus/"
 )
 """Files that hold no prose of ours."""

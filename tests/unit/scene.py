@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.unit.served import FakeSource
 
-from xdpscope.accounting.flow_query import FlowQuery
+from xdpscope.counters.flow_query import FlowQuery
 from xdpscope.formats import document
 
 VERDICTS = ("aborted", "drop", "pass", "tx", "redirect", "unknown")

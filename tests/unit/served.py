@@ -19,7 +19,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily
 
-from xdpscope.accounting.flow_query import FlowQuery
+from xdpscope.counters.flow_query import FlowQuery
 from xdpscope.formats import document
 from xdpscope.web.app import create_app
 from xdpscope.web.limits import Limits
@@ -36,8 +36,8 @@ HOSTILE = '<script>alert("x")</script>\x1b[2J\u202e\udc80'
 
 def command(name: str) -> str:
     """Return a command that setup fetches for us, or skips the test."""
-    places = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
-    found = os.environ.get(name.upper()) or shutil.which(name, path=places)
+    locations = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+    found = os.environ.get(name.upper()) or shutil.which(name, path=locations)
     if found is None:
         pytest.skip(f"{name} is missing: make setup fetches it")
     return found

@@ -3,8 +3,8 @@
 
 import pytest
 
+from xdpscope.attach.packet_writes import writes_packets
 from xdpscope.libbpf import Instruction
-from xdpscope.tracing.alteration import alters_packets
 
 HELPER = 5
 
@@ -118,9 +118,9 @@ KEEPS = {
 
 @pytest.mark.parametrize("name", ALTERS)
 def test_may_alter(name: str) -> None:
-    assert alters_packets(ALTERS[name], {HELPER})
+    assert writes_packets(ALTERS[name], {HELPER})
 
 
 @pytest.mark.parametrize("name", KEEPS)
 def test_certainly_does_not(name: str) -> None:
-    assert not alters_packets(KEEPS[name], {HELPER})
+    assert not writes_packets(KEEPS[name], {HELPER})

@@ -11,16 +11,16 @@ from typing import Any, get_args
 
 import numpy as np
 
-from xdpscope.accounting.flow_query import Order
-from xdpscope.accounting.ledger import Tally
-from xdpscope.accounting.reading import VERDICTS
 from xdpscope.cli.parser import FLOW_OPTIONS
+from xdpscope.counters.flow_query import Order
+from xdpscope.counters.records import VERDICTS
+from xdpscope.counters.totals import Tally
 from xdpscope.describe import as_json, count_as_json, cpus_as_json, flows_as_json
-from xdpscope.discovery.model import Attachment, ChainPlace, Mode, Part, Role, XdpProgram
+from xdpscope.discovery.model import Attachment, ChainPosition, Mode, Part, Role, XdpProgram
 from xdpscope.doctor import Finding, Removed, Status
 from xdpscope.formats import document
 from xdpscope.kernel.xdp_diag import REASONS
-from xdpscope.observer import Count, FlowsFound, FlowShown, Standing
+from xdpscope.observer import Count, FlowsFound, FlowShown, ProgramStatus
 from xdpscope.probes.events.report import Change, Event, NotedEvent, ProgramName
 from xdpscope.probes.events.report import as_json as event_as_json
 from xdpscope.probes.sockets.report import Owner, XdpSocket
@@ -57,9 +57,9 @@ def test_the_example_of_flows() -> None:
 
 
 def test_the_example_of_programs() -> None:
-    part = Part(Role.COMPONENT, chain=(ChainPlace(38, 0),))
+    part = Part(Role.COMPONENT, chain=(ChainPosition(38, 0),))
     at = (Attachment(*LOCATION, Mode.NATIVE),)
-    listed = as_json(Standing(PROGRAM, part, at, None, 0, None))
+    listed = as_json(ProgramStatus(PROGRAM, part, at, None, 0, None))
     listed |= {"counts": [count_as_json(Count(PROGRAM, LOCATION, Tally()))]}
     socket = XdpSocket(
         48211, 1, *LOCATION, 3, 0, (0,) * len(REASONS), 0, 0, 0, 0, False, Owner(1, "")

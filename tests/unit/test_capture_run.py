@@ -179,8 +179,8 @@ def test_events_that_do_not_exist(text: str) -> None:
 
 
 def test_rates_are_of_the_last_second() -> None:
-    watch = events.Watch(events.parse("drop>10/s"), 0.0)
-    assert not watch.happened([0, 9, 0, 0, 0, 0], 1.0)
-    assert not watch.happened([0, 20, 0, 0, 0, 0], 1.5)
-    assert not watch.happened([0, 24, 0, 0, 0, 0], 2.5)
-    assert watch.happened([0, 40, 0, 0, 0, 0], 3.5)
+    scan_thread = events.ScanThread(events.parse("drop>10/s"), 0.0)
+    assert not scan_thread.happened([0, 9, 0, 0, 0, 0], 1.0)
+    assert not scan_thread.happened([0, 20, 0, 0, 0, 0], 1.5)
+    assert not scan_thread.happened([0, 24, 0, 0, 0, 0], 2.5)
+    assert scan_thread.happened([0, 40, 0, 0, 0, 0], 3.5)

@@ -25,15 +25,15 @@ from tests.unit.scene import VERDICTS, Scene, busy_host, program
 from tests.unit.served import serving
 
 from xdpscope.agent import Agent
+from xdpscope.attach.engine import unavailable
+from xdpscope.attach.reason import Reason
 from xdpscope.cli import list as list_programs
 from xdpscope.cli import run
 from xdpscope.cli.parser import parse
-from xdpscope.discovery.model import Attachment, ChainPlace, Mode, Part, Role, XdpProgram
+from xdpscope.discovery.model import Attachment, ChainPosition, Mode, Part, Role, XdpProgram
 from xdpscope.doctor import Finding, Status, conclusion
 from xdpscope.errors import KernelError, XdpscopeError
-from xdpscope.observer import Standing
-from xdpscope.tracing.engine import unavailable
-from xdpscope.tracing.reason import Reason
+from xdpscope.observer import ProgramStatus
 
 COMMANDS = ["run", "list", "doctor", "check-config", "flows", "trace", "capture", "help"]
 
@@ -304,8 +304,8 @@ def test_without_root_list_prints_an_error_and_no_log() -> None:
 class Surveyed:
     """Stands for the kernel: these programs are loaded."""
 
-    def __init__(self, *standings: Standing, unavailable: XdpscopeError | None = None) -> None:
-        self.standings, self.unavailable = standings, unavailable
+    def __init__(self, *statuses: ProgramStatus, unavailable: XdpscopeError | None = None) -> None:
+        self.statuses, self.unavailable = statuses, unavailable
 
     def __enter__(self) -> Self:
         return self
@@ -313,24 +313,24 @@ class Surveyed:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def programs(self) -> tuple[Standing, ...]:
-        return self.standings
+    def programs(self) -> tuple[ProgramStatus, ...]:
+        return self.statuses
 
     def sockets(self) -> tuple[()]:
         return ()
 
 
-def standing(id: int, name: str, part: Part, at: Attachment, reason: Reason | None) -> Standing:
+def status(id: int, name: str, part: Part, at: Attachment, reason: Reason | None) -> ProgramStatus:
     program = XdpProgram(id, f"{id:016x}", name[:15], name, 3, True, "xdp")
-    return Standing(program, part, (at,), reason, 0, None)
+    return ProgramStatus(program, part, (at,), reason, 0, None)
 
 
 LONG = "rate_limit_per_source_and_destination_v6"
 VETH = Attachment("cni-01234567", "veth12345", Mode.GENERIC)
-COMPONENT = Part(Role.COMPONENT, (ChainPlace(38, 0), ChainPlace(60, 1)))
+COMPONENT = Part(Role.COMPONENT, (ChainPosition(38, 0), ChainPosition(60, 1)))
 LISTED = (
-    standing(41, "xdpfilt_alw_all", COMPONENT, VETH, None),
-    standing(1041, LONG, COMPONENT, VETH, Reason.UNSUPPORTED_ENTRY),
+    status(41, "xdpfilt_alw_all", COMPONENT, VETH, None),
+    status(1041, LONG, COMPONENT, VETH, Reason.UNSUPPORTED_ENTRY),
 )
 
 

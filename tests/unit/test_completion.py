@@ -11,8 +11,8 @@ import subprocess
 import pytest
 from docs.commands import SHARE
 
-from xdpscope.accounting.reading import VERDICTS
 from xdpscope.cli.parser import EXIT_STATUSES, build
+from xdpscope.counters.records import VERDICTS
 
 PARSER, COMMANDS = build()
 BASH = SHARE / "bash-completion" / "completions" / "xdpscope"

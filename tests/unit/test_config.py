@@ -17,9 +17,9 @@ import pytest
 from xdpscope.agent import Agent
 from xdpscope.config import (
     Config,
+    GlobFilter,
     Listen,
     Programs,
-    Selection,
     load,
     needing_restart,
     parse,
@@ -90,7 +90,7 @@ def test_every_key_is_read() -> None:
     assert config.web_config == Path("web.yml")
     globs = ("12", "0123", "3e5", "no", "xdp_*"), ("xdp_test",)
     assert config.programs == Programs(*globs, False, ("xdp_filter", "3b185187f1855c4c"))
-    assert config.interfaces == Selection(("*",), ("lo",))
+    assert config.interfaces == GlobFilter(("*",), ("lo",))
     assert (config.discovery.interval, config.discovery.netns) == (0.5, "host")
     assert dataclasses.astuple(config.flows) == (False, 10, 0, 100, 5400.0)
     assert not config.outcomes.enabled
@@ -399,12 +399,12 @@ def test_nothing_but_a_config_error_comes_of_damage() -> None:
 
 
 def test_selection_admits_by_any_name_and_excludes_by_any() -> None:
-    chosen = Selection(include=("xdp_*", "17"), exclude=("*_test", "3b185187f1855c4c"))
+    chosen = GlobFilter(include=("xdp_*", "17"), exclude=("*_test", "3b185187f1855c4c"))
     assert chosen.admits("xdp_main", "5", "aaaa")
     assert chosen.admits("other", "17", "aaaa")
     assert not chosen.admits("other", "18", "aaaa")
     assert not chosen.admits("xdp_test", "17", "aaaa")
     assert not chosen.admits("xdp_main", "5", "3b185187f1855c4c")
     assert not chosen.admits("XDP_main"), "globs tell case apart"
-    assert not Selection(include=()).admits("xdp_main")
-    assert not Selection().admits()
+    assert not GlobFilter(include=()).admits("xdp_main")
+    assert not GlobFilter().admits()

@@ -24,7 +24,8 @@ from prometheus_client.process_collector import ProcessCollector
 from tests.promtool import PROMTOOL, promtool
 from tests.unit.test_sums import documented_sum
 
-from xdpscope.accounting import reading
+from xdpscope.attach.reason import Reason
+from xdpscope.counters import records
 from xdpscope.metrics import (
     AgentCollector,
     FlowCollector,
@@ -35,7 +36,6 @@ from xdpscope.metrics import (
 )
 from xdpscope.probes import REGISTRY
 from xdpscope.scans import ScanStatus
-from xdpscope.tracing.reason import Reason
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "dashboards.md"
@@ -111,7 +111,7 @@ def test_each_packet_counts_once() -> None:
 
 
 def test_verdicts_are_those_of_the_agent() -> None:
-    assert set(VERDICTS) == set(reading.VERDICTS) == set(VERDICT_COLOURS)
+    assert set(VERDICTS) == set(records.VERDICTS) == set(VERDICT_COLOURS)
 
 
 # Machado, Oliveira and Fernandes (2009), severity 1.0; for linear RGB.

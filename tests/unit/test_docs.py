@@ -9,9 +9,9 @@ from pathlib import Path
 
 from docs.generate import outdated
 
-from xdpscope.accounting.reading import REASONS
+from xdpscope.attach.reason import Reason
+from xdpscope.counters.records import REASONS
 from xdpscope.discovery.model import Mode, Role
-from xdpscope.tracing.reason import Reason
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -32,10 +32,10 @@ def snapshot(
     """Programs, and the interfaces that each is attached to."""
     attachments = {
         id: tuple(
-            at if isinstance(at, Attachment) else Attachment("host", at, NATIVE) for at in places
+            at if isinstance(at, Attachment) else Attachment("host", at, NATIVE) for at in locations
         )
-        for id, places in where.items()
-        if places
+        for id, locations in where.items()
+        if locations
     }
     programs = {id: program(id, id in extensions) for id in where}
     return Snapshot(programs, attachments, namespaces={1: (1, "host")})

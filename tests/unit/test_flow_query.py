@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xdpscope import bpf
-from xdpscope.accounting.flow_query import PROTOCOLS, FlowQuery, Network
-from xdpscope.accounting.reading import VERDICTS
+from xdpscope.counters.flow_query import PROTOCOLS, FlowQuery, Network
+from xdpscope.counters.records import VERDICTS
 from xdpscope.libbpf import Object
 
 Packet = tuple[str, str, int, int, int, str]

@@ -3,13 +3,13 @@
 
 import pytest
 
-from xdpscope.tracing.templates import WAYS, FlowSizes, Variant
+from xdpscope.attach.templates import WAYS, FlowSizes, Variant
 
 ENTRIES = 65536
 
 
 @pytest.mark.parametrize(
-    ("online", "possible", "places", "cpus"),
+    ("online", "possible", "locations", "cpus"),
     [
         (1, 1, ENTRIES, 0),
         (2, 2, ENTRIES, 0),
@@ -23,11 +23,11 @@ ENTRIES = 65536
     ],
 )
 def test_tables_serve_the_cpus_that_are_online(
-    online: int, possible: int, places: int, cpus: int
+    online: int, possible: int, locations: int, cpus: int
 ) -> None:
     """And take memory for at most twice as many."""
     sizes = FlowSizes.for_entries(ENTRIES, 1, online, possible)
-    assert (sizes.sets * WAYS, sizes.cpus) == (places, cpus)
+    assert (sizes.sets * WAYS, sizes.cpus) == (locations, cpus)
     assert sizes.sets * WAYS * (sizes.cpus or possible) <= max(4, online / 8) * ENTRIES
 
 

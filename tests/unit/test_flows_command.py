@@ -14,10 +14,10 @@ from tests.unit.authority import MUTUAL, PASSWORD, USERS, Authority
 from tests.unit.scene import Scene, busy_host, flow
 from tests.unit.served import HOSTILE, Served, serving
 
-from xdpscope.accounting.flow_query import FlowQuery
 from xdpscope.cli import flows
 from xdpscope.cli.console import short
 from xdpscope.cli.parser import FLOW_OPTIONS, parse
+from xdpscope.counters.flow_query import FlowQuery
 from xdpscope.errors import ConfigError, ObserverBusyError, XdpscopeError
 from xdpscope.formats import document
 from xdpscope.web.parameters import FLOW_PARAMETERS

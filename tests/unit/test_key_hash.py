@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from xdpscope.accounting.key_hash import KeyHash
+from xdpscope.counters.key_hash import KeyHash
 
 WORDS = 5
 SECRETS = 20

@@ -8,7 +8,7 @@ import pytest
 
 from xdpscope.discovery import links
 from xdpscope.discovery.links import TracingLinks
-from xdpscope.errors import Vanished
+from xdpscope.errors import VanishedError
 from xdpscope.libbpf import LinkEnds
 
 
@@ -16,7 +16,7 @@ class Kernel:
     """Links by id, and what becomes of who opens one."""
 
     def __init__(self) -> None:
-        self.links: dict[int, LinkEnds | Vanished] = {}
+        self.links: dict[int, LinkEnds | VanishedError] = {}
         self.opened: list[int] = []
 
     def ids(self) -> list[int]:
@@ -25,7 +25,7 @@ class Kernel:
     def open(self, id: int) -> "Opened":
         self.opened.append(id)
         found = self.links[id]
-        if isinstance(found, Vanished):
+        if isinstance(found, VanishedError):
             raise found
         return Opened(found)
 
@@ -67,7 +67,7 @@ def test_each_is_asked_once(kernel: Kernel) -> None:
 def test_one_that_cannot_be_opened_is_asked_again(kernel: Kernel) -> None:
     tracing = TracingLinks()
     made = LinkEnds(7, 8, 9)
-    kernel.links = {1: Vanished("being made, or gone", EAGAIN), 2: made}
+    kernel.links = {1: VanishedError("being made, or gone", EAGAIN), 2: made}
     assert list(tracing.read()) == [made]
     kernel.links[1] = made
     assert list(tracing.read()) == [made, made]

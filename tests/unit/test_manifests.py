@@ -23,8 +23,8 @@ from xdpscope import __version__, config
 
 KUBERNETES = Path(__file__).parents[2] / "config" / "kubernetes"
 GRAFANA = KUBERNETES.parent / "grafana"
-_PLACES = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
-PROMTOOL = os.environ.get("PROMTOOL") or shutil.which("promtool", path=_PLACES)
+_LOCATIONS = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
+PROMTOOL = os.environ.get("PROMTOOL") or shutil.which("promtool", path=_LOCATIONS)
 OPERATOR = KUBERNETES / "components" / "prometheus-operator"
 EXAMPLE = KUBERNETES / "overlays" / "example" / "kustomization.yaml"
 # What daemonset.yaml says of AppArmor is from 1.30 on.

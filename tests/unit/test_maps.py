@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where tail calls begin, from what is in prog arrays and who uses them."""
 
+from xdpscope.attach.reason import Reason, Selection
 from xdpscope.discovery.maps import MapEntry, MapKind, tail_called
 from xdpscope.discovery.model import Attachment, Mode, Role, Snapshot, XdpProgram
-from xdpscope.tracing.reason import Reason, Scope
 
 
 def program(id: int, *maps: int) -> XdpProgram:
@@ -57,7 +57,7 @@ def test_reasons() -> None:
     snapshot = Snapshot(
         programs=known, attachments=at, running=frozenset({3}), tail_called={2: (1,)}
     )
-    found = {id: Scope().reason_against(each, snapshot) for id, each in known.items()}
+    found = {id: Selection().reason_against(each, snapshot) for id, each in known.items()}
     assert found == {1: None, 2: Reason.TAILCALL_ONLY, 3: None, 4: Reason.NOT_ATTACHED}
     assert [snapshot.part_of(each).role for each in known.values()] == [
         Role.ROOT,

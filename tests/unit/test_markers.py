@@ -12,7 +12,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[2]
 
 DEPENDS_ON_THE_KERNEL = {
-    "test_alteration.py",
+    "test_packet_writes.py",
     "test_bond.py",
     "test_capabilities.py",
     "test_chains.py",

@@ -11,10 +11,11 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-from xdpscope.accounting.ledger import Tally
-from xdpscope.accounting.reading import REASONS
+from xdpscope.attach.reason import Reason
 from xdpscope.config import Programs
-from xdpscope.discovery.model import Attachment, ChainPlace, Mode, Part, Role, XdpProgram
+from xdpscope.counters.records import REASONS
+from xdpscope.counters.totals import Tally
+from xdpscope.discovery.model import Attachment, ChainPosition, Mode, Part, Role, XdpProgram
 from xdpscope.kernel.boot import BOOT_CLOCK
 from xdpscope.metrics import (
     AgentCollector,
@@ -23,8 +24,7 @@ from xdpscope.metrics import (
     ProgramCollector,
     VerdictCollector,
 )
-from xdpscope.observer import Count, FlowReport, FlowShown, Standing
-from xdpscope.tracing.reason import Reason
+from xdpscope.observer import Count, FlowReport, FlowShown, ProgramStatus
 
 PROGRAM = XdpProgram(
     42, "0123456789abcdef", "xdp_filter_prog", "xdp_filter_program", 3, True, "xdp", load_time=10**9
@@ -49,10 +49,10 @@ def test_verdicts() -> None:
     tally = Tally()
     tally.counts[0, 1] = 2**53 + 2, 120
     samples = page(v=VerdictCollector(lambda: [Count(PROGRAM, ("host", "eth0"), tally)]))
-    place = {**EXAMPLE, "netns": "host", "interface": "eth0"}
-    assert ("xdp_packets_total", {**place, "verdict": "drop"}, 2**53 + 2) in samples
-    assert ("xdp_bytes_total", {**place, "verdict": "drop"}, 120) in samples
-    assert ("xdp_packets_total", {**place, "verdict": "unknown"}, 0) in samples
+    location = {**EXAMPLE, "netns": "host", "interface": "eth0"}
+    assert ("xdp_packets_total", {**location, "verdict": "drop"}, 2**53 + 2) in samples
+    assert ("xdp_bytes_total", {**location, "verdict": "drop"}, 120) in samples
+    assert ("xdp_packets_total", {**location, "verdict": "unknown"}, 0) in samples
     assert sum(name == "xdp_packets_total" for name, *_ in samples) == 6
 
 
@@ -68,17 +68,17 @@ def test_flows() -> None:
         4, {"idle": 1, "pressure": 2}, 10, [flow], [count], [count], max_entries=4096
     )
     samples = page(f=FlowCollector(lambda: report))
-    place = {**EXAMPLE, "netns": "host", "interface": "eth0"}
+    location = {**EXAMPLE, "netns": "host", "interface": "eth0"}
     ends = {"source": "2001:db8::1", "destination": "2001:db8::2"}
-    own = place | ends | {"protocol": "tcp", "source_port": "1024", "destination_port": "443"}
+    own = location | ends | {"protocol": "tcp", "source_port": "1024", "destination_port": "443"}
     assert ("xdp_flow_packets_total", own | {"verdict": "drop"}, 3) in samples
     assert ("xdp_flow_bytes_total", own | {"verdict": "drop"}, 222) in samples
-    other = place | dict.fromkeys(
+    other = location | dict.fromkeys(
         ("protocol", "source", "destination", "source_port", "destination_port"), "other"
     )
     assert ("xdp_flow_packets_total", other | {"verdict": "drop"}, 10) in samples
     assert ("xdp_flow_packets_total", other | {"verdict": "pass"}, 0) in samples
-    why = place | {"verdict": "drop", "reason": "truncated"}
+    why = location | {"verdict": "drop", "reason": "truncated"}
     assert ("xdp_flow_unaccounted_packets_total", why, 2) in samples
     assert ("xdp_flow_unaccounted_bytes_total", why, 40) in samples
     unaccounted = [value for name, _, value in samples if "unaccounted_packets" in name]
@@ -96,12 +96,12 @@ def test_series_of_a_program_are_as_many_as_documented() -> None:
     def series(*interfaces: str, flows: bool) -> int:
         counts = [Count(PROGRAM, ("host", each), Tally()) for each in interfaces]
         at = tuple(Attachment("host", each, Mode.NATIVE) for each in interfaces)
-        standing = Standing(PROGRAM, ROOT, at, None, missed=0, run_seconds=None)
+        status = ProgramStatus(PROGRAM, ROOT, at, None, missed=0, run_seconds=None)
         report = FlowReport(0, {}, 1, [], counts, counts) if flows else None
         samples = page(
             v=VerdictCollector(lambda: counts),
             f=FlowCollector(lambda: report),
-            p=ProgramCollector(lambda: [standing]),
+            p=ProgramCollector(lambda: [status]),
         )
         return sum("program_id" in labels for _, labels, _ in samples)
 
@@ -122,8 +122,8 @@ def test_programs() -> None:
         Attachment("host", "bond0", Mode.NATIVE, receives=False),
         Attachment("host", "eth1", Mode.NATIVE, via="bond0"),
     )
-    standing = Standing(PROGRAM, ROOT, at, None, missed=3, run_seconds=0.25)
-    samples = page(p=ProgramCollector(lambda: [standing]))
+    status = ProgramStatus(PROGRAM, ROOT, at, None, missed=3, run_seconds=0.25)
+    samples = page(p=ProgramCollector(lambda: [status]))
     info = {"tag": "0123456789abcdef", "role": "root", "attach_type": "xdp"}
     assert ("xdp_program_info", EXAMPLE | info, 1) in samples
     found = [each for name, *each in samples if name == "xdp_program_attachment_info"]
@@ -142,7 +142,7 @@ def test_programs() -> None:
 
 
 def test_expected_programs() -> None:
-    standing = Standing(PROGRAM, ROOT, (), None, missed=0, run_seconds=None)
+    status = ProgramStatus(PROGRAM, ROOT, (), None, missed=0, run_seconds=None)
     for expected, shown in (
         ((), []),
         (("other", PROGRAM.tag), [1]),
@@ -150,21 +150,21 @@ def test_expected_programs() -> None:
         (("other",), [0]),
     ):
         config = Programs(expected=expected)
-        samples = page(p=ProgramCollector(lambda: [standing], config.expects))
+        samples = page(p=ProgramCollector(lambda: [status], config.expects))
         assert [v for name, _, v in samples if name == "xdp_program_expected"] == shown
 
 
 def test_time_of_loading() -> None:
-    standing = Standing(PROGRAM, ROOT, (), None, missed=0, run_seconds=None)
-    samples = page(p=ProgramCollector(lambda: [standing]))
+    status = ProgramStatus(PROGRAM, ROOT, (), None, missed=0, run_seconds=None)
+    samples = page(p=ProgramCollector(lambda: [status]))
     at = BOOT_CLOCK.unix_time(PROGRAM.load_time)
     assert ("xdp_program_loaded_timestamp_seconds", EXAMPLE, at) in samples
 
 
 def test_a_component_of_several_dispatchers() -> None:
-    part = Part(Role.COMPONENT, (ChainPlace(23, 0), ChainPlace(31, 2), ChainPlace(40, 5)))
-    standing = Standing(PROGRAM, part, (), None, missed=0, run_seconds=None)
-    samples = page(p=ProgramCollector(lambda: [standing]))
+    part = Part(Role.COMPONENT, (ChainPosition(23, 0), ChainPosition(31, 2), ChainPosition(40, 5)))
+    status = ProgramStatus(PROGRAM, part, (), None, missed=0, run_seconds=None)
+    samples = page(p=ProgramCollector(lambda: [status]))
     found = [labels for name, labels, _ in samples if name == "xdp_program_component_info"]
     assert found == [
         EXAMPLE | {"dispatcher_id": dispatcher, "position": position}
@@ -176,8 +176,8 @@ def test_a_component_of_several_dispatchers() -> None:
 
 def test_a_program_that_vanished_keeps_its_counters() -> None:
     """Its last counts are for every scraper to read."""
-    standing = Standing(PROGRAM, ROOT, (), Reason.VANISHED, missed=3, run_seconds=0.25)
-    samples = page(p=ProgramCollector(lambda: [standing]))
+    status = ProgramStatus(PROGRAM, ROOT, (), Reason.VANISHED, missed=3, run_seconds=0.25)
+    samples = page(p=ProgramCollector(lambda: [status]))
     assert [name for name, *_ in samples if name.startswith("xdp_")] == ["xdp_program_traced"]
     assert ("xdpscope_tracer_missed_total", EXAMPLE, 3) in samples
     assert ("xdpscope_tracer_run_seconds_total", EXAMPLE, 0.25) in samples

@@ -30,7 +30,7 @@ def host(*names: str, programs: tuple[XdpProgram, ...] = (PROGRAM,)) -> Snapshot
     )
 
 
-class Books:
+class CounterReader:
     """Totals, and the records that were deleted from the kernel."""
 
     def __init__(self, patience: float = 0) -> None:
@@ -54,7 +54,7 @@ class Books:
 
 
 def test_labels() -> None:
-    found = Books().update(
+    found = CounterReader().update(
         host("eth0", "eth1"),
         replace(ERROR, failed=3),
         replace(TRANSMIT, succeeded=40, failed=2),
@@ -87,88 +87,94 @@ def test_a_target_in_another_namespace() -> None:
         interfaces={**snapshot.interfaces, (8, 3): ("away", "eth1")},
         namespaces={**snapshot.namespaces, 8: (INODE + 1, "away")},
     )
-    found = Books().update(snapshot, replace(TRANSMIT, target=away, succeeded=1))
+    found = CounterReader().update(snapshot, replace(TRANSMIT, target=away, succeeded=1))
     assert found == {"host eth0 away/eth1 sent": 1, "host eth0 away/eth1 dropped": 0}
 
 
 def test_a_series_begins_at_zero_for_every_scraper() -> None:
-    books = Books(patience=RETENTION)
-    readers = books.totals.readers
-    readers.shown("one", books.totals.reading, books.now)
-    readers.shown("two", books.totals.reading, books.now)
+    counter_reader = CounterReader(patience=RETENTION)
+    readers = counter_reader.totals.readers
+    readers.shown("one", counter_reader.totals.reading, counter_reader.now)
+    readers.shown("two", counter_reader.totals.reading, counter_reader.now)
     record = replace(ERROR, failed=3)
     key = "61 redirect_by_number host eth0 ENETDOWN"
-    assert books.update(host("eth0"), record) == {key: 0}
-    readers.shown("one", books.totals.reading, books.now)
-    assert books.update(host("eth0"), record) == {key: 0}, "two has not seen it"
-    readers.shown("two", books.totals.reading, books.now)
-    assert books.update(host("eth0"), replace(record, failed=4)) == {key: 4}
+    assert counter_reader.update(host("eth0"), record) == {key: 0}
+    readers.shown("one", counter_reader.totals.reading, counter_reader.now)
+    assert counter_reader.update(host("eth0"), record) == {key: 0}, "two has not seen it"
+    readers.shown("two", counter_reader.totals.reading, counter_reader.now)
+    assert counter_reader.update(host("eth0"), replace(record, failed=4)) == {key: 4}
 
 
 def test_without_a_scraper_a_series_is_shown_after_a_while() -> None:
-    books = Books(patience=RETENTION)
-    books.update(host("eth0"), replace(ERROR, failed=3))
-    (value,) = books.update(host("eth0"), replace(ERROR, failed=3), after=RETENTION).values()
+    counter_reader = CounterReader(patience=RETENTION)
+    counter_reader.update(host("eth0"), replace(ERROR, failed=3))
+    (value,) = counter_reader.update(
+        host("eth0"), replace(ERROR, failed=3), after=RETENTION
+    ).values()
     assert value == 3
 
 
 def test_a_renamed_interface_takes_nothing_along() -> None:
-    books = Books()
-    books.update(host("eth0"), replace(ERROR, failed=3))
-    books.update(host("wan"), replace(ERROR, failed=4))  # before the scan that saw the name
-    assert books.update(host("wan"), replace(ERROR, failed=9)) == {
+    counter_reader = CounterReader()
+    counter_reader.update(host("eth0"), replace(ERROR, failed=3))
+    counter_reader.update(
+        host("wan"), replace(ERROR, failed=4)
+    )  # before the scan that saw the name
+    assert counter_reader.update(host("wan"), replace(ERROR, failed=9)) == {
         "61 redirect_by_number host eth0 ENETDOWN": 4,
         "61 redirect_by_number host wan ENETDOWN": 5,
     }
-    assert books.update(host("wan"), replace(ERROR, failed=10), after=RETENTION) == {
+    assert counter_reader.update(host("wan"), replace(ERROR, failed=10), after=RETENTION) == {
         "61 redirect_by_number host wan ENETDOWN": 6,
     }
-    assert books.deleted == [], "its record is still that of an interface"
+    assert counter_reader.deleted == [], "its record is still that of an interface"
 
 
 def test_an_interface_that_is_gone_stays_for_a_minute_and_continues() -> None:
-    books = Books()
+    counter_reader = CounterReader()
     record = replace(ERROR, failed=3)
-    books.update(host("eth0"), record)
-    (value,) = books.update(host(), record).values()
+    counter_reader.update(host("eth0"), record)
+    (value,) = counter_reader.update(host(), record).values()
     assert value == 3
-    assert len(books.update(host(), record, after=RETENTION - 1)) == 1
-    assert books.update(host(), record, after=1) == {}
-    assert books.deleted == [record.key]
+    assert len(counter_reader.update(host(), record, after=RETENTION - 1)) == 1
+    assert counter_reader.update(host(), record, after=1) == {}
+    assert counter_reader.deleted == [record.key]
     again = replace(ERROR, key=b"new", failed=2, source=replace(ETH0, index=9))
     snapshot = replace(host(), interfaces={(NETNS, 9): ("host", "eth0")})
-    assert list(books.update(snapshot, again).values()) == [5], "no counter decreases"
+    assert list(counter_reader.update(snapshot, again).values()) == [5], "no counter decreases"
 
 
 def test_packets_that_come_before_a_record_is_deleted_are_counted() -> None:
-    books = Books()
-    books.late = 2
-    books.update(host("eth0"), replace(ERROR, failed=3))
-    books.update(host(), replace(ERROR, failed=3))
-    assert list(books.update(host(), replace(ERROR, failed=3), after=RETENTION).values()) == [5]
+    counter_reader = CounterReader()
+    counter_reader.late = 2
+    counter_reader.update(host("eth0"), replace(ERROR, failed=3))
+    counter_reader.update(host(), replace(ERROR, failed=3))
+    assert list(
+        counter_reader.update(host(), replace(ERROR, failed=3), after=RETENTION).values()
+    ) == [5]
 
 
 def test_a_program_that_is_gone_keeps_its_name_for_a_minute() -> None:
-    books = Books()
-    books.update(host("eth0"), replace(ERROR, failed=3))
+    counter_reader = CounterReader()
+    counter_reader.update(host("eth0"), replace(ERROR, failed=3))
     gone = host("eth0", programs=())
-    assert books.update(gone, replace(ERROR, failed=4)) == {
+    assert counter_reader.update(gone, replace(ERROR, failed=4)) == {
         "61 redirect_by_number host eth0 ENETDOWN": 4
     }
-    assert books.update(gone, replace(ERROR, failed=4), after=RETENTION) == {}
-    assert books.deleted == [ERROR.key]
+    assert counter_reader.update(gone, replace(ERROR, failed=4), after=RETENTION) == {}
+    assert counter_reader.deleted == [ERROR.key]
 
 
 def test_a_program_that_was_never_seen_has_the_kernels_name() -> None:
-    found = Books().update(host("eth0", programs=()), replace(ERROR, failed=1))
+    found = CounterReader().update(host("eth0", programs=()), replace(ERROR, failed=1))
     assert found == {"61 redirect_by_num host eth0 ENETDOWN": 1}
 
 
 def test_counts_that_begin_again_are_added() -> None:
-    books = Books()
-    books.update(host("eth0"), replace(ERROR, failed=3))
-    books.totals.restart()
-    assert list(books.update(host("eth0"), replace(ERROR, failed=2)).values()) == [5]
+    counter_reader = CounterReader()
+    counter_reader.update(host("eth0"), replace(ERROR, failed=3))
+    counter_reader.totals.restart()
+    assert list(counter_reader.update(host("eth0"), replace(ERROR, failed=2)).values()) == [5]
 
 
 def test_a_driver_that_is_not_known_reports_nothing_itself() -> None:

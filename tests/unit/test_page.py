@@ -18,15 +18,15 @@ import yaml
 from tests.unit.scene import Scene, busy_host, flow, program
 from tests.unit.served import HOSTILE, Served, assert_secure, serving
 
-from xdpscope.accounting.flow_query import FlowQuery
-from xdpscope.accounting.ledger import Tally
-from xdpscope.accounting.reading import VERDICTS
-from xdpscope.agent import Page as AgentPage
+from xdpscope.agent import AgentSource as AgentSource
+from xdpscope.attach.reason import Reason
 from xdpscope.config import Config
+from xdpscope.counters.flow_query import FlowQuery
+from xdpscope.counters.records import VERDICTS
+from xdpscope.counters.totals import Tally
 from xdpscope.discovery.model import Attachment, Mode, Part, Role, XdpProgram
-from xdpscope.observer import Count, FlowsFound, Standing
+from xdpscope.observer import Count, FlowsFound, ProgramStatus
 from xdpscope.scans import ScanRecord
-from xdpscope.tracing.reason import Reason
 from xdpscope.web.page import render
 
 if TYPE_CHECKING:
@@ -143,20 +143,20 @@ def test_the_page_of_the_agent_is_made_of_what_it_observes() -> None:
     tally.counts[0, VERDICTS.index("drop")] = 1234, 5678
     program = XdpProgram(42, "0" * 16, "cut", "entry_function", 3, True, "xdp")
     at = Attachment("host", "eth0", Mode.NATIVE)
-    standing = Standing(program, Part(Role.ROOT), (at,), None, 9, None)
+    status = ProgramStatus(program, Part(Role.ROOT), (at,), None, 9, None)
     observer = SimpleNamespace(
-        looked=True,
+        scanned=True,
         flows_held=7,
         sample_rate=1,
-        standings=lambda: [standing],
+        statuses=lambda: [status],
         counts=lambda: [Count(program, ("host", "eth0"), tally)],
         held_flows=lambda _: FlowsFound(),
         attach_failures=lambda: {Reason.BUSY: 3},
     )
-    watch = SimpleNamespace(observer=observer, scans=ScanRecord(), config=Config())
-    with watch.scans.scan():
+    scan_thread = SimpleNamespace(observer=observer, scans=ScanRecord(), config=Config())
+    with scan_thread.scans.scan():
         pass
-    source = AgentPage(watch)
+    source = AgentSource(scan_thread)
     (listed,) = source.programs()
     assert listed["counts"] == [
         {

@@ -19,7 +19,7 @@ REPLACED = [
     "dear",
     "of late",
     "told",
-    "look",
+    "scan",
     "looked",
     "let go",
     "lets go",

@@ -3,8 +3,8 @@
 
 import pytest
 
+from xdpscope.attach.reason import Reason, Selection
 from xdpscope.discovery.model import UNNAMED, Attachment, Mode, Role, Snapshot, XdpProgram
-from xdpscope.tracing.reason import Reason, Scope
 
 AT = (Attachment("host", "eth0", Mode.OFFLOAD),)
 
@@ -35,12 +35,12 @@ def program(**facts: object) -> XdpProgram:
 )
 def test_reason(found: XdpProgram, reason: Reason | None) -> None:
     snapshot = Snapshot(programs={7: found}, attachments={7: AT})
-    assert Scope().reason_against(found, snapshot) is reason
+    assert Selection().reason_against(found, snapshot) is reason
 
 
 def test_an_extension_is_no_component() -> None:
     found = program(extension=True)
     snapshot = Snapshot(programs={7: found}, attachments={7: AT}, extensions=frozenset((7,)))
-    assert Scope().reason_against(found, snapshot) is Reason.NO_VERDICT
+    assert Selection().reason_against(found, snapshot) is Reason.NO_VERDICT
     assert snapshot.part_of(found).role is Role.EXTENSION
     assert Snapshot().part_of(found).role is Role.COMPONENT

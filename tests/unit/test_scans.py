@@ -18,13 +18,13 @@ from tests.unit.served import Served
 from tests.waiting import wait_for
 
 from xdpscope import read_lock, scans
-from xdpscope.agent import Page
+from xdpscope.agent import AgentSource
+from xdpscope.attach.reason import Selection
 from xdpscope.config import Config
 from xdpscope.errors import KernelError
 from xdpscope.kernel import netns
 from xdpscope.observer import Observer
 from xdpscope.scans import HangDetector, ScanRecord, ScanStatus
-from xdpscope.tracing.reason import Scope
 from xdpscope.web.limits import Limits
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ class Watched:
         self.config = Config()
         self.scans = ScanRecord()
         engine = MagicMock(watches_devices=True)
-        engine.flow_tables.return_value, engine.spilled.return_value = None, {}
-        self.observer = Observer(engine, MagicMock(), Scope())
+        engine.flow_tables.return_value, engine.overflow.return_value = None, {}
+        self.observer = Observer(engine, MagicMock(), Selection())
 
 
 def metrics(served: Served) -> dict[tuple[str, str], float]:
@@ -123,16 +123,16 @@ def test_a_scan_that_hangs_with_the_lock_keeps_nobody_waiting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(read_lock, "_PATIENCE", QUICK)
-    watch: Any = Watched()
-    with watch.scans.scan():
+    scan_thread: Any = Watched()
+    with scan_thread.scans.scan():
         pass
-    served = Served(Page(watch), Limits())  # type: ignore[arg-type]
+    served = Served(AgentSource(scan_thread), Limits())  # type: ignore[arg-type]
     success, last = "xdpscope_collector_success", "xdpscope_scan_last_success_timestamp_seconds"
     try:
         before = metrics(served)
         assert before[success, "verdicts"] == 1 and before[last, ""] > 1e9
         assert before["process_start_time_seconds", ""] > 1e9
-        with watch.observer._lock:
+        with scan_thread.observer._lock:
             with capture_logs() as log:
                 began = time.monotonic()
                 during = metrics(served)
@@ -151,13 +151,13 @@ def test_a_scan_that_hangs_with_the_lock_keeps_nobody_waiting(
             assert served.get("/api/v1/programs")[0] == served.get("/api/v1/flows")[0] == 503
             assert served.get("/healthz")[0] == 200
 
-            watch.scans._last = time.monotonic() - 61, time.time() - 61
+            scan_thread.scans._last = time.monotonic() - 61, time.time() - 61
             status, _, body = served.get("/healthz")
             assert (status, body[:31]) == (503, b"last successful scan: 61 s ago,")
             assert "61 s ago, which is too old" in served.get("/")[2].decode()
         assert metrics(served)[success, "verdicts"] == 1
         assert served.get("/api/v1/programs")[0] == 200
-        with watch.scans.scan():
+        with scan_thread.scans.scan():
             pass
         assert served.get("/healthz")[0] == 200
     finally:

@@ -10,8 +10,8 @@ from errno import ENOENT
 import pytest
 from structlog.testing import capture_logs
 
-from xdpscope.accounting.readers import READER
 from xdpscope.config import Outcomes
+from xdpscope.counters.clients import READER
 from xdpscope.discovery.model import Snapshot
 from xdpscope.errors import KernelError
 from xdpscope.kernel import xdp_diag
@@ -194,9 +194,9 @@ def test_answer_of_the_kernel_is_decoded() -> None:
 
 
 def test_owner_is_found_and_forgotten() -> None:
-    owners = SocketOwners()
+    series_index = SocketOwners()
     with socket.socket(socket.AF_UNIX) as held:
         inode = os.fstat(held.fileno()).st_ino
-        assert owners.of([inode, 1])[inode].pid == os.getpid()
-        assert owners.of([inode]).keys() == {inode}
-    assert owners.of([inode]) == {}
+        assert series_index.of([inode, 1])[inode].pid == os.getpid()
+        assert series_index.of([inode]).keys() == {inode}
+    assert series_index.of([inode]) == {}

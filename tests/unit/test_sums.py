@@ -26,7 +26,7 @@ def documented_sum() -> str:
     return section.partition("```promql\n")[2].partition("```")[0].strip()
 
 
-class Page:
+class AgentSource:
     """What is on the pages of an agent, counters growing evenly."""
 
     def __init__(self, instance: str) -> None:
@@ -45,8 +45,8 @@ class Page:
         self._add("1x40", "xdp_program_info", program_id=id, role=role)
         self._add(f"{int(not reason)}x40", "xdp_program_traced", program_id=id, reason=reason)
         for interface in interfaces:
-            place = {"netns": "host", "interface": interface, "mode": "native", "via": via}
-            self._add("1x40", "xdp_program_attachment_info", program_id=id, **place)
+            location = {"netns": "host", "interface": interface, "mode": "native", "via": via}
+            self._add("1x40", "xdp_program_attachment_info", program_id=id, **location)
 
     def component(self, id: str, dispatcher: str, position: str) -> None:
         """A component's place in a dispatcher."""
@@ -55,11 +55,13 @@ class Page:
 
     def packets(self, id: str, interface: str, verdict: str, rate: int) -> None:
         """So many packets a second; the pages are read every 15 seconds."""
-        place = {"netns": "host", "interface": interface, "verdict": verdict}
-        self._add(f"0+{15 * rate}x40", "xdp_packets_total", program_id=id, **place)
+        location = {"netns": "host", "interface": interface, "verdict": verdict}
+        self._add(f"0+{15 * rate}x40", "xdp_packets_total", program_id=id, **location)
 
 
-def check(pages: list[Page], expected: dict[tuple[str, str], int], documented: bool = True) -> None:
+def check(
+    pages: list[AgentSource], expected: dict[tuple[str, str], int], documented: bool = True
+) -> None:
     """Fail unless the sums are this, by interface and verdict, in packets a second."""
     samples = [
         {
@@ -84,7 +86,7 @@ def check(pages: list[Page], expected: dict[tuple[str, str], int], documented: b
 
 
 def test_a_root() -> None:
-    page = Page("a")
+    page = AgentSource("a")
     page.program("1", "root", "eth0", "eth1")
     page.packets("1", "eth0", "pass", 10)
     page.packets("1", "eth0", "drop", 5)
@@ -93,7 +95,7 @@ def test_a_root() -> None:
 
 
 def test_a_program_behind_a_map() -> None:
-    page = Page("a")
+    page = AgentSource("a")
     page.program("1", "root", "eth0")
     page.program("2", "devmap", "eth1")
     page.program("3", "cpumap")
@@ -104,7 +106,7 @@ def test_a_program_behind_a_map() -> None:
     check([page], {("eth0", "redirect"): 10})
 
 
-def chain(page: Page, dispatcher: str, interface: str) -> None:
+def chain(page: AgentSource, dispatcher: str, interface: str) -> None:
     page.program(dispatcher, "dispatcher", interface)
     page.packets(dispatcher, interface, "drop", 4)
     page.packets(dispatcher, interface, "pass", 6)
@@ -117,12 +119,12 @@ def chain(page: Page, dispatcher: str, interface: str) -> None:
 
 
 def test_a_chain() -> None:
-    page = Page("a")
+    page = AgentSource("a")
     chain(page, "7", "eth0")
     check([page], {("eth0", "drop"): 4, ("eth0", "pass"): 6})
 
 
-def alone(page: Page, dispatcher: str, interface: str) -> None:
+def alone(page: AgentSource, dispatcher: str, interface: str) -> None:
     page.program(dispatcher, "dispatcher", interface, reason="busy")
     page.program(f"{dispatcher}0", "component", interface)
     page.component(f"{dispatcher}0", dispatcher, "0")
@@ -130,13 +132,13 @@ def alone(page: Page, dispatcher: str, interface: str) -> None:
 
 
 def test_a_component_in_the_place_of_its_dispatcher() -> None:
-    page = Page("a")
+    page = AgentSource("a")
     alone(page, "8", "eth0")
     check([page], {("eth0", "drop"): 8})
 
 
 def test_a_component_in_the_place_of_its_dispatcher_on_a_bond() -> None:
-    page = Page("a")
+    page = AgentSource("a")
     page.program("8", "dispatcher", "eth0", "eth1", reason="busy", via="bond0")
     page.program("80", "component", "eth0", "eth1", via="bond0")
     page.component("80", "8", "0")
@@ -147,7 +149,7 @@ def test_a_component_in_the_place_of_its_dispatcher_on_a_bond() -> None:
 
 def test_a_dispatcher_that_seems_to_have_two_in_its_place() -> None:
     """What should not be, on one host, is no reason to lose the sums of all others."""
-    odd, other = Page("a"), Page("b")
+    odd, other = AgentSource("a"), AgentSource("b")
     alone(odd, "8", "eth0")
     odd.component("81", "8", "0")
     odd.packets("81", "eth0", "drop", 8)
@@ -158,7 +160,7 @@ def test_a_dispatcher_that_seems_to_have_two_in_its_place() -> None:
 
 def test_both_on_several_hosts() -> None:
     """Ids mean something else on each of them."""
-    one, other = Page("a"), Page("b")
+    one, other = AgentSource("a"), AgentSource("b")
     chain(one, "7", "eth0")
     alone(one, "8", "eth1")
     chain(other, "8", "eth0")
@@ -167,7 +169,7 @@ def test_both_on_several_hosts() -> None:
 
 
 def test_a_component_in_the_place_of_one_dispatcher_and_in_the_chain_of_another() -> None:
-    page = Page("a")
+    page = AgentSource("a")
     page.program("1", "dispatcher", "eth0", reason="busy")
     page.program("2", "dispatcher", "eth1")
     page.program("3", "component", "eth0", "eth1")

@@ -28,14 +28,14 @@ def run_vm(
     return subprocess.run(command, cwd=tree, env=variables, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize(("place", "cache"), [("/tmp", None), ("/var/tmp", "/var/cache")])
+@pytest.mark.parametrize(("location", "cache"), [("/tmp", None), ("/var/tmp", "/var/cache")])
 def test_trees_and_kernels_may_be_where_guests_have_a_file_system_of_their_own(
-    place: str, cache: str | None
+    location: str, cache: str | None
 ) -> None:
     """virtme-ng puts empty file systems over these directories."""
     kernel, environment = ensure("default"), {}
     with ExitStack() as stack:
-        tree = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=place)))
+        tree = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=location)))
         copytree(HERE, tree / "tests/vm", ignore=ignore_patterns("__pycache__"))
         (tree / "agent").mkdir()
         if cache is not None:

@@ -24,7 +24,7 @@ from xdpscope.errors import XdpscopeError
 from xdpscope.formats import document
 from xdpscope.kernel.netns import HOST
 from xdpscope.log import printable
-from xdpscope.observer import Standing
+from xdpscope.observer import ProgramStatus
 from xdpscope.probes.sockets.report import XdpSocket
 from xdpscope.probes.sockets.report import as_json as socket_as_json
 from xdpscope.survey import Survey
@@ -50,7 +50,7 @@ _Counts = Mapping[tuple[object, object], Count | None]
 class View(NamedTuple):
     """What is known at one moment."""
 
-    standings: Sequence[Standing]
+    statuses: Sequence[ProgramStatus]
     sockets: Sequence[XdpSocket]
     counts: _Counts | None
     notes: Sequence[str]
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     with Survey() as survey:
         if arguments.json:
-            programs = [as_json(standing) for standing in survey.programs()]
+            programs = [as_json(status) for status in survey.programs()]
             sockets = [socket_as_json(each) for each in survey.sockets()]
             print(json.dumps(document("programs", programs, sockets=sockets), indent=2))
         elif arguments.watch is None:
@@ -107,18 +107,16 @@ def _frame(screen: Console, view: View) -> list[Table | Text]:
 
 
 def _view(survey: Survey, client: AgentClient) -> View:
-    standings, sockets = survey.programs(), survey.sockets()
-    if not standings:
-        return View(standings, sockets, None, ["No XDP program is loaded."])
+    statuses, sockets = survey.programs(), survey.sockets()
+    if not statuses:
+        return View(statuses, sockets, None, ["No XDP program is loaded."])
     if survey.unavailable is not None:
         hint = f" Hint: {survey.unavailable.hint}." if survey.unavailable.hint else ""
-        return View(
-            standings, sockets, None, [f"No program is traced: {survey.unavailable}.{hint}"]
-        )
+        return View(statuses, sockets, None, [f"No program is traced: {survey.unavailable}.{hint}"])
     try:
-        return View(standings, sockets, _counts(client.get("api/v1/programs", {})), [])
+        return View(statuses, sockets, _counts(client.get("api/v1/programs", {})), [])
     except XdpscopeError as error:
-        return View(standings, sockets, None, [f"No counts: {error}"])
+        return View(statuses, sockets, None, [f"No counts: {error}"])
 
 
 def _counts(found: Mapping[str, Any]) -> _Counts:
@@ -141,7 +139,7 @@ def _count(program: Mapping[str, Any]) -> Count:
 def _tables(screen: Console, view: View) -> list[Table | Text]:
     """Return the table of programs, an empty line, and the table of sockets, as far as needed."""
     tables: list[Table | Text] = []
-    if view.standings:
+    if view.statuses:
         tables.append(first_that_fits(screen, _wide(view), _narrow(view)))
     if view.sockets:
         tables += [*[Text()] * bool(tables), _sockets(view.sockets)]
@@ -157,8 +155,10 @@ def _sockets(sockets: Sequence[XdpSocket]) -> Table:
     for (netns, interface), group in groupby(sockets, lambda each: (each.netns, each.interface)):
         name = interface if netns == HOST else f"{netns}/{interface}"
         here = list(group)
-        owners = sorted({each.owner for each in here if each.owner}, key=lambda each: each.pid)
-        shown = ", ".join(f"{each.comm} ({each.pid})" for each in owners) or "-"
+        series_index = sorted(
+            {each.owner for each in here if each.owner}, key=lambda each: each.pid
+        )
+        shown = ", ".join(f"{each.comm} ({each.pid})" for each in series_index) or "-"
         table.add_row(escape(printable(name)), str(len(here)), escape(printable(shown)))
     return table
 
@@ -167,7 +167,7 @@ def _wide(view: View) -> Table:
     """Return a table with the role, the share of drops and the loader in columns of their own."""
     table = _columns("PROGRAM", "ROLE", counts=["PACKETS", "DROP"] if view.counts else [])
     table.add_column("UID", justify="right", no_wrap=True)
-    for each in view.standings:
+    for each in view.statuses:
         row = [_id(each), _name(each), _role(each.part), _locations(each)]
         table.add_row(*row, *_count_of(each, view.counts), _traceable(each), _uid(each))
     return table
@@ -176,9 +176,9 @@ def _wide(view: View) -> Table:
 def _narrow(view: View) -> Table:
     """Return a table with two lines for each program, for 80 columns."""
     table = _columns("PROGRAM\nROLE", counts=["PACKETS\nDROP"] if view.counts else [])
-    names = [word for each in view.standings for word in _locations(each).split()]
+    names = [word for each in view.statuses for word in _locations(each).split()]
     table.columns[2].min_width = min(_NAME, max(map(len, names), default=0))
-    for each in view.standings:
+    for each in view.statuses:
         name = f"{_name(each)}\n[dim]{_role(each.part)}[/]"
         counts = ["\n".join(_count_of(each, view.counts))] if view.counts else []
         table.add_row(_id(each), name, _locations(each), *counts, _traceable(each))
@@ -196,35 +196,35 @@ def _columns(*names: str, counts: Sequence[str]) -> Table:
     return table
 
 
-def _id(standing: Standing) -> str:
-    return str(standing.program.id)
+def _id(status: ProgramStatus) -> str:
+    return str(status.program.id)
 
 
-def _name(standing: Standing) -> str:
-    return escape(printable(standing.program.function))
+def _name(status: ProgramStatus) -> str:
+    return escape(printable(status.program.function))
 
 
-def _locations(standing: Standing) -> str:
-    return escape("\n".join(_location(at) for at in standing.attachments)) or "-"
+def _locations(status: ProgramStatus) -> str:
+    return escape("\n".join(_location(at) for at in status.attachments)) or "-"
 
 
-def _count_of(standing: Standing, counts: _Counts | None) -> list[str]:
+def _count_of(status: ProgramStatus, counts: _Counts | None) -> list[str]:
     """Return packets and the share of drops; nothing without any counts."""
     if not counts:
         return []
-    count = counts.get((standing.program.id, standing.program.tag))
+    count = counts.get((status.program.id, status.program.tag))
     if count is None:
         return ["-", "-"]
     return [short(count.packets), f"{count.dropped / count.packets:.1%}" if count.packets else "-"]
 
 
-def _uid(standing: Standing) -> str:
+def _uid(status: ProgramStatus) -> str:
     """Return the user id of the loader."""
-    return "-" if standing.program.uid is None else str(standing.program.uid)
+    return "-" if status.program.uid is None else str(status.program.uid)
 
 
-def _traceable(standing: Standing) -> str:
-    return "[green]yes[/]" if standing.reason is None else f"[yellow]no: {standing.reason}[/]"
+def _traceable(status: ProgramStatus) -> str:
+    return "[green]yes[/]" if status.reason is None else f"[yellow]no: {status.reason}[/]"
 
 
 def _location(at: Attachment) -> str:
@@ -237,7 +237,7 @@ def _location(at: Attachment) -> str:
 
 def _role(part: Part) -> str:
     """Return the role, and to whom a component or a tail-called program belongs."""
-    lines = [f"{place.position} of {place.dispatcher}" for place in part.chain]
+    lines = [f"{position.position} of {position.dispatcher}" for position in part.chain]
     if part.callers:
         lines.append(f"of {', '.join(map(str, part.callers))}")
     return "\n".join([part.role, *lines]) if len(lines) > 1 else " ".join([part.role, *lines])

@@ -8,7 +8,7 @@ pointer to ``struct xdp_md``, and an integer as the result (``btf_prepare_func_a
 numbers as arguments. The packet cannot be read then, and an argument may be read as the verdict.
 """
 
-from xdpscope.errors import Vanished
+from xdpscope.errors import VanishedError
 from xdpscope.libbpf import Btf
 
 _CONTEXT = "xdp_md"
@@ -24,6 +24,6 @@ def problem_of(btf: Btf, function: int) -> str:
             return f"its argument is not a pointer to struct {_CONTEXT}"
         if not btf.is_integer(result):
             return "it returns no integer"
-    except Vanished:
+    except VanishedError:
         return "its BTF has no prototype of it"
     return ""

@@ -89,7 +89,7 @@ class Inventory:
         error.
 
         Raises:
-            NotPermitted: CAP_SYS_ADMIN is missing.
+            NotPermittedError: CAP_SYS_ADMIN is missing.
             KernelError: a part cannot be read, and never could.
             OSError: the same.
         """
@@ -129,8 +129,8 @@ class Inventory:
                 running.add(entry.program)
             elif entry.kind is not MapKind.PROG_ARRAY:
                 elsewhere = namespaces.names.get(entry.inode, str(entry.inode)), entry.name
-                place = interfaces.get(entry.device, elsewhere)
-                attachments[entry.program].add(Attachment(*place, Mode.NATIVE))
+                location = interfaces.get(entry.device, elsewhere)
+                attachments[entry.program].add(Attachment(*location, Mode.NATIVE))
         extended = self._targets_of_extensions(listed)
         leaves = tail_called(
             entries, listed.programs, attachments.keys() | running | extended.keys()

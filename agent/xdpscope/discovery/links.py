@@ -4,7 +4,7 @@
 from collections.abc import Collection
 
 from xdpscope.discovery.retry import Retries, check_capability
-from xdpscope.errors import KernelError, Vanished
+from xdpscope.errors import KernelError, VanishedError
 from xdpscope.libbpf import Link, LinkEnds
 
 
@@ -24,7 +24,7 @@ class TracingLinks:
         target.
 
         Raises:
-            NotPermitted: CAP_SYS_ADMIN is missing.
+            NotPermittedError: CAP_SYS_ADMIN is missing.
         """
         ids = list(Link.ids())
         if ids == list(self._known) and not self._unreadable.due:
@@ -36,7 +36,7 @@ class TracingLinks:
                 try:
                     with Link.open(id) as link:
                         ends = link.ends()
-                except Vanished:
+                except VanishedError:
                     continue
                 except KernelError as error:
                     check_capability(error)

@@ -96,7 +96,7 @@ class Attachment:
 
 
 @dataclass(frozen=True, slots=True)
-class ChainPlace:
+class ChainPosition:
     """A component's place in a dispatcher.
 
     ``position`` is 0 for the first, and for a component that replaces the dispatcher's entry
@@ -112,7 +112,7 @@ class Part:
     """The role of a program at one moment."""
 
     role: Role
-    chain: tuple[ChainPlace, ...] = ()  # of a component
+    chain: tuple[ChainPosition, ...] = ()  # of a component
     callers: tuple[int, ...] = ()  # of a tailcall program; see Snapshot.tail_called
 
 
@@ -132,7 +132,7 @@ class Snapshot:
     # Freplace programs for functions that return no verdict. See Role.EXTENSION.
     extensions: frozenset[int] = frozenset()
     # By component; empty where this kernel does not report it.
-    chains: Mapping[int, tuple[ChainPlace, ...]] = field(default_factory=dict)
+    chains: Mapping[int, tuple[ChainPosition, ...]] = field(default_factory=dict)
     # Programs that run without being attached anywhere: a cpumap's entry has them do so.
     running: frozenset[int] = frozenset()
     # Programs that only tail calls reach, and those that these calls begin with; none where

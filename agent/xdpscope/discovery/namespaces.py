@@ -118,7 +118,7 @@ class NamespaceSource:
             found: Namespace | None = None
             try:
                 if self._enter(inode, ways):
-                    found = self._look_around(inode, name)
+                    found = self._scan_namespaces(inode, name)
             except (KernelError, OSError):
                 # It may still be there: descriptors or memory may be used up.
                 if inode in before:
@@ -151,7 +151,7 @@ class NamespaceSource:
             raise problem
         return False
 
-    def _look_around(self, inode: int, name: str) -> Namespace:
+    def _scan_namespaces(self, inode: int, name: str) -> Namespace:
         with InterfaceSource(self._decoder) as source:
             return self._read(source, inode, name)
 

@@ -14,9 +14,9 @@ from xdpscope.discovery.claims import Claims
 from xdpscope.discovery.entry import problem_of
 from xdpscope.discovery.links import TracingLinks
 from xdpscope.discovery.listing import Listing
-from xdpscope.discovery.model import UNNAMED, ChainPlace, Role, XdpProgram
+from xdpscope.discovery.model import UNNAMED, ChainPosition, Role, XdpProgram
 from xdpscope.discovery.retry import Retries, check_capability
-from xdpscope.errors import KernelError, NotPermitted, Vanished
+from xdpscope.errors import KernelError, NotPermittedError, VanishedError
 from xdpscope.libbpf import Btf, EntryFunction, Program, ProgramInfo, attach_type_name
 
 _log = structlog.get_logger(__name__)
@@ -31,8 +31,8 @@ _FREPLACE = "freplace"
 # The functions of libxdp's dispatcher that components take the place of.
 _COMPONENT = re.compile(r"prog(\d+)")
 
-ANCHOR = "xdpscope_anchor"
-"""The entry function of bpf/anchor.bpf.c: the agent's own program, which is nobody's business."""
+SELF_TEST = "xdpscope_self_test"
+"""The entry function of bpf/self_test.bpf.c: the agent's own program."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class ProgramList:
 
     programs: dict[int, XdpProgram]
     holders: dict[int, int]  # see Snapshot
-    chains: dict[int, tuple[ChainPlace, ...]]  # see Snapshot
+    chains: dict[int, tuple[ChainPosition, ...]]  # see Snapshot
     claimed: frozenset[int]  # see Snapshot
     extensions: frozenset[int] = frozenset()  # see Snapshot
     # By freplace program: the programs it is attached to; empty where this kernel does not report
@@ -128,7 +128,7 @@ class ProgramSource:
         self._positions: dict[tuple[int, int], int | None] = {}  # by program and function
         self._extensions: frozenset[int] = frozenset()
         self._classified: set[int] = set()  # freplace programs, by the names of functions
-        self._told: tuple[object, object] = None, None  # by the kernel: what was found is of that
+        self._listed: tuple[object, object] = None, None  # by the kernel: what was found is of that
         self._found = ProgramList({}, {}, {}, frozenset())
 
     def close(self) -> None:
@@ -150,7 +150,7 @@ class ProgramSource:
         each of which waits for the other to detach, would keep a program for ever.
 
         Raises:
-            NotPermitted: CAP_SYS_ADMIN is missing.
+            NotPermittedError: CAP_SYS_ADMIN is missing.
         """
         if self._census is None:
             found = self._describe_all(dict.fromkeys(Program.ids(), Entry()))
@@ -159,12 +159,12 @@ class ProgramSource:
         # After the census: a tracer that was created in between makes the number too small. The
         # program is then detached for a moment, and not kept.
         links = self._links.read()
-        same = census is self._told[0] and links is self._told[1]
+        same = census is self._listed[0] and links is self._listed[1]
         if same and not self._unreadable.due and not self._claims.due:
             return self._found
         programs = self._describe_all(census)
         tracers: Counter[int] = Counter(link.target for link in links)
-        chains: dict[int, list[ChainPlace]] = defaultdict(list)
+        chains: dict[int, list[ChainPosition]] = defaultdict(list)
         extended: dict[int, list[int]] = defaultdict(list)
         # The functions that each freplace program replaces, or was loaded to replace: program and
         # function.
@@ -180,7 +180,7 @@ class ProgramSource:
             extended[program.id].append(link.target)
             position = self._position(programs[link.target], link.function)
             if position is not None:
-                chains[program.id].append(ChainPlace(link.target, position))
+                chains[program.id].append(ChainPosition(link.target, position))
         given_up = self._claims.given_up([id for id, entry in census.items() if entry.target])
         claims = set().union(*(ends for id, ends in replaced.items() if id not in given_up))
         self._positions = {ends: at for ends, at in self._positions.items() if ends in claims}
@@ -194,13 +194,13 @@ class ProgramSource:
         self._found = ProgramList(
             programs,
             holders,
-            {id: tuple(sorted(places, key=_by_dispatcher)) for id, places in chains.items()},
+            {id: tuple(sorted(positions, key=_by_dispatcher)) for id, positions in chains.items()},
             frozenset(p.id for p in programs.values() if (p.id, p.entry_type_id) in claims),
             self._extensions,
             dict(extended),
         )
         # If one could not be described, it is tried again.
-        self._told = (census, links) if len(self._known) == len(census) else (None, None)
+        self._listed = (census, links) if len(self._known) == len(census) else (None, None)
         return self._found
 
     def _returns_no_verdict(
@@ -260,7 +260,7 @@ class ProgramSource:
                 self._known[id] = self._describe(id, entry)
             except KernelError as error:
                 # The program is gone, or the network card that was to run it is.
-                if not isinstance(error, Vanished) and error.errno != ENODEV:
+                if not isinstance(error, VanishedError) and error.errno != ENODEV:
                     check_capability(error)
                     self._cannot_read(id, entry, error)
             else:
@@ -273,7 +273,7 @@ class ProgramSource:
             if not (info.is_xdp or entry.extension):
                 return None
             function, problem = self._entry_function(info)
-        if function is not None and function.name == ANCHOR:
+        if function is not None and function.name == SELF_TEST:
             return None
         return XdpProgram(
             id=id,
@@ -293,12 +293,12 @@ class ProgramSource:
         )
 
     def _cannot_read(self, id: int, entry: Entry, error: KernelError) -> None:
-        if entry.name == ANCHOR:
+        if entry.name == SELF_TEST:
             self._known[id] = None
             return
         if self._unreadable.failed(id, error):
             hint = "does a security module, such as SELinux, forbid it? See its audit log"
-            more = {"hint": hint} if isinstance(error, NotPermitted) else {}
+            more = {"hint": hint} if isinstance(error, NotPermittedError) else {}
             _log.warning(
                 "cannot read a program: it is not traced",
                 program_id=id,
@@ -334,7 +334,7 @@ class ProgramSource:
         try:
             with Btf.from_kernel(info.btf_id) as btf:
                 return EntryFunction(btf.name(type_id), type_id), problem_of(btf, type_id)
-        except (NotPermitted, Vanished):
+        except (NotPermittedError, VanishedError):
             raise
         except KernelError as error:
             if error.errno in _PASSING:
@@ -349,5 +349,5 @@ class ProgramSource:
         return _XDP if entry.attach_type == _UNSPECIFIED else attach_type_name(entry.attach_type)
 
 
-def _by_dispatcher(place: ChainPlace) -> tuple[int, int]:
-    return place.dispatcher, place.position
+def _by_dispatcher(position: ChainPosition) -> tuple[int, int]:
+    return position.dispatcher, position.position

@@ -5,7 +5,7 @@ import time
 from collections.abc import Container
 from dataclasses import dataclass
 
-from xdpscope.errors import KernelError, NotPermitted
+from xdpscope.errors import KernelError, NotPermittedError
 from xdpscope.kernel import capabilities
 
 _FIRST, _LONGEST = 1.0, 60.0
@@ -19,7 +19,7 @@ def check_capability(error: KernelError) -> None:
 
     With that capability, a refusal concerns one object: a security module forbids that one.
     """
-    if isinstance(error, NotPermitted) and not capabilities.may_open_programs():
+    if isinstance(error, NotPermittedError) and not capabilities.may_open_programs():
         raise error
 
 
@@ -53,7 +53,7 @@ class Retries:
         """Note that an object could not be read; return whether that is news."""
         before = self._attempts.get(id)
         pause = _FIRST if before is None else min(_LONGEST, 2 * before.pause)
-        if isinstance(error, NotPermitted):
+        if isinstance(error, NotPermittedError):
             pause = _LONGEST
         self._attempts[id] = _Attempt(time.monotonic() + pause, pause)
         return before is None

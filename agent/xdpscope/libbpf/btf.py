@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from xdpscope.errors import Vanished
+from xdpscope.errors import VanishedError
 from xdpscope.libbpf._raw import ffi, lib
 from xdpscope.libbpf.descriptor import fail
 
@@ -39,8 +39,8 @@ class Btf:
         """Read the BTF object of this id.
 
         Raises:
-            Vanished: it is gone.
-            NotPermitted: CAP_SYS_ADMIN is missing.
+            VanishedError: it is gone.
+            NotPermittedError: CAP_SYS_ADMIN is missing.
         """
         return cls(cls._checked(lib.btf__load_from_kernel_by_id(btf_id), f"reading BTF {btf_id}"))
 
@@ -49,7 +49,7 @@ class Btf:
         """Read the running kernel's own BTF, ``/sys/kernel/btf/vmlinux``.
 
         Raises:
-            Vanished: this kernel has none.
+            VanishedError: this kernel has none.
         """
         return cls(cls._checked(lib.btf__load_vmlinux_btf(), "reading the kernel's BTF"))
 
@@ -74,7 +74,7 @@ class Btf:
     def _type(self, type_id: int) -> Any:
         found = lib.btf__type_by_id(self._handle, type_id)
         if found == ffi.NULL:
-            raise Vanished(f"BTF type {type_id} does not exist", ENOENT)
+            raise VanishedError(f"BTF type {type_id} does not exist", ENOENT)
         return found
 
     def _name(self, offset: int) -> str:
@@ -116,11 +116,11 @@ class Btf:
         """Return the types of a function: what it returns, and its arguments.
 
         Raises:
-            Vanished: the BTF has no such function.
+            VanishedError: the BTF has no such function.
         """
         found = self._type(self._type(function).type)
         if lib.xdpscope_btf_kind(found) != lib.BTF_KIND_FUNC_PROTO:
-            raise Vanished(f"BTF type {function} is not a function", ENOENT)
+            raise VanishedError(f"BTF type {function} is not a function", ENOENT)
         parameters = lib.xdpscope_btf_params(found)
         count = lib.xdpscope_btf_vlen(found)
         return found.type, [parameters[i].type for i in range(count)]

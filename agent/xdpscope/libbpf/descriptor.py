@@ -8,7 +8,7 @@ from errno import EACCES, ENOENT, EPERM
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-from xdpscope.errors import KernelError, NotPermitted, Vanished
+from xdpscope.errors import KernelError, NotPermittedError, VanishedError
 from xdpscope.libbpf._raw import ffi, lib
 
 # Room for the verifier's log of one program. A longer log is cut at its beginning.
@@ -21,9 +21,9 @@ def fail(result: int, action: str) -> NoReturn:
     """Raise the exception for a negative ``result``, which libbpf sets to -errno."""
     errno = -result
     if errno == ENOENT:
-        raise Vanished(f"{action} failed", errno)
+        raise VanishedError(f"{action} failed", errno)
     if errno in (EPERM, EACCES):
-        raise NotPermitted(f"{action} failed", errno, hint=_PRIVILEGE)
+        raise NotPermittedError(f"{action} failed", errno, hint=_PRIVILEGE)
     raise KernelError(f"{action} failed", errno)
 
 
@@ -31,7 +31,7 @@ def each_id(next_id: Callable[[int, Any], int], action: str) -> Iterator[int]:
     """Yield the ids of one kind of object with its ``bpf_*_get_next_id``.
 
     Raises:
-        NotPermitted: CAP_SYS_ADMIN is missing.
+        NotPermittedError: CAP_SYS_ADMIN is missing.
     """
     found = ffi.new("__u32 *", 0)
     while (result := next_id(found[0], found)) == 0:
@@ -102,7 +102,7 @@ class Pinnable(Descriptor):
         """Open the object that is pinned there. The caller must know its kind: nothing checks it.
 
         Raises:
-            Vanished: nothing is pinned there.
+            VanishedError: nothing is pinned there.
         """
         fd = lib.bpf_obj_get(os.fsencode(path))
         if fd < 0:

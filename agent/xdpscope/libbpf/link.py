@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from errno import EAGAIN, EIO
 from typing import Self
 
-from xdpscope.errors import Vanished
+from xdpscope.errors import VanishedError
 from xdpscope.libbpf._raw import ffi, lib
 from xdpscope.libbpf.descriptor import Pinnable, each_id, fail
 from xdpscope.libbpf.program import Program
@@ -44,13 +44,13 @@ class Link(Pinnable):
         """Return the link of this id.
 
         Raises:
-            Vanished: it is gone, or is not attached yet. A link gets its id a moment before it is
+            VanishedError: it is gone, or is not attached yet. A link gets its id a moment before it is
                 attached (EAGAIN, kernel/bpf/syscall.c: bpf_link_by_id).
-            NotPermitted: CAP_SYS_ADMIN is missing.
+            NotPermittedError: CAP_SYS_ADMIN is missing.
         """
         fd = lib.bpf_link_get_fd_by_id(link_id)
         if fd == -EAGAIN:
-            raise Vanished(f"BPF link {link_id} is only being made", EAGAIN)
+            raise VanishedError(f"BPF link {link_id} is only being made", EAGAIN)
         if fd < 0:
             fail(fd, f"opening BPF link {link_id}")
         return cls(fd)

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from xdpscope.errors import KernelError, Vanished
+from xdpscope.errors import KernelError, VanishedError
 from xdpscope.libbpf._raw import ffi, lib
 from xdpscope.libbpf.descriptor import Pinnable, each_id, fail
 
@@ -108,7 +108,7 @@ class Map(Pinnable):
         """Return the map of this id.
 
         Raises:
-            Vanished: it is gone.
+            VanishedError: it is gone.
         """
         fd = lib.bpf_map_get_fd_by_id(map_id)
         if fd < 0:
@@ -139,7 +139,7 @@ class Map(Pinnable):
         """Return one element's values, shape (CPUs, stride).
 
         Raises:
-            Vanished: there is no such key.
+            VanishedError: there is no such key.
         """
         values = np.empty((self.info.cpus, self.info.stride), np.uint8)
         self.lookup_into(key, values)
@@ -149,7 +149,7 @@ class Map(Pinnable):
         """Read one element's values into an array of shape (CPUs, stride), without other layouts.
 
         Raises:
-            Vanished: there is no such key.
+            VanishedError: there is no such key.
         """
         result = lib.bpf_map_lookup_elem(self.fileno(), key, ffi.from_buffer(values))
         if result < 0:
@@ -173,7 +173,7 @@ class Map(Pinnable):
         In one step where the kernel has it for hashes (Linux 5.14), else in two.
 
         Raises:
-            Vanished: there is no such key.
+            VanishedError: there is no such key.
         """
         values = np.empty((self.info.cpus, self.info.stride), np.uint8)
         result = lib.bpf_map_lookup_and_delete_elem(self.fileno(), key, ffi.from_buffer(values))
@@ -286,7 +286,7 @@ class Map(Pinnable):
             # After a deletion the kernel starts over: one pass over what is new is all.
             if name in seen or len(seen) >= info.max_entries:
                 break
-            with suppress(Vanished):
+            with suppress(VanishedError):
                 part[name] = self.lookup(name)
                 seen.add(name)
             if len(part) >= self._room:

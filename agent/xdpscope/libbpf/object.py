@@ -57,7 +57,7 @@ class Object:
             raise KeyError(f"{self._path.name} has no map {name!r}")
         return found
 
-    def choose(self, *names: str) -> None:
+    def set_autoload(self, *names: str) -> None:
         """Load these programs of the file, and no others."""
         for name in names:
             self._program(name)
@@ -66,7 +66,7 @@ class Object:
             name = ffi.string(lib.bpf_program__name(program)).decode()
             lib.bpf_program__set_autoload(program, name in names)
 
-    def aim(self, name: str, target: Program, function: str) -> None:
+    def set_attach_target(self, name: str, target: Program, function: str) -> None:
         """Set a function of another BPF program as the target of a tracing program."""
         program = self._program(name)
         result = lib.bpf_program__set_attach_target(program, target.fileno(), function.encode())
@@ -104,7 +104,7 @@ class Object:
             names.append(ffi.string(lib.bpf_map__name(found)).decode())
         return names
 
-    def reuse(self, name: str, existing: Map) -> None:
+    def reuse_fd(self, name: str, existing: Map) -> None:
         """Use an existing map, as it is, instead of creating a new one."""
         result = lib.bpf_map__reuse_fd(self._map(name), existing.fileno())
         if result < 0:

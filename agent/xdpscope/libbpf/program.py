@@ -57,7 +57,7 @@ class Program(Descriptor):
         """Yield the ids of all loaded programs of any type, in ascending order.
 
         Raises:
-            NotPermitted: CAP_SYS_ADMIN is missing.
+            NotPermittedError: CAP_SYS_ADMIN is missing.
         """
         return each_id(lib.bpf_prog_get_next_id, "listing BPF programs")
 
@@ -66,8 +66,8 @@ class Program(Descriptor):
         """Return the program of this id.
 
         Raises:
-            Vanished: it is gone.
-            NotPermitted: CAP_SYS_ADMIN is missing; CAP_BPF is not enough.
+            VanishedError: it is gone.
+            NotPermittedError: CAP_SYS_ADMIN is missing; CAP_BPF is not enough.
         """
         fd = lib.bpf_prog_get_fd_by_id(program_id)
         if fd < 0:

@@ -8,7 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from xdpscope import __version__, libbpf
-from xdpscope.tracing.reason import Reason
+from xdpscope.attach.reason import Reason
 
 # The reasons that follow from an attempt; the others are known without one.
 _ATTEMPTED = (Reason.BUSY, Reason.KERNEL_REFUSED, Reason.UNSUPPORTED_ENTRY, Reason.VANISHED)

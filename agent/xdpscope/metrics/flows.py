@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from xdpscope.accounting.reading import REASONS, VERDICTS
+from xdpscope.counters.records import REASONS, VERDICTS
 
 if TYPE_CHECKING:
     from xdpscope.observer import FlowReport
@@ -43,18 +43,18 @@ def _flows(report: "FlowReport") -> Iterable[Metric]:
     for flow in report.exported:
         ends = [flow.source, flow.destination, str(flow.source_port), str(flow.destination_port)]
         labels = [
-            str(flow.program.id), flow.program.function, *flow.place, flow.verdict,
+            str(flow.program.id), flow.program.function, *flow.location, flow.verdict,
             flow.protocol, *ends,
         ]  # fmt: skip
         packets.add_metric(labels, flow.packets)
         sizes.add_metric(labels, flow.bytes)
     for count in report.others:
-        place = [str(count.program.id), count.program.function, *count.place]
+        location = [str(count.program.id), count.program.function, *count.location]
         for verdict, number, size in zip(
             VERDICTS, count.tally.packets, count.tally.bytes, strict=True
         ):
-            packets.add_metric([*place, verdict, *_OTHER], number)
-            sizes.add_metric([*place, verdict, *_OTHER], size)
+            packets.add_metric([*location, verdict, *_OTHER], number)
+            sizes.add_metric([*location, verdict, *_OTHER], size)
     return [packets, sizes]
 
 
@@ -68,13 +68,13 @@ def _unaccounted(report: "FlowReport") -> Iterable[Metric]:
         "xdp_flow_unaccounted_bytes", "Bytes of these packets.", labels=[*_VERDICT, "reason"]
     )
     for count in report.unaccounted:
-        place = [str(count.program.id), count.program.function, *count.place]
+        location = [str(count.program.id), count.program.function, *count.location]
         for reason in REASONS:
             tallies = zip(VERDICTS, *count.tally.unaccounted(reason), strict=True)
             for verdict, number, size in tallies:
                 # From 0 on: a series that began above 0 would hide its first packets from rates.
-                packets.add_metric([*place, verdict, reason], number)
-                sizes.add_metric([*place, verdict, reason], size)
+                packets.add_metric([*location, verdict, reason], number)
+                sizes.add_metric([*location, verdict, reason], size)
     return [packets, sizes]
 
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from xdpscope.attach.reason import Reason
 from xdpscope.kernel.boot import BOOT_CLOCK
-from xdpscope.tracing.reason import Reason
 
 if TYPE_CHECKING:
-    from xdpscope.observer import Standing
+    from xdpscope.observer import ProgramStatus
 
 _PROGRAM = ["program_id", "program"]
 
@@ -21,16 +21,16 @@ class ProgramCollector(Collector):
 
     def __init__(
         self,
-        standings: "Callable[[], Sequence[Standing]]",
+        statuses: "Callable[[], Sequence[ProgramStatus]]",
         expects: Callable[..., bool | None] = lambda *_: None,
     ) -> None:
         """Collect nothing yet.
 
         Args:
-            standings: Returns all programs.
+            statuses: Returns all programs.
             expects: Returns whether a program with these names is expected; None: any is.
         """
-        self._standings = standings
+        self._statuses = statuses
         self._expects = expects
 
     def collect(self) -> Iterable[Metric]:
@@ -75,24 +75,24 @@ class ProgramCollector(Collector):
             "Time spent in a tracer, as far as the kernel's statistics of BPF programs were on.",
             labels=_PROGRAM,
         )
-        for standing in self._standings():
-            program = standing.program
+        for status in self._statuses():
+            program = status.program
             labels = [str(program.id), program.function]
-            traced.add_metric([*labels, standing.reason or ""], int(standing.reason is None))
-            missed.add_metric(labels, standing.missed)
-            if standing.run_seconds is not None:
-                cost.add_metric(labels, standing.run_seconds)
-            if standing.reason is Reason.VANISHED:
+            traced.add_metric([*labels, status.reason or ""], int(status.reason is None))
+            missed.add_metric(labels, status.missed)
+            if status.run_seconds is not None:
+                cost.add_metric(labels, status.run_seconds)
+            if status.reason is Reason.VANISHED:
                 continue
             if program.load_time:
                 loaded.add_metric(labels, BOOT_CLOCK.unix_time(program.load_time))
             if (is_expected := self._expects(*program.selectors)) is not None:
                 expected.add_metric(labels, int(is_expected))
-            part = standing.part
+            part = status.part
             info.add_metric([*labels, program.tag, part.role, program.attach_type], 1)
-            for place in part.chain:
-                component.add_metric([*labels, str(place.dispatcher), str(place.position)], 1)
-            for at in standing.attachments:
+            for position in part.chain:
+                component.add_metric([*labels, str(position.dispatcher), str(position.position)], 1)
+            for at in status.attachments:
                 if at.receives:
                     where = [at.netns, at.interface, at.mode, at.via]
                     attachment.add_metric([*labels, *where], 1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from xdpscope.accounting.reading import VERDICTS
+from xdpscope.counters.records import VERDICTS
 
 if TYPE_CHECKING:
     from xdpscope.observer import Count
@@ -31,7 +31,7 @@ class VerdictCollector(Collector):
             labels=_LABELS,
         )
         for count in self._counts():
-            labels = [str(count.program.id), count.program.function, *count.place]
+            labels = [str(count.program.id), count.program.function, *count.location]
             for index, verdict in enumerate(VERDICTS):
                 packets.add_metric([*labels, verdict], count.tally.packets[index])
                 sizes.add_metric([*labels, verdict], count.tally.bytes[index])

@@ -62,15 +62,15 @@ class Selectors:
         """Return whether packets of a program may be selected."""
         if not self.wants_program(program):
             return False
-        places = snapshot.attachments.get(program.id, ())
-        if not self.by_device or not places:
+        locations = snapshot.attachments.get(program.id, ())
+        if not self.by_device or not locations:
             # A cpumap's program is attached nowhere: any device's packets may come to it.
             return True
         return any(
             self.wants_device(
                 at.netns, at.interface, snapshot.uppers.get((at.netns, at.interface), ())
             )
-            for at in places
+            for at in locations
         )
 
     def devices(self, snapshot: Snapshot) -> set[tuple[int, int]]:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from errno import E2BIG, EBUSY
 from typing import Self
 
+from xdpscope.attach.reason import Reason, Selection
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.model import Snapshot, XdpProgram
-from xdpscope.errors import KernelError, Vanished, XdpscopeError
+from xdpscope.errors import KernelError, VanishedError, XdpscopeError
 from xdpscope.kernel import netns
 from xdpscope.log import printable
 from xdpscope.sessions.selectors import Selectors
 from xdpscope.sessions.tracers import ENTRY, EXIT, Counts, Plan, Target, Tracers
-from xdpscope.tracing.reason import Reason, Scope
 
 __all__ = ["ENTRY", "EXIT", "Device", "Session"]
 
@@ -61,7 +61,7 @@ class Session:
             note: Called with remarks for people; by two threads.
 
         Raises:
-            TracingUnavailable: this kernel does not trace BPF programs for us.
+            TracingUnavailableError: this kernel does not trace BPF programs for us.
             XdpscopeError: none of the selected programs can be traced.
         """
         self._note = note
@@ -151,7 +151,7 @@ class Session:
         wanted = {}
         for id, program in snapshot.programs.items():
             if self._selectors.wants(program, snapshot):
-                reason = Scope().reason_against(program, snapshot)
+                reason = Selection().reason_against(program, snapshot)
                 if reason is None:
                     wanted[id] = program
                 elif self._is_named(program) and reason is not Reason.NOT_ATTACHED:
@@ -172,7 +172,7 @@ class Session:
             return
         try:
             self._attached[program.id] = self.tracers.attach(program)
-        except Vanished:
+        except VanishedError:
             pass
         except (KernelError, OSError) as error:
             reason = Reason.BUSY if error.errno in (EBUSY, E2BIG) else Reason.KERNEL_REFUSED

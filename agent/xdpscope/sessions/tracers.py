@@ -16,9 +16,11 @@ from typing import Any, Self
 import numpy as np
 
 from xdpscope import bpf
+from xdpscope.attach import packet_writes
+from xdpscope.attach.engine import unavailable
 from xdpscope.discovery.model import XdpProgram
-from xdpscope.discovery.programs import ANCHOR
-from xdpscope.errors import KernelError, TracingUnavailable
+from xdpscope.discovery.programs import SELF_TEST
+from xdpscope.errors import KernelError, TracingUnavailableError
 from xdpscope.libbpf import (
     EntryFunction,
     Link,
@@ -33,8 +35,6 @@ from xdpscope.libbpf import (
 from xdpscope.libbpf.capture import PIECE, RECORD_SIZE, SNAPLEN
 from xdpscope.sessions.packet_filter import PacketFilter, Reader
 from xdpscope.sessions.selectors import Selectors
-from xdpscope.tracing import alteration
-from xdpscope.tracing.engine import unavailable
 
 __all__ = ["ENTRY", "EXIT", "Counts", "Plan", "Target", "Tracers"]
 
@@ -63,7 +63,7 @@ class Plan:
     selectors: Selectors = field(default_factory=Selectors)
     filter: PacketFilter | None = None
 
-    def programs(self, *, alters_packets: bool) -> tuple[str, ...]:
+    def programs(self, *, writes_packets: bool) -> tuple[str, ...]:
         """Return the tracers that a target needs, in the order of attaching.
 
         The exit comes first, so that each entry that is seen has its exit.
@@ -75,14 +75,14 @@ class Plan:
         if not needs_pair:
             # The packet at exit is what is wanted, or it is as it was at entry.
             as_it_leaves = self.exit and self.filter is None
-            if as_it_leaves or not alters_packets:
+            if as_it_leaves or not writes_packets:
                 return ("capture_exit_only",)
         return ("capture_exit", "capture_entry")
 
     @property
     def asks_for_alteration(self) -> bool:
         """Whether the tracers depend on whether a program alters packets."""
-        return self.programs(alters_packets=True) != self.programs(alters_packets=False)
+        return self.programs(writes_packets=True) != self.programs(writes_packets=False)
 
 
 @dataclass
@@ -164,13 +164,13 @@ class Tracers:
         """Load everything, and trace a program of our own for a moment.
 
         Raises:
-            TracingUnavailable: this kernel does not trace BPF programs for us; it says why.
+            TracingUnavailableError: this kernel does not trace BPF programs for us; it says why.
         """
         self.plan = plan
         self.targets: dict[int, Target] = {}
         """By the number in their records; those that were detached too."""
         self._lock = threading.Lock()
-        self._harmless: frozenset[int] | None = None
+        self._read_only: frozenset[int] | None = None
         with ExitStack() as stack:
             try:
                 self._load(stack)
@@ -179,21 +179,21 @@ class Tracers:
             self._resources = stack.pop_all()
 
     def _load(self, stack: ExitStack) -> None:
-        anchored = stack.enter_context(Object(bpf.path_of("anchor")))
+        anchored = stack.enter_context(Object(bpf.path_of("self_test")))
         anchored.load()
-        anchor = stack.enter_context(anchored.program(ANCHOR))
+        anchor = stack.enter_context(anchored.program(SELF_TEST))
         entry = anchor.entry_function()
         if entry is None:
-            raise TracingUnavailable(
+            raise TracingUnavailableError(
                 "this kernel keeps no BTF of BPF programs",
                 hint="use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
             )
         plan, cpus = self.plan, possible_cpus()
-        names = sorted({*plan.programs(alters_packets=True), *plan.programs(alters_packets=False)})
+        names = sorted({*plan.programs(writes_packets=True), *plan.programs(writes_packets=False)})
         loaded = stack.enter_context(Object(bpf.path_of("capture")))
-        loaded.choose(*names)
+        loaded.set_autoload(*names)
         for name in names:
-            loaded.aim(name, anchor, entry.name)
+            loaded.set_attach_target(name, anchor, entry.name)
             loaded.keep_log(name)
         loaded.set_initial_value(".rodata", self._config(loaded))
         for name in ("entries", "exits"):
@@ -223,7 +223,7 @@ class Tracers:
         value["min_inside"] = plan.selectors.min_inside
         value["entry"], value["exit"] = plan.entry, plan.exit
         value["late"] = plan.selectors.late
-        value["paired"] = plan.programs(alters_packets=True) != ("capture_entry",)
+        value["paired"] = plan.programs(writes_packets=True) != ("capture_entry",)
         value["devices"] = plan.selectors.by_device
         value["filter"] = plan.filter is not None
         value["filter_length"] = plan.filter is not None and plan.filter.uses_length
@@ -287,16 +287,16 @@ class Tracers:
         """Trace a program.
 
         Raises:
-            Vanished: the program is gone.
+            VanishedError: the program is gone.
             KernelError: it cannot be traced: EBUSY, E2BIG, …
         """
         number = len(self.targets) + 1
         if number > _TARGETS:
-            raise TracingUnavailable("this session has traced as many programs as it can")
+            raise TracingUnavailableError("this session has traced as many programs as it can")
         with ExitStack() as stack:
             target = stack.enter_context(Program.open(program.id))
             alters = not self.plan.asks_for_alteration or self._alters_packets(target)
-            names = self.plan.programs(alters_packets=alters)
+            names = self.plan.programs(writes_packets=alters)
             keep = stack.enter_context(ExitStack())
             maps = {
                 name: keep.enter_context(each.sibling(f"xdpscope_{name}"))
@@ -318,12 +318,12 @@ class Tracers:
         return made
 
     def _alters_packets(self, target: Program) -> bool:
-        if self._harmless is None:
+        if self._read_only is None:
             try:
-                self._harmless = alteration.harmless_calls()
+                self._read_only = packet_writes.read_only_calls()
             except KernelError:
-                self._harmless = frozenset()
-        return alteration.alters_packets(target.instructions(), self._harmless)
+                self._read_only = frozenset()
+        return packet_writes.writes_packets(target.instructions(), self._read_only)
 
     def detach(self, target: Target) -> None:
         """Let a program go; its counts stay."""

@@ -14,8 +14,8 @@ from starlette.middleware import Middleware
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from xdpscope.accounting.flow_query import FlowQuery
-from xdpscope.accounting.readers import READER
+from xdpscope.counters.clients import READER
+from xdpscope.counters.flow_query import FlowQuery
 from xdpscope.errors import ObserverBusyError
 from xdpscope.formats import document
 from xdpscope.web import parameters

@@ -45,7 +45,7 @@ CONTENT_SECURITY_POLICY = (
 # In the order in which one looks for them; aborted and unknown are rare.
 _VERDICTS = ("pass", "drop", "redirect", "tx", "aborted", "unknown")
 # So many places of a program are shown at once.
-_PLACES = 3
+_LOCATIONS = 3
 
 # So many CPUs of a program are shown at once.
 _CPUS = 4
@@ -191,7 +191,7 @@ def _programs(programs: Sequence[Shown], *, any_at_all: bool) -> str:
         cells = [
             _program(program),
             _cell(_role(program), "role", "Role"),
-            _cell(_places(program), "where most", "Attached"),
+            _cell(_locations(program), "where most", "Attached"),
             '<td role="cell" class="chart" data-own></td>',
             *(_number(totals[verdict], verdict) for verdict in _VERDICTS),
         ]
@@ -263,7 +263,7 @@ def _untraced(programs: Sequence[Shown]) -> str:
             f'<tr role="row" id="p{_text(program["id"])}">'
             + _program(program)
             + _cell(_role(program), "role", "Role")
-            + _cell(_places(program), "where most", "Attached")
+            + _cell(_locations(program), "where most", "Attached")
             + _cell(f"<code>{_text(reason)}</code>", "wide", "Reason")
             + _cell(why, "wide")
             + "</tr>"
@@ -274,9 +274,9 @@ def _untraced(programs: Sequence[Shown]) -> str:
 
 def _chains(programs: Sequence[Shown]) -> str:
     links = sorted(
-        (place["dispatcher_id"], place["position"] is None, place["position"] or 0, n)
+        (location["dispatcher_id"], location["position"] is None, location["position"] or 0, n)
         for n, program in enumerate(programs)
-        for place in program["chain"]
+        for location in program["chain"]
     )
     if not links:
         return ""
@@ -293,7 +293,7 @@ def _chains(programs: Sequence[Shown]) -> str:
     for dispatcher, components in chains.items():
         found = at.get(dispatcher)
         name = _text(found["program"]) if found else "dispatcher"
-        where = ", ".join(map(_place, found["attachments"])) if found else ""
+        where = ", ".join(map(_location, found["attachments"])) if found else ""
         items.append(
             f'<li id="c{_text(dispatcher)}"><span class="name">{name}</span> '
             f'<span class="soft">{_text(dispatcher)} {where}</span>\n'
@@ -314,7 +314,7 @@ def _sockets(sockets: Sequence[Shown]) -> str:
         dropped = each["dropped"]
         rows.append(
             f'<tr role="row" id="s{_text(each["socket"])}">'
-            f'<th role="rowheader" scope="row">{_place(each)}</th>'
+            f'<th role="rowheader" scope="row">{_location(each)}</th>'
             + _cell(_text(each["queue"]), "number", "Queue")
             + _cell(f'<span class="name">{_text(owner)}</span>', "most", "Owner")
             + "".join(_cell(f"{dropped[r]:,}", "number", label) for r, label in _DROPS.items())
@@ -347,7 +347,7 @@ def _flows(flows: Sequence[Shown], verdict: str | None) -> str:
         + _cell(_peer(flow, "source"), "wide", "Source")
         + _cell(_peer(flow, "destination"), "wide", "Destination")
         + _cell(f'<span class="name">{_text(flow["program"])}</span>', "most", "Program")
-        + _cell(_place(flow), "", "Interface")
+        + _cell(_location(flow), "", "Interface")
         + "</tr>"
         for flow in flows
     ]
@@ -409,25 +409,25 @@ def _program(program: Shown) -> str:
 
 
 def _role(program: Shown) -> str:
-    places = [
+    locations = [
         f"{'' if at['position'] is None else at['position']} of "
         f'<a href="#c{_text(at["dispatcher_id"])}">{_text(at["dispatcher_id"])}</a>'
         for at in program["chain"]
     ]
-    return " ".join([_text(program["role"]), f'<span class="soft">{", ".join(places)}</span>'])
+    return " ".join([_text(program["role"]), f'<span class="soft">{", ".join(locations)}</span>'])
 
 
-def _places(program: Shown) -> str:
-    places = [f"<li>{_place(at)}</li>" for at in program["attachments"]]
-    listed = f"<ul>{''.join(places)}</ul>"
-    if not places:
+def _locations(program: Shown) -> str:
+    locations = [f"<li>{_location(at)}</li>" for at in program["attachments"]]
+    listed = f"<ul>{''.join(locations)}</ul>"
+    if not locations:
         return f'<span class="soft">{_ELSEWHERE.get(program["role"], "nowhere")}</span>'
-    if len(places) <= _PLACES:
+    if len(locations) <= _LOCATIONS:
         return listed
-    return f"<details><summary>{len(places)} interfaces</summary>{listed}</details>"
+    return f"<details><summary>{len(locations)} interfaces</summary>{listed}</details>"
 
 
-def _place(at: Shown) -> str:
+def _location(at: Shown) -> str:
     netns = "" if at["netns"] == "host" else f"{at['netns']}/"
     how = f"via {at['via']}" if at.get("via") else at.get("mode", "")
     soft = f' <span class="soft">{_text(how)}</span>' if how else ""

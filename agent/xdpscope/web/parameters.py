@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from starlette.exceptions import HTTPException
 
-from xdpscope.accounting.flow_query import ORDERS, PROTOCOLS, FlowQuery, Network
-from xdpscope.accounting.reading import VERDICTS
+from xdpscope.counters.flow_query import ORDERS, PROTOCOLS, FlowQuery, Network
+from xdpscope.counters.records import VERDICTS
 from xdpscope.log import printable
 from xdpscope.probes.events import EVENTS_LIMIT
 

@@ -67,13 +67,13 @@ class PolicyFile:
 
     def current(self) -> Policy:
         """Return the policy of this moment; costs a stat a file."""
-        state = self._look()
+        state = self._scan()
         if state != self._state:
             self._state = state
             self._reload()
         return self._policy
 
-    def _look(self) -> _State:
+    def _scan(self) -> _State:
         return [_identity(path) for path in self._files]
 
     def _reload(self) -> None:
@@ -92,7 +92,7 @@ class PolicyFile:
         # Also if they cannot be used: they may be there the next time.
         self._files = (self._path, *(directory / name for name in named if name is not None))
         # Before they are read, so that a change during the read leads to another read.
-        self._state = self._look()
+        self._state = self._scan()
         return Policy(
             context=make_context(tls, directory),
             verifies_clients=tls.verifies_clients,

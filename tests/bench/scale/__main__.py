@@ -76,7 +76,7 @@ def of_agent(clock: dict[str, Any], counted: dict[str, Any], native: float) -> l
     # Seconds here for an instruction, by discovery: it can be run here, and is most of idling.
     speed = native / counted["round_cpu"]
     # A scan, then a pause: here the scan is shorter, and the pause the same.
-    look = counted["idle_cpu"] * _INTERVAL / (1 - counted["idle_cpu"])
+    scan = counted["idle_cpu"] * _INTERVAL / (1 - counted["idle_cpu"])
     return [
         Finding("attaching", clock["attaching"], "s of the guest", 3),
         Finding("attaching, by instructions", counted["attaching"], "s at 1 GHz and 1 a cycle"),
@@ -84,10 +84,10 @@ def of_agent(clock: dict[str, Any], counted: dict[str, Any], native: float) -> l
         Finding("resident memory before a scrape", counted["resident"] / _MIB, "MiB"),
         Finding("resident memory after it", counted["resident_scraped"] / _MIB, "MiB", 80),
         Finding("kernel memory of the maps", counted["maps"]["sum"] / _MIB, "MiB"),
-        Finding("a scan of the host", look * 1e3, "10⁶ instructions"),
+        Finding("a scan of the host", scan * 1e3, "10⁶ instructions"),
         Finding("of it finding programs", counted["round_cpu"] * 1e3, "10⁶ instructions"),
         Finding("finding programs, on this machine", native * 1e3, "ms of a CPU"),
-        Finding("idling, on this machine", 100 * look * speed / _INTERVAL, "% of a CPU", 1),
+        Finding("idling, on this machine", 100 * scan * speed / _INTERVAL, "% of a CPU", 1),
         Finding("a scrape", counted["scrape_cpu"] * 1e3, "10⁶ instructions"),
     ]
 

@@ -15,7 +15,7 @@ _TOLERANCE = 1.1
 _MEASURED = (
     ("attaching", "attaching", 1.0, "s", 5.0),
     ("having their flows counted too", "flows", 1.0, "s", None),
-    ("a scan without changes", "look", 1e-3, "ms", 250.0),
+    ("a scan without changes", "scan", 1e-3, "ms", 250.0),
     ("of it finding programs", "finding", 1e-3, "ms", 250.0),
 )
 

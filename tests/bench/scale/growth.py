@@ -23,15 +23,15 @@ from typing import Any
 from tests.bench.rig import packet4
 from tests.bench.scale.namespaces import spread, within
 from xdpscope import log
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.reason import Selection
+from xdpscope.attach.targets import Targets
+from xdpscope.attach.templates import FlowSizes
 from xdpscope.config import Flows
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.kernel.machine import cpus_to_serve
 from xdpscope.libbpf import possible_cpus
 from xdpscope.observer import Observer
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.reason import Scope
-from xdpscope.tracing.targets import Targets
-from xdpscope.tracing.templates import FlowSizes
 
 SIZES = (100, 250, 500)
 PER_NAMESPACE = 10
@@ -49,7 +49,7 @@ class Spent:
     cpu: float
 
 
-class Watch:
+class ScanThread:
     """Tells what passes from its making until it is asked."""
 
     def __init__(self) -> None:
@@ -63,9 +63,9 @@ def least(action: Callable[[], object], times: int = _LOOKS) -> Spent:
     """Return what it takes when it takes least."""
     found = []
     for _ in range(times):
-        watch = Watch()
+        scan_thread = ScanThread()
         action()
-        found.append(watch.spent())
+        found.append(scan_thread.spent())
     return Spent(min(each.clock for each in found), min(each.cpu for each in found))
 
 
@@ -77,7 +77,7 @@ class Growth:
     attaching: Spent  # until each is traced
     flows: Spent  # and then until flows are counted of each as well
     finding: Spent  # Inventory.take
-    look: Spent  # Observer.look, which finds them and reads what they have counted
+    scan: Spent  # Observer.look, which finds them and reads what they have counted
 
 
 @contextmanager
@@ -102,15 +102,15 @@ def measure(programs: int) -> Growth:
         with closing(Targets(engine)) as targets:
             attaching, following = attach(targets, inventory, programs)
         finding = least(inventory.take)
-        with Observer(engine, inventory, Scope(), flows) as observer:
-            observer.look(0)
+        with Observer(engine, inventory, Selection(), flows) as observer:
+            observer.scan(0)
             for name in names:
                 send_one_each(name)
             expect_packets(observer, programs)
-            observer.look(0)
-            look = least(lambda: observer.look(0))
+            observer.scan(0)
+            scan = least(lambda: observer.scan(0))
             expect_packets(observer, programs)
-    return Growth(programs, attaching, following, finding, look)
+    return Growth(programs, attaching, following, finding, scan)
 
 
 def attach(targets: Targets, inventory: Inventory, programs: int) -> tuple[Spent, Spent]:
@@ -118,16 +118,16 @@ def attach(targets: Targets, inventory: Inventory, programs: int) -> tuple[Spent
     snapshot = inventory.take()
     if len(snapshot.attachments) != programs:
         raise AssertionError(f"{len(snapshot.attachments)} programs are attached")
-    watch = Watch()
-    targets.reconcile(snapshot, Scope(), lambda: False)
-    attaching = watch.spent()
+    scan_thread = ScanThread()
+    targets.reconcile(snapshot, Selection(), lambda: False)
+    attaching = scan_thread.spent()
     traced = sum(target.reason is None for target in targets)
     if traced != programs:
         raise AssertionError(f"{traced} programs are traced")
-    watch = Watch()
+    scan_thread = ScanThread()
     for target in list(targets.incomplete()):
         targets.follow_up(target)
-    return attaching, watch.spent()
+    return attaching, scan_thread.spent()
 
 
 def send_one_each(name: str) -> None:

@@ -19,8 +19,8 @@ from tests.bench.scale.growth import attach, observed
 from tests.bench.scale.page import resident
 from tests.bench.scale.rounds import seconds_of_round
 from xdpscope import log
+from xdpscope.attach.targets import Targets
 from xdpscope.config import Flows
-from xdpscope.tracing.targets import Targets
 
 _SETTLING = 20.0
 _SCRAPES = 5

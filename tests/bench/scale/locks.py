@@ -28,12 +28,12 @@ from tests.bench.scale.growth import PER_NAMESPACE, observed, send_one_each
 from tests.bench.scale.namespaces import attach_programs, spread
 from tests.bench.table import markdown
 from xdpscope import log, observer
-from xdpscope.agent import Page
+from xdpscope.agent import AgentSource
+from xdpscope.attach.reason import Selection
 from xdpscope.config import Config, Flows
 from xdpscope.observer import Observer
 from xdpscope.read_lock import ReadLock
 from xdpscope.scans import ScanRecord
-from xdpscope.tracing.reason import Scope
 
 _FOLLOW_UP = 0.25  # as in the agent
 _LINGER = 65.0
@@ -129,7 +129,7 @@ def _where() -> str:
 class Scraper(threading.Thread):
     """Reads the metrics again and again."""
 
-    def __init__(self, page: Page) -> None:
+    def __init__(self, page: AgentSource) -> None:
         super().__init__(daemon=True)
         self._page = page
         self._end = threading.Event()
@@ -178,9 +178,9 @@ def measure(programs: int) -> list[Phase]:
         time.sleep(_SETTLING)
         engine, inventory = stack.enter_context(observed(flows))
         cast(Any, observer).ReadLock = MeasuredLock
-        seen = stack.enter_context(Observer(engine, inventory, Scope(), flows))
-        watch: Any = SimpleNamespace(observer=seen, config=Config(), scans=ScanRecord())
-        scraper = Scraper(Page(watch))
+        seen = stack.enter_context(Observer(engine, inventory, Selection(), flows))
+        scan_thread: Any = SimpleNamespace(observer=seen, config=Config(), scans=ScanRecord())
+        scraper = Scraper(AgentSource(scan_thread))
         scraper.start()
         _phases(seen, names, attached, programs)
         scraper.stop()
@@ -189,7 +189,7 @@ def measure(programs: int) -> list[Phase]:
 
 def _phases(seen: Observer, names: list[str], attached: ExitStack, programs: int) -> None:
     with METER.phase("attaching all of them"):
-        seen.look(_LINGER, 0)
+        seen.scan(_LINGER, 0)
     _expect(seen, traced=programs)
     with METER.phase("counting their flows, too") as phase:
         began, late = time.monotonic(), 0.0
@@ -200,7 +200,7 @@ def _phases(seen: Observer, names: list[str], attached: ExitStack, programs: int
                 (link,) = attach_programs(names[0], 1, by_link=True, skip=PER_NAMESPACE)
                 attached.push(link)
                 more = time.monotonic()
-            seen.look(_LINGER, _FOLLOW_UP)
+            seen.scan(_LINGER, _FOLLOW_UP)
             if more and not late and _traced(seen) == programs + 1:
                 late = time.monotonic() - more
         phase.extra["a program that appears is traced after"] = late
@@ -208,7 +208,7 @@ def _phases(seen: Observer, names: list[str], attached: ExitStack, programs: int
         for name in names:
             send_one_each(name)
         for _ in range(5):
-            seen.look(_LINGER, _FOLLOW_UP)
+            seen.scan(_LINGER, _FOLLOW_UP)
             time.sleep(0.5)
     packets = [sum(count.tally.packets) for count in seen.counts()]
     if packets != [1] * (programs + 1):
@@ -216,18 +216,18 @@ def _phases(seen: Observer, names: list[str], attached: ExitStack, programs: int
     with METER.phase("removing all of them"):
         attached.close()
         for _ in range(3):
-            seen.look(_LINGER, _FOLLOW_UP)
+            seen.scan(_LINGER, _FOLLOW_UP)
             time.sleep(0.5)
     with METER.phase("forgetting all of them"):
         for _ in range(2):
-            seen.look(0.0, _FOLLOW_UP)
+            seen.scan(0.0, _FOLLOW_UP)
             time.sleep(0.5)
-    if seen.standings():
-        raise AssertionError(f"{len(seen.standings())} programs are still known")
+    if seen.statuses():
+        raise AssertionError(f"{len(seen.statuses())} programs are still known")
 
 
 def _traced(seen: Observer) -> int:
-    return sum(standing.reason is None for standing in seen.standings())
+    return sum(status.reason is None for status in seen.statuses())
 
 
 def _expect(seen: Observer, traced: int) -> None:

@@ -21,13 +21,13 @@ from xdpscope.libbpf._raw import ffi, lib
 from tests.bench.compiled import path_of
 from tests.bench.guest import TARGET
 from tests.bench.table import markdown
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.reason import Selection
 from xdpscope.discovery.inventory import Inventory
-from xdpscope.errors import TracingUnavailable
+from xdpscope.errors import TracingUnavailableError
 from xdpscope.kernel import netns
 from xdpscope.libbpf import Descriptor, Object, Program
 from xdpscope.observer import Observer
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.reason import Scope
 
 _NATIVE = 1 << 2  # XDP_FLAGS_DRV_MODE of include/uapi/linux/if_link.h
 _LOOKS = 5
@@ -84,7 +84,7 @@ def attach_programs(name: str, count: int, *, by_link: bool, skip: int = 0) -> I
         indices = [link["index"] for link in route.get_links() if link.get_attr("IFLA_LINK")]
         for index in indices[skip : skip + count]:
             with Object(path_of("target")) as target:
-                target.choose(TARGET)
+                target.set_autoload(TARGET)
                 target.load()
                 with target.program(TARGET) as program:
                     if by_link:
@@ -101,13 +101,13 @@ def _linked(program: Program, index: int) -> Descriptor:
     return Descriptor(fd)
 
 
-def _least(look: Callable[[], object]) -> tuple[float, float]:
+def _least(scan: Callable[[], object]) -> tuple[float, float]:
     """Return milliseconds of the clock and of this process's CPU; the first scan is not counted."""
-    look()
+    scan()
     found = []
     for _ in range(_LOOKS):
         clock, cpu = time.perf_counter(), time.process_time()
-        look()
+        scan()
         found.append((time.perf_counter() - clock, time.process_time() - cpu))
     clocks, cpus = zip(*found, strict=True)
     return min(clocks) * 1e3, min(cpus) * 1e3
@@ -122,10 +122,10 @@ def measure(namespaces: int, links: int, programs: int) -> list[str]:
             with (
                 Engine() as engine,
                 Inventory() as inventory,
-                Observer(engine, inventory, Scope()) as observer,
+                Observer(engine, inventory, Selection()) as observer,
             ):
-                whole = _least(lambda: observer.look(0))
-        except TracingUnavailable:
+                whole = _least(lambda: observer.scan(0))
+        except TracingUnavailableError:
             whole = (float("nan"),) * 2
     figures = [f"{value:.2f}" for value in (*finding, *whole)]
     return [str(namespaces), str(links), str(programs), str(attached), *figures]

@@ -14,7 +14,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from tests.bench.scale import PROGRAMS
-from xdpscope.accounting.ledger import Tally
+from xdpscope.counters.totals import Tally
 from xdpscope.describe import as_json
 from xdpscope.discovery.model import Attachment, Mode, Part, XdpProgram
 from xdpscope.metrics import (
@@ -24,14 +24,14 @@ from xdpscope.metrics import (
     ProgramCollector,
     VerdictCollector,
 )
-from xdpscope.observer import Count, FlowReport, Standing
+from xdpscope.observer import Count, FlowReport, ProgramStatus
 from xdpscope.web.app import create_app
 from xdpscope.web.server import WebServer
 
 SCRAPES = 30
 
 
-def _standing(number: int) -> Standing:
+def _status(number: int) -> ProgramStatus:
     program = XdpProgram(
         id=1000 + number,
         tag=f"{number:016x}",
@@ -42,30 +42,30 @@ def _standing(number: int) -> Standing:
         attach_type="xdp",
     )
     attachments = (Attachment("host", f"veth{number:04x}c0ffee", Mode.NATIVE),)
-    return Standing(
+    return ProgramStatus(
         program, Part(program.role), attachments, reason=None, missed=0, run_seconds=1.5 * number
     )
 
 
-def _count(standing: Standing) -> Count:
+def _count(status: ProgramStatus) -> Count:
     tally = Tally()
-    packets = [standing.program.id * 1_000_003 * (index + 1) for index in range(6)]
+    packets = [status.program.id * 1_000_003 * (index + 1) for index in range(6)]
     tally.counts[0] = [(number, number * 843) for number in packets]
-    return Count(standing.program, ("host", standing.attachments[0].interface), tally)
+    return Count(status.program, ("host", status.attachments[0].interface), tally)
 
 
 class Recorded:
     """What the agent's observer would say, always the same."""
 
     def __init__(self, programs: int) -> None:
-        self._standings = [_standing(number) for number in range(programs)]
-        self._counts = [_count(standing) for standing in self._standings]
+        self._statuses = [_status(number) for number in range(programs)]
+        self._counts = [_count(status) for status in self._statuses]
         self.registry = CollectorRegistry()
         collectors = IsolatedCollectors(
             {
                 "verdicts": VerdictCollector(lambda: self._counts),
                 "flows": FlowCollector(self._report),
-                "programs": ProgramCollector(lambda: self._standings),
+                "programs": ProgramCollector(lambda: self._statuses),
                 "agent": AgentCollector(dict),
             }
         )
@@ -78,13 +78,13 @@ class Recorded:
         return True
 
     def programs(self) -> list[dict[str, object]]:
-        return [as_json(standing) for standing in self._standings]
+        return [as_json(status) for status in self._statuses]
 
     def flows(self, *_: object) -> list[dict[str, object]]:
         return []
 
     def status(self) -> dict[str, object]:
-        return {"programs": len(self._standings)}
+        return {"programs": len(self._statuses)}
 
 
 async def _serve() -> None:

@@ -25,9 +25,9 @@ def changes(before: Snapshot, after: Snapshot) -> list[Event]:
                 if id not in after.programs]  # fmt: skip
     left, taken = _new(after, before), _new(before, after)
     replaced, detached, attached = [], [], []
-    for place in sorted(left.keys() | taken.keys()):
-        gone, came = left.get(place, []), taken.get(place, [])
-        if not place[3]:
+    for location in sorted(left.keys() | taken.keys()):
+        gone, came = left.get(location, []), taken.get(location, [])
+        if not location[3]:
             for old, new in list(_pairs(gone, came)):
                 gone.remove(old)
                 came.remove(new)

@@ -45,7 +45,7 @@ class EntryCounter:
         host = struct.pack("=QQ", _address_of_cpu_offsets() if hidden else 0, possible_cpus())
         self._wanted: set[int] = set()
         with Object(bpf.path_of(_OBJECT)) as loaded:
-            loaded.choose(name)
+            loaded.set_autoload(name)
             loaded.keep_log(name)
             loaded.load()
             self._record = loaded.btf.struct("map_entries_record")

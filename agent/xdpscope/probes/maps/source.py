@@ -8,7 +8,7 @@ import structlog
 
 from xdpscope.discovery.model import UNNAMED
 from xdpscope.discovery.retry import Retries
-from xdpscope.errors import KernelError, NotPermitted, Vanished
+from xdpscope.errors import KernelError, NotPermittedError, VanishedError
 from xdpscope.libbpf import Map, map_type_name
 from xdpscope.probes.maps.report import MapFacts
 
@@ -58,13 +58,13 @@ class MapSource:
         try:
             with Map.open(id) as opened:
                 info, memory = opened.info, _memory(opened)
-        except Vanished:
+        except VanishedError:
             return
         except KernelError as error:
             self._failing.add(id)
             if self._retries.failed(id, error):
                 hint = "does a security module, such as SELinux, forbid it? See its audit log"
-                more = {"hint": hint} if isinstance(error, NotPermitted) else {}
+                more = {"hint": hint} if isinstance(error, NotPermittedError) else {}
                 _log.warning(
                     "cannot read a map: it has no series", map_id=id, error=error.summary, **more
                 )

@@ -12,9 +12,9 @@ from collections.abc import Iterable
 import structlog
 from prometheus_client.core import Metric
 
-from xdpscope.accounting.ledger import Place
-from xdpscope.accounting.readers import READER
 from xdpscope.config import Outcomes
+from xdpscope.counters.clients import READER
+from xdpscope.counters.totals import Location
 from xdpscope.discovery.model import Mode, Snapshot
 from xdpscope.errors import KernelError
 from xdpscope.probes.outcomes import drivers
@@ -98,9 +98,9 @@ class OutcomesProbe(Probe):
 
     def _supported(
         self, snapshot: Snapshot, reported: frozenset[Outcome]
-    ) -> dict[Place, frozenset[Outcome]]:
+    ) -> dict[Location, frozenset[Outcome]]:
         """Return the outcomes that are reported, for each interface that runs a program."""
-        found: dict[Place, frozenset[Outcome]] = {}
+        found: dict[Location, frozenset[Outcome]] = {}
         for program_id, attachments in snapshot.attachments.items():
             program = snapshot.programs.get(program_id)
             if program is None or program.at_egress or program.extension:
@@ -108,11 +108,11 @@ class OutcomesProbe(Probe):
             for at in attachments:
                 if not at.receives:
                     continue
-                place = at.netns, at.interface
-                driver = snapshot.drivers.get(place, "")
+                location = at.netns, at.interface
+                driver = snapshot.drivers.get(location, "")
                 outcomes = drivers.supported(at.mode, driver) & reported
                 # Two programs, one of them on the card: as little as is reported for either.
-                found[place] = found.get(place, outcomes) & outcomes
+                found[location] = found.get(location, outcomes) & outcomes
                 if at.mode is Mode.NATIVE and not drivers.known(driver):
                     self._log_unknown(driver, at.interface)
         return found

@@ -47,9 +47,9 @@ def families(report: OutcomeReport) -> list[Metric]:
         " says nothing about success.",
         labels=["netns", "interface", "outcome"],
     )
-    for place, outcomes in report.supported.items():
+    for location, outcomes in report.supported.items():
         for outcome in Outcome:
-            supported.add_metric([*place, str(outcome)], int(outcome in outcomes))
+            supported.add_metric([*location, str(outcome)], int(outcome in outcomes))
     lost = CounterMetricFamily(
         "xdpscope_lost_events",
         "Events that the agent could not count.",

@@ -4,7 +4,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from xdpscope.accounting.ledger import Place
+from xdpscope.counters.totals import Location
 from xdpscope.probes.outcomes.totals import Series
 from xdpscope.probes.outcomes.tracepoints import Outcome
 
@@ -14,6 +14,6 @@ class OutcomeReport:
     """All outcomes of one moment."""
 
     packets: Sequence[tuple[Series, int]] = ()
-    supported: Mapping[Place, frozenset[Outcome]] = field(default_factory=dict)
+    supported: Mapping[Location, frozenset[Outcome]] = field(default_factory=dict)
     lost: int | None = None  # packets whose outcome is in no series; None before the first update
     reading: int = 0  # number of the update

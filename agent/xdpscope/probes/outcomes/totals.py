@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from errno import EAGAIN, EDEADLK, EOPNOTSUPP, errorcode
 from typing import Final, NamedTuple
 
-from xdpscope.accounting.farewell import Farewell
-from xdpscope.accounting.ledger import Place
-from xdpscope.accounting.places import Places
-from xdpscope.accounting.readers import Readers
-from xdpscope.accounting.reading import VERDICTS
+from xdpscope.counters.clients import Readers
+from xdpscope.counters.device_names import DeviceNames
+from xdpscope.counters.records import VERDICTS
+from xdpscope.counters.retention import Retention
+from xdpscope.counters.totals import Location
 from xdpscope.discovery.model import UNNAMED, Snapshot
 from xdpscope.probes.outcomes.tracepoints import Device, Outcome, Record
 
@@ -52,7 +52,7 @@ class _Total:
 
     program: int  # 0: none
     map: int  # 0: none
-    places: tuple[Place, ...]
+    locations: tuple[Location, ...]
     since: float  # when the series appeared, by a monotonic clock
     reading: int  # the reading that it appeared in
     packets: int = 0
@@ -75,13 +75,13 @@ class Totals:
                 the page has seen it before.
         """
         self._patience = patience
-        self._places = Places()
+        self._locations = DeviceNames()
         self._snapshot = Snapshot()
         self._before: dict[tuple[Outcome, bytes], tuple[int, int]] = {}
         self._series_of: dict[tuple[Outcome, bytes], frozenset[Series]] = {}
         self._totals: dict[Series, _Total] = {}
         self._removed: dict[Series, int] = {}
-        self._gone: Farewell[Series] = Farewell(_SERIES_GONE)
+        self._gone: Retention[Series] = Retention(_SERIES_GONE)
         self.readers = Readers(patience)
         self.reading = 0
         """The number of updates so far."""
@@ -108,12 +108,12 @@ class Totals:
         """
         self.reading += 1
         self._snapshot = snapshot
-        self._places.expect(snapshot)
+        self._locations.expect(snapshot)
         read = {(record.outcome, record.key): record for record in records}
         grown: set[Series] = set()
         for record in read.values():
             grown.update(self._add(record, now))
-        self._places.settle()
+        self._locations.settle()
         removed = self._remove(grown, now)
         for key, record in read.items():
             if self._series_of[key] & removed:
@@ -141,8 +141,8 @@ class Totals:
         succeeded, failed = self._before.get(key, (0, 0))
         self._before[key] = record.succeeded, record.failed
         growth = record.succeeded - succeeded, record.failed - failed
-        places = self._places_of(record)
-        found = list(self._series(record, places))
+        locations = self._places_of(record)
+        found = list(self._series(record, locations))
         self._series_of[key] = frozenset(series for series, _ in found)
         for series, is_failure in found:
             total = self._totals.get(series)
@@ -150,35 +150,37 @@ class Totals:
                 if not any(growth):
                     continue  # of an object that is gone, and was removed
                 total = self._totals[series] = _Total(
-                    record.program_id, record.map_id, places, now, self.reading,
+                    record.program_id, record.map_id, locations, now, self.reading,
                     self._removed.pop(series, 0),
                 )  # fmt: skip
             total.packets += growth[is_failure]
             if growth[is_failure]:
                 yield series
 
-    def _places_of(self, record: Record) -> tuple[Place, ...]:
-        def place(device: Device) -> Place:
-            return self._places.at_once(device.serial, device.index, device.inode, device.name)
+    def _places_of(self, record: Record) -> tuple[Location, ...]:
+        def location(device: Device) -> Location:
+            return self._locations.at_once(device.serial, device.index, device.inode, device.name)
 
-        return tuple(place(device) for device in (record.source, record.target) if device)
+        return tuple(location(device) for device in (record.source, record.target) if device)
 
-    def _series(self, record: Record, places: tuple[Place, ...]) -> Iterator[tuple[Series, bool]]:
+    def _series(
+        self, record: Record, locations: tuple[Location, ...]
+    ) -> Iterator[tuple[Series, bool]]:
         """Yield each series of a record, and whether the failed packets are in it."""
         outcome = record.outcome
         if outcome in (Outcome.EXCEPTION, Outcome.REDIRECT_ERROR):
             is_error = outcome is Outcome.REDIRECT_ERROR
             detail = errno_name(record.code) if is_error else VERDICTS[record.code]
             program = str(record.program_id), self._function(record)
-            yield Series(outcome, (*program, *places[0], detail)), True
+            yield Series(outcome, (*program, *locations[0], detail)), True
         elif outcome is Outcome.CPUMAP:
             done = "processed" if record.code == _KTHREAD else "enqueued"
             yield Series(outcome, (str(record.map_id), done)), False
             yield Series(outcome, (str(record.map_id), "dropped")), True
         else:
-            labels: tuple[str, ...] = places[0]
+            labels: tuple[str, ...] = locations[0]
             if outcome is Outcome.DEVMAP_TRANSMIT:
-                labels = (*labels, _seen_from(*places))
+                labels = (*labels, _seen_from(*locations))
             yield Series(outcome, (*labels, "sent")), False
             yield Series(outcome, (*labels, "dropped")), True
 
@@ -202,7 +204,7 @@ class Totals:
                 return False
             if total.map and total.map not in maps:
                 return False
-            missing = [place for place in total.places if place not in here]
+            missing = [location for location in total.locations if location not in here]
             # A namespace that cannot be looked into: it exists as long as packets are counted.
             return not missing or (
                 series in grown and all(netns not in looked_into for netns, _ in missing)
@@ -223,7 +225,7 @@ class Totals:
         return removed
 
 
-def _seen_from(source: Place, target: Place) -> str:
+def _seen_from(source: Location, target: Location) -> str:
     """Return the target's interface; with its namespace, if that is another one.
 
     No interface has a slash in its name (dev_valid_name in net/core/dev.c).

@@ -102,7 +102,7 @@ class _Attached:
         self._maps: dict[Outcome, Map] = {}
         self._stack = ExitStack()
         with ExitStack() as stack, Object(bpf.path_of(_OBJECT)) as loaded:
-            loaded.choose(*names)
+            loaded.set_autoload(*names)
             for name in names:
                 loaded.keep_log(name)
             loaded.load()
@@ -255,7 +255,7 @@ class Tracepoints:
         """Delete a record from the kernel; return it as it was in the end.
 
         Raises:
-            Vanished: there is none.
+            VanishedError: there is none.
             KernelError: it cannot be deleted.
         """
         for each in self._attached:

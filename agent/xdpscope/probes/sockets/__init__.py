@@ -13,9 +13,9 @@ from errno import ENOENT
 import structlog
 from prometheus_client.core import Metric
 
-from xdpscope.accounting.farewell import Farewell
-from xdpscope.accounting.flows import PATIENCE
-from xdpscope.accounting.readers import READER, Readers
+from xdpscope.counters.clients import READER, Readers
+from xdpscope.counters.flows import PATIENCE
+from xdpscope.counters.retention import Retention
 from xdpscope.discovery.retry import Retries
 from xdpscope.errors import KernelError
 from xdpscope.kernel.xdp_diag import REASONS, has_xdp_sockets
@@ -68,7 +68,7 @@ class SocketsProbe(Probe):
         # By cookie, open and recently closed; and at which reading each appeared, until seen.
         self._sockets: dict[int, XdpSocket] = {}
         self._new: dict[int, int] = {}
-        self._closed: Farewell[int] = Farewell(SOCKETS_LIMIT)
+        self._closed: Retention[int] = Retention(SOCKETS_LIMIT)
         self._omitted = False
 
     def update(self, scan: Scan) -> None:
@@ -115,7 +115,7 @@ class SocketsProbe(Probe):
         if not self._enabled:
             with self._lock:
                 self._sockets, self._new, self._first = {}, {}, True
-                self._closed = Farewell(SOCKETS_LIMIT)
+                self._closed = Retention(SOCKETS_LIMIT)
 
     def close(self) -> None:
         """Do nothing: nothing is held."""

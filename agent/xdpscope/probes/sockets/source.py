@@ -37,7 +37,7 @@ class SocketSource:
         self._read = read
         self._own = netns.own_inode()
         self._ways: Mapping[int, Sequence[str]] = {}
-        self._owners = SocketOwners()
+        self._series_index = SocketOwners()
         self._logged: set[int] = set()  # namespaces whose errors are logged
 
     def read(self, snapshot: Snapshot) -> list[XdpSocket]:
@@ -59,11 +59,11 @@ class SocketSource:
                 found += thread.submit(lambda: list(self._visit(others))).result()
         self._logged.intersection_update(others)
         bound = [
-            (place, each)
+            (location, each)
             for inode, each in found
-            if (place := snapshot.interfaces.get((serials[inode], each.ifindex)))
+            if (location := snapshot.interfaces.get((serials[inode], each.ifindex)))
         ]
-        owners = self._owners.of([each.inode for _, each in bound])
+        series_index = self._series_index.of([each.inode for _, each in bound])
         return [
             XdpSocket(
                 inode=each.inode,
@@ -78,7 +78,7 @@ class SocketSource:
                 fill_ring=each.fill_ring,
                 completion_ring=each.completion_ring,
                 zero_copy=each.zero_copy,
-                owner=owners.get(each.inode),
+                owner=series_index.get(each.inode),
             )
             for (name, interface), each in bound
         ]

@@ -129,8 +129,8 @@ def _explained(expression: str, tokens: list[text.Token], error: CompileError) -
         return None
 
     message = str(error)
-    place = text.mistake(expression, tokens, message, message_of)
-    return message if place is None else f"{message}\n{text.with_caret(expression, *place)}"
+    location = text.mistake(expression, tokens, message, message_of)
+    return message if location is None else f"{message}\n{text.with_caret(expression, *location)}"
 
 
 @cache

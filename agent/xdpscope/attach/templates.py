@@ -20,7 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xdpscope import bpf
-from xdpscope.accounting.reading import of_target
+from xdpscope.attach.device_hook import DeviceHook, ftrace_is_off
+from xdpscope.attach.pins import PinPath, Shared, State
+from xdpscope.counters.records import of_target
 from xdpscope.errors import KernelError, UnsupportedHostError
 from xdpscope.kernel import netns
 from xdpscope.kernel.requirements import NO_BTF
@@ -37,8 +39,6 @@ from xdpscope.libbpf import (
     possible_cpus,
     typed,
 )
-from xdpscope.tracing.hook import DeviceHook, ftrace_is_off
-from xdpscope.tracing.pins import PinPath, Shared, State
 
 _ONLY_KEY = b"\0\0\0\0"
 
@@ -92,8 +92,8 @@ class FlowSizes:
             possible: How many a per-CPU array has values for. It is taken if that is at most
                 twice as many.
         """
-        places = entries / max(1, min(online, 32) // 2)
-        sets = 1 << max(1, ceil(log2(places / WAYS)))
+        slots = entries / max(1, min(online, 32) // 2)
+        sets = 1 << max(1, ceil(log2(slots / WAYS)))
         return cls(sets, sample_rate, online if possible > 2 * online else 0, entries)
 
     @property
@@ -127,11 +127,11 @@ class Variant:
     # To follow, in the order of attaching, and to take its place; the same for targets that
     # never alter a packet.
     rest: tuple[str, ...] = ()
-    rest_unaltered: tuple[str, ...] = ()
+    rest_read_only: tuple[str, ...] = ()
 
     @property
     def programs(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((self.first, *self.rest, *self.rest_unaltered)))
+        return tuple(dict.fromkeys((self.first, *self.rest, *self.rest_read_only)))
 
     def id(self, sizes: FlowSizes | None) -> str:
         """Equal for what can be pinned by one agent and taken over by the next."""
@@ -149,11 +149,11 @@ def variants(flows: FlowSizes | None, watch_devices: bool) -> Iterator[Variant]:
             continue
         sampled = flows.sample_rate > 1
         for reader in ("sampled",) if sampled else _READERS:
-            leave = f"leave_sampled_{known}" if sampled else f"leave_{known}"
+            leave = f"exit_flows_sampled_{known}" if sampled else f"exit_flows_{known}"
             # The exit before the entry: see bpf/flows.bpf.c.
-            pair = leave, f"enter_{reader}"
-            alone = (f"unaltered_{reader}",) if watches else pair
-            yield Variant("flows", f"meanwhile_{known}", watches, pair, alone)
+            pair = leave, f"entry_flows_{reader}"
+            alone = (f"exit_only_{reader}",) if watches else pair
+            yield Variant("flows", f"exit_verdicts_{known}", watches, pair, alone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +208,7 @@ class Templates:
         self,
         variant: Variant,
         sizes: FlowSizes | None,
-        anchor: Program,
+        self_test: Program,
         entry: EntryFunction,
         state: State | None = None,
     ) -> None:
@@ -230,13 +230,13 @@ class Templates:
             if pinned is not None:
                 for each in (*pinned.maps.values(), *pinned.links.values()):
                     stack.enter_context(each)
-            loaded.choose(*variant.programs, *(hooks if pinned is None else []))
+            loaded.set_autoload(*variant.programs, *(hooks if pinned is None else []))
             for name in variant.programs:
-                loaded.aim(name, anchor, entry.name)
+                loaded.set_attach_target(name, self_test, entry.name)
                 loaded.keep_log(name)
             if pinned is not None:
                 for name, each in pinned.maps.items():
-                    loaded.reuse(name, each)
+                    loaded.reuse_fd(name, each)
                 if sizes is not None:
                     sets = _flow_state(pinned.maps[_FLOW_STATE])[_SETS]
                     sizes = sizes.found_in(pinned.maps["flows4"].info, int(sets))
@@ -384,7 +384,7 @@ class Templates:
             for _, program in waiting:
                 program.close()
 
-    def try_on(self, anchor: Program, entry: EntryFunction) -> None:
+    def try_on(self, self_test: Program, entry: EntryFunction) -> None:
         """Traces a program of our own, for a moment, in each of the ways there are.
 
         What a copy is refused for may be in code that its template has no use for; and what
@@ -394,17 +394,17 @@ class Templates:
         Raises:
             KernelError: it cannot be done in one of them.
         """
-        for rest in {self.variant.rest, self.variant.rest_unaltered}:
+        for rest in {self.variant.rest, self.variant.rest_read_only}:
             with ExitStack() as stack:
                 counts = stack.enter_context(self.new_counts())
                 for _, each in chain.from_iterable(
-                    self.attach(self.copies(names, 0, counts), anchor, entry)
+                    self.attach(self.copies(names, 0, counts), self_test, entry)
                     for names in ((self.variant.first,), rest)
                 ):
                     stack.callback(each.close)
                     # Whether a tracer's reference can be told from a user's (Linux 5.13).
-                    self.tells_targets = each.link.ends().target == anchor.info().id
-                anchor.test_run(bytes(64))
+                    self.tells_targets = each.link.ends().target == self_test.info().id
+                self_test.test_run(bytes(64))
                 self._check_one(counts)
 
     def test_hook(self) -> None:
@@ -435,7 +435,7 @@ def _flow_state(map_: Map) -> NDArray[np.uint32]:
 
 
 def load(
-    flows: FlowSizes | None, watch_devices: bool, anchor: Program, pins: PinPath | None = None
+    flows: FlowSizes | None, watch_devices: bool, self_test: Program, pins: PinPath | None = None
 ) -> tuple[Templates, State | None]:
     """The best variant that this kernel takes; and where, with pins, its state is.
 
@@ -443,7 +443,7 @@ def load(
         UnsupportedHostError: programs have no BTF here, so that none can be traced.
         KernelError: why it takes not even the last variant.
     """
-    entry = anchor.entry_function()
+    entry = self_test.entry_function()
     if entry is None:
         raise UnsupportedHostError(
             "cannot trace BPF programs: this kernel keeps no BTF of them", hint=NO_BTF.hint
@@ -454,27 +454,27 @@ def load(
         if failure and variant.watches_devices:
             continue
         try:
-            return _tried(variant, flows, anchor, entry, pins, failure)
+            return _tried(variant, flows, self_test, entry, pins, failure)
         except SilentHookError as error:
             failure = error.why
         except KernelError:
             continue
-    return _tried(last, flows, anchor, entry, pins, failure)
+    return _tried(last, flows, self_test, entry, pins, failure)
 
 
 def _tried(
     variant: Variant,
     flows: FlowSizes | None,
-    anchor: Program,
+    self_test: Program,
     entry: EntryFunction,
     pins: PinPath | None,
     hook_failure: str,
 ) -> tuple[Templates, State | None]:
     state = pins.state(variant.id(flows)) if pins is not None else None
     with ExitStack() as stack:
-        templates = stack.enter_context(closing(Templates(variant, flows, anchor, entry, state)))
+        templates = stack.enter_context(closing(Templates(variant, flows, self_test, entry, state)))
         templates.hook_failure = hook_failure
         templates.test_hook()
-        templates.try_on(anchor, entry)
+        templates.try_on(self_test, entry)
         stack.pop_all()
         return templates, state

@@ -6,12 +6,12 @@ from typing import Self
 
 import numpy as np
 
-from xdpscope.accounting.reading import REASONS, DeviceReading, Reading, no_counts
+from xdpscope.counters.records import REASONS, DeviceReading, Reading, no_counts
 
-Place = tuple[str, str]
+Location = tuple[str, str]
 """Where packets were seen, by name: (network namespace, interface)."""
 
-PlaceOf = Callable[[int, int, int, str], Place | None]
+LocationOf = Callable[[int, int, int, str], Location | None]
 """From a namespace's serial number, an ifindex, the namespace's inode number and the device's
 name when it was first seen, to the place's names now; None where these are not known yet."""
 
@@ -50,7 +50,7 @@ class Tally:
         return found
 
 
-class Ledger:
+class Totals:
     """What every program did, by program and place.
 
     The kernel's records are bound to a namespace and an ifindex; people know an interface
@@ -60,11 +60,11 @@ class Ledger:
     """
 
     def __init__(self) -> None:
-        self._totals: dict[int, dict[Place, Tally]] = {}
-        self._booked: dict[int, dict[str, Reading]] = {}
-        self._grown: set[Place] = set()
+        self._by_program: dict[int, dict[Location, Tally]] = {}
+        self._recorded: dict[int, dict[str, Reading]] = {}
+        self._grown: set[Location] = set()
 
-    def book(self, program: int, store: str, reading: Reading, place_of: PlaceOf) -> bool:
+    def record(self, program: int, store: str, reading: Reading, location_of: LocationOf) -> bool:
         """Books what ``reading`` has more than the one before it from the same store.
 
         A device may have records in several of a program's stores, and lose one of them. What
@@ -73,80 +73,80 @@ class Ledger:
         Returns:
             Whether all of it is booked.
         """
-        totals = self._totals.setdefault(program, {})
-        stores = self._booked.setdefault(program, {})
+        totals = self._by_program.setdefault(program, {})
+        stores = self._recorded.setdefault(program, {})
         before = stores.get(store, {})
-        booked = stores[store] = dict(reading)
+        recorded = stores[store] = dict(reading)
         complete = True
         for identity, now in reading.items():
             old = before.get(identity)
             if old is not None and np.array_equal(old.counts, now.counts):
                 continue
-            place = place_of(*identity, now.inode, now.name)
-            if place is None:
+            location = location_of(*identity, now.inode, now.name)
+            if location is None:
                 complete = False
-                del booked[identity]
+                del recorded[identity]
                 if old is not None:
-                    booked[identity] = old
+                    recorded[identity] = old
                 continue
-            self._add(totals, place, old, now)
+            self._add(totals, location, old, now)
         return complete
 
     def _add(
         self,
-        totals: dict[Place, Tally],
-        place: Place,
+        totals: dict[Location, Tally],
+        location: Location,
         old: DeviceReading | None,
         now: DeviceReading,
     ) -> None:
-        tally = totals.get(place)
+        tally = totals.get(location)
         if tally is None:
-            tally = totals[place] = Tally()
+            tally = totals[location] = Tally()
         # Less than before: the kernel's record was deleted, and this is a new one.
         if old is None or (now.counts < old.counts).any():
             tally.counts += now.counts
         else:
             tally.counts += now.counts - old.counts
-        self._grown.add(place)
+        self._grown.add(location)
 
-    def close(self, program: int, store: str, last: Reading, place_of: PlaceOf) -> None:
+    def close(self, program: int, store: str, last: Reading, location_of: LocationOf) -> None:
         """Book the last reading of deleted records, and forget these records.
 
         A record of the same device that appears later counts from 0, even if it has overtaken
         the deleted one by its first reading.
         """
-        totals = self._totals.setdefault(program, {})
-        booked = self._booked.setdefault(program, {}).setdefault(store, {})
+        totals = self._by_program.setdefault(program, {})
+        recorded = self._recorded.setdefault(program, {}).setdefault(store, {})
         for identity, now in last.items():
-            old = booked.pop(identity, None)
-            place = place_of(*identity, now.inode, now.name)
-            if place is not None and (old is None or not np.array_equal(old.counts, now.counts)):
-                self._add(totals, place, old, now)
+            old = recorded.pop(identity, None)
+            location = location_of(*identity, now.inode, now.name)
+            if location is not None and (old is None or not np.array_equal(old.counts, now.counts)):
+                self._add(totals, location, old, now)
 
     def skip(self, program: int, store: str, reading: Reading) -> None:
         """Start again at this reading: do not book what came before it."""
-        self._booked.setdefault(program, {})[store] = dict(reading)
+        self._recorded.setdefault(program, {})[store] = dict(reading)
 
-    def grown(self) -> set[Place]:
+    def grown(self) -> set[Location]:
         """Places where anything was booked since this was last asked."""
         found, self._grown = self._grown, set()
         return found
 
-    def of(self, program: int) -> Mapping[Place, Tally]:
+    def of(self, program: int) -> Mapping[Location, Tally]:
         """The totals of one program."""
-        return self._totals.get(program, {})
+        return self._by_program.get(program, {})
 
-    def places(self) -> Iterator[Place]:
+    def locations(self) -> Iterator[Location]:
         """Every place there are totals for, some more than once."""
-        for totals in self._totals.values():
+        for totals in self._by_program.values():
             yield from totals
 
     def forget_program(self, program: int) -> None:
         """Strikes a program that is gone; its id does not come back."""
-        self._totals.pop(program, None)
-        self._booked.pop(program, None)
+        self._by_program.pop(program, None)
+        self._recorded.pop(program, None)
 
-    def forget_place(self, place: Place) -> None:
+    def forget_location(self, location: Location) -> None:
         """Strikes the totals of an interface that is gone."""
-        for totals in self._totals.values():
-            totals.pop(place, None)
+        for totals in self._by_program.values():
+            totals.pop(location, None)

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 K = TypeVar("K", bound=Hashable)
 
 
-class Farewell(Generic[K]):
+class Retention(Generic[K]):
     """Keeps what has gone for a while, whoever reads the page meanwhile.
 
     Each scraper reads the last counts at its own next scrape. A scrape cannot be told from a

@@ -57,7 +57,7 @@ static __always_inline void in_map(void *map, void *key, void *value)
 }
 
 SEC("xdp")
-int harmless(struct xdp_md *ctx)
+int read_only_helpers(struct xdp_md *ctx)
 {
 	__u64 key = 0, value = 0;
 	__u32 index = 0;
@@ -72,7 +72,7 @@ int harmless(struct xdp_md *ctx)
 	in_map(&percpu_array, &index, &index);
 
 	bpf_redirect(1, 0);
-	bpf_redirect_map(&cpumap, 0, 0); /* to other maps: harmless_redirects.bpf.c */
+	bpf_redirect_map(&cpumap, 0, 0); /* to other maps: read_only_redirects.bpf.c */
 
 	bpf_ktime_get_ns();
 	bpf_ktime_get_boot_ns();

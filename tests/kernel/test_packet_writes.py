@@ -7,8 +7,8 @@ import pytest
 
 from tests.kernel import raw
 from tests.kernel.lab import Lab, function_names
+from xdpscope.attach.packet_writes import read_only_calls, writes_packets
 from xdpscope.libbpf import Instruction
-from xdpscope.tracing.alteration import alters_packets, harmless_calls
 
 pytestmark = pytest.mark.every_kernel
 
@@ -16,23 +16,23 @@ PROGRAMS = [name for name in function_names("alteration") if name.startswith(("k
 
 
 @pytest.fixture(scope="module")
-def harmless() -> frozenset[int]:
-    return harmless_calls()
+def read_only() -> frozenset[int]:
+    return read_only_calls()
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
-def test_what_may_alter_packets_is_known(lab: Lab, name: str, harmless: frozenset[int]) -> None:
+def test_what_may_alter_packets_is_known(lab: Lab, name: str, read_only: frozenset[int]) -> None:
     instructions = lab.load(name, "alteration").instructions()
-    assert alters_packets(instructions, harmless) == name.startswith("alters")
+    assert writes_packets(instructions, read_only) == name.startswith("alters")
 
 
 def test_without_knowing_helpers_only_what_calls_none_is_certain(lab: Lab) -> None:
-    assert alters_packets(lab.load("keeps_counting", "alteration").instructions(), frozenset())
-    assert not alters_packets(lab.load("decide_drop").instructions(), frozenset())
+    assert writes_packets(lab.load("keeps_counting", "alteration").instructions(), frozenset())
+    assert not writes_packets(lab.load("decide_drop").instructions(), frozenset())
 
 
-def test_what_is_secret_may_alter_packets(harmless: frozenset[int]) -> None:
-    assert alters_packets([], harmless)
+def test_what_is_secret_may_alter_packets(read_only: frozenset[int]) -> None:
+    assert writes_packets([], read_only)
 
 
 def _kernel() -> tuple[int, int]:
@@ -79,17 +79,17 @@ ATOMIC = {
 
 
 @pytest.mark.parametrize("name", ATOMIC)
-def test_a_pointer_in_an_atomic_operation(name: str, harmless: frozenset[int]) -> None:
+def test_a_pointer_in_an_atomic_operation(name: str, read_only: frozenset[int]) -> None:
     since, instructions = ATOMIC[name]
     if _kernel() < since:
         pytest.skip(f"this instruction came with Linux {since[0]}.{since[1]}")
     with raw.load_xdp(instructions) as program:
         verdict, _ = program.test_run(bytes(64))
         assert verdict == 2
-        assert alters_packets(program.instructions(), harmless)
+        assert writes_packets(program.instructions(), read_only)
 
 
-def test_an_indirect_jump(harmless: frozenset[int]) -> None:
+def test_an_indirect_jump(read_only: frozenset[int]) -> None:
     """The instruction after it leaves the packet alone; the target does not."""
     if _kernel() < (6, 19):
         pytest.skip("indirect jumps came with Linux 6.19")
@@ -103,4 +103,4 @@ def test_an_indirect_jump(harmless: frozenset[int]) -> None:
     with raw.jump_table(11, 10) as table:
         instructions[6] = instructions[6]._replace(imm=table.fileno())
         with raw.load_xdp(instructions) as program:
-            assert alters_packets(program.instructions(), harmless)
+            assert writes_packets(program.instructions(), read_only)

@@ -3,17 +3,17 @@
 
 import pytest
 
-from xdpscope.pace import Pace
+from xdpscope.scan_limiter import ScanLimiter
 
 
 def rests(took: float, seconds: float, interval: float = 5.0) -> list[float]:
     """Return when each scan of ``took`` seconds ends, each after the wait that follows the one
     before.
     """
-    pace, now, found = Pace(), 1000.0, []
+    limiter, now, found = ScanLimiter(), 1000.0, []
     while now < 1000.0 + seconds:
         now += took
-        found.append(pace.rest(took, now, interval))
+        found.append(limiter.rest(took, now, interval))
         now += found[-1]
     return found
 
@@ -30,11 +30,11 @@ def test_at_first_looks_come_close_on_each_other_however_slow_they_are() -> None
 
 
 def test_and_again_after_a_quiet_time() -> None:
-    pace = Pace()
+    limiter = ScanLimiter()
     for _ in range(20):
-        pace.rest(0.4, 1000.0, 5.0)
-    assert pace.rest(0.4, 1001.0, 5.0) == 5.0
-    assert pace.rest(0.4, 1030.0, 5.0) == 0.5
+        limiter.rest(0.4, 1000.0, 5.0)
+    assert limiter.rest(0.4, 1001.0, 5.0) == 5.0
+    assert limiter.rest(0.4, 1030.0, 5.0) == 0.5
 
 
 @pytest.mark.parametrize(("interval", "longest"), [(0.1, 0.1), (0.5, 0.5), (5.0, 5.0), (3600, 5.0)])
@@ -45,6 +45,6 @@ def test_no_rest_is_longer_than_the_interval_or_five_seconds(
 
 
 def test_what_was_owed_beyond_that_is_forgotten() -> None:
-    pace = Pace()
-    assert pace.rest(1000.0, 1000.0, 0.5) == 0.5
-    assert pace.rest(0.001, 1021.0, 5.0) == pytest.approx(0.009)
+    limiter = ScanLimiter()
+    assert limiter.rest(1000.0, 1000.0, 0.5) == 0.5
+    assert limiter.rest(0.001, 1021.0, 5.0) == pytest.approx(0.009)

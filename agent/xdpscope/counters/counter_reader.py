@@ -11,10 +11,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from xdpscope.accounting.ledger import Ledger, PlaceOf
-from xdpscope.accounting.overflow import OverflowReading
-from xdpscope.accounting.owners import Seen
-from xdpscope.accounting.reading import Reading, of_target, sums
+from xdpscope.counters.overflow import OverflowReading
+from xdpscope.counters.records import Reading, of_target, sums
+from xdpscope.counters.series_index import Seen
+from xdpscope.counters.totals import LocationOf, Totals
 
 # The sum of a record that must be seen to again, whatever it has.
 _UNBOOKED = -1
@@ -35,14 +35,14 @@ class _Entry:
 
     sum: int  # of all counters that are booked
     inline: Seen
-    spilled: Seen | None = None  # records in the map that all targets share
+    overflow: Seen | None = None  # records in the map that all targets share
 
 
-class Books:
+class CounterReader:
     """Enters into a ledger what targets count."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, totals: Totals) -> None:
+        self._totals = totals
         self.version = 0
         """Another as soon as anything is booked that was not before."""
         self._entries: dict[int, _Entry] = {}  # by the target's number
@@ -53,22 +53,22 @@ class Books:
         """The devices that there are records of; of a target those in its own map first."""
         for entry in self._entries.values():
             yield entry.inline
-            if entry.spilled is not None:
-                yield entry.spilled
+            if entry.overflow is not None:
+                yield entry.overflow
 
-    def book(
+    def record(
         self,
         counted: Iterable[Counted],
-        spilled: Mapping[int, OverflowReading],
-        place_of: PlaceOf,
+        overflow: Mapping[int, OverflowReading],
+        location_of: LocationOf,
         idle: Collection[int] = (),
     ) -> Generator[None, None, None]:
         """Book all there is. Each step reads some targets, and books these.
 
         Args:
             counted: Every target, those that are idle excepted.
-            spilled: What there is in the map that all targets share, by the target's number.
-            place_of: See the ledger.
+            overflow: What there is in the map that all targets share, by the target's number.
+            location_of: See the ledger.
             idle: The numbers of targets that keep what was booked of them.
         """
         kept = set(idle)
@@ -77,10 +77,10 @@ class Books:
                 part.programs, part.numbers, part.records, sums(part.records).tolist(), strict=True
             )
             for program, number, records, total in each:
-                old, rest = self._entries.get(number), spilled.get(number)
-                if old is None or old.sum != total or old.spilled is not None or rest is not None:
-                    self._entries[number] = self._book(
-                        program, number, records, total, rest, place_of
+                old, rest = self._entries.get(number), overflow.get(number)
+                if old is None or old.sum != total or old.overflow is not None or rest is not None:
+                    self._entries[number] = self._record(
+                        program, number, records, total, rest, location_of
                     )
             kept.update(part.numbers)
             yield
@@ -92,30 +92,30 @@ class Books:
         self._entries.pop(number, None)
         self._skipped.pop(number, None)
 
-    def close_overflow(self, number: int, last: Reading, place_of: PlaceOf) -> None:
+    def close_overflow(self, number: int, last: Reading, location_of: LocationOf) -> None:
         """Book the last counts of a target's overflow records that were deleted.
 
         Args:
             number: The target's number.
             last: What the records had when they were deleted.
-            place_of: See the ledger.
+            location_of: See the ledger.
         """
         entry = self._entries.get(number)
         if entry is not None:
             self.version += 1
-            self._ledger.close(entry.inline.program, "spilled", last, place_of)
+            self._totals.close(entry.inline.program, "overflow", last, location_of)
 
     def skip(
         self,
         counted: Iterable[Counted],
-        spilled: Mapping[int, OverflowReading],
+        overflow: Mapping[int, OverflowReading],
         in_service: Callable[[int], bool],
     ) -> Generator[None, None, None]:
         """Leave out what idle targets counted up to this reading. Each step sees to some of them.
 
         Args:
             counted: Targets that were idle when they were read.
-            spilled: As for ``book``.
+            overflow: As for ``record``.
             in_service: Says of a program's id whether it is not idle any more. Its packets count.
         """
         before, self._skipped = self._skipped, {}
@@ -127,26 +127,28 @@ class Books:
                 if in_service(program):
                     continue
                 self._skipped[number] = total
-                rest = spilled.get(number)
+                rest = overflow.get(number)
                 if total != before.get(number, 0) or rest is not None:
-                    self._ledger.skip(program, "placed", of_target(records))
-                    self._ledger.skip(program, "spilled", {} if rest is None else rest.by_device())
+                    self._totals.skip(program, "placed", of_target(records))
+                    self._totals.skip(program, "overflow", {} if rest is None else rest.by_device())
             yield
 
-    def _book(
+    def _record(
         self,
         program: int,
         number: int,
         records: NDArray[Any],
         total: int,
         rest: OverflowReading | None,
-        place_of: PlaceOf,
+        location_of: LocationOf,
     ) -> _Entry:
         self.version += 1
         # Apart: each CPU gives its places to the devices that it meets first, so a device
         # that has one here may have spilled there.
-        complete = self._ledger.book(program, "placed", of_target(records), place_of)
-        self._ledger.book(program, "spilled", {} if rest is None else rest.by_device(), place_of)
+        complete = self._totals.record(program, "placed", of_target(records), location_of)
+        self._totals.record(
+            program, "overflow", {} if rest is None else rest.by_device(), location_of
+        )
         return _Entry(
             total if complete else _UNBOOKED,
             Seen.inline(program, number, records["devices"]),

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from tests.tables import every_step
 
 from xdpscope import bpf
-from xdpscope.accounting import books
-from xdpscope.accounting.books import Books, Counted
-from xdpscope.accounting.ledger import Ledger, Place
-from xdpscope.accounting.overflow import OverflowReading
-from xdpscope.accounting.reading import sums
+from xdpscope.counters import counter_reader
+from xdpscope.counters.counter_reader import Counted, CounterReader
+from xdpscope.counters.overflow import OverflowReading
+from xdpscope.counters.records import sums
+from xdpscope.counters.totals import Location, Totals
 from xdpscope.libbpf import Object
 
 PROGRAMS = [70, 71, 72]
@@ -38,12 +38,12 @@ def records(layout: np.dtype[Any]) -> NDArray[Any]:
     return found
 
 
-def somewhere(serial: int, index: int, inode: int, name: str) -> Place:
+def somewhere(serial: int, index: int, inode: int, name: str) -> Location:
     return "host", name
 
 
-def drops(ledger: Ledger) -> list[tuple[int, int]]:
-    tallies = [ledger.of(program).get(("host", "eth0")) for program in PROGRAMS]
+def drops(totals: Totals) -> list[tuple[int, int]]:
+    tallies = [totals.of(program).get(("host", "eth0")) for program in PROGRAMS]
     return [(t.packets[1], t.bytes[1]) if t else (0, 0) for t in tallies]
 
 
@@ -74,68 +74,68 @@ def test_only_what_has_grown_is_read(
         read.append(values)
         return original(values)
 
-    original = books.of_target
-    monkeypatch.setattr(books, "of_target", of_target)
-    ledger = Ledger()
-    kept = Books(ledger)
-    every_step(kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere))
-    assert (drops(ledger), len(read)) == ([(1, 60)] * 3, 3)
+    original = counter_reader.of_target
+    monkeypatch.setattr(counter_reader, "of_target", of_target)
+    totals = Totals()
+    kept = CounterReader(totals)
+    every_step(kept.record([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere))
+    assert (drops(totals), len(read)) == ([(1, 60)] * 3, 3)
     seen = list(kept.seen)
-    every_step(kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere))
+    every_step(kept.record([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere))
     assert len(read) == 3
     assert list(kept.seen) == seen
     # Read in the middle of a count: packets first, bytes later.
     records["devices"]["verdicts"]["packets"][1, 1, 0, 1] += 1
     records["devices"]["identity"][1, 1, 0] = DEVICE
-    every_step(kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere))
+    every_step(kept.record([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere))
     records["devices"]["verdicts"]["bytes"][1, 1, 0, 1] += 100
-    every_step(kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere))
-    assert (drops(ledger), len(read)) == ([(1, 60), (2, 160), (1, 60)], 5)
+    every_step(kept.record([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere))
+    assert (drops(totals), len(read)) == ([(1, 60), (2, 160), (1, 60)], 5)
 
 
 def test_what_has_no_place_yet_is_booked_when_it_has(records: NDArray[Any]) -> None:
-    ledger = Ledger()
-    kept = Books(ledger)
+    totals = Totals()
+    kept = CounterReader(totals)
     for _ in range(2):
-        every_step(kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, lambda *_: None))
-        assert drops(ledger) == [(0, 0)] * 3
-    every_step(kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere))
-    assert drops(ledger) == [(1, 60)] * 3
+        every_step(kept.record([Counted(PROGRAMS, NUMBERS, records)], {}, lambda *_: None))
+        assert drops(totals) == [(0, 0)] * 3
+    every_step(kept.record([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere))
+    assert drops(totals) == [(1, 60)] * 3
 
 
 def test_a_quiet_target_may_have_records_elsewhere(records: NDArray[Any]) -> None:
-    ledger = Ledger()
-    kept = Books(ledger)
-    every_step(kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere))
+    totals = Totals()
+    kept = CounterReader(totals)
+    every_step(kept.record([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere))
     more = records["devices"][1, :, :1].T.copy()
     more["verdicts"]["packets"][0, 0, 1] = 4
-    spilled = OverflowReading.of(more)
+    overflow = OverflowReading.of(more)
     for _ in range(2):
-        every_step(kept.book([Counted(PROGRAMS, NUMBERS, records)], {2: spilled}, somewhere))
-        assert drops(ledger) == [(1, 60), (5, 120), (1, 60)]
+        every_step(kept.record([Counted(PROGRAMS, NUMBERS, records)], {2: overflow}, somewhere))
+        assert drops(totals) == [(1, 60), (5, 120), (1, 60)]
         assert len(list(kept.seen)) == 4
     # Taken out of the shared map, and then there again: it counts from nought.
-    every_step(kept.book([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere))
+    every_step(kept.record([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere))
     assert len(list(kept.seen)) == 3
-    every_step(kept.book([Counted(PROGRAMS, NUMBERS, records)], {2: spilled}, somewhere))
-    assert drops(ledger) == [(1, 60), (9, 180), (1, 60)]
+    every_step(kept.record([Counted(PROGRAMS, NUMBERS, records)], {2: overflow}, somewhere))
+    assert drops(totals) == [(1, 60), (9, 180), (1, 60)]
 
 
 def test_what_an_idle_target_counts_is_left_out(records: NDArray[Any]) -> None:
-    ledger = Ledger()
-    kept = Books(ledger)
+    totals = Totals()
+    kept = CounterReader(totals)
     counted = [Counted(PROGRAMS, NUMBERS, records)]
     for _ in range(2):
         every_step(kept.skip(counted, {}, lambda program: program == 71))
-        every_step(kept.book([], {}, somewhere, NUMBERS))
-        assert [len(ledger.of(program)) for program in PROGRAMS] == [0, 0, 0]
-    every_step(kept.book(counted, {}, somewhere))
-    assert drops(ledger) == [(0, 0), (1, 60), (0, 0)]
+        every_step(kept.record([], {}, somewhere, NUMBERS))
+        assert [len(totals.of(program)) for program in PROGRAMS] == [0, 0, 0]
+    every_step(kept.record(counted, {}, somewhere))
+    assert drops(totals) == [(0, 0), (1, 60), (0, 0)]
     records["devices"]["verdicts"]["packets"][:, 1, 0, 1] += 2
     records["devices"]["identity"][:, 1, 0] = DEVICE
     every_step(kept.skip(counted, {}, lambda program: program != 70))
     seen = len(list(kept.seen))
-    every_step(kept.book(counted, {}, somewhere))
-    assert drops(ledger) == [(0, 0), (3, 60), (2, 0)]
-    every_step(kept.book([], {}, somewhere, NUMBERS))
+    every_step(kept.record(counted, {}, somewhere))
+    assert drops(totals) == [(0, 0), (3, 60), (2, 0)]
+    every_step(kept.record([], {}, somewhere, NUMBERS))
     assert len(list(kept.seen)) == seen

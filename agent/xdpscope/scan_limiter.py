@@ -12,7 +12,7 @@ _LONGEST = 5.0
 """The longest wait in seconds in any case."""
 
 
-class Pace:
+class ScanLimiter:
     """Allows scans in quick succession for a while, on a slow machine too, but not for ever."""
 
     def __init__(self) -> None:

@@ -18,16 +18,16 @@ from tests.tables import (
     every_step,
     flow_table,
     name_of,
-    owners,
+    series_index,
     total,
 )
 from xdpscope import bpf
-from xdpscope.accounting.flow_query import FlowQuery
-from xdpscope.accounting.flows import FlowCount, FlowLedger
-from xdpscope.accounting.owners import Owners, Seen
-from xdpscope.accounting.reading import VERDICTS
-from xdpscope.accounting.slots import FAMILIES, Family
 from xdpscope.config import Flows
+from xdpscope.counters.flow_query import FlowQuery
+from xdpscope.counters.flows import FlowCount, FlowTotals
+from xdpscope.counters.records import VERDICTS
+from xdpscope.counters.series_index import Seen, SeriesIndex
+from xdpscope.counters.slots import FAMILIES, Family
 from xdpscope.libbpf import Object, possible_cpus
 
 pytestmark = pytest.mark.one_kernel
@@ -41,42 +41,42 @@ def table() -> Iterator[Table]:
         yield table
 
 
-def ledger_of(table: Table, patience: float = 0, **limits: float) -> FlowLedger:
+def totals_of(table: Table, patience: float = 0, **limits: float) -> FlowTotals:
     """Read twice: a new series counts from the reading after the one that gives it."""
-    return FlowLedger([table.reader], Flows(**limits), patience)  # type: ignore[arg-type]
+    return FlowTotals([table.reader], Flows(**limits), patience)  # type: ignore[arg-type]
 
 
-def exported(ledger: FlowLedger) -> dict[str, tuple[int, int]]:
-    return {count.flow.source: (count.packets, count.bytes) for count in ledger.exported}
+def exported(flow_totals: FlowTotals) -> dict[str, tuple[int, int]]:
+    return {count.flow.source: (count.packets, count.bytes) for count in flow_totals.exported}
 
 
 def held(
-    ledger: FlowLedger,
-    known: Owners,
+    flow_totals: FlowTotals,
+    known: SeriesIndex,
     query: FlowQuery = FlowQuery(),  # noqa: B008 - it is frozen
     scopes: list[int] | None = None,
 ) -> list[FlowCount]:
     """Return the flows that a query finds."""
-    return ledger.held(known, query, scopes).describe()
+    return flow_totals.held(known, query, scopes).describe()
 
 
-def scopes_of(known: Owners) -> list[int]:
+def series_of(known: SeriesIndex) -> list[int]:
     """Return every scope of PROGRAM."""
-    return known.scopes_where(lambda program, _: program == PROGRAM)
+    return known.series_where(lambda program, _: program == PROGRAM)
 
 
-def other(ledger: FlowLedger) -> tuple[int, int]:
-    tally = ledger.other(OWNER)
+def other(flow_totals: FlowTotals) -> tuple[int, int]:
+    tally = flow_totals.other(OWNER)
     return tally.packets[DROP], tally.bytes[DROP]
 
 
 def test_a_flow_is_told_by_its_whole_key(table: Table) -> None:
-    ledger, known = ledger_of(table), owners()
+    flow_totals, known = totals_of(table), series_index()
     table.put((3, 0, 0), table.flow4(1), packets=5, size=500)
     table.write()
-    every_step(ledger.read(known, total(5, 500), now=1, moved=True))
-    assert (exported(ledger), other(ledger)) == ({"10.0.0.1": (0, 0)}, (5, 500))
-    (count,) = held(ledger, known)
+    every_step(flow_totals.read(known, total(5, 500), now=1, moved=True))
+    assert (exported(flow_totals), other(flow_totals)) == ({"10.0.0.1": (0, 0)}, (5, 500))
+    (count,) = held(flow_totals, known)
     assert (count.owner, count.verdict, count.packets, count.bytes) == (OWNER, "drop", 5, 500)
     flow = count.flow
     assert (flow.protocol, flow.source, flow.destination) == ("udp", "10.0.0.1", "192.0.2.1")
@@ -87,26 +87,26 @@ def test_a_flow_is_told_by_its_whole_key(table: Table) -> None:
 @pytest.mark.parametrize("before", [0, (1 << 62) + 1])
 def test_a_flow_on_several_cpus_is_one(table: Table, before: int) -> None:
     """Summed exactly, whatever it has had before."""
-    ledger, known = ledger_of(table), owners()
+    flow_totals, known = totals_of(table), series_index()
     table.put((3, 0, 0), table.flow4(1), packets=5, size=500 + before)
     table.put((9, 1, 2), table.flow4(1), packets=2, size=300)
     table.write()
-    every_step(ledger.read(known, total(7, 800 + before), now=1, moved=True))
-    assert ledger.entries == 1
-    assert exported(ledger) == {"10.0.0.1": (0, 0)}
-    assert [flow.bytes for flow in held(ledger, known)] == [800 + before]
+    every_step(flow_totals.read(known, total(7, 800 + before), now=1, moved=True))
+    assert flow_totals.entries == 1
+    assert exported(flow_totals) == {"10.0.0.1": (0, 0)}
+    assert [flow.bytes for flow in held(flow_totals, known)] == [800 + before]
     for where in (3, 0, 0), (9, 1, 2):
         table.slots[where]["packets"] += 1
         table.slots[where]["bytes"] += 100
     table.write()
-    every_step(ledger.read(known, total(9, 1000 + before), now=2, moved=False))
-    assert exported(ledger) == {"10.0.0.1": (2, 200)}
-    assert other(ledger) == (7, 800 + before)
+    every_step(flow_totals.read(known, total(9, 1000 + before), now=2, moved=False))
+    assert exported(flow_totals) == {"10.0.0.1": (2, 200)}
+    assert other(flow_totals) == (7, 800 + before)
 
 
 def test_a_plain_array_has_the_sets_of_one_cpu_after_those_of_another() -> None:
     """Each CPU has a device of its own under the same index."""
-    sets, cpus, known = 16, 3, Owners()
+    sets, cpus, known = 16, 3, SeriesIndex()
     seen = Seen(
         PROGRAM, TARGET, (5 << 32) + np.arange(cpus, dtype=np.uint64), np.full(cpus, 5),
         np.array([b"eth0", b"eth1", b"eth2"]), np.arange(cpus), np.arange(cpus),
@@ -115,7 +115,7 @@ def test_a_plain_array_has_the_sets_of_one_cpu_after_those_of_another() -> None:
     known.update([seen], lambda *device: ("host", device[3]), "")
     with flow_table(sets, cpus) as table:
         assert table.sets.shape == (sets * cpus, 1)
-        ledger = ledger_of(table)
+        flow_totals = totals_of(table)
         expected = {}
         for cpu in range(cpus):
             for at, way in ((0, 0), (7, 3), (sets - 1, 2)):
@@ -123,151 +123,153 @@ def test_a_plain_array_has_the_sets_of_one_cpu_after_those_of_another() -> None:
                 table.put((cpu * sets + at, 0, way), table.flow4(at), packets, 60 * packets)
                 expected[f"eth{cpu}", f"10.0.0.{at}"] = packets, 60 * packets
         table.write()
-        every_step(ledger.read(known, {}, now=1, moved=True))
-        flows = held(ledger, known)
+        every_step(flow_totals.read(known, {}, now=1, moved=True))
+        flows = held(flow_totals, known)
     found = {(each.owner[1][1], each.flow.source): (each.packets, each.bytes) for each in flows}
     assert found == expected
 
 
 def test_what_leaves_the_table_or_the_top_is_in_other(table: Table) -> None:
-    ledger, known = ledger_of(table, top=1), owners()
+    flow_totals, known = totals_of(table, top=1), series_index()
     table.put((0, 0, 0), table.flow4(1), packets=100, size=6000)
     table.put((0, 0, 1), table.flow4(2), packets=10, size=600)
     table.write()
-    every_step(ledger.read(known, total(110, 6600), now=1, moved=True))
-    assert exported(ledger) == {"10.0.0.1": (0, 0)}
-    assert other(ledger) == (110, 6600)
+    every_step(flow_totals.read(known, total(110, 6600), now=1, moved=True))
+    assert exported(flow_totals) == {"10.0.0.1": (0, 0)}
+    assert other(flow_totals) == (110, 6600)
 
     # The second gets ahead: it has its own series, for what comes from now on.
     table.slots[0, 0, 1]["packets"], table.slots[0, 0, 1]["bytes"] = 1010, 60600
     table.write()
-    every_step(ledger.read(known, total(1110, 66600), now=2, moved=False))
-    assert exported(ledger) == {"10.0.0.2": (0, 0)}
-    assert other(ledger) == (1110, 66600)
+    every_step(flow_totals.read(known, total(1110, 66600), now=2, moved=False))
+    assert exported(flow_totals) == {"10.0.0.2": (0, 0)}
+    assert other(flow_totals) == (1110, 66600)
     table.slots[0, 0, 1]["packets"], table.slots[0, 0, 1]["bytes"] = 1015, 60900
     table.write()
-    every_step(ledger.read(known, total(1115, 66900), now=2, moved=False))
-    assert exported(ledger) == {"10.0.0.2": (5, 300)}
-    assert other(ledger) == (1110, 66600)
+    every_step(flow_totals.read(known, total(1115, 66900), now=2, moved=False))
+    assert exported(flow_totals) == {"10.0.0.2": (5, 300)}
+    assert other(flow_totals) == (1110, 66600)
 
     # It is pushed out; another one has its place, with as many packets.
     table.put((0, 0, 1), table.flow4(3), packets=1015, size=60900)
     table.write()
-    every_step(ledger.read(known, total(2130, 127800), now=3, moved=False))
-    assert exported(ledger) == {"10.0.0.3": (0, 0)}
-    assert other(ledger) == (2130, 127800)
-    assert ledger.evictions == {"idle": 0, "pressure": 1}
+    every_step(flow_totals.read(known, total(2130, 127800), now=3, moved=False))
+    assert exported(flow_totals) == {"10.0.0.3": (0, 0)}
+    assert other(flow_totals) == (2130, 127800)
+    assert flow_totals.evictions == {"idle": 0, "pressure": 1}
 
 
 @pytest.mark.parametrize("still", [False, True])
 def test_idle_flows_age_out_and_come_back(table: Table, still: bool) -> None:
     """Whether or not it is known that nothing has come."""
-    ledger, known = ledger_of(table, idle_timeout=10), owners()
+    flow_totals, known = totals_of(table, idle_timeout=10), series_index()
     table.put((0, 0, 0), table.flow4(1), packets=5, size=300)
     table.write()
-    every_step(ledger.read(known, total(5, 300), now=100, moved=True))
-    every_step(ledger.read(known, total(5, 300), now=110, moved=False, still=still))
-    assert ledger.exported[0].rate == pytest.approx(5 * log(2) / 10 / 2)
-    assert ledger.entries == 1
-    every_step(ledger.read(known, total(5, 300), now=111, moved=False, still=still))
-    assert (ledger.entries, ledger.exported, other(ledger)) == (0, [], (5, 300))
-    every_step(ledger.read(known, total(5, 300), now=200, moved=False, still=still))
-    assert ledger.evictions == {"idle": 1, "pressure": 0}
+    every_step(flow_totals.read(known, total(5, 300), now=100, moved=True))
+    every_step(flow_totals.read(known, total(5, 300), now=110, moved=False, still=still))
+    assert flow_totals.exported[0].rate == pytest.approx(5 * log(2) / 10 / 2)
+    assert flow_totals.entries == 1
+    every_step(flow_totals.read(known, total(5, 300), now=111, moved=False, still=still))
+    assert (flow_totals.entries, flow_totals.exported, other(flow_totals)) == (0, [], (5, 300))
+    every_step(flow_totals.read(known, total(5, 300), now=200, moved=False, still=still))
+    assert flow_totals.evictions == {"idle": 1, "pressure": 0}
 
     table.slots[0, 0, 0]["packets"], table.slots[0, 0, 0]["bytes"] = 7, 420
     table.write()
-    every_step(ledger.read(known, total(7, 420), now=201, moved=False))
-    assert (ledger.entries, exported(ledger)) == (1, {"10.0.0.1": (0, 0)})
-    assert other(ledger) == (7, 420)
+    every_step(flow_totals.read(known, total(7, 420), now=201, moved=False))
+    assert (flow_totals.entries, exported(flow_totals)) == (1, {"10.0.0.1": (0, 0)})
+    assert other(flow_totals) == (7, 420)
 
 
 def test_where_nothing_was_counted_nothing_is_read(table: Table) -> None:
     """But for sets that were being changed when they were last read."""
-    ledger, known = ledger_of(table), owners()
+    flow_totals, known = totals_of(table), series_index()
     table.put((3, 0, 0), table.flow4(1), packets=5, size=300)
     table.sets[3, 0]["started"] += 1
     table.write()
-    every_step(ledger.read(known, total(5, 300), now=1, moved=True))
-    assert (exported(ledger), other(ledger)) == ({}, (0, 0))
+    every_step(flow_totals.read(known, total(5, 300), now=1, moved=True))
+    assert (exported(flow_totals), other(flow_totals)) == ({}, (0, 0))
     table.sets[3, 0]["done"] += 1
     table.write()
-    every_step(ledger.read(known, total(5, 300), now=2, moved=False, still=True))
-    assert (exported(ledger), other(ledger)) == ({"10.0.0.1": (0, 0)}, (5, 300))
+    every_step(flow_totals.read(known, total(5, 300), now=2, moved=False, still=True))
+    assert (exported(flow_totals), other(flow_totals)) == ({"10.0.0.1": (0, 0)}, (5, 300))
     table.slots[3, 0, 0]["packets"] = 6
     table.write()
-    every_step(ledger.read(known, total(5, 300), now=3, moved=False, still=True))
-    assert exported(ledger) == {"10.0.0.1": (0, 0)}
-    every_step(ledger.read(known, total(6, 300), now=4, moved=False))
-    assert exported(ledger) == {"10.0.0.1": (1, 0)}
+    every_step(flow_totals.read(known, total(5, 300), now=3, moved=False, still=True))
+    assert exported(flow_totals) == {"10.0.0.1": (0, 0)}
+    every_step(flow_totals.read(known, total(6, 300), now=4, moved=False))
+    assert exported(flow_totals) == {"10.0.0.1": (1, 0)}
 
 
 def test_bytes_that_come_a_moment_later(table: Table) -> None:
     """The kernel counts a packet, then its bytes; a reading may come in between."""
-    ledger, known = ledger_of(table), owners()
+    flow_totals, known = totals_of(table), series_index()
     slot = table.slots[3, 0, 0]
     table.put((3, 0, 0), table.flow4(1), packets=1, size=60)
     table.write()
-    every_step(ledger.read(known, total(1, 60), now=1, moved=True))
+    every_step(flow_totals.read(known, total(1, 60), now=1, moved=True))
     slot["packets"] = 2
     table.write()
-    every_step(ledger.read(known, total(1, 60), now=2, moved=False))
+    every_step(flow_totals.read(known, total(1, 60), now=2, moved=False))
     slot["bytes"] = 120
     table.write()
-    every_step(ledger.read(known, total(2, 120), now=3, moved=False))
-    assert (exported(ledger), other(ledger)) == ({"10.0.0.1": (1, 60)}, (1, 60))
+    every_step(flow_totals.read(known, total(2, 120), now=3, moved=False))
+    assert (exported(flow_totals), other(flow_totals)) == ({"10.0.0.1": (1, 60)}, (1, 60))
 
 
 def test_a_flow_that_was_replaced_by_itself(table: Table) -> None:
     """Pushed out and back between two readings, with more packets but fewer bytes."""
-    ledger, known = ledger_of(table), owners()
+    flow_totals, known = totals_of(table), series_index()
     table.put((3, 0, 0), table.flow4(1), packets=5, size=5000)
     table.write()
-    every_step(ledger.read(known, total(5, 5000), now=1, moved=True))
+    every_step(flow_totals.read(known, total(5, 5000), now=1, moved=True))
     table.put((3, 0, 0), table.flow4(1), packets=6, size=360)
     table.write()
-    every_step(ledger.read(known, total(11, 5360), now=2, moved=False))
-    assert (exported(ledger), other(ledger)) == ({"10.0.0.1": (6, 360)}, (5, 5000))
+    every_step(flow_totals.read(known, total(11, 5360), now=2, moved=False))
+    assert (exported(flow_totals), other(flow_totals)) == ({"10.0.0.1": (6, 360)}, (5, 5000))
 
 
 def test_no_more_are_held_than_allowed(table: Table) -> None:
-    ledger, known = ledger_of(table, max_entries=10), owners()
+    flow_totals, known = totals_of(table, max_entries=10), series_index()
     for number in range(40):
         table.put((number, 0, 0), table.flow4(number), packets=number + 1, size=100)
     table.write()
-    every_step(ledger.read(known, total(820, 4000), now=1, moved=True))
-    assert ledger.entries == 10
-    assert ledger.evictions == {"idle": 0, "pressure": 30}
-    assert set(exported(ledger)) == {f"10.0.0.{number}" for number in range(30, 40)}
-    assert sum(packets for packets, _ in exported(ledger).values()) + other(ledger)[0] == 820
+    every_step(flow_totals.read(known, total(820, 4000), now=1, moved=True))
+    assert flow_totals.entries == 10
+    assert flow_totals.evictions == {"idle": 0, "pressure": 30}
+    assert set(exported(flow_totals)) == {f"10.0.0.{number}" for number in range(30, 40)}
+    assert (
+        sum(packets for packets, _ in exported(flow_totals).values()) + other(flow_totals)[0] == 820
+    )
 
 
 def test_a_renamed_interface_takes_nothing_along(table: Table) -> None:
-    ledger, known = ledger_of(table), owners()
+    flow_totals, known = totals_of(table), series_index()
     table.put((0, 0, 0), table.flow4(1), packets=5, size=300)
     table.write()
-    every_step(ledger.read(known, total(5, 300), now=1, moved=True))
+    every_step(flow_totals.read(known, total(5, 300), now=1, moved=True))
     assert name_of(known, "eth1")
     totals = total(5, 300)
     totals[7, ("host", "eth1")] = total(0, 0)[OWNER]
-    every_step(ledger.read(known, totals, now=2, moved=True))
-    assert other(ledger) == (5, 300)
+    every_step(flow_totals.read(known, totals, now=2, moved=True))
+    assert other(flow_totals) == (5, 300)
     table.slots[0, 0, 0]["packets"], table.slots[0, 0, 0]["bytes"] = 9, 540
     table.write()
     totals[7, ("host", "eth1")] = total(4, 240)[OWNER]
-    every_step(ledger.read(known, totals, now=3, moved=False))
-    (count,) = ledger.exported
+    every_step(flow_totals.read(known, totals, now=3, moved=False))
+    (count,) = flow_totals.exported
     assert (count.owner[1], count.packets, count.bytes) == (("host", "eth1"), 4, 240)
 
 
 @pytest.mark.parametrize("moved", [False, True])
 def test_a_set_in_the_middle_of_a_change_is_left_for_later(table: Table, moved: bool) -> None:
     """``other`` too: else what is in there now would later be in its flow as well."""
-    ledger, known = ledger_of(table), owners()
+    flow_totals, known = totals_of(table), series_index()
     table.put((0, 0, 0), table.flow4(1), packets=5, size=300)
     table.put((1, 0, 0), table.flow4(2), packets=5, size=300)
     table.write()
-    every_step(ledger.read(known, total(10, 600), now=1, moved=True))
-    assert (exported(ledger), other(ledger)) == (
+    every_step(flow_totals.read(known, total(10, 600), now=1, moved=True))
+    assert (exported(flow_totals), other(flow_totals)) == (
         {"10.0.0.1": (0, 0), "10.0.0.2": (0, 0)}, (10, 600),
     )  # fmt: skip
 
@@ -279,26 +281,26 @@ def test_a_set_in_the_middle_of_a_change_is_left_for_later(table: Table, moved: 
         table.slots[at, 0, 0]["bytes"] += 6000
     table.write()
     for now in 2, 3:
-        every_step(ledger.read(known, total(210, 12600), now=now, moved=moved))
-        assert (exported(ledger), other(ledger)) == (
+        every_step(flow_totals.read(known, total(210, 12600), now=now, moved=moved))
+        assert (exported(flow_totals), other(flow_totals)) == (
             {"10.0.0.1": (0, 0), "10.0.0.2": (100, 6000)}, (10, 600),
         )  # fmt: skip
 
     table.sets["done"][0, 0] += 1
     table.write()
-    every_step(ledger.read(known, total(1210, 72600), now=4, moved=False))
-    assert exported(ledger) == {
+    every_step(flow_totals.read(known, total(1210, 72600), now=4, moved=False))
+    assert exported(flow_totals) == {
         "10.0.0.1": (100, 6000), "10.0.0.2": (100, 6000), "10.0.0.3": (0, 0),
     }  # fmt: skip
-    assert other(ledger) == (1010, 60600)
+    assert other(flow_totals) == (1010, 60600)
 
 
 def test_every_scraper_reads_a_new_series_at_0(table: Table) -> None:
     """Two that scrape at different intervals; what comes before a series counts is in other."""
-    ledger, known = ledger_of(table, patience=65), owners()
+    flow_totals, known = totals_of(table, patience=65), series_index()
     read: dict[int, list[int]] = {15: [], 60: []}
     sent, before = 0, 0
-    ledger.shown("a person who looks once", now=995)
+    flow_totals.shown("a person who looks once", now=995)
     for now in range(301):
         sent += 10
         if now >= 7:
@@ -309,13 +311,15 @@ def test_every_scraper_reads_a_new_series_at_0(table: Table) -> None:
             table.write()
         scraping = [interval for interval in read if (now + 4) % interval == 0]
         if scraping or now % 5 == 0:  # a scrape, or a scan of the host
-            every_step(ledger.read(known, total(sent, 60 * sent), now=1000 + now, moved=now == 0))
-            shown = exported(ledger).get("10.0.0.1")
-            assert (shown or (0, 0))[0] + other(ledger)[0] == sent
-            assert other(ledger)[0] >= before
-            before = other(ledger)[0]
+            every_step(
+                flow_totals.read(known, total(sent, 60 * sent), now=1000 + now, moved=now == 0)
+            )
+            shown = exported(flow_totals).get("10.0.0.1")
+            assert (shown or (0, 0))[0] + other(flow_totals)[0] == sent
+            assert other(flow_totals)[0] >= before
+            before = other(flow_totals)[0]
             for interval in scraping:
-                ledger.shown(f"every {interval} s", now=1000 + now)
+                flow_totals.shown(f"every {interval} s", now=1000 + now)
                 if shown is not None:
                     read[interval].append(shown[0])
     assert all(values[0] == 0 and values[-1] > 1500 for values in read.values())
@@ -324,9 +328,9 @@ def test_every_scraper_reads_a_new_series_at_0(table: Table) -> None:
 def test_nothing_is_lost_whatever_happens(table: Table) -> None:
     """250 readings of a table under random traffic; the totals are the truth."""
     dice = random.Random(20261121)
-    ledger, known = (
-        ledger_of(table, max_entries=90, top=20, idle_timeout=5),
-        owners(),
+    flow_totals, known = (
+        totals_of(table, max_entries=90, top=20, idle_timeout=5),
+        series_index(),
     )
     packets, before, highest = 0, 0, {}
     for now in range(1, 251):
@@ -340,24 +344,24 @@ def test_nothing_is_lost_whatever_happens(table: Table) -> None:
                 slot["bytes"] += more * 60
             packets += more
         table.write()
-        every_step(ledger.read(known, total(packets, packets * 60), now, moved=now == 1))
-        assert len(ledger.exported) <= 20
-        assert ledger.entries <= 90
-        assert other(ledger)[0] >= before
-        before = other(ledger)[0]
-        shown = exported(ledger)
+        every_step(flow_totals.read(known, total(packets, packets * 60), now, moved=now == 1))
+        assert len(flow_totals.exported) <= 20
+        assert flow_totals.entries <= 90
+        assert other(flow_totals)[0] >= before
+        before = other(flow_totals)[0]
+        shown = exported(flow_totals)
         assert sum(count for count, _ in shown.values()) + before == packets
-        assert sum(size for _, size in shown.values()) + other(ledger)[1] == packets * 60
+        assert sum(size for _, size in shown.values()) + other(flow_totals)[1] == packets * 60
         assert all(shown[name][0] >= highest[name] for name in shown.keys() & highest.keys())
         highest = {name: count for name, (count, _) in shown.items()}
-    assert ledger.evictions["idle"] and ledger.evictions["pressure"]
+    assert flow_totals.evictions["idle"] and flow_totals.evictions["pressure"]
 
 
 def test_coming_and_going_takes_no_memory() -> None:
     """20 minutes, a reading every five seconds; every flow lives for a minute or two."""
     resident, readings = [], 240
     with flow_table(sets=1024) as table:
-        ledger, known = ledger_of(table, max_entries=3000, top=200), owners()
+        flow_totals, known = totals_of(table, max_entries=3000, top=200), series_index()
         packets = 0
         for interval in range(readings):
             for number in range(100):
@@ -367,14 +371,14 @@ def test_coming_and_going_takes_no_memory() -> None:
                 packets += 3 + number
             table.write()
             every_step(
-                ledger.read(known, total(packets, 0), now=5.0 * interval, moved=interval == 0)
+                flow_totals.read(known, total(packets, 0), now=5.0 * interval, moved=interval == 0)
             )
-            shown = sum(count for count, _ in exported(ledger).values())
-            assert shown + other(ledger)[0] == packets
+            shown = sum(count for count, _ in exported(flow_totals).values())
+            assert shown + other(flow_totals)[0] == packets
             if interval % 20 == 0:
                 resident.append(int(Path("/proc/self/statm").read_text().split()[1]))
-    assert ledger.entries <= 1300  # what has come in the last minute
-    assert sum(ledger.evictions.values()) == readings * 100 - ledger.entries
+    assert flow_totals.entries <= 1300  # what has come in the last minute
+    assert sum(flow_totals.evictions.values()) == readings * 100 - flow_totals.entries
     pages = 1 << 20 >> 12
     assert resident[-1] - resident[len(resident) // 2] <= pages, resident
 
@@ -388,7 +392,7 @@ def test_devices_that_come_and_go_take_no_memory() -> None:
         return "host", name
 
     with flow_table(sets=1024) as table:
-        ledger, known = ledger_of(table, max_entries=3000, top=100), Owners()
+        flow_totals, known = totals_of(table, max_entries=3000, top=100), SeriesIndex()
         tracemalloc.start()
         for round_ in range(rounds):
             numbers = np.arange(devices) + round_ * devices
@@ -405,11 +409,11 @@ def test_devices_that_come_and_go_take_no_memory() -> None:
             totals = {(PROGRAM, ("host", name.decode())): tally for name in names}
             for now in 2 * round_, 2 * round_ + 1:
                 moved = known.update([seen], location, round_)
-                every_step(ledger.read(known, totals, now, moved))
-            assert len(scopes_of(known)) == devices
-            assert len(ledger.exported) == flows
-            assert {count.owner for count in ledger.exported} <= totals.keys()
-            assert {count.verdict for count in ledger.exported} == {"drop"}
+                every_step(flow_totals.read(known, totals, now, moved))
+            assert len(series_of(known)) == devices
+            assert len(flow_totals.exported) == flows
+            assert {count.owner for count in flow_totals.exported} <= totals.keys()
+            assert {count.verdict for count in flow_totals.exported} == {"drop"}
             if round_ % 10 == 0:
                 traced.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
@@ -434,33 +438,33 @@ def test_an_index_has_21_bits(family: Family) -> None:
 
 def test_flows_that_cannot_be_read_keep_their_owner(table: Table) -> None:
     """Even if the record of their device is gone meanwhile."""
-    ledger, known = ledger_of(table), owners()
+    flow_totals, known = totals_of(table), series_index()
     table.put((0, 0, 0), table.flow4(1), packets=5, size=300)
     table.write()
-    every_step(ledger.read(known, total(5, 300), now=1, moved=True))
+    every_step(flow_totals.read(known, total(5, 300), now=1, moved=True))
     table.sets[0, 0]["started"] += 1
     table.write()
     assert known.update([], lambda *_: None, None)
     for now in 2, 3:
-        every_step(ledger.read(known, {}, now=now, moved=now == 2))
-        (found,) = held(ledger, known)
+        every_step(flow_totals.read(known, {}, now=now, moved=now == 2))
+        (found,) = held(flow_totals, known)
         assert found.owner == OWNER
     table.sets[0, 0]["done"] += 1
     table.write()
-    every_step(ledger.read(known, {}, now=4, moved=False))
-    assert held(ledger, known) == []
-    assert scopes_of(known) == []
+    every_step(flow_totals.read(known, {}, now=4, moved=False))
+    assert held(flow_totals, known) == []
+    assert series_of(known) == []
 
 
 def test_flows_are_found_by_verdict_and_in_order(table: Table) -> None:
-    ledger, known = ledger_of(table, top=0), owners()
+    flow_totals, known = totals_of(table, top=0), series_index()
     for number in range(1, 9):
         verdict = "pass" if number % 2 else "drop"
         table.put((number, 0, 0), table.flow4(number, verdict), packets=number, size=60)
     table.write()
-    every_step(ledger.read(known, total(36, 480), now=1, moved=True))
-    assert ledger.exported == []
-    found = held(ledger, known, FlowQuery(limit=3, verdict="pass"))
+    every_step(flow_totals.read(known, total(36, 480), now=1, moved=True))
+    assert flow_totals.exported == []
+    found = held(flow_totals, known, FlowQuery(limit=3, verdict="pass"))
     assert [count.flow.source for count in found] == ["10.0.0.7", "10.0.0.5", "10.0.0.3"]
-    assert held(ledger, known, scopes=[]) == []
-    assert len(held(ledger, known, scopes=scopes_of(known))) == 8
+    assert held(flow_totals, known, scopes=[]) == []
+    assert len(held(flow_totals, known, scopes=series_of(known))) == 8

@@ -19,7 +19,7 @@ INDEXED_MAP(devmap_hash, DEVMAP_HASH);
 INDEXED_MAP(xskmap, XSKMAP);
 
 SEC("xdp")
-int harmless_redirects(struct xdp_md *ctx)
+int read_only_redirects(struct xdp_md *ctx)
 {
 	bpf_redirect_map(&devmap, 0, 0);
 	bpf_redirect_map(&devmap_hash, 0, 0);

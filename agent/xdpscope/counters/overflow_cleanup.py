@@ -4,8 +4,8 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from xdpscope.accounting.overflow import OverflowReading
-from xdpscope.accounting.places import Places
+from xdpscope.counters.device_names import DeviceNames
+from xdpscope.counters.overflow import OverflowReading
 
 # Nobody can tell that a namespace is gone which no process is in and no name is for: a
 # descriptor or a socket may hold it. If nothing was counted there for so many seconds, it
@@ -21,7 +21,7 @@ class _State(NamedTuple):
     since: float  # when they became as many
 
 
-class SpilledRecords:
+class OverflowCleanup:
     """Watches them from look to look.
 
     A record is not done with at the look that first finds it: its device may have appeared
@@ -32,18 +32,18 @@ class SpilledRecords:
         self._known: dict[Key, _State] = {}
 
     def done_with(
-        self, spilled: Mapping[int, OverflowReading], places: Places, now: float
+        self, overflow: Mapping[int, OverflowReading], locations: DeviceNames, now: float
     ) -> set[Key]:
         """Those in which no packet can be counted any more.
 
         Args:
-            spilled: What there is, by target; all booked.
-            places: As of a look that began after the call before this.
+            overflow: What there is, by target; all booked.
+            locations: As of a look that began after the call before this.
             now: Seconds of a monotonic clock.
         """
         known: dict[Key, _State] = {}
         done: set[Key] = set()
-        for number, records in spilled.items():
+        for number, records in overflow.items():
             parts = records.identities.tolist(), records.inodes.tolist(), records.packets.tolist()
             for identity, inode, count in zip(*parts, strict=True):
                 serial, index = identity >> 32, identity & 0xFFFFFFFF
@@ -53,8 +53,8 @@ class SpilledRecords:
                 known[key] = _State(count, since)
                 if before is None or not identity:
                     continue
-                unseen_and_quiet = not places.in_view(serial) and now - since >= _QUIET
-                if unseen_and_quiet or places.has_gone(serial, index, inode):
+                unseen_and_quiet = not locations.in_view(serial) and now - since >= _QUIET
+                if unseen_and_quiet or locations.has_gone(serial, index, inode):
                     done.add(key)
         self._known = known
         return done

@@ -13,13 +13,13 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from xdpscope.accounting.books import Counted
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.pins import TargetPins
+from xdpscope.attach.templates import Attached, Copy
+from xdpscope.counters.counter_reader import Counted
 from xdpscope.discovery.model import XdpProgram
-from xdpscope.errors import KernelError, Vanished
+from xdpscope.errors import KernelError, VanishedError
 from xdpscope.libbpf import EntryFunction, Program, typed
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.pins import TargetPins
-from xdpscope.tracing.templates import Attached, Copy
 
 _log = structlog.get_logger(__name__)
 
@@ -64,7 +64,7 @@ class Tracer:
         """Takes over what is pinned of the program, attached or not; or readies ``attach``.
 
         Raises:
-            Vanished: the program is gone.
+            VanishedError: the program is gone.
             KernelError: there is no room for its counts; or what is pinned is not what it
                 should be.
         """
@@ -77,11 +77,11 @@ class Tracer:
         self._attached: dict[str, Attached] = {}  # in the order of attaching
         self._ready: list[Copy] | None = None  # of the first, to be attached
         self._last: Expense | None = Expense(0, None)  # None: it is attached
-        self._told = Expense(0, None)
+        self._reported = Expense(0, None)
         self._missed = 0
         self._spent_ns = 0  # by programs that are detached
         self._ran = False  # whether the kernel has ever counted run time
-        self._let_go: list[int] = []  # programs
+        self._detached: list[int] = []  # programs
         self.complete = False
         with ExitStack() as stack:
             if pinned is not None:
@@ -107,13 +107,13 @@ class Tracer:
                 link = stack.enter_context(pinned.link(name))
                 ends = link.ends()
                 if ends.target not in (0, self._target):  # 0: a kernel that does not tell
-                    raise Vanished(f"what is pinned traces program {ends.target}")
+                    raise VanishedError(f"what is pinned traces program {ends.target}")
                 tracing = stack.enter_context(Program.open(ends.program))
                 self._attached[name] = Attached(tracing, link)
         # Start the run time at 0 with each agent: the time of programs that an earlier agent
         # detached is lost, so a continued sum would fall, and a rate would take all of it as new.
         self._spent_ns = -sum(each.program.info().run_time_ns for each in self._attached.values())
-        ways = [set(way) for way in (variant.rest, variant.rest_unaltered)]
+        ways = [set(way) for way in (variant.rest, variant.rest_read_only)]
         if variant.first not in self._attached and set(self._attached) not in ways:
             self._drop(list(self._attached))
         if self._attached:
@@ -126,7 +126,7 @@ class Tracer:
         """Attaches it: all or nothing. Its counts go on from where they are.
 
         Raises:
-            Vanished: the program is gone.
+            VanishedError: the program is gone.
             LoadError: the kernel refused the tracing program.
             KernelError: it could not be attached: EBUSY, E2BIG, …
         """
@@ -141,7 +141,7 @@ class Tracer:
         self._ready = self._last = None
 
     def _begin_anew(self) -> None:
-        self._wait_until_let_go()
+        self._wait_until_detached()
         # What is in there now is not of the packets to come.
         records = self._counts.lookup(_ONLY_KEY)
         entry = typed(records, self._engine.target_counts)["entry"]
@@ -165,13 +165,13 @@ class Tracer:
                 with self._changing:
                     self._attached[name] = each
 
-    def follow_up(self, alters_packets: Callable[[Program], bool]) -> None:
+    def follow_up(self, writes_packets: Callable[[Program], bool]) -> None:
         """Attaches the rest, which counts flows, in the place of what counts verdicts.
 
         Not a packet is missed or counted twice. After a failure it may be tried again.
 
         Args:
-            alters_packets: Says of a target whether it may alter a packet; if not, that is read
+            writes_packets: Says of a target whether it may alter a packet; if not, that is read
                 at the exit.
 
         Raises:
@@ -181,7 +181,7 @@ class Tracer:
         with Program.open(self._target) as target:
             rest = self._begun()
             if rest is None:
-                rest = variant.rest if alters_packets(target) else variant.rest_unaltered
+                rest = variant.rest if writes_packets(target) else variant.rest_read_only
             names = [name for name in rest if name not in self._attached]
             self._attach(self._copies(names), target)
         self._drop([variant.first])
@@ -190,7 +190,7 @@ class Tracer:
     def _begun(self) -> tuple[str, ...] | None:
         """What another agent had begun to attach."""
         variant = self._engine.templates.variant
-        ways = variant.rest, variant.rest_unaltered
+        ways = variant.rest, variant.rest_read_only
         return next((way for way in ways if not self._attached.keys().isdisjoint(way)), None)
 
     def _drop(self, names: Sequence[str], *, last: bool = False) -> None:
@@ -214,20 +214,20 @@ class Tracer:
                 self._missed += info.recursion_misses if at == 0 else 0
                 self._spent_ns += info.run_time_ns
                 self._ran |= info.run_count > 0
-                self._let_go.append(info.id)
+                self._detached.append(info.id)
             if last:
-                self._last = self._told = self._expense()
+                self._last = self._reported = self._expense()
         for each in lost:
             _log.warning("the cost of a tracer is lost", program_id=self._target, error=str(each))
 
-    def _wait_until_let_go(self) -> None:
+    def _wait_until_detached(self) -> None:
         """What was unpinned is detached a moment later, and its program is gone only then."""
         end = time.monotonic() + _PATIENCE
-        while any(_is_loaded(id) for id in self._let_go):
+        while any(_is_loaded(id) for id in self._detached):
             if time.monotonic() > end:
                 raise KernelError("what traced it before is not detached yet", EAGAIN)
             time.sleep(0.005)
-        self._let_go.clear()
+        self._detached.clear()
 
     @property
     def attached(self) -> bool:
@@ -254,7 +254,7 @@ class Tracer:
             self.discard()
             return
         with self._changing:
-            self._last = self._told
+            self._last = self._reported
             for each in self._attached.values():
                 each.close()
             self._counts.close()
@@ -269,7 +269,7 @@ class Tracer:
         self._engine.give_up_number(self.number)
 
     def records(self) -> NDArray[Any]:
-        """``struct target_counts`` of each CPU; without those in the engine's ``spilled``."""
+        """``struct target_counts`` of each CPU; without those in the engine's ``overflow``."""
         return typed(self._counts.lookup(_ONLY_KEY), self._engine.target_counts)
 
     def read_into(self, values: NDArray[np.uint8]) -> bool:
@@ -290,8 +290,8 @@ class Tracer:
             if self._last is not None:
                 return self._last
             with suppress(KernelError):
-                self._told = self._expense()
-            return self._told
+                self._reported = self._expense()
+            return self._reported
 
     def _expense(self) -> Expense:
         infos = [each.program.info() for each in self._attached.values()]
@@ -328,6 +328,6 @@ def read_counts(tracers: Sequence[Tracer]) -> Iterator[Counted]:
 def _is_loaded(program_id: int) -> bool:
     try:
         Program.open(program_id).close()
-    except Vanished:
+    except VanishedError:
         return False
     return True

@@ -7,7 +7,7 @@
 #include <bpf/bpf_helpers.h>
 
 SEC("xdp")
-int xdpscope_anchor(struct xdp_md *ctx)
+int xdpscope_self_test(struct xdp_md *ctx)
 {
 	return XDP_PASS;
 }

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xdpscope.accounting.key_hash import U64, KeyHash
-from xdpscope.accounting.owners import UNKNOWN, Scopes, code
+from xdpscope.counters.key_hash import U64, KeyHash
+from xdpscope.counters.series_index import UNKNOWN, SeriesOfSlots, code
 from xdpscope.libbpf import Map, typed
 
 Indices = NDArray[np.intp]
@@ -154,7 +154,7 @@ class SlotTable:
         self._packets = np.zeros(self._size, np.uint64)
         self._bytes = np.zeros(self._size, np.uint64)
         self._occupant = np.zeros(self._size, np.uint64)  # a hash of key and target; 0: none
-        self._scope = np.full(self._size, UNKNOWN, np.int32)
+        self._series = np.full(self._size, UNKNOWN, np.int32)
         self._name = np.zeros(self._size, np.uint64)  # a hash of key and scope
         self._score = np.zeros(self._size, np.float32)
         self._seen = np.full(self._size, -np.inf)
@@ -166,14 +166,19 @@ class SlotTable:
         self._ready = True
 
     def read(
-        self, scopes: Scopes, now: float, renamed: bool, timeout: float, still: bool = False
+        self,
+        of_slots: SeriesOfSlots,
+        now: float,
+        renamed: bool,
+        timeout: float,
+        still: bool = False,
     ) -> Generator[None, None, tuple[Grouped, int]]:
         """Read the whole table in a few steps, unless nothing can have changed in it.
 
         Nothing else may be asked of the table before the last step.
 
         Args:
-            scopes: Whose slots are.
+            of_slots: Whose slots are.
             now: Seconds of a monotonic clock.
             renamed: Whether slots may have another scope than at the reading before.
             timeout: After so many seconds without a packet a flow is idle.
@@ -207,13 +212,13 @@ class SlotTable:
         occupied = np.flatnonzero(doubtful)
         pushed_out = 0
         if len(occupied):
-            pushed_out = self._occupy(occupied, scopes)
+            pushed_out = self._occupy(occupied, of_slots)
             changed[occupied] = (packets[occupied] != self._packets[occupied]) | (
                 sizes[occupied] != self._bytes[occupied]
             )
         yield
         # What cannot be told whose it is is left as it is, until that is known.
-        changed &= self._scope != UNKNOWN
+        changed &= self._series != UNKNOWN
         delta_packets, delta_bytes = self._advance(changed, packets, sizes, now)
         yield
         return self._group(delta_packets, delta_bytes, now - timeout), pushed_out
@@ -249,7 +254,7 @@ class SlotTable:
         found: U64 = np.ascontiguousarray(column).reshape(-1)[slots]
         return found
 
-    def _occupy(self, slots: Indices, scopes: Scopes) -> int:
+    def _occupy(self, slots: Indices, of_slots: SeriesOfSlots) -> int:
         """Sees to slots that may have got other flows; how many were pushed out for them."""
         words = [self._column("key", slots, word) for word in range(self.family.words)]
         target = self._column("target", slots).astype(np.uint64)
@@ -268,22 +273,22 @@ class SlotTable:
         self._score[mine] = 0
         self._seen[mine] = -np.inf
         self._held[mine] = False
-        self._scope[mine] = UNKNOWN
+        self._series[mine] = UNKNOWN
 
         elements, values = np.divmod(slots // self._shape[2], self._shape[1])
         cpus = values + elements // self._sets_of_cpu
-        scope = scopes.of(code(cpus, target, self.family.index(words[-1])))
+        series = of_slots.of(code(cpus, target, self.family.index(words[-1])))
         # Under another name than when last read: what has come since is neither's here.
-        old = self._scope[slots]
-        renamed = slots[(old != scope) & (old != UNKNOWN)]
+        old = self._series[slots]
+        renamed = slots[(old != series) & (old != UNKNOWN)]
         if len(renamed):
             self._packets[renamed] = self._column("packets", renamed)
             self._bytes[renamed] = self._column("bytes", renamed)
             self._score[renamed] = 0
-        self._scope[slots] = scope
+        self._series[slots] = series
         words[-1] = self.family.without_index(words[-1])
-        self._name[slots] = self._hash([scope.astype(np.uint64), *words])
-        self._held[slots] &= scope != UNKNOWN
+        self._name[slots] = self._hash([series.astype(np.uint64), *words])
+        self._held[slots] &= series != UNKNOWN
         self._grouping = None
         return max(0, puts - free - idle)
 
@@ -343,17 +348,17 @@ class SlotTable:
             return _NO_FLOWS
         return self._group(self._packets, self._bytes, -np.inf)
 
-    def let_go(self, flows: NDArray[np.bool_]) -> None:
+    def evict(self, flows: NDArray[np.bool_]) -> None:
         """No longer holds these of the last grouping, until they have packets again."""
         if flows.any():
             self._held[self._grouped().of_flows(flows)] = False
             self._grouping = None
 
-    def scopes(self, slots: Indices) -> NDArray[np.int32]:
+    def series_of(self, slots: Indices) -> NDArray[np.int32]:
         """Whose these slots are."""
         if not len(slots):
             return np.empty(0, np.int32)
-        return self._scope[slots]
+        return self._series[slots]
 
     def keys(self, slots: Indices) -> NDArray[Any]:
         """The keys in these slots, as records of the family's key type."""

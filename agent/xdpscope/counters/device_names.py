@@ -3,11 +3,11 @@
 
 from collections.abc import Mapping
 
-from xdpscope.accounting.ledger import Place
-from xdpscope.accounting.reading import UNPLACED
+from xdpscope.counters.records import UNPLACED
+from xdpscope.counters.totals import Location
 from xdpscope.discovery.model import Snapshot
 
-NO_PLACE: Place = ("unknown", "unknown")
+UNKNOWN_LOCATION: Location = ("unknown", "unknown")
 """Of packets for whose device there was no record left."""
 
 # Seconds for which an interface that has left its bond is still selected by the bond's name: for
@@ -19,7 +19,7 @@ _KEPT = 60.0
 _REMEMBERED = 4096
 
 
-class Places:
+class DeviceNames:
     """Names as of the last look; during a look, of the one before first.
 
     What is booked during a look has been counted since the one before. So the names of then
@@ -54,7 +54,7 @@ class Places:
             del self._names[next(iter(self._names))]
             self.version += 1
 
-    def of(self, serial: int, index: int, inode: int, name: str) -> Place | None:
+    def of(self, serial: int, index: int, inode: int, name: str) -> Location | None:
         """Where a device is.
 
         Args:
@@ -68,7 +68,7 @@ class Places:
         """
         device = serial, index
         if device == UNPLACED:
-            return NO_PLACE
+            return UNKNOWN_LOCATION
         known = self._now.interfaces.get(device)
         if known is None and self._coming is not None:
             known = self._coming.interfaces.get(device)
@@ -76,7 +76,7 @@ class Places:
             known = self._names[serial], name
         return known
 
-    def at_once(self, serial: int, index: int, inode: int, name: str) -> Place:
+    def at_once(self, serial: int, index: int, inode: int, name: str) -> Location:
         """The same, where one cannot wait, or in vain: after a look, or in the midst of it."""
         known = self.of(serial, index, inode, name)
         if known is None:
@@ -84,7 +84,7 @@ class Places:
             known = netns, name
         return known
 
-    def until_now(self, serial: int, index: int, inode: int, name: str) -> Place:
+    def until_now(self, serial: int, index: int, inode: int, name: str) -> Location:
         """Return where a device was that the last scan no longer found."""
         known = self._before.interfaces.get((serial, index))
         return known or self.at_once(serial, index, inode, name)
@@ -117,21 +117,21 @@ class Uppers:
     def __init__(self) -> None:
         self.version = 0
         """Another one whenever the names for any location change."""
-        self._now: Mapping[Place, tuple[str, ...]] = {}
-        self._left: dict[Place, tuple[float, tuple[str, ...]]] = {}  # when, from where
+        self._now: Mapping[Location, tuple[str, ...]] = {}
+        self._left: dict[Location, tuple[float, tuple[str, ...]]] = {}  # when, from where
 
     def update(self, snapshot: Snapshot, now: float) -> None:
         """Take what a scan found; ``now`` in seconds of a monotonic clock."""
         before, self._now = self._now, snapshot.uppers
-        left = {place: each for place, each in self._left.items() if now < each[0] + _KEPT}
-        left.update({place: (now, names) for place, names in before.items()})
-        left = {place: each for place, each in left.items() if place not in self._now}
+        left = {location: each for location, each in self._left.items() if now < each[0] + _KEPT}
+        left.update({location: (now, names) for location, names in before.items()})
+        left = {location: each for location, each in left.items() if location not in self._now}
         if self._now != before or left != self._left:
             self._left = left
             self.version += 1
 
-    def of(self, place: Place) -> tuple[str, ...]:
+    def of(self, location: Location) -> tuple[str, ...]:
         """Return the names of the devices above a location, the nearest first."""
-        if place in self._left:
-            return self._left[place][1]
-        return self._now.get(place, ())
+        if location in self._left:
+            return self._left[location][1]
+        return self._now.get(location, ())

@@ -24,13 +24,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xdpscope.accounting.flow_query import PROTOCOLS, FlowQuery, octets
-from xdpscope.accounting.ledger import Tally
-from xdpscope.accounting.owners import Owner, Owners
-from xdpscope.accounting.readers import Readers
-from xdpscope.accounting.reading import VERDICTS
-from xdpscope.accounting.slots import HALF_LIFE, Grouped, SlotTable
 from xdpscope.config import Flows
+from xdpscope.counters.clients import Readers
+from xdpscope.counters.flow_query import PROTOCOLS, FlowQuery, octets
+from xdpscope.counters.records import VERDICTS
+from xdpscope.counters.series_index import Owner, SeriesIndex
+from xdpscope.counters.slots import HALF_LIFE, Grouped, SlotTable
+from xdpscope.counters.totals import Tally
 
 # How much more a flow must have than one with a series to take that from it: flows of about
 # the same rate would else lose and win it by turns, each time as a new series.
@@ -67,7 +67,7 @@ class FlowCount:
     counts: bool = False  # whether its series grows yet
 
 
-class FlowLedger:
+class FlowTotals:
     """The flows of all programs."""
 
     def __init__(
@@ -95,7 +95,7 @@ class FlowLedger:
 
     def read(
         self,
-        owners: Owners,
+        series_index: SeriesIndex,
         totals: Mapping[Owner, Tally],
         now: float,
         moved: bool,
@@ -107,7 +107,7 @@ class FlowLedger:
         else may be asked for in between.
 
         Args:
-            owners: Whose flows are.
+            series_index: Whose flows are.
             totals: What was counted, read before: see above.
             now: Seconds of a monotonic clock.
             moved: Whether some flow's owner is another than at the reading before.
@@ -119,16 +119,18 @@ class FlowLedger:
         self._reading += 1
         for table in self._tables:
             timeout = self.limits.idle_timeout
-            grouped, pushed_out = yield from table.read(owners.scopes, now, moved, timeout, still)
+            grouped, pushed_out = yield from table.read(
+                series_index.of_slots, now, moved, timeout, still
+            )
             self.evictions["pressure"] += pushed_out
             self.evictions["idle"] += int(np.count_nonzero(grouped.idle))
-            table.let_go(grouped.idle)
+            table.evict(grouped.idle)
             self._groups.append(_only(grouped, ~grouped.idle))
             yield
         self._respect_limit()
         self.entries = sum(len(group.name) for group in self._groups)
         before = self._exported.keys()
-        self._export(owners, now)
+        self._export(series_index, now)
         unchanged = (
             still
             and self._complete
@@ -137,7 +139,7 @@ class FlowLedger:
         )
         self._complete = all(table.complete for table in self._tables)
         if self._complete:
-            owners.forget_unused()
+            series_index.forget_unused()
             if not unchanged:
                 self._sum_up(totals)
 
@@ -153,10 +155,10 @@ class FlowLedger:
         for number, (table, group) in enumerate(zip(self._tables, self._groups, strict=True)):
             mine = least[begin : begin + len(group.name)]
             begin += len(group.name)
-            table.let_go(mine)
+            table.evict(mine)
             self._groups[number] = _only(group, ~mine)
 
-    def _export(self, owners: Owners, now: float) -> None:
+    def _export(self, series_index: SeriesIndex, now: float) -> None:
         names = self._known()
         scores = [
             np.where(known, group.score * _STICKINESS + 1e-9, group.score)
@@ -186,7 +188,7 @@ class FlowLedger:
                     count.bytes += size
                 count.rate = _rate(score)
                 exported[version, name] = count
-            described = _copied(table, group, np.array(fresh, np.intp), owners).describe()
+            described = _copied(table, group, np.array(fresh, np.intp), series_index).describe()
             for at, count in zip(fresh, described, strict=True):
                 count.packets = count.bytes = 0
                 count.since = self._reading
@@ -241,21 +243,21 @@ class FlowLedger:
         return tally
 
     def held(
-        self, owners: Owners, query: FlowQuery, scopes: Collection[int] | None = None
+        self, series_index: SeriesIndex, query: FlowQuery, series: Collection[int] | None = None
     ) -> "HeldFlows":
         """Copy flows that are held out of the tables.
 
         Args:
-            owners: Whose flows are.
+            series_index: Whose flows are.
             query: Which flows. Its program, interface and namespace are the caller's to resolve.
-            scopes: Of these programs and locations alone; None: of all.
+            series: Of these programs and locations alone; None: of all.
         """
         groups = []
         for table in self._tables:
             group = table.held()
             wanted = np.ones(len(group.name), bool)
-            if scopes is not None:
-                wanted = np.isin(table.scopes(group.slot), np.fromiter(scopes, np.int32))
+            if series is not None:
+                wanted = np.isin(table.series_of(group.slot), np.fromiter(series, np.int32))
             # Only then the keys, because copying them takes longest.
             keys = table.keys(group.slot[wanted])
             wanted[wanted] = query.matches(table.family.version, keys)
@@ -273,7 +275,7 @@ class FlowLedger:
             self.entries,
             matched,
             [
-                _copied(table, group, flows, owners)
+                _copied(table, group, flows, series_index)
                 for table, group, flows in zip(self._tables, groups, chosen, strict=True)
             ],
         )
@@ -284,8 +286,8 @@ class _Copied:
     """Flows of one table as arrays of their own, of one entry a flow."""
 
     version: int
-    owners: dict[int, Owner]  # by scope
-    scopes: NDArray[np.int32]
+    series_index: dict[int, Owner]  # by scope
+    series: NDArray[np.int32]
     keys: NDArray[Any]
     packets: NDArray[np.uint64]
     bytes: NDArray[np.uint64]
@@ -296,7 +298,7 @@ class _Copied:
         columns = (
             each.tolist()
             for each in (
-                self.scopes,
+                self.series,
                 self.keys["verdict"],
                 self.packets,
                 self.bytes,
@@ -304,8 +306,10 @@ class _Copied:
             )
         )
         return [
-            FlowCount(self.owners[scope], VERDICTS[verdict], flow, packets, size, _rate(score))
-            for flow, scope, verdict, packets, size, score in zip(
+            FlowCount(
+                self.series_index[series], VERDICTS[verdict], flow, packets, size, _rate(score)
+            )
+            for flow, series, verdict, packets, size, score in zip(
                 _flows(self.version, self.keys), *columns, strict=True
             )
         ]
@@ -355,13 +359,15 @@ def _rate(score: float) -> float:
     return score * float(np.log(2)) / HALF_LIFE
 
 
-def _copied(table: SlotTable, group: Grouped, flows: NDArray[np.intp], owners: Owners) -> _Copied:
+def _copied(
+    table: SlotTable, group: Grouped, flows: NDArray[np.intp], series_index: SeriesIndex
+) -> _Copied:
     slots = group.slot[flows]
-    scopes = table.scopes(slots)
+    series = table.series_of(slots)
     return _Copied(
         table.family.version,
-        {scope: owners.owner(scope) for scope in np.unique(scopes).tolist()},
-        scopes,
+        {series: series_index.owner(series) for series in np.unique(series).tolist()},
+        series,
         table.keys(slots),
         group.packets[flows],
         group.bytes[flows],

@@ -4,7 +4,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from xdpscope.config import Selection
+from xdpscope.config import GlobFilter
 from xdpscope.discovery.model import Snapshot, XdpProgram
 
 
@@ -26,11 +26,11 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
+class Selection:
     """The programs and interfaces that the configuration selects."""
 
-    programs: Selection = field(default_factory=Selection)
-    interfaces: Selection = field(default_factory=Selection)
+    programs: GlobFilter = field(default_factory=GlobFilter)
+    interfaces: GlobFilter = field(default_factory=GlobFilter)
     arm: bool = True
     """Whether a program is traced as soon as it is loaded, and attached nowhere."""
 

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from xdpscope.accounting.reading import DeviceReading, Reading, pairs
+from xdpscope.counters.records import DeviceReading, Reading, pairs
 from xdpscope.discovery.model import interface_name
 
 _UNBOUND = 0xFFFFFFFF

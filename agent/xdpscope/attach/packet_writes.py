@@ -60,11 +60,11 @@ class Holds(Enum):
 _Registers = tuple[Holds, ...]
 
 
-class _Alters(Exception):
+class _MayWriteError(Exception):
     """A program may alter its packets."""
 
 
-def harmless_calls() -> frozenset[int]:
+def read_only_calls() -> frozenset[int]:
     """Return the calls of helpers that alter no packet, as this kernel writes them.
 
     The result is empty where the kernel hides addresses. Before Linux 6.9, maps of devices and
@@ -73,9 +73,9 @@ def harmless_calls() -> frozenset[int]:
     Raises:
         LoadError: the kernel lacks a helper that Linux 5.10 has.
     """
-    found = _calls_of("harmless")
+    found = _calls_of("read_only_helpers")
     try:
-        return found | _calls_of("harmless_redirects")
+        return found | _calls_of("read_only_redirects")
     except LoadError as error:
         if error.errno != EPERM:
             raise
@@ -92,18 +92,18 @@ def _calls_of(name: str) -> frozenset[int]:
             )
 
 
-def alters_packets(instructions: Sequence[Instruction], harmless: Set[int]) -> bool:
+def writes_packets(instructions: Sequence[Instruction], read_only: Set[int]) -> bool:
     """Return whether a program may alter its packets; False only if it is certain not to.
 
     Args:
         instructions: As ``Program.instructions`` tells them.
-        harmless: From ``harmless_calls``.
+        read_only: From ``read_only_calls``.
     """
     if not 0 < len(instructions) <= _LONGEST:
         return True
     try:
-        _Walk(instructions, harmless).all_paths()
-    except _Alters:
+        _Walk(instructions, read_only).all_paths()
+    except _MayWriteError:
         return True
     return False
 
@@ -111,9 +111,9 @@ def alters_packets(instructions: Sequence[Instruction], harmless: Set[int]) -> b
 class _Walk:
     """Follows a program's paths until nothing new is learnt of what registers may hold."""
 
-    def __init__(self, instructions: Sequence[Instruction], harmless: Set[int]) -> None:
+    def __init__(self, instructions: Sequence[Instruction], read_only: Set[int]) -> None:
         self._instructions = instructions
-        self._harmless = harmless
+        self._read_only = read_only
         self._spilled: set[int] = set()  # offsets where a pointer was put, at whatever time
         self._spilled_anywhere = False
 
@@ -135,7 +135,7 @@ class _Walk:
         while ahead:
             at, registers = ahead.pop()
             if not 0 <= at < len(self._instructions):
-                raise _Alters
+                raise _MayWriteError
             before = known.get(at)
             if before is not None:
                 registers = tuple(map(Holds.or_else, before, registers))
@@ -149,7 +149,7 @@ class _Walk:
         """Apply one instruction to ``registers``; return where the program may go on."""
         insn = self._instructions[at]
         if max(insn.dst, insn.src) >= _REGISTERS:
-            raise _Alters
+            raise _MayWriteError
         match insn.klass:
             case isa.ALU | isa.ALU64 if insn.operation in _ARITHMETIC:
                 registers[insn.dst] = self._calculated(insn, registers)
@@ -172,7 +172,7 @@ class _Walk:
                 registers[insn.dst] = Holds.OTHER
                 return (at + 2,)
             case _:
-                raise _Alters
+                raise _MayWriteError
         return (at + 1,)
 
     @staticmethod
@@ -183,7 +183,7 @@ class _Walk:
             return Holds.OTHER  # The verifier allows nothing else with pointers.
         if insn.operation == isa.MOV:
             if insn.off and operand is not Holds.OTHER:
-                raise _Alters  # An extended sign, or a cast to another address space.
+                raise _MayWriteError  # An extended sign, or a cast to another address space.
             return operand
         if insn.operation == isa.SUB and own is operand is Holds.PACKET:
             return Holds.OTHER  # The distance of two pointers is a number.
@@ -205,7 +205,7 @@ class _Walk:
 
     def _store(self, insn: Instruction, stored: Holds, registers: list[Holds]) -> None:
         if registers[insn.dst] is not Holds.OTHER:
-            raise _Alters
+            raise _MayWriteError
         if insn.size == isa.DW and stored is not Holds.OTHER:
             if insn.dst == _FRAME:
                 self._spilled.add(insn.off)
@@ -215,7 +215,7 @@ class _Walk:
     def _jump(self, at: int, insn: Instruction, registers: list[Holds]) -> tuple[int, ...]:
         if insn.code == isa.JMP | isa.EXIT:
             return ()
-        if insn.calls_helper and insn.imm in self._harmless:
+        if insn.calls_helper and insn.imm in self._read_only:
             # The arguments stay: a just-in-time compiler may put the helper in place, and the
             # verifier then removes the instructions that save registers around the call.
             registers[_RESULT] = Holds.OTHER
@@ -226,4 +226,4 @@ class _Walk:
             return (at + 1 + insn.imm,)
         if insn.operation in _COMPARISONS:
             return (at + 1, at + 1 + insn.off)
-        raise _Alters
+        raise _MayWriteError

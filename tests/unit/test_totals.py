@@ -6,13 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xdpscope import bpf
-from xdpscope.accounting.by_cpu import add_overflow, by_cpu
-from xdpscope.accounting.farewell import Farewell
-from xdpscope.accounting.ledger import Ledger, Place
-from xdpscope.accounting.overflow import OverflowReading
-from xdpscope.accounting.owners import Owners, Seen
-from xdpscope.accounting.places import Uppers
-from xdpscope.accounting.reading import (
+from xdpscope.counters.by_cpu import add_overflow, by_cpu
+from xdpscope.counters.device_names import Uppers
+from xdpscope.counters.overflow import OverflowReading
+from xdpscope.counters.records import (
     UNPLACED,
     VERDICTS,
     DeviceReading,
@@ -20,6 +17,9 @@ from xdpscope.accounting.reading import (
     no_counts,
     of_target,
 )
+from xdpscope.counters.retention import Retention
+from xdpscope.counters.series_index import Seen, SeriesIndex
+from xdpscope.counters.totals import Location, Totals
 from xdpscope.describe import cpus_as_json
 from xdpscope.discovery.model import Snapshot
 from xdpscope.libbpf import Object
@@ -34,26 +34,26 @@ def reading(drops: int, size: int = 60, name: str = "eth0") -> DeviceReading:
     return DeviceReading(name, counts, inode=1)
 
 
-def by_index(serial: int, index: int, inode: int, name: str) -> Place:
+def by_index(serial: int, index: int, inode: int, name: str) -> Location:
     return f"ns{serial}", name
 
 
-def drops(ledger: Ledger) -> dict[Place, tuple[int, int]]:
-    return {place: (t.packets[1], t.bytes[1]) for place, t in ledger.of(PROGRAM).items()}
+def drops(totals: Totals) -> dict[Location, tuple[int, int]]:
+    return {location: (t.packets[1], t.bytes[1]) for location, t in totals.of(PROGRAM).items()}
 
 
 def test_what_a_record_grew_by_is_booked_once() -> None:
-    ledger = Ledger()
+    totals = Totals()
     for total in (3, 3, 10):
-        ledger.book(PROGRAM, PLACED, {(1, 2): reading(total)}, by_index)
-    assert drops(ledger) == {("ns1", "eth0"): (10, 600)}
+        totals.record(PROGRAM, PLACED, {(1, 2): reading(total)}, by_index)
+    assert drops(totals) == {("ns1", "eth0"): (10, 600)}
 
 
 def test_growth_goes_to_the_name_of_now() -> None:
-    ledger = Ledger()
-    ledger.book(PROGRAM, PLACED, {(1, 2): reading(3, name="old")}, by_index)
-    ledger.book(PROGRAM, PLACED, {(1, 2): reading(5, name="old")}, lambda *_: ("ns1", "new"))
-    assert drops(ledger) == {("ns1", "old"): (3, 180), ("ns1", "new"): (2, 120)}
+    totals = Totals()
+    totals.record(PROGRAM, PLACED, {(1, 2): reading(3, name="old")}, by_index)
+    totals.record(PROGRAM, PLACED, {(1, 2): reading(5, name="old")}, lambda *_: ("ns1", "new"))
+    assert drops(totals) == {("ns1", "old"): (3, 180), ("ns1", "new"): (2, 120)}
 
 
 @given(
@@ -69,35 +69,35 @@ def test_growth_goes_to_the_name_of_now() -> None:
 def test_every_packet_is_booked_and_nothing_shrinks(
     history: list[tuple[int, int, str]],
 ) -> None:
-    ledger, kernel, sent = Ledger(), {}, 0
-    before: dict[Place, tuple[int, int]] = {}
+    totals, kernel, sent = Totals(), {}, 0
+    before: dict[Location, tuple[int, int]] = {}
     for index, more, name in history:
         kernel[1, index] = kernel.get((1, index), 0) + more
         sent += more
-        ledger.book(
+        totals.record(
             PROGRAM,
             PLACED,
             {k: reading(v) for k, v in kernel.items()},
             lambda *_, n=name: ("host", n),
         )
-        now = drops(ledger)
-        assert all(now[place] >= total for place, total in before.items())
+        now = drops(totals)
+        assert all(now[location] >= total for location, total in before.items())
         before = now
     assert sum(packets for packets, _ in before.values()) == sent
     assert sum(size for _, size in before.values()) == sent * 60
 
 
 def test_forgetting() -> None:
-    ledger = Ledger()
-    ledger.book(PROGRAM, PLACED, {(1, 2): reading(1), (1, 3): reading(1, name="eth1")}, by_index)
-    ledger.forget_place(("ns1", "eth0"))
-    assert set(ledger.places()) == {("ns1", "eth1")}
-    ledger.forget_program(PROGRAM)
-    assert drops(ledger) == {}
+    totals = Totals()
+    totals.record(PROGRAM, PLACED, {(1, 2): reading(1), (1, 3): reading(1, name="eth1")}, by_index)
+    totals.forget_location(("ns1", "eth0"))
+    assert set(totals.locations()) == {("ns1", "eth1")}
+    totals.forget_program(PROGRAM)
+    assert drops(totals) == {}
 
 
 def test_what_is_gone_stays_for_a_time_whoever_reads() -> None:
-    gone: Farewell[str] = Farewell()
+    gone: Retention[str] = Retention()
     gone.gone("a", now=0)
     gone.gone("a", now=9)  # once is enough
     gone.gone("b", now=21)
@@ -107,7 +107,7 @@ def test_what_is_gone_stays_for_a_time_whoever_reads() -> None:
 
 
 def test_what_is_back_is_not_gone() -> None:
-    gone: Farewell[str] = Farewell()
+    gone: Retention[str] = Retention()
     gone.gone("a", now=0)
     gone.back("a")
     assert "a" not in gone
@@ -116,7 +116,7 @@ def test_what_is_back_is_not_gone() -> None:
 
 
 def test_no_more_stay_than_allowed() -> None:
-    gone: Farewell[int] = Farewell(limit=2)
+    gone: Retention[int] = Retention(limit=2)
     for number in range(5):
         gone.gone(number, now=number)
     assert gone.over(now=5, retention=60) == [0, 1, 2]
@@ -194,24 +194,24 @@ def test_overflow_records_are_summed_part_by_part() -> None:
 
 
 def test_a_device_may_lose_one_of_its_records() -> None:
-    ledger = Ledger()
-    ledger.book(PROGRAM, PLACED, {(1, 2): reading(3)}, by_index)
-    ledger.book(PROGRAM, "spilled", {(1, 2): reading(4)}, by_index)
-    assert drops(ledger) == {("ns1", "eth0"): (7, 420)}
-    ledger.book(PROGRAM, "spilled", {}, by_index)
-    ledger.book(PROGRAM, PLACED, {(1, 2): reading(5)}, by_index)
-    assert drops(ledger) == {("ns1", "eth0"): (9, 540)}
-    ledger.book(PROGRAM, "spilled", {(1, 2): reading(2)}, by_index)
-    assert drops(ledger) == {("ns1", "eth0"): (11, 660)}
+    totals = Totals()
+    totals.record(PROGRAM, PLACED, {(1, 2): reading(3)}, by_index)
+    totals.record(PROGRAM, "overflow", {(1, 2): reading(4)}, by_index)
+    assert drops(totals) == {("ns1", "eth0"): (7, 420)}
+    totals.record(PROGRAM, "overflow", {}, by_index)
+    totals.record(PROGRAM, PLACED, {(1, 2): reading(5)}, by_index)
+    assert drops(totals) == {("ns1", "eth0"): (9, 540)}
+    totals.record(PROGRAM, "overflow", {(1, 2): reading(2)}, by_index)
+    assert drops(totals) == {("ns1", "eth0"): (11, 660)}
 
 
 def test_as_long_as_nothing_moves_no_device_is_asked_for_again() -> None:
     asked: list[int] = []
-    places: dict[int, Place | None] = {2: ("host", "eth0"), 3: None}
+    locations: dict[int, Location | None] = {2: ("host", "eth0"), 3: None}
 
-    def place_of(_serial: int, index: int, _inode: int, _name: str) -> Place | None:
+    def location_of(_serial: int, index: int, _inode: int, _name: str) -> Location | None:
         asked.append(index)
-        return places[index]
+        return locations[index]
 
     def seen(*indices: int) -> Seen:
         count = len(indices)
@@ -221,38 +221,38 @@ def test_as_long_as_nothing_moves_no_device_is_asked_for_again() -> None:
             np.arange(count), np.zeros(count, np.intp), np.arange(count),
         )  # fmt: skip
 
-    owners = Owners()
-    assert owners.update([seen(2)], place_of, "a look")
-    assert not owners.update([seen(2)], place_of, "a look")
+    series_index = SeriesIndex()
+    assert series_index.update([seen(2)], location_of, "a look")
+    assert not series_index.update([seen(2)], location_of, "a look")
     assert asked == [2]
-    assert not owners.update([seen(2)], place_of, "the next")
+    assert not series_index.update([seen(2)], location_of, "the next")
     assert asked == [2, 2]
     # One that was nowhere may be somewhere by now.
-    assert owners.update([seen(2, 3)], place_of, "the next")
-    places[3] = "host", "eth1"
-    assert owners.update([seen(2, 3)], place_of, "the next")
-    assert owners.owner(1) == (PROGRAM, ("host", "eth1"))
+    assert series_index.update([seen(2, 3)], location_of, "the next")
+    locations[3] = "host", "eth1"
+    assert series_index.update([seen(2, 3)], location_of, "the next")
+    assert series_index.owner(1) == (PROGRAM, ("host", "eth1"))
 
 
 def test_a_smaller_reading_is_a_new_record() -> None:
     """Deleted and created again between two readings."""
-    ledger = Ledger()
+    totals = Totals()
     for total in (5, 2, 4):
-        ledger.book(PROGRAM, PLACED, {(1, 2): reading(total)}, by_index)
-    assert drops(ledger) == {("ns1", "eth0"): (9, 540)}
+        totals.record(PROGRAM, PLACED, {(1, 2): reading(total)}, by_index)
+    assert drops(totals) == {("ns1", "eth0"): (9, 540)}
     # Fewer packets, though of more bytes.
-    ledger.book(PROGRAM, PLACED, {(1, 2): reading(3, size=1000)}, by_index)
-    assert drops(ledger) == {("ns1", "eth0"): (12, 3540)}
+    totals.record(PROGRAM, PLACED, {(1, 2): reading(3, size=1000)}, by_index)
+    assert drops(totals) == {("ns1", "eth0"): (12, 3540)}
 
 
 def test_a_deleted_record_is_booked_and_forgotten() -> None:
     """The next one counts from 0, even if it has overtaken the deleted one."""
-    ledger = Ledger()
-    ledger.book(PROGRAM, PLACED, {(1, 2): reading(5), (1, 3): reading(1, name="eth1")}, by_index)
-    ledger.close(PROGRAM, PLACED, {(1, 2): reading(7)}, by_index)
+    totals = Totals()
+    totals.record(PROGRAM, PLACED, {(1, 2): reading(5), (1, 3): reading(1, name="eth1")}, by_index)
+    totals.close(PROGRAM, PLACED, {(1, 2): reading(7)}, by_index)
     now = {(1, 2): reading(9), (1, 3): reading(2, name="eth1")}
-    ledger.book(PROGRAM, PLACED, now, by_index)
-    assert drops(ledger) == {("ns1", "eth0"): (16, 960), ("ns1", "eth1"): (2, 120)}
+    totals.record(PROGRAM, PLACED, now, by_index)
+    assert drops(totals) == {("ns1", "eth0"): (16, 960), ("ns1", "eth1"): (2, 120)}
 
 
 def test_a_bond_selects_what_has_left_it_for_a_minute() -> None:
@@ -287,7 +287,7 @@ def test_counts_of_each_cpu_add_up_to_the_reading() -> None:
 
     found = by_cpu(records, by_index)
     add_overflow(found, overflow, by_index)
-    assert {place: counts[:, :3, 0].tolist() for place, counts in found.items()} == {
+    assert {location: counts[:, :3, 0].tolist() for location, counts in found.items()} == {
         ("ns1", "eth2"): [[0, 5, 0], [0, 7, 0], [0, 0, 0]],
         ("ns1", "eth3"): [[0, 0, 0], [0, 11, 0], [0, 0, 13]],
         ("ns0", ""): [[0, 0, 0], [0, 0, 0], [17, 0, 0]],

@@ -13,24 +13,24 @@ import structlog
 from numpy.typing import NDArray
 
 from xdpscope import bpf
-from xdpscope.accounting.overflow import OverflowReading
-from xdpscope.accounting.reading import Reading, by_device
-from xdpscope.accounting.slots import FAMILIES, SlotTable
-from xdpscope.discovery.programs import ANCHOR
+from xdpscope.attach import packet_writes, templates
+from xdpscope.attach.pins import PinPath, TargetPins
+from xdpscope.attach.templates import FlowSizes
+from xdpscope.counters.overflow import OverflowReading
+from xdpscope.counters.records import Reading, by_device
+from xdpscope.counters.slots import FAMILIES, SlotTable
+from xdpscope.discovery.programs import SELF_TEST
 from xdpscope.errors import (
     KernelError,
     LoadError,
-    NotPermitted,
-    TracingUnavailable,
+    NotPermittedError,
+    TracingUnavailableError,
     UnsupportedHostError,
-    Vanished,
+    VanishedError,
 )
 from xdpscope.kernel import machine, pidns, requirements
 from xdpscope.kernel.requirements import Obstacle
 from xdpscope.libbpf import Map, Object, Program, typed
-from xdpscope.tracing import alteration, templates
-from xdpscope.tracing.pins import PinPath, TargetPins
-from xdpscope.tracing.templates import FlowSizes
 
 _log = structlog.get_logger(__name__)
 
@@ -79,7 +79,7 @@ class Engine:
                 is taken over, what another left is removed.
 
         Raises:
-            TracingUnavailable: this kernel does not trace BPF programs for us; it says why.
+            TracingUnavailableError: this kernel does not trace BPF programs for us; it says why.
             KernelError: nothing can be pinned.
         """
         machine.require_supported()
@@ -89,20 +89,20 @@ class Engine:
         self.sample_rate = flows.sample_rate if flows else 1
         with ExitStack() as stack:
             try:
-                anchor = stack.enter_context(Object(bpf.path_of("anchor")))
-                anchor.load()
-                self._anchor = stack.enter_context(anchor.program(ANCHOR))
+                self_test = stack.enter_context(Object(bpf.path_of("self_test")))
+                self_test.load()
+                self._self_test = stack.enter_context(self_test.program(SELF_TEST))
                 self.templates, self._state = templates.load(
-                    flows, watch_devices and may_hook(), self._anchor, pins
+                    flows, watch_devices and may_hook(), self._self_test, pins
                 )
                 stack.callback(self.templates.close)
-                self._spilled = stack.enter_context(self.templates.map("spilled"))
+                self._overflow_map = stack.enter_context(self.templates.map("overflow"))
                 self._taken = (
                     stack.enter_context(self.templates.map(".data.taken")) if flows else None
                 )
                 self.target_counts = self.templates.btf.struct("target_counts")
                 self._device_counts = self.templates.btf.struct("device_counts")
-                self._spill_key = self.templates.btf.struct("spill_key")
+                self._overflow_key = self.templates.btf.struct("overflow_key")
                 self._budget = stack.enter_context(self.templates.map(".data.budget"))
                 self._allow_growth()
             except KernelError as error:
@@ -156,21 +156,21 @@ class Engine:
                 cpus=cpus,
             )
 
-    def alters_packets(self, target: Program) -> bool:
+    def writes_packets(self, target: Program) -> bool:
         """Whether a target may alter its packets; False only if it is certain not to.
 
         Raises:
             KernelError: the program cannot be asked.
         """
         variant = self.templates.variant
-        if variant.rest == variant.rest_unaltered:
+        if variant.rest == variant.rest_read_only:
             return True
-        return alteration.alters_packets(target.instructions(), self._harmless)
+        return packet_writes.writes_packets(target.instructions(), self._read_only)
 
     @cached_property
-    def _harmless(self) -> frozenset[int]:
+    def _read_only(self) -> frozenset[int]:
         try:
-            return alteration.harmless_calls()
+            return packet_writes.read_only_calls()
         except KernelError as error:
             _log.debug("no helper counts as harmless", error=str(error))
             return frozenset()
@@ -210,7 +210,7 @@ class Engine:
         """Note that every target of an earlier agent is adopted: other records are nobody's."""
         self._all_known = True
 
-    def spilled(self) -> Generator[None, None, dict[int, OverflowReading]]:
+    def overflow(self) -> Generator[None, None, dict[int, OverflowReading]]:
         """Read records that found no place in their target's own map, in steps.
 
         Returns:
@@ -237,8 +237,8 @@ class Engine:
     def _overflow(self) -> Iterator[tuple[NDArray[np.uint32], NDArray[Any]]]:
         """Yield targets' numbers and their records, some megabytes at a time."""
         orphans: list[bytes] = []
-        for keys, values in self._spilled.batches():
-            targets = typed(keys, self._spill_key)["target"]
+        for keys, values in self._overflow_map.batches():
+            targets = typed(keys, self._overflow_key)["target"]
             records = typed(values, self._device_counts)
             if self._all_known:
                 # Only now: a tracer that another thread attaches may have counted what was read.
@@ -249,11 +249,11 @@ class Engine:
                 yield targets, records
         # Now only: a map without batches starts over after a deletion.
         for key in orphans:
-            self._spilled.delete(key)
+            self._overflow_map.delete(key)
         self._allow_growth()
 
     def _allow_growth(self) -> None:
-        info = self._spilled.info
+        info = self._overflow_map.info
         devices = min(_GROWTH // (info.cpus * info.stride), info.max_entries)
         self._budget.update(_ONLY_KEY, np.int64(devices).tobytes())
 
@@ -276,7 +276,7 @@ class Engine:
             for at, family in enumerate(FAMILIES)
         ]
 
-    def take_spilled(
+    def delete_overflow(
         self, keys: Iterable[tuple[int, int, int]]
     ) -> Iterator[tuple[tuple[int, int, int], Reading]]:
         """Delete spilled records, and yield what each of them had at that moment.
@@ -292,10 +292,12 @@ class Engine:
             Each key that there was, with the device's counts.
         """
         for number, serial, index in keys:
-            key = np.zeros((), self._spill_key)
+            key = np.zeros((), self._overflow_key)
             key["target"], key["identity"] = number, serial << 32 | index
-            with suppress(Vanished):
-                record = typed(self._spilled.lookup_and_delete(key.tobytes()), self._device_counts)
+            with suppress(VanishedError):
+                record = typed(
+                    self._overflow_map.lookup_and_delete(key.tobytes()), self._device_counts
+                )
                 yield (number, serial, index), by_device(record)
 
 
@@ -304,13 +306,13 @@ def _is_set(taken: Map, at: int) -> bool:
     return bool(taken.lookup(_ONLY_KEY)[0].view(np.uint32)[at])
 
 
-def unavailable(error: KernelError) -> TracingUnavailable:
+def unavailable(error: KernelError) -> TracingUnavailableError:
     """Return why nothing can be traced here, and what to do about it, as far as that is known.
 
     It is an UnsupportedHostError if neither a right nor a setting of this kernel would help.
     """
     found = _obstacle(error)
-    kind = UnsupportedHostError if found.permanent else TracingUnavailable
+    kind = UnsupportedHostError if found.permanent else TracingUnavailableError
     return kind(f"cannot trace BPF programs: {found.problem}", hint=found.hint)
 
 
@@ -326,7 +328,7 @@ def _obstacle(error: KernelError) -> Obstacle:
         found = check()
         if found is not None:
             return found
-    if error.errno == EPERM or isinstance(error, NotPermitted):
+    if error.errno == EPERM or isinstance(error, NotPermittedError):
         return Obstacle(
             f"{error.summary}; the capabilities are there: this kernel forbids it",
             "see security modules and seccomp; some hosted kernels forbid tracing outright: use"

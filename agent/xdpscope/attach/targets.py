@@ -11,12 +11,12 @@ from math import inf
 
 import structlog
 
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.pins import TargetPins
+from xdpscope.attach.reason import Reason, Selection
+from xdpscope.attach.tracer import Tracer
 from xdpscope.discovery.model import Attachment, Part, Role, Snapshot, XdpProgram
-from xdpscope.errors import KernelError, LoadError, Vanished
-from xdpscope.tracing.engine import Engine
-from xdpscope.tracing.pins import TargetPins
-from xdpscope.tracing.reason import Reason, Scope
-from xdpscope.tracing.tracer import Tracer
+from xdpscope.errors import KernelError, LoadError, VanishedError
 
 _log = structlog.get_logger(__name__)
 
@@ -42,7 +42,7 @@ class Target:
     flow_refusals: int = 0
     flows_again_at: float = 0.0
     shown: bool = False  # whether readers see it: not before its first ``reason`` is known
-    booked: bool = True  # False: what a tracer counted before this agent started is not read yet
+    recorded: bool = True  # False: what a tracer counted before this agent started is not read yet
 
     @property
     def armed(self) -> bool:
@@ -52,7 +52,7 @@ class Target:
     @property
     def idle(self) -> bool:
         """Whether a tracer of verdicts alone is in place although no packets come."""
-        waits = self.armed and self.booked and self.reason is Reason.NOT_ATTACHED
+        waits = self.armed and self.recorded and self.reason is Reason.NOT_ATTACHED
         return waits and not self.counts_flows
 
     @property
@@ -95,8 +95,8 @@ class Targets:
                 self._pinned[pins.program] = pins
             else:
                 pins.remove()
-        self._settled: tuple[Snapshot, Scope] | None = None  # with which all are in step
-        self._untold: list[XdpProgram] = []  # newly traced
+        self._settled: tuple[Snapshot, Selection] | None = None  # with which all are in step
+        self._unlogged: list[XdpProgram] = []  # newly traced
         self._complete_once = False  # whether all were ever in step
         self._found: set[int] = set()  # programs that the last scan found, and no scan before
         self.failures: Counter[Reason] = Counter()
@@ -115,7 +115,7 @@ class Targets:
                 target.tracer.close()
 
     def reconcile(
-        self, snapshot: Snapshot, scope: Scope, interrupted: Callable[[], bool]
+        self, snapshot: Snapshot, selection: Selection, interrupted: Callable[[], bool]
     ) -> list[int]:
         """Brings the tracers in step with ``snapshot``; the ids of programs that are gone.
 
@@ -123,9 +123,13 @@ class Targets:
         removed. Returns early, with the rest undone, once ``interrupted`` says so.
         """
         self._found.clear()
-        if self._settled is not None and snapshot is self._settled[0] and scope == self._settled[1]:
+        if (
+            self._settled is not None
+            and snapshot is self._settled[0]
+            and selection == self._settled[1]
+        ):
             targets = [t for t in self if t.refusal is not None or t.ends_flows]
-            self._settle(targets, snapshot, scope, interrupted)
+            self._settle(targets, snapshot, selection, interrupted)
             return [id for id in self._targets if id not in snapshot.programs]
         self._settled = None
         targets = []
@@ -144,18 +148,18 @@ class Targets:
             self._adopt(target)
             target.attachments = snapshot.attachments.get(program_id, ())
             targets.append(target)
-        if not self._settle(targets, snapshot, scope, interrupted):
+        if not self._settle(targets, snapshot, selection, interrupted):
             return []
         if not self._tidied:
             self._tidy()
-        self._settled = snapshot, scope
+        self._settled = snapshot, selection
         self._complete_once = True
         return [id for id in self._targets if id not in snapshot.programs]
 
-    def tell(self) -> None:
+    def log_attached(self) -> None:
         """Says in the log what has come to be traced. Nothing is to wait for hundreds of lines."""
-        untold, self._untold = self._untold, []
-        for program in untold:
+        unlogged, self._unlogged = self._unlogged, []
+        for program in unlogged:
             _log.info("tracing", program=program.function, program_id=program.id)
 
     def incomplete(self) -> list[Target]:
@@ -184,7 +188,7 @@ class Targets:
         if target.tracer is None or not target.armed or target.tracer.complete:
             return
         try:
-            target.tracer.follow_up(self._engine.alters_packets)
+            target.tracer.follow_up(self._engine.writes_packets)
         except (KernelError, OSError) as error:
             self.failures[_reason_of(error)] += 1
             program = target.program
@@ -234,7 +238,7 @@ class Targets:
             return
         try:
             target.tracer = Tracer(self._engine, program, pins)
-            target.booked = False
+            target.recorded = False
         except (KernelError, OSError) as error:
             pins.remove()
             _log.warning(
@@ -248,7 +252,7 @@ class Targets:
         self,
         targets: Iterable[Target],
         snapshot: Snapshot,
-        scope: Scope,
+        selection: Selection,
         interrupted: Callable[[], bool],
     ) -> bool:
         """Attaches to those that are to be traced, lets go of the others; False if interrupted.
@@ -260,8 +264,10 @@ class Targets:
         for target in targets:
             if interrupted():
                 return False
-            reason = scope.reason_against(target.program, snapshot)
-            arm = scope.arm and reason is Reason.NOT_ATTACHED and self._may_arm(target, snapshot)
+            reason = selection.reason_against(target.program, snapshot)
+            arm = (
+                selection.arm and reason is Reason.NOT_ATTACHED and self._may_arm(target, snapshot)
+            )
             if reason is None or arm:
                 if not target.armed:
                     self._prepare(target)
@@ -280,7 +286,7 @@ class Targets:
                     reason=reason,
                 )
             if reason is None and target.reason is not None:
-                self._untold.append(target.program)
+                self._unlogged.append(target.program)
             if reason is Reason.UNSUPPORTED_ENTRY and target.reason is not reason:
                 _cannot_trace(target.program, reason, target.program.entry_problem)
             target.reason, target.shown = reason, True
@@ -290,7 +296,7 @@ class Targets:
             self._arm(target)
             target.reason, target.shown = reason or target.refusal, True
             if target.reason is None:
-                self._untold.append(target.program)
+                self._unlogged.append(target.program)
         return True
 
     def _may_arm(self, target: Target, snapshot: Snapshot) -> bool:
@@ -379,7 +385,7 @@ def _cannot_trace(program: XdpProgram, reason: Reason, error: str) -> None:
 
 
 def _reason_of(error: KernelError | OSError) -> Reason:
-    if isinstance(error, Vanished):
+    if isinstance(error, VanishedError):
         return Reason.VANISHED
     if isinstance(error, LoadError) and error.errno == EACCES and error.log:
         # The verifier lets the same tracer read the packet of other targets, but not of this one.

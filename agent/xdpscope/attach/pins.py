@@ -26,14 +26,14 @@ from typing import Self
 
 import structlog
 
-from xdpscope.errors import ConfigError, KernelError, Vanished, XdpscopeError
+from xdpscope.errors import ConfigError, KernelError, VanishedError, XdpscopeError
 from xdpscope.kernel import bpffs
 from xdpscope.libbpf import Link, Map
 
 _log = structlog.get_logger(__name__)
 
 
-class InUse(XdpscopeError):
+class InUseError(XdpscopeError):
     """Somebody else has the directory."""
 
 
@@ -58,7 +58,7 @@ class PinPath:
 
         Raises:
             ConfigError: it is not on a bpffs.
-            InUse: an agent has it.
+            InUseError: an agent has it.
             XdpscopeError: it cannot be used; the hint says what to do.
         """
         try:
@@ -92,7 +92,7 @@ class PinPath:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InUse(
+            raise InUseError(
                 f"state.pin_path: {path} is in use by another xdpscope",
                 hint="stop that one first, or give each agent a directory of its own",
             ) from None
@@ -174,7 +174,7 @@ class State:
         marks = self._marks()
         try:
             if not marks:
-                raise Vanished(f"{self.path} was not completed")
+                raise VanishedError(f"{self.path} was not completed")
             with ExitStack() as stack:
                 shared = Shared(
                     {n: stack.enter_context(Map.pinned(self._map(n))) for n in maps},
@@ -270,7 +270,7 @@ class TargetPins:
         """Return its counts.
 
         Raises:
-            Vanished: there are none.
+            VanishedError: there are none.
         """
         return Map.pinned(self._path / _COUNTS)
 
@@ -282,7 +282,7 @@ class TargetPins:
         """Return the link of one of its tracing programs.
 
         Raises:
-            Vanished: there is none.
+            VanishedError: there is none.
         """
         return Link.pinned(self._path / name)
 

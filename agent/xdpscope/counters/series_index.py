@@ -13,13 +13,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from xdpscope.accounting.ledger import Place
-from xdpscope.accounting.overflow import OverflowReading
+from xdpscope.counters.overflow import OverflowReading
+from xdpscope.counters.totals import Location
 from xdpscope.discovery.model import interface_name
 
 U64 = NDArray[np.uint64]
 
-Owner = tuple[int, Place]
+Owner = tuple[int, Location]
 """A program's id, and a place."""
 
 UNKNOWN = -1
@@ -32,7 +32,7 @@ def code(cpu: Any, target: Any, index: Any) -> U64:
     return np.asarray(targets << np.uint64(34) | indices << np.uint64(13) | cpus, np.uint64)
 
 
-PlaceOf = Callable[[int, int, int, str], Place | None]
+LocationOf = Callable[[int, int, int, str], Location | None]
 """As in the ledger; None also for what is not to be observed."""
 
 Device = tuple[int, int, bytes]
@@ -84,7 +84,7 @@ class Seen:
         )
 
 
-class Scopes:
+class SeriesOfSlots:
     """From code to scope, a dense number for a program at a place."""
 
     def __init__(self, codes: U64, numbers: NDArray[np.int32]) -> None:
@@ -106,26 +106,26 @@ class Scopes:
         return np.where(self._codes[at] == codes, self._numbers[at], np.int32(UNKNOWN))
 
 
-class Owners:
+class SeriesIndex:
     """Give scopes their numbers. A number stays as long as there are records, and never returns."""
 
     def __init__(self) -> None:
         self._seen: dict[tuple[int, bool], Seen] = {}
-        self._places: dict[Device, Place | None] = {}
+        self._locations: dict[Device, Location | None] = {}
         self._view: object = None
         self._numbers: dict[Owner, int] = {}
         self._owners: dict[int, Owner] = {}
         self._next = itertools.count()
         self._unused = False  # whether there may be numbers that no record has any more
-        self.scopes = Scopes(np.empty(0, np.uint64), np.empty(0, np.int32))
+        self.of_slots = SeriesOfSlots(np.empty(0, np.uint64), np.empty(0, np.int32))
 
-    def update(self, seen: Iterable[Seen], place_of: PlaceOf, view: object) -> bool:
+    def update(self, seen: Iterable[Seen], location_of: LocationOf, view: object) -> bool:
         """Takes over which records there are now; whether any scope is another.
 
         Args:
             seen: A target's records come in one ``Seen``, or in two of which the second is of
                 those that found no place in its own map.
-            place_of: As in the ledger; None also for what is not to be observed.
+            location_of: As in the ledger; None also for what is not to be observed.
             view: As long as it is equal, so is the place of each device that has one.
         """
         now: dict[tuple[int, bool], Seen] = {}
@@ -134,24 +134,27 @@ class Owners:
         same = now.keys() == self._seen.keys() and all(
             each is self._seen[key] or each.same_as(self._seen[key]) for key, each in now.items()
         )
-        settled = view == self._view and None not in self._places.values()
+        settled = view == self._view and None not in self._locations.values()
         self._view = view
         if same and (
             settled
-            or all(_place(device, place_of) == place for device, place in self._places.items())
+            or all(
+                _location(device, location_of) == location
+                for device, location in self._locations.items()
+            )
         ):
             return False
         self._seen = now
-        self._places.clear()
+        self._locations.clear()
         codes: list[U64] = []
         numbers: list[NDArray[np.int32]] = []
         for each in now.values():
             codes.append(code(each.cpus, each.target, each.indices))
             parts = (each.identities.tolist(), each.inodes.tolist(), each.names.tolist())
             devices = zip(*parts, strict=True)
-            found = [self._number(each.program, device, place_of) for device in devices]
+            found = [self._number(each.program, device, location_of) for device in devices]
             numbers.append(np.array(found, np.int32)[each.devices])
-        self.scopes = Scopes(
+        self.of_slots = SeriesOfSlots(
             np.concatenate([np.empty(0, np.uint64), *codes]),
             np.concatenate([np.empty(0, np.int32), *numbers]),
         )
@@ -164,28 +167,28 @@ class Owners:
         Call this after a complete reading of the flows: until then, flows may still have them.
         """
         if self._unused:
-            used = self.scopes.numbers
+            used = self.of_slots.numbers
             for number in [number for number in self._owners if number not in used]:
                 del self._numbers[self._owners.pop(number)]
             self._unused = False
 
-    def _number(self, program: int, device: Device, place_of: PlaceOf) -> int:
-        if device not in self._places:
-            self._places[device] = _place(device, place_of)
-        place = self._places[device]
-        if place is None:
+    def _number(self, program: int, device: Device, location_of: LocationOf) -> int:
+        if device not in self._locations:
+            self._locations[device] = _location(device, location_of)
+        location = self._locations[device]
+        if location is None:
             return UNKNOWN
-        number = self._numbers.get((program, place))
+        number = self._numbers.get((program, location))
         if number is None:
-            number = self._numbers[program, place] = next(self._next)
-            self._owners[number] = program, place
+            number = self._numbers[program, location] = next(self._next)
+            self._owners[number] = program, location
         return number
 
-    def owner(self, scope: int) -> Owner:
+    def owner(self, series: int) -> Owner:
         """The program's id and the place."""
-        return self._owners[scope]
+        return self._owners[series]
 
-    def scopes_where(self, wanted: Callable[[int, Place], bool]) -> list[int]:
+    def series_where(self, wanted: Callable[[int, Location], bool]) -> list[int]:
         """Return every scope whose program's id and location are wanted."""
         return [number for owner, number in self._numbers.items() if wanted(*owner)]
 
@@ -195,6 +198,6 @@ class Owners:
             del self._owners[self._numbers.pop(key)]
 
 
-def _place(device: Device, place_of: PlaceOf) -> Place | None:
+def _location(device: Device, location_of: LocationOf) -> Location | None:
     identity, inode, name = device
-    return place_of(identity >> 32, identity & 0xFFFFFFFF, inode, interface_name(name))
+    return location_of(identity >> 32, identity & 0xFFFFFFFF, inode, interface_name(name))
