@@ -12,9 +12,9 @@ from pathlib import Path
 import shtab
 
 from xdpscope import __version__
-from xdpscope.counters.flow_query import ORDERS
-from xdpscope.counters.records import VERDICTS
 from xdpscope.cli.parser import EXIT_STATUSES, build
+from xdpscope.counters.flow_query import ORDERS
+from xdpscope.program_types.xdp import VERDICTS
 
 SHARE = Path(__file__).parents[1] / "config" / "share"
 """What is made, laid out as below ``/usr/share``."""

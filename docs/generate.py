@@ -22,9 +22,10 @@ import yaml
 from docs.commands import FILES, SHARE
 
 from xdpscope._schema import declared
-from xdpscope.agent import AgentSource, ScanThread
 from xdpscope.config import Config
-from xdpscope.observer import FlowReport
+from xdpscope.report import FlowReport
+from xdpscope.scanner import ScanThread
+from xdpscope.source import AgentSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xdpscope import bpf
-from xdpscope.counters.records import VERDICTS
 from xdpscope.counters.series_index import Owner, Seen, SeriesIndex
 from xdpscope.counters.slots import FAMILIES, Family, SlotTable
 from xdpscope.counters.totals import Tally
 from xdpscope.libbpf import Map, Object, possible_cpus, typed
+from xdpscope.program_types.xdp import VERDICTS
 
 PROGRAM, TARGET = 7, 1
 OWNER: Owner = (PROGRAM, ("host", "eth0"))

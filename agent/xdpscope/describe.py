@@ -6,11 +6,11 @@ docs/api.md describes it.
 """
 
 from xdpscope.counters.by_cpu import CpuCounts
-from xdpscope.counters.records import VERDICTS
 from xdpscope.discovery.model import Attachment
 from xdpscope.formats import document
 from xdpscope.kernel.boot import BOOT_CLOCK
-from xdpscope.observer import Count, FlowsFound, FlowShown, ProgramStatus
+from xdpscope.program_types.xdp import VERDICTS
+from xdpscope.report import Count, FlowRow, FlowsFound, ProgramStatus
 
 
 def as_json(status: ProgramStatus) -> dict[str, object]:
@@ -96,7 +96,7 @@ def flows_as_json(found: FlowsFound) -> dict[str, object]:
     )
 
 
-def _flow_as_json(flow: FlowShown, sample_rate: int) -> dict[str, object]:
+def _flow_as_json(flow: FlowRow, sample_rate: int) -> dict[str, object]:
     """Return JSON values. ``rate`` is in packets a second; estimates include packets that were not
     sampled.
     """

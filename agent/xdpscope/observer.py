@@ -12,7 +12,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import islice
 from math import inf
@@ -27,7 +26,7 @@ from xdpscope.counters.by_cpu import CpuCounts, add_overflow, by_cpu
 from xdpscope.counters.counter_reader import Counted, CounterReader
 from xdpscope.counters.device_names import UNKNOWN_LOCATION, DeviceNames, Uppers
 from xdpscope.counters.flow_query import FlowQuery
-from xdpscope.counters.flows import PATIENCE, FlowCount, FlowTotals, HeldFlows
+from xdpscope.counters.flows import PATIENCE, FlowTotals, HeldFlows
 from xdpscope.counters.overflow import OverflowReading
 from xdpscope.counters.overflow_cleanup import OverflowCleanup
 from xdpscope.counters.records import Reading
@@ -35,10 +34,11 @@ from xdpscope.counters.retention import Retention
 from xdpscope.counters.series_index import Owner, SeriesIndex
 from xdpscope.counters.totals import Location, LocationOf, Tally, Totals
 from xdpscope.discovery.inventory import Inventory
-from xdpscope.discovery.model import Attachment, Part, Snapshot, XdpProgram
+from xdpscope.discovery.model import Snapshot, XdpProgram
 from xdpscope.errors import KernelError
 from xdpscope.kernel.netns import HOST
 from xdpscope.read_lock import ReadLock, Work
+from xdpscope.report import Count, FlowReport, FlowRow, FlowsFound, ProgramStatus
 
 if TYPE_CHECKING:
     from xdpscope.read_lock import Steps
@@ -55,86 +55,6 @@ _FORGOTTEN_IN_STEP = 100
 _LISTED_IN_STEP = 8
 
 _NO_TALLY = Tally()
-
-
-@dataclass(frozen=True, slots=True)
-class Count:
-    """What one program did at one place."""
-
-    program: XdpProgram
-    location: Location
-    tally: Tally
-
-
-@dataclass(frozen=True, slots=True)
-class ProgramStatus:
-    """One program, what part it plays, where it is attached and how it stands with us."""
-
-    program: XdpProgram
-    part: Part
-    attachments: tuple[Attachment, ...]
-    reason: Reason | None  # None: traced
-    missed: int  # packets the tracer was not run for
-    run_seconds: float | None  # spent in the tracer; None while the kernel does not count
-
-
-@dataclass(frozen=True, slots=True)
-class FlowShown:
-    """One flow of one program at one place with one verdict."""
-
-    program: XdpProgram
-    location: Location
-    verdict: str
-    protocol: str
-    source: str
-    destination: str
-    source_port: int
-    destination_port: int
-    packets: int
-    bytes: int
-    rate: float  # packets a second of late
-
-    @classmethod
-    def of(cls, program: XdpProgram, count: FlowCount) -> Self:
-        """One that was counted, of this program."""
-        flow = count.flow
-        return cls(
-            program=program,
-            location=count.owner[1],
-            verdict=count.verdict,
-            protocol=flow.protocol,
-            source=flow.source,
-            destination=flow.destination,
-            source_port=flow.source_port,
-            destination_port=flow.destination_port,
-            packets=count.packets,
-            bytes=count.bytes,
-            rate=count.rate,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class FlowReport:
-    """Flows that have series of their own, and what there is beside them."""
-
-    entries: int
-    evictions: dict[str, int]
-    sample_rate: int
-    exported: list[FlowShown] = field(default_factory=list)
-    others: list[Count] = field(default_factory=list)
-    unaccounted: list[Count] = field(default_factory=list)
-    max_entries: int = 0  # flows that can be held, flows.max_entries
-
-
-@dataclass(frozen=True, slots=True)
-class FlowsFound:
-    """Flows that were asked for, and how many there are."""
-
-    flows: list[FlowShown] = field(default_factory=list)
-    matched: int = 0  # flows that the query admits, its limit aside
-    held: int = 0  # flows that are held
-    sample_rate: int = 1
-    enabled: bool = True  # whether flows are counted at all
 
 
 def _selects(glob: str | None, *names: str) -> bool:
@@ -427,7 +347,7 @@ class Observer:
             if client:
                 flows.shown(client, time.monotonic())
             report.exported.extend(
-                FlowShown.of(shown[count.owner], count)
+                FlowRow.of(shown[count.owner], count)
                 for count in flows.exported
                 if count.owner in shown
             )
@@ -453,7 +373,7 @@ class Observer:
         if held is None:
             return FlowsFound(enabled=False)
         # Without the lock: describing thousands of flows takes a while.
-        flows = [FlowShown.of(programs[count.owner[0]], count) for count in held.describe()]
+        flows = [FlowRow.of(programs[count.owner[0]], count) for count in held.describe()]
         return FlowsFound(flows, held.matched, held.entries, self.sample_rate)
 
     def _admitted_by(

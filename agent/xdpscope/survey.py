@@ -10,9 +10,9 @@ from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.model import Snapshot
 from xdpscope.errors import KernelError, TracingUnavailableError
 from xdpscope.libbpf import Program
-from xdpscope.observer import ProgramStatus
 from xdpscope.probes.sockets.report import XdpSocket, by_location
 from xdpscope.probes.sockets.source import SocketSource
+from xdpscope.report import ProgramStatus
 
 
 class Survey:

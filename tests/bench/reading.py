@@ -27,7 +27,7 @@ from xdpscope.config import Flows
 from xdpscope.counters.flows import FlowTotals
 from xdpscope.discovery.model import XdpProgram
 from xdpscope.metrics import FlowCollector, IsolatedCollectors
-from xdpscope.observer import Count, FlowReport, FlowShown
+from xdpscope.report import Count, FlowReport, FlowRow
 from xdpscope.web.app import create_app
 from xdpscope.web.server import WebServer
 
@@ -113,7 +113,7 @@ def scrape(reading: Reading) -> float:
     def report() -> FlowReport:
         reading.read()
         flow_totals = reading.flow_totals
-        flows = [FlowShown.of(program, count) for count in flow_totals.exported]
+        flows = [FlowRow.of(program, count) for count in flow_totals.exported]
         others = [Count(program, OWNER[1], flow_totals.other(OWNER))]
         return FlowReport(flow_totals.entries, dict(flow_totals.evictions), 1, flows, others)
 

@@ -11,10 +11,11 @@ from tests.bench.compiled import path_of
 from tests.tables import every_step
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.tracer import Tracer
-from xdpscope.counters.records import REASONS, VERDICTS, no_counts, of_target
+from xdpscope.counters.records import REASONS, no_counts, of_target
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.model import XdpProgram
 from xdpscope.libbpf import Link, Object, Program, run_time_stats
+from xdpscope.program_types.xdp import VERDICTS
 
 XDP_PASS = 2
 

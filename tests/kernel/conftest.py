@@ -91,7 +91,7 @@ def preempts() -> bool:
 
 def counted(observer: Observer) -> Counts:
     """Return all counts that are not 0."""
-    from xdpscope.counters.records import VERDICTS
+    from xdpscope.program_types.xdp import VERDICTS
 
     return {
         (count.program.function, count.location[1], verdict): (packets, size)

@@ -18,9 +18,10 @@ from tests.reference import Flow, flow_of
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.reason import Selection
 from xdpscope.config import Flows
-from xdpscope.counters.records import REASONS, VERDICTS
+from xdpscope.counters.records import REASONS
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.observer import Observer
+from xdpscope.program_types.xdp import VERDICTS
 
 CAPTURES = Path(__file__).parent / "captures"
 

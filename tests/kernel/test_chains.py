@@ -19,7 +19,8 @@ from xdpscope.attach.engine import Engine
 from xdpscope.attach.reason import Reason
 from xdpscope.discovery.model import ChainPosition
 from xdpscope.libbpf import Descriptor, Program
-from xdpscope.observer import Observer, ProgramStatus
+from xdpscope.observer import Observer
+from xdpscope.report import ProgramStatus
 
 pytestmark = pytest.mark.every_kernel
 

@@ -13,12 +13,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.kernel.forked import observing
 from tests.kernel.lab import Lab
 from tests.kernel.pinned import BPFFS, READ_ONLY, WRITING, udp, wipe
-from xdpscope.agent import AgentSource
 from xdpscope.attach.reason import Selection
 from xdpscope.attach.templates import FlowSizes
 from xdpscope.config import GlobFilter
 from xdpscope.libbpf.stats import run_time_stats
 from xdpscope.observer import Observer
+from xdpscope.source import AgentSource
 
 pytestmark = pytest.mark.every_kernel
 

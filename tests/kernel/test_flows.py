@@ -34,10 +34,11 @@ from tests.reference import NOT_IP, TRUNCATED, Flow, flow_of
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.templates import FlowSizes
 from xdpscope.attach.tracer import Tracer
-from xdpscope.counters.records import VERDICTS, of_target
+from xdpscope.counters.records import of_target
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.libbpf import Program
 from xdpscope.observer import Observer
+from xdpscope.program_types.xdp import VERDICTS
 
 pytestmark = pytest.mark.every_kernel
 

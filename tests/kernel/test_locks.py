@@ -18,7 +18,6 @@ from tests.kernel.lab import Lab, Veth
 from tests.kernel.pinned import udp
 from tests.waiting import wait_for
 from xdpscope import observer as observing_module
-from xdpscope.agent import AgentSource
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.reason import Selection
 from xdpscope.attach.templates import FlowSizes
@@ -28,6 +27,7 @@ from xdpscope.libbpf import Program
 from xdpscope.observer import Observer
 from xdpscope.read_lock import ReadLock
 from xdpscope.scans import ScanRecord
+from xdpscope.source import AgentSource
 
 PROGRAMS = 20
 IN_STEP = 8

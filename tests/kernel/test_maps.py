@@ -20,7 +20,8 @@ from xdpscope.attach.engine import Engine
 from xdpscope.attach.templates import FlowSizes
 from xdpscope.discovery.model import Mode
 from xdpscope.libbpf import Btf, Program
-from xdpscope.observer import Observer, ProgramStatus
+from xdpscope.observer import Observer
+from xdpscope.report import ProgramStatus
 
 pytestmark = pytest.mark.every_kernel
 

@@ -13,18 +13,18 @@ import numpy as np
 
 from xdpscope.cli.parser import FLOW_OPTIONS
 from xdpscope.counters.flow_query import Order
-from xdpscope.counters.records import VERDICTS
 from xdpscope.counters.totals import Tally
 from xdpscope.describe import as_json, count_as_json, cpus_as_json, flows_as_json
 from xdpscope.discovery.model import Attachment, ChainPosition, Mode, Part, Role, XdpProgram
 from xdpscope.doctor import Finding, Removed, Status
 from xdpscope.formats import document
 from xdpscope.kernel.xdp_diag import REASONS
-from xdpscope.observer import Count, FlowsFound, FlowShown, ProgramStatus
 from xdpscope.probes.events.report import Change, Event, NotedEvent, ProgramName
 from xdpscope.probes.events.report import as_json as event_as_json
 from xdpscope.probes.sockets.report import Owner, XdpSocket
 from xdpscope.probes.sockets.report import as_json as socket_as_json
+from xdpscope.program_types.xdp import VERDICTS
+from xdpscope.report import Count, FlowRow, FlowsFound, ProgramStatus
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 EXAMPLES = {
@@ -47,7 +47,7 @@ def shape(value: Any) -> Any:
 def test_the_example_of_flows() -> None:
     example = EXAMPLES["flows"]
     (row,) = example["flows"]
-    flow = FlowShown(
+    flow = FlowRow(
         PROGRAM,
         LOCATION,
         *(row[key] for key in ("verdict", "protocol", "source", "destination")),

@@ -33,7 +33,7 @@ from xdpscope.cli.parser import parse
 from xdpscope.discovery.model import Attachment, ChainPosition, Mode, Part, Role, XdpProgram
 from xdpscope.doctor import Finding, Status, conclusion
 from xdpscope.errors import KernelError, XdpscopeError
-from xdpscope.observer import ProgramStatus
+from xdpscope.report import ProgramStatus
 
 COMMANDS = ["run", "list", "doctor", "check-config", "flows", "trace", "capture", "help"]
 

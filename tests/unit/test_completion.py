@@ -12,7 +12,7 @@ import pytest
 from docs.commands import SHARE
 
 from xdpscope.cli.parser import EXIT_STATUSES, build
-from xdpscope.counters.records import VERDICTS
+from xdpscope.program_types.xdp import VERDICTS
 
 PARSER, COMMANDS = build()
 BASH = SHARE / "bash-completion" / "completions" / "xdpscope"

@@ -25,7 +25,6 @@ from tests.promtool import PROMTOOL, promtool
 from tests.unit.test_sums import documented_sum
 
 from xdpscope.attach.reason import Reason
-from xdpscope.counters import records
 from xdpscope.metrics import (
     AgentCollector,
     FlowCollector,
@@ -35,6 +34,7 @@ from xdpscope.metrics import (
     VerdictCollector,
 )
 from xdpscope.probes import REGISTRY
+from xdpscope.program_types import xdp
 from xdpscope.scans import ScanStatus
 
 ROOT = Path(__file__).parents[2]
@@ -111,7 +111,7 @@ def test_each_packet_counts_once() -> None:
 
 
 def test_verdicts_are_those_of_the_agent() -> None:
-    assert set(VERDICTS) == set(records.VERDICTS) == set(VERDICT_COLOURS)
+    assert set(VERDICTS) == set(xdp.VERDICTS) == set(VERDICT_COLOURS)
 
 
 # Machado, Oliveira and Fernandes (2009), severity 1.0; for linear RGB.

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from xdpscope import bpf
 from xdpscope.counters.flow_query import PROTOCOLS, FlowQuery, Network
-from xdpscope.counters.records import VERDICTS
 from xdpscope.libbpf import Object
+from xdpscope.program_types.xdp import VERDICTS
 
 Packet = tuple[str, str, int, int, int, str]
 """Source, destination, ports, protocol, verdict."""

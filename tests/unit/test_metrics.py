@@ -24,7 +24,7 @@ from xdpscope.metrics import (
     ProgramCollector,
     VerdictCollector,
 )
-from xdpscope.observer import Count, FlowReport, FlowShown, ProgramStatus
+from xdpscope.report import Count, FlowReport, FlowRow, ProgramStatus
 
 PROGRAM = XdpProgram(
     42, "0123456789abcdef", "xdp_filter_prog", "xdp_filter_program", 3, True, "xdp", load_time=10**9
@@ -57,7 +57,7 @@ def test_verdicts() -> None:
 
 
 def test_flows() -> None:
-    flow = FlowShown(
+    flow = FlowRow(
         PROGRAM, ("host", "eth0"), "drop", "tcp", "2001:db8::1", "2001:db8::2", 1024, 443, 3, 222, 0
     )
     tally = Tally()

@@ -18,15 +18,15 @@ import yaml
 from tests.unit.scene import Scene, busy_host, flow, program
 from tests.unit.served import HOSTILE, Served, assert_secure, serving
 
-from xdpscope.agent import AgentSource as AgentSource
 from xdpscope.attach.reason import Reason
 from xdpscope.config import Config
 from xdpscope.counters.flow_query import FlowQuery
-from xdpscope.counters.records import VERDICTS
 from xdpscope.counters.totals import Tally
 from xdpscope.discovery.model import Attachment, Mode, Part, Role, XdpProgram
-from xdpscope.observer import Count, FlowsFound, ProgramStatus
+from xdpscope.program_types.xdp import VERDICTS
+from xdpscope.report import Count, FlowsFound, ProgramStatus
 from xdpscope.scans import ScanRecord
+from xdpscope.source import AgentSource
 from xdpscope.web.page import render
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 
 import pytest
 
-from xdpscope.scan_limiter import ScanLimiter
+from xdpscope.scanner import ScanLimiter
 
 
 def rests(took: float, seconds: float, interval: float = 5.0) -> list[float]:

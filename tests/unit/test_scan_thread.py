@@ -13,12 +13,12 @@ from typing import Self
 import pytest
 from tests.waiting import wait_for
 
-from xdpscope import agent
-from xdpscope.agent import ScanThread
+from xdpscope import scanner
 from xdpscope.config import Config, Discovery
 from xdpscope.discovery.model import Snapshot
 from xdpscope.errors import KernelError, NotPermittedError
 from xdpscope.kernel import capabilities
+from xdpscope.scanner import ScanThread
 
 REST = 60.0
 CONFIG = Config(discovery=Discovery(interval=REST))
@@ -70,15 +70,15 @@ def scans() -> Looks:
 def host(monkeypatch: pytest.MonkeyPatch, scans: Looks) -> None:
     """Have a Watch observe by ``scans``."""
     engine = SimpleNamespace(watches_devices=True)
-    monkeypatch.setattr(agent, "Engine", lambda *_, **__: nullcontext(engine))
-    monkeypatch.setattr(agent, "Inventory", lambda _: nullcontext())
-    monkeypatch.setattr(agent, "Observer", lambda *_: scans)
+    monkeypatch.setattr(scanner, "Engine", lambda *_, **__: nullcontext(engine))
+    monkeypatch.setattr(scanner, "Inventory", lambda _: nullcontext())
+    monkeypatch.setattr(scanner, "Observer", lambda *_: scans)
 
 
 @pytest.fixture
 def scan_thread(monkeypatch: pytest.MonkeyPatch, host: None, scans: Looks) -> Iterator[ScanThread]:
     """Yield the thread after its first scan, while it waits."""
-    monkeypatch.setattr(agent, "Pace", Tired)
+    monkeypatch.setattr(scanner, "Pace", Tired)
     scan_thread = ScanThread(CONFIG)
     scan_thread.start()
     try:

@@ -18,13 +18,13 @@ from tests.unit.served import Served
 from tests.waiting import wait_for
 
 from xdpscope import read_lock, scans
-from xdpscope.agent import AgentSource
 from xdpscope.attach.reason import Selection
 from xdpscope.config import Config
 from xdpscope.errors import KernelError
 from xdpscope.kernel import netns
 from xdpscope.observer import Observer
 from xdpscope.scans import HangDetector, ScanRecord, ScanStatus
+from xdpscope.source import AgentSource
 from xdpscope.web.limits import Limits
 
 if TYPE_CHECKING:

@@ -24,9 +24,9 @@ from xdpscope.errors import XdpscopeError
 from xdpscope.formats import document
 from xdpscope.kernel.netns import HOST
 from xdpscope.log import printable
-from xdpscope.observer import ProgramStatus
 from xdpscope.probes.sockets.report import XdpSocket
 from xdpscope.probes.sockets.report import as_json as socket_as_json
+from xdpscope.report import ProgramStatus
 from xdpscope.survey import Survey
 
 # Seconds. A list without counts is better than one that comes late.

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from xdpscope import __version__
 from xdpscope.config import Listen
+from xdpscope.program_types.xdp import VERDICTS
 
 FLOW_OPTIONS = {
     "program": ("P", "of this program: id, tag or entry function, which may be a shell glob"),
@@ -33,9 +34,6 @@ EXIT_STATUSES = {
     2: "wrong usage or configuration",
     3: "this host can never do it",
 }
-VERDICTS = ("aborted", "drop", "pass", "tx", "redirect", "unknown")
-"""What ``--verdict`` takes."""
-
 LARGEST_SNAPLEN = 65535
 
 _DURATION_UNITS = {"ns": 1, "us": 10**3, "µs": 10**3, "ms": 10**6, "s": 10**9}

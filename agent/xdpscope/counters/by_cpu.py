@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xdpscope.counters.records import UNPLACED, VERDICTS, pairs
+from xdpscope.counters.records import UNPLACED, pairs
 from xdpscope.counters.totals import Location, LocationOf
 from xdpscope.discovery.model import interface_name
+from xdpscope.program_types.xdp import VERDICTS
 
 CpuCounts = NDArray[np.uint64]
 """Shape (CPUs, VERDICTS, 2): packets and bytes."""

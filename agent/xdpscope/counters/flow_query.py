@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from xdpscope.counters.records import VERDICTS
+from xdpscope.program_types.xdp import VERDICTS
 
 Network: TypeAlias = IPv4Network | IPv6Network
 

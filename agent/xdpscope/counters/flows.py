@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 from xdpscope.config import Flows
 from xdpscope.counters.clients import Readers
 from xdpscope.counters.flow_query import PROTOCOLS, FlowQuery, octets
-from xdpscope.counters.records import VERDICTS
 from xdpscope.counters.series_index import Owner, SeriesIndex
 from xdpscope.counters.slots import HALF_LIFE, Grouped, SlotTable
 from xdpscope.counters.totals import Tally
+from xdpscope.program_types.xdp import VERDICTS
 
 # How much more a flow must have than one with a series to take that from it: flows of about
 # the same rate would else lose and win it by turns, each time as a new series.

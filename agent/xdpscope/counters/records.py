@@ -8,9 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xdpscope.discovery.model import interface_name
-
-VERDICTS = ("aborted", "drop", "pass", "tx", "redirect", "unknown")
-"""In the order of ``enum verdict``."""
+from xdpscope.program_types.xdp import VERDICTS
 
 REASONS = ("not_ip", "truncated", "sampled_out", "table_full")
 """Why a packet is in no flow; in the order of ``enum reason``."""

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from xdpscope.counters.records import REASONS, VERDICTS
+from xdpscope.counters.records import REASONS
+from xdpscope.program_types.xdp import VERDICTS
 
 if TYPE_CHECKING:
-    from xdpscope.observer import FlowReport
+    from xdpscope.report import FlowReport
 
 _VERDICT = ["program_id", "program", "netns", "interface", "verdict"]
 _FLOW = ["protocol", "source", "destination", "source_port", "destination_port"]

@@ -11,7 +11,7 @@ from xdpscope.attach.reason import Reason
 from xdpscope.kernel.boot import BOOT_CLOCK
 
 if TYPE_CHECKING:
-    from xdpscope.observer import ProgramStatus
+    from xdpscope.report import ProgramStatus
 
 _PROGRAM = ["program_id", "program"]
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from xdpscope.counters.records import VERDICTS
+from xdpscope.program_types.xdp import VERDICTS
 
 if TYPE_CHECKING:
-    from xdpscope.observer import Count
+    from xdpscope.report import Count
 
 _LABELS = ["program_id", "program", "netns", "interface", "verdict"]
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from xdpscope.log import printable
+from xdpscope.program_types.xdp import VERDICTS_SHOWN
 
 __all__ = ["CONTENT_SECURITY_POLICY", "STYLE", "render"]
 
@@ -43,7 +44,6 @@ CONTENT_SECURITY_POLICY = (
 """What the page may do; for all else that is served, more than it can."""
 
 # In the order in which one looks for them; aborted and unknown are rare.
-_VERDICTS = ("pass", "drop", "redirect", "tx", "aborted", "unknown")
 # So many places of a program are shown at once.
 _LOCATIONS = 3
 
@@ -183,7 +183,7 @@ def _programs(programs: Sequence[Shown], *, any_at_all: bool) -> str:
     heads = [
         *(_head(name) for name in ("Program", "Role", "Attached")),
         _head("Packets a second", "chart"),
-        *(_head(_key(verdict), "number") for verdict in _VERDICTS),
+        *(_head(_key(verdict), "number") for verdict in VERDICTS_SHOWN),
     ]
     rows = []
     for program in programs:
@@ -193,9 +193,9 @@ def _programs(programs: Sequence[Shown], *, any_at_all: bool) -> str:
             _cell(_role(program), "role", "Role"),
             _cell(_locations(program), "where most", "Attached"),
             '<td role="cell" class="chart" data-own></td>',
-            *(_number(totals[verdict], verdict) for verdict in _VERDICTS),
+            *(_number(totals[verdict], verdict) for verdict in VERDICTS_SHOWN),
         ]
-        packets = escape(json.dumps({verdict: totals[verdict] for verdict in _VERDICTS}))
+        packets = escape(json.dumps({verdict: totals[verdict] for verdict in VERDICTS_SHOWN}))
         rows.append(
             f'<tr role="row" id="p{_text(program["id"])}" data-packets="{packets}">'
             f"{''.join(cells)}</tr>"
@@ -283,7 +283,9 @@ def _chains(programs: Sequence[Shown]) -> str:
     chains: dict[int, list[str]] = {}
     for dispatcher, unknown, position, n in links:
         program, totals = programs[n], _totals(programs[n])
-        counted = ", ".join(f"{v} {totals[v]:,}" for v in _VERDICTS if totals[v]) or "no packets"
+        counted = (
+            ", ".join(f"{v} {totals[v]:,}" for v in VERDICTS_SHOWN if totals[v]) or "no packets"
+        )
         chains.setdefault(dispatcher, []).append(
             f'<li><a class="name" href="#p{_text(program["id"])}">{_text(program["program"])}</a>'
             f'<span class="soft">{"" if unknown else f"{position}: "}{counted}</span></li>'
@@ -334,7 +336,7 @@ def _flows(flows: Sequence[Shown], verdict: str | None) -> str:
     links = "\n".join(
         f'<li><a href="/{"?verdict=" * bool(each)}{each or ""}#flows"'
         f"{' aria-current=true' * (each == verdict)}>{each or 'all'}</a></li>"
-        for each in (None, *_VERDICTS)
+        for each in (None, *VERDICTS_SHOWN)
     )
     choice = f'<nav aria-label="Verdict of flows">\n<ul>\n{links}\n</ul>\n</nav>'
     rows = [

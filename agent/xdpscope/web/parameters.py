@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from starlette.exceptions import HTTPException
 
 from xdpscope.counters.flow_query import ORDERS, PROTOCOLS, FlowQuery, Network
-from xdpscope.counters.records import VERDICTS
 from xdpscope.log import printable
 from xdpscope.probes.events import EVENTS_LIMIT
+from xdpscope.program_types.xdp import VERDICTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -28,12 +28,12 @@ from tests.bench.scale.growth import PER_NAMESPACE, observed, send_one_each
 from tests.bench.scale.namespaces import attach_programs, spread
 from tests.bench.table import markdown
 from xdpscope import log, observer
-from xdpscope.agent import AgentSource
 from xdpscope.attach.reason import Selection
 from xdpscope.config import Config, Flows
 from xdpscope.observer import Observer
 from xdpscope.read_lock import ReadLock
 from xdpscope.scans import ScanRecord
+from xdpscope.source import AgentSource
 
 _FOLLOW_UP = 0.25  # as in the agent
 _LINGER = 65.0

@@ -24,7 +24,7 @@ from xdpscope.metrics import (
     ProgramCollector,
     VerdictCollector,
 )
-from xdpscope.observer import Count, FlowReport, ProgramStatus
+from xdpscope.report import Count, FlowReport, ProgramStatus
 from xdpscope.web.app import create_app
 from xdpscope.web.server import WebServer
 

@@ -13,11 +13,11 @@ from typing import Final, NamedTuple
 
 from xdpscope.counters.clients import Readers
 from xdpscope.counters.device_names import DeviceNames
-from xdpscope.counters.records import VERDICTS
 from xdpscope.counters.retention import Retention
 from xdpscope.counters.totals import Location
 from xdpscope.discovery.model import UNNAMED, Snapshot
 from xdpscope.probes.outcomes.tracepoints import Device, Outcome, Record
+from xdpscope.program_types.xdp import VERDICTS
 
 RETENTION: Final = 65.0
 """Seconds for which a series stays whose program, interface or map is gone."""

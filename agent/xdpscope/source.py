@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the web application shows of a running agent."""
+
+import platform
+from collections.abc import Mapping, Sequence
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+
+from xdpscope import __version__
+from xdpscope.attach.reason import Reason
+from xdpscope.counters.clients import READER
+from xdpscope.counters.flow_query import FlowQuery
+from xdpscope.describe import as_json, count_as_json, cpus_as_json, flows_as_json
+from xdpscope.errors import ObserverBusyError
+from xdpscope.metrics import (
+    SCRAPE_BEGAN,
+    AgentCollector,
+    FlowCollector,
+    IsolatedCollectors,
+    ProgramCollector,
+    ScanCollector,
+    VerdictCollector,
+)
+from xdpscope.probes import RunningProbes
+from xdpscope.probes.events import EventsProbe
+from xdpscope.probes.events.report import as_json as event_as_json
+from xdpscope.probes.sockets import SocketsProbe
+from xdpscope.probes.sockets.report import as_json as socket_as_json
+from xdpscope.report import Count, FlowReport, FlowsFound, ProgramStatus
+from xdpscope.scanner import ScanThread
+from xdpscope.scans import ScanStatus
+
+
+class AgentSource:
+    """The source of the web application; empty until the thread has loaded the BPF programs."""
+
+    def __init__(self, scan_thread: ScanThread, probes: RunningProbes | None = None) -> None:
+        self._scan_thread = scan_thread
+        self._sockets = probes.find(SocketsProbe) if probes else None
+        self._events = probes.find(EventsProbe) if probes else None
+        self.registry = CollectorRegistry()
+        collectors = IsolatedCollectors(
+            {
+                "verdicts": VerdictCollector(self._counts),
+                "flows": FlowCollector(self._flow_report),
+                "programs": ProgramCollector(self._statuses, self._expects),
+                "agent": AgentCollector(self._attach_failures, self._watches_devices),
+                "scans": ScanCollector(self._scans),
+                "process": ProcessCollector(registry=None),
+                **(probes.collectors() if probes else {}),
+            }
+        )
+        self.registry.register(collectors)
+
+    def ready(self) -> bool:
+        """Return whether the first discovery has finished."""
+        observer = self._scan_thread.observer
+        return observer is not None and observer.scanned
+
+    def problem(self) -> str | None:
+        """Return why the agent is not healthy; None if it is."""
+        scans = self._scans()
+        return f"last successful scan: {scans}" if scans.overdue else None
+
+    def programs(self, cpus: bool = False) -> list[dict[str, object]]:
+        """Return every program, as ``xdpscope list --json`` prints it, with its counts by
+        location.
+
+        With ``cpus``, also the counts of each CPU.
+        """
+        observer = self._scan_thread.observer
+        if observer is None:
+            return []
+        of_cpus = observer.cpu_counts() if cpus else None
+        counts: dict[int, list[dict[str, object]]] = {}
+        for count in observer.counts():
+            shown = count_as_json(count)
+            if of_cpus is not None:
+                found = of_cpus.get((count.program.id, count.location))
+                shown["cpus"] = [] if found is None else cpus_as_json(found)
+            counts.setdefault(count.program.id, []).append(shown)
+        return [
+            as_json(status) | {"counts": counts.get(status.program.id, [])}
+            for status in observer.statuses()
+        ]
+
+    def flows(self, query: FlowQuery) -> dict[str, object]:
+        """Return the flows in the table, as ``/api/v1/flows`` shows them."""
+        observer = self._scan_thread.observer
+        if observer is None:
+            return flows_as_json(FlowsFound(enabled=self._scan_thread.config.flows.enabled))
+        return flows_as_json(observer.held_flows(query))
+
+    def sockets(self) -> list[dict[str, object]]:
+        """AF_XDP sockets that are open, as ``xdpscope list --json`` prints them."""
+        return [socket_as_json(each) for each in self._sockets.sockets()] if self._sockets else []
+
+    def events(self, limit: int, since: float | None) -> list[dict[str, object]]:
+        """The newest changes of programs, as ``/api/v1/events`` shows them."""
+        found = self._events.events(limit, since) if self._events else ()
+        return [event_as_json(each) for each in found]
+
+    def status(self) -> dict[str, object]:
+        """Return the facts at the top of the page."""
+        observer = self._scan_thread.observer
+        try:
+            statuses = self._statuses()
+        except ObserverBusyError:
+            traced = missed = "not to be read now"
+        else:
+            traced = f"{sum(s.reason is None for s in statuses)} of {len(statuses)}"
+            missed = f"{sum(status.missed for status in statuses):,}"
+        held = observer.flows_held if observer is not None else None
+        return {
+            "Ready": self.ready(),
+            "Last scan": str(self._scans()),
+            "Programs traced": traced,
+            "Packets missed": missed,
+            "Failed attachments": f"{sum(self._attach_failures().values()):,}",
+            "Flows held": "off" if held is None else f"{held:,}",
+            "Host": platform.node(),
+            "Kernel": platform.release(),
+            "Agent": __version__,
+        }
+
+    def _scans(self) -> ScanStatus:
+        return self._scan_thread.scans.status(self._scan_thread.config.discovery.interval)
+
+    def _counts(self) -> Sequence[Count]:
+        observer = self._scan_thread.observer
+        return observer.counts(SCRAPE_BEGAN.get()) if observer is not None else ()
+
+    def _flow_report(self) -> FlowReport | None:
+        observer = self._scan_thread.observer
+        if observer is None:
+            return None
+        return observer.flow_counts(READER.get(), SCRAPE_BEGAN.get())
+
+    def _statuses(self) -> Sequence[ProgramStatus]:
+        observer = self._scan_thread.observer
+        return observer.statuses() if observer is not None else ()
+
+    def _expects(self, *names: str) -> bool | None:
+        return self._scan_thread.config.programs.expects(*names)
+
+    def _watches_devices(self) -> bool | None:
+        observer = self._scan_thread.observer
+        return observer.watches_devices if observer is not None else None
+
+    def _attach_failures(self) -> Mapping[Reason, int]:
+        observer = self._scan_thread.observer
+        return observer.attach_failures() if observer is not None else {}
