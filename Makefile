@@ -19,7 +19,7 @@ FRESH ?=
 PYTEST ?=
 
 BINDINGS := agent/xdpscope/libbpf/_raw.abi3.so
-OBJECTS := $(patsubst bpf/%.c,agent/xdpscope/bpf/%.o,$(wildcard bpf/*.bpf.c))
+OBJECTS := $(patsubst %.c,agent/xdpscope/bpf/%.o,$(notdir $(wildcard bpf/*/*.bpf.c)))
 PYTHON_SOURCES := agent config tests setup.py docs/generate.py docs/commands.py $(wildcard dashboards)
 C_SOURCES = $(shell find bpf tests -name '*.[ch]')
 
@@ -68,12 +68,12 @@ wheel: build ## build the wheel, in dist: for Python 3.11 and newer, without com
 
 build: setup $(BINDINGS) $(OBJECTS) ## compile the libbpf bindings and the BPF programs, where they changed
 
-$(BINDINGS): agent/xdpscope/libbpf/_libbpf.h agent/xdpscope/libbpf/_capture.c agent/xdpscope/libbpf/_build.py bpf/capture.h setup.py | setup
+$(BINDINGS): agent/xdpscope/libbpf/_libbpf.h agent/xdpscope/libbpf/_capture.c agent/xdpscope/libbpf/_build.py bpf/common/capture.h setup.py | setup
 	@echo "build: the libbpf bindings"
 	@$(PYTHON) setup.py --quiet build_ext --inplace
 	@touch $@
 
-$(OBJECTS) &: $(wildcard bpf/*.c bpf/*.h) setup.py | setup
+$(OBJECTS) &: $(wildcard bpf/*.h bpf/*/*.[ch]) setup.py | setup
 	@echo "build: the BPF programs"
 	@$(PYTHON) setup.py --quiet build_bpf --inplace
 	@touch $(OBJECTS)

@@ -14,7 +14,7 @@ PACKAGE = Path("xdpscope/bpf")
 
 
 class build_bpf(Command):
-    """Compiles each bpf/*.bpf.c to a CO-RE object inside the package."""
+    """Compile each bpf/*/*.bpf.c to a CO-RE object inside the package."""
 
     description = "compile the BPF programs with clang"
     user_options: ClassVar = [("inplace", "i", "put them into the source tree")]
@@ -33,7 +33,7 @@ class build_bpf(Command):
         root = Path("agent") if in_tree else Path(self.build_lib or "build/lib")
         return {
             source: root / PACKAGE / source.with_suffix(".o").name
-            for source in sorted(SOURCES.glob("*.bpf.c"))
+            for source in sorted(SOURCES.glob("*/*.bpf.c"))
         }
 
     def run(self) -> None:
@@ -41,8 +41,8 @@ class build_bpf(Command):
             output.parent.mkdir(parents=True, exist_ok=True)
             # v3 (jmp32, alu32): every kernel since 5.3 takes it.
             command = ["clang", "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Werror"]
-            command += [f"-fdebug-prefix-map={Path.cwd()}=.", "-c", str(source)]
-            command += ["-o", str(output)]
+            command += [f"-fdebug-prefix-map={Path.cwd()}=.", f"-I{SOURCES}", f"-I{SOURCES}/common"]
+            command += ["-c", str(source), "-o", str(output)]
             self.announce(" ".join(command), level=2)
             try:
                 subprocess.run(command, check=True)
@@ -50,7 +50,7 @@ class build_bpf(Command):
                 raise SystemExit("building xdpscope needs clang: install clang") from None
 
     def get_source_files(self) -> list[str]:
-        return [str(path) for pattern in ("*.c", "*.h") for path in sorted(SOURCES.glob(pattern))]
+        return [str(path) for pattern in ("*.c", "*.h") for path in sorted(SOURCES.rglob(pattern))]
 
     def get_outputs(self) -> list[str]:
         return [str(output) for output in self._outputs().values()]

@@ -12,7 +12,7 @@ from dashboards.agent import agent
 from dashboards.overview import overview
 from dashboards.program import program
 
-FOLDER: Final = Path(__file__).parents[1] / "config" / "grafana" / "dashboards"
+FOLDER: Final = Path(__file__).parents[1] / "dashboards" / "grafana" / "dashboards"
 """Has dashboards only, so that Grafana can provision it."""
 
 GRAFANA: Final = "10.4.0"

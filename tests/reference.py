@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """To which flow a frame belongs, by dpkt's idea of every header.
 
-Of the rules that docs and bpf/packet.h give this is another implementation: each header is
+Of the rules that docs and bpf/common/packet.h give this is another implementation: each header is
 cut out of the frame and read by the library, which knows where its fields are. The library
 never sees more than that one header, since it would believe the lengths that a packet
 claims, and go on.

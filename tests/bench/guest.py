@@ -26,7 +26,7 @@ SECOND_DEVICE = "xdpscope, second to fourth device"
 FIFTH_DEVICE = "xdpscope, fifth device and on"
 WITHOUT_EPOCHS = "xdpscope, one device, known by identity"
 
-DEVICES_INLINE = 4  # bpf/xdpscope.h
+DEVICES_INLINE = 4  # bpf/common/xdpscope.h
 _CLONE_NEWNET = 0x40000000  # unshare(2)
 
 

@@ -21,7 +21,7 @@ from tests.kernel.test_xdp_tools import udp
 from tests.waiting import wait_for
 from xdpscope.libbpf import run_time_stats
 
-DASHBOARDS = Path(__file__).parents[2] / "config" / "grafana" / "dashboards"
+DASHBOARDS = Path(__file__).parents[2] / "dashboards" / "grafana" / "dashboards"
 BOARDS = {path.stem: json.loads(path.read_text()) for path in sorted(DASHBOARDS.glob("*.json"))}
 
 NOUGHT = {

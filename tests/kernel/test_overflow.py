@@ -31,7 +31,7 @@ from xdpscope.observer import Observer
 pytestmark = pytest.mark.every_kernel
 
 INLINE = 4
-"""DEVICES_INLINE of bpf/xdpscope.h."""
+"""DEVICES_INLINE of bpf/common/xdpscope.h."""
 
 AWAY = "xstaway"
 

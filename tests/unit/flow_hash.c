@@ -6,7 +6,7 @@
 typedef uint64_t __u64;
 #undef __always_inline
 #define __always_inline inline __attribute__((always_inline))
-#include "../../bpf/flow_hash.h"
+#include "../../bpf/common/flow_hash.h"
 
 enum {
 	WAYS = 4,

@@ -22,7 +22,7 @@ from tests.kustomize import build
 from xdpscope import __version__, config
 
 KUBERNETES = Path(__file__).parents[2] / "config" / "kubernetes"
-GRAFANA = KUBERNETES.parent / "grafana"
+GRAFANA = KUBERNETES.parents[1] / "dashboards" / "grafana"
 _LOCATIONS = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"
 PROMTOOL = os.environ.get("PROMTOOL") or shutil.which("promtool", path=_LOCATIONS)
 OPERATOR = KUBERNETES / "components" / "prometheus-operator"

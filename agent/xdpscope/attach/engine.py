@@ -302,7 +302,7 @@ class Engine:
 
 
 def _is_set(taken: Map, at: int) -> bool:
-    """One of the flags in the ``taken`` of ``bpf/flow_table.h``."""
+    """One of the flags in the ``taken`` of ``bpf/common/flow_table.h``."""
     return bool(taken.lookup(_ONLY_KEY)[0].view(np.uint32)[at])
 
 

@@ -42,7 +42,7 @@ from xdpscope.libbpf import (
 
 _ONLY_KEY = b"\0\0\0\0"
 
-# bpf/xdpscope.h: what stands for a constant in the templates.
+# bpf/common/xdpscope.h: what stands for a constant in the templates.
 _TARGET = 0x7A26E7
 _SAMPLE_RATE = 0x5A3BCA7
 _BY_INODE = 0x1DE0DE
@@ -150,7 +150,7 @@ def variants(flows: FlowSizes | None, watch_devices: bool) -> Iterator[Variant]:
         sampled = flows.sample_rate > 1
         for reader in ("sampled",) if sampled else _READERS:
             leave = f"exit_flows_sampled_{known}" if sampled else f"exit_flows_{known}"
-            # The exit before the entry: see bpf/flows.bpf.c.
+            # The exit before the entry: see bpf/probes/flows.bpf.c.
             pair = leave, f"entry_flows_{reader}"
             alone = (f"exit_only_{reader}",) if watches else pair
             yield Variant("flows", f"exit_verdicts_{known}", watches, pair, alone)
@@ -429,7 +429,7 @@ class Templates:
 
 
 def _flow_state(map_: Map) -> NDArray[np.uint32]:
-    """Return ``taken`` of ``bpf/flow_table.h``."""
+    """Return ``taken`` of ``bpf/common/flow_table.h``."""
     found: NDArray[np.uint32] = map_.lookup(_ONLY_KEY)[0].view(np.uint32)
     return found
 

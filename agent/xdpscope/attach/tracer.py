@@ -53,7 +53,7 @@ class Tracer:
 
     With pins it outlives the agent. Of the tracing programs these may then be found: the first,
     alone or with some of those that follow it; or all of one way of following it; or none. Each
-    of these sets counts every packet once (see bpf/flows.bpf.c), and both ``follow_up`` and
+    of these sets counts every packet once (see bpf/probes/flows.bpf.c), and both ``follow_up`` and
     ``detach`` go through such sets only, until with what is left nothing counts any more:
     that is for ``attach`` to begin anew.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled BPF objects, as the build puts them here from ``bpf/*.bpf.c``."""
+"""The compiled BPF objects, as the build puts them here from ``bpf/*/*.bpf.c``."""
 
 from pathlib import Path
 

@@ -17,7 +17,7 @@ from xdpscope.counters.records import DeviceReading, Reading, pairs
 from xdpscope.discovery.model import interface_name
 
 _UNBOUND = 0xFFFFFFFF
-"""No record has this index: see NO_INDEX of bpf/xdpscope.h."""
+"""No record has this index: see NO_INDEX of bpf/common/xdpscope.h."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the records of ``bpf/xdpscope.h`` to counts by device, summed over CPUs."""
+"""From the records of ``bpf/common/xdpscope.h`` to counts by device, summed over CPUs."""
 
 from dataclasses import dataclass
 from typing import Any

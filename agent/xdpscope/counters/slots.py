@@ -40,8 +40,8 @@ class Family:
 
     version: int
     map: str
-    record: str  # struct of bpf/xdpscope.h: a set
-    key: str  # struct of bpf/xdpscope.h: a flow's key
+    record: str  # struct of bpf/common/xdpscope.h: a set
+    key: str  # struct of bpf/common/xdpscope.h: a flow's key
     words: int  # of 64 bits, of which a key consists
     verdict: int  # at which bit of the last word that of the exit begins: struct flow4_key
 

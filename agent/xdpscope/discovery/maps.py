@@ -40,7 +40,7 @@ class MapEntry:
 
 
 class MapEntries:
-    """Walks all maps of the host with an iterator in the kernel, ``bpf/maps.bpf.c``."""
+    """Walks all maps of the host with an iterator in the kernel, ``bpf/iterators/maps.bpf.c``."""
 
     def __init__(self) -> None:
         self._listing: Listing | None

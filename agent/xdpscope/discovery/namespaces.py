@@ -34,7 +34,7 @@ T = TypeVar("T")
 class Namespace:
     """A network namespace that was scanned, and the interfaces in it."""
 
-    # As bpf/counting.h has it: given once and never again, where an inode number is given
+    # As bpf/common/counting.h has it: given once and never again, where an inode number is given
     # to the next namespace as soon as it is free. The inode number itself before Linux 5.14.
     serial: int
     inode: int

@@ -32,7 +32,7 @@ _FREPLACE = "freplace"
 _COMPONENT = re.compile(r"prog(\d+)")
 
 SELF_TEST = "xdpscope_self_test"
-"""The entry function of bpf/self_test.bpf.c: the agent's own program."""
+"""The entry function of bpf/selftest/self_test.bpf.c: the agent's own program."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ ffibuilder.cdef((_DIRECTORY / "_libbpf.h").read_text())
 ffibuilder.set_source(
     "xdpscope.libbpf._raw",
     _SHIM + (_DIRECTORY / "_capture.c").read_text(),
-    include_dirs=[str(_DIRECTORY.parents[2] / "bpf")],  # capture.h
+    include_dirs=[str(_DIRECTORY.parents[2] / "bpf" / "common")],  # capture.h
     extra_compile_args=["-O2", "-Wall", *_pkg_config("--cflags")],
     extra_link_args=_pkg_config("--libs"),
 )

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Reads the records of bpf/capture.bpf.c from one ring for each CPU, in the order of time, and writes
+ * Reads the records of bpf/sessions/capture.bpf.c from one ring for each CPU, in the order of time, and writes
  * them as pcapng blocks. Part of the bindings: cffi releases the GIL around each call.
  *
  * Ring: Documentation/bpf/ringbuf.rst, include/uapi/linux/bpf.h (BPF_RINGBUF_*).

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packet records of ``bpf/capture.bpf.c``: read from rings, written as pcapng (``_capture.c``)."""
+"""Packet records of ``bpf/sessions/capture.bpf.c``: read from rings, written as pcapng (``_capture.c``)."""
 
 import os
 import struct
@@ -26,7 +26,7 @@ _READ_SIZE = 1 << 20
 
 
 class Record(NamedTuple):
-    """``struct capture_record`` of bpf/capture.h and the bytes of the packet."""
+    """``struct capture_record`` of bpf/common/capture.h and the bytes of the packet."""
 
     time: int  # CLOCK_MONOTONIC, ns
     id: int

@@ -24,7 +24,7 @@ from xdpscope.sessions.trace import signalled
 
 STDOUT = "-"
 
-# enum capture_flags of bpf/capture.h
+# enum capture_flags of bpf/common/capture.h
 _LAYER3 = 4
 
 _IDLE = 0.01  # seconds to sleep when the rings are empty

@@ -40,7 +40,7 @@ class Selectors:
 
     @property
     def verdict_bits(self) -> int:
-        """``config.verdicts`` of bpf/capture.bpf.c."""
+        """``config.verdicts`` of bpf/sessions/capture.bpf.c."""
         wanted = self.verdicts or VERDICTS
         return sum(1 << bit for bit, verdict in enumerate(VERDICTS) if verdict in wanted)
 

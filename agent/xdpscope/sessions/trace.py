@@ -29,7 +29,7 @@ SNAPLEN = 256
 LINES_PER_SECOND = 500
 """A terminal shows no more: the rest is counted."""
 
-# enum capture_flags of bpf/capture.h
+# enum capture_flags of bpf/common/capture.h
 _VERDICT, _LAYER3, _INSIDE = 1, 4, 8
 
 _POLL = 0.02

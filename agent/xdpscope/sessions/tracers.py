@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tracers of a session: ``bpf/capture.bpf.c``, loaded once, and a copy for each program.
+"""The tracers of a session: ``bpf/sessions/capture.bpf.c``, loaded once, and a copy for each program.
 
 Nothing is pinned. Every tracer ends with the process, however that ends.
 """
@@ -39,9 +39,9 @@ from xdpscope.sessions.selectors import Selectors
 __all__ = ["ENTRY", "EXIT", "Counts", "Plan", "Target", "Tracers"]
 
 ENTRY, EXIT = 0, 1
-"""The points of capture, ``enum capture_point`` of bpf/capture.h."""
+"""The points of capture, ``enum capture_point`` of bpf/common/capture.h."""
 
-# bpf/capture.h: what stands for a constant in the templates.
+# bpf/common/capture.h: what stands for a constant in the templates.
 _TARGET, _EGRESS = 0x7A26E7, 0xE6E55
 
 _ONLY_KEY = b"\0\0\0\0"

@@ -26,7 +26,16 @@ def compiled(name: str, *flags: str) -> Path:
         with tempfile.NamedTemporaryFile(dir=OUTPUT, delete=False) as file:
             command = ["clang", "-target", "bpf", "-mcpu=v3", "-O2", "-Wall", "-Werror"]
             command += flags or ("-g",)
-            command += ["-I", str(REPOSITORY / "bpf"), "-c", str(source), "-o", file.name]
+            command += [
+                "-I",
+                str(REPOSITORY / "bpf"),
+                "-I",
+                str(REPOSITORY / "bpf" / "common"),
+                "-c",
+                str(source),
+                "-o",
+                file.name,
+            ]
             subprocess.run(command, check=True)
         Path(file.name).replace(output)
     return output
@@ -41,7 +50,9 @@ def another_build(version: str, devices: int = 4) -> Path:
     """
     sources, package = REPOSITORY / "bpf", REPOSITORY / "agent" / "xdpscope"
     output = OUTPUT / f"xdpscope-{version}"
-    changed = max(each.stat().st_mtime for each in (*sources.iterdir(), *package.rglob("*.py")))
+    changed = max(
+        each.stat().st_mtime for each in (*sources.rglob("*.[ch]"), *package.rglob("*.py"))
+    )
     if output.exists() and output.stat().st_mtime >= changed:
         return output
     OUTPUT.mkdir(parents=True, exist_ok=True)
@@ -51,13 +62,13 @@ def another_build(version: str, devices: int = 4) -> Path:
         shutil.copytree(package, built, ignore=shutil.ignore_patterns("__pycache__", "*.bpf.o"))
         shutil.copytree(sources, Path(directory) / "bpf")
         _replace(built / "__init__.py", f'"{__version__}"', f'"{version}"')
-        header = Path(directory) / "bpf" / "xdpscope.h"
+        header = Path(directory) / "bpf" / "common" / "xdpscope.h"
         _replace(header, "DEVICES_INLINE = 4,", f"DEVICES_INLINE = {devices},")
-        for source in Path(directory).glob("bpf/*.bpf.c"):
+        for source in Path(directory).glob("bpf/*/*.bpf.c"):
             command = ["clang", "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Werror"]
             target = built / "bpf" / f"{source.stem}.o"
-            command += [f"-fdebug-prefix-map={directory}=.", "-c", f"bpf/{source.name}"]
-            command += ["-o", str(target)]
+            command += [f"-fdebug-prefix-map={directory}=.", "-Ibpf", "-Ibpf/common"]
+            command += ["-c", str(source.relative_to(directory)), "-o", str(target)]
             subprocess.run(command, check=True, cwd=directory)
         shutil.rmtree(output, ignore_errors=True)
         made.replace(output)

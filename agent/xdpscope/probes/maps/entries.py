@@ -28,7 +28,7 @@ _BTF_KIND_VAR = 14  # include/uapi/linux/btf.h
 
 
 class EntryCounter:
-    """An iterator over all maps of the host, ``bpf/map_entries.bpf.c`` (Linux 5.8)."""
+    """An iterator over all maps of the host, ``bpf/probes/map_entries.bpf.c`` (Linux 5.8)."""
 
     def __init__(self, *, by_cpu: bool = False) -> None:
         """Load the iterator.

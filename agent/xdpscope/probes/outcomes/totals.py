@@ -36,7 +36,7 @@ _NAMES: Final[Mapping[int, str]] = {
     EOPNOTSUPP: "EOPNOTSUPP",
     524: "ENOTSUPP",  # include/linux/errno.h: not for user space, but drivers return it
 }
-_KTHREAD: Final = 1  # enum cpumap_side of bpf/xdpscope.h
+_KTHREAD: Final = 1  # enum cpumap_side of bpf/common/xdpscope.h
 
 
 class Series(NamedTuple):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The programs of ``bpf/outcomes.bpf.c``, attached to the kernel's xdp:* tracepoints."""
+"""The programs of ``bpf/probes/outcomes.bpf.c``, attached to the kernel's xdp:* tracepoints."""
 
 import struct
 from collections.abc import Iterable, Mapping

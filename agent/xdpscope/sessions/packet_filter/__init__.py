@@ -5,7 +5,7 @@
     for warning in packet_filter.warnings: ...
     template = packet_filter.insert(template, "cast")      # before Program.load()
 
-``bpf/packet_filter.h`` has the place in a BPF program where ``insert`` puts the filter.
+``bpf/common/packet_filter.h`` has the place in a BPF program where ``insert`` puts the filter.
 """
 
 from xdpscope.sessions.packet_filter.packet_filter import FilterError, PacketFilter

@@ -16,7 +16,7 @@ from xdpscope.sessions.packet_filter.libpcap import CompileError, GaveUpError, L
 from xdpscope.sessions.packet_filter.translate import Cast, Reader, StackError, translate
 
 MARKERS = {LinkType.ETHERNET: 0x7C4F11E7DEAD0001, LinkType.RAW_IP: 0x7C4F11E7DEAD000C}
-"""``FILTER_*`` of bpf/packet_filter.h. Each takes the room of two instructions."""
+"""``FILTER_*`` of bpf/common/packet_filter.h. Each takes the room of two instructions."""
 
 _MARKER_SIZE = 2
 
