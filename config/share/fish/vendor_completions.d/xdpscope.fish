@@ -43,8 +43,8 @@ function _shtab_xdpscope_using
   test "$_shtab_xdpscope_cmdpath" = "$argv"
 end
 
-set -g _shtab_xdpscope_commands run list doctor check-config flows help
-set -g _shtab_xdpscope_opts_with_value --ca --cert --config --connect --destination --interface --key --limit --listen --log-format --log-level --netns --port --program --protocol --sort --source --verdict
+set -g _shtab_xdpscope_commands run list doctor check-config flows trace capture help
+set -g _shtab_xdpscope_opts_with_value --ca --cert --config --connect --count --destination --emit --interface --keep --key --last --limit --listen --log-format --log-level --min-latency --netns --on --port --program --protocol --rotate --seconds --snaplen --sort --source --verdict --write -w
 
 complete -c xdpscope -e
 complete -c xdpscope -f
@@ -100,8 +100,39 @@ complete -c xdpscope -n '_shtab_xdpscope_using flows' -l netns -x -d 'in this ne
 complete -c xdpscope -n '_shtab_xdpscope_using flows' -l sort -xka "rate packets bytes" -d 'the largest first: rate (the default), packets or bytes'
 complete -c xdpscope -n '_shtab_xdpscope_using flows' -l limit -x -d 'at most so many (100)'
 complete -c xdpscope -n '_shtab_xdpscope_using flows' -l json -d 'print JSON for machines'
+complete -c xdpscope -n '_shtab_xdpscope_using; and test $_shtab_xdpscope_npos -eq 0' -a trace -d 'Print a line for each packet, with its verdict.'
+complete -c xdpscope -n '_shtab_xdpscope_using trace' -s h -l help -d 'show this help message and exit'
+complete -c xdpscope -n '_shtab_xdpscope_using trace' -l log-level -xka "debug info warning error" -d 'the least severe level to log: debug, info, warning or error'
+complete -c xdpscope -n '_shtab_xdpscope_using trace' -l log-format -xka "console json" -d 'console or json; console is the default on a terminal'
+complete -c xdpscope -n '_shtab_xdpscope_using trace' -l program -x -d 'of this program: id, tag or entry function, which may be a shell glob; repeatable'
+complete -c xdpscope -n '_shtab_xdpscope_using trace' -l interface -x -d 'of this interface; may be a shell glob; repeatable'
+complete -c xdpscope -n '_shtab_xdpscope_using trace' -l netns -x -d 'in this network namespace (host is the agent'"'"'s own); may be a shell glob; repeatable'
+complete -c xdpscope -n '_shtab_xdpscope_using trace' -l verdict -xka "aborted drop pass tx redirect unknown" -d 'with one of these verdicts: aborted, drop, pass, tx, redirect, unknown'
+complete -c xdpscope -n '_shtab_xdpscope_using trace' -l min-latency -x -d 'inside the program for at least so long, such as 20us'
+complete -c xdpscope -n '_shtab_xdpscope_using trace' -l count -x -d 'after N packets'
+complete -c xdpscope -n '_shtab_xdpscope_using trace' -l seconds -x -d 'after S seconds'
+complete -c xdpscope -n '_shtab_xdpscope_using trace' -l emit -xka "entry exit entry,exit" -d 'entry, exit or entry,exit (the default): where packets are shown'
+complete -c xdpscope -n '_shtab_xdpscope_using trace' -l json -d 'print JSON for machines, one line each'
+complete -c xdpscope -n '_shtab_xdpscope_using; and test $_shtab_xdpscope_npos -eq 0' -a capture -d 'Write packets with their verdicts to a pcapng file.'
+complete -c xdpscope -n '_shtab_xdpscope_using capture' -s h -l help -d 'show this help message and exit'
+complete -c xdpscope -n '_shtab_xdpscope_using capture' -l log-level -xka "debug info warning error" -d 'the least severe level to log: debug, info, warning or error'
+complete -c xdpscope -n '_shtab_xdpscope_using capture' -l log-format -xka "console json" -d 'console or json; console is the default on a terminal'
+complete -c xdpscope -n '_shtab_xdpscope_using capture' -s w -l write -x -d 'the pcapng file; - is standard output'
+complete -c xdpscope -n '_shtab_xdpscope_using capture' -l program -x -d 'of this program: id, tag or entry function, which may be a shell glob; repeatable'
+complete -c xdpscope -n '_shtab_xdpscope_using capture' -l interface -x -d 'of this interface; may be a shell glob; repeatable'
+complete -c xdpscope -n '_shtab_xdpscope_using capture' -l netns -x -d 'in this network namespace (host is the agent'"'"'s own); may be a shell glob; repeatable'
+complete -c xdpscope -n '_shtab_xdpscope_using capture' -l verdict -xka "aborted drop pass tx redirect unknown" -d 'with one of these verdicts: aborted, drop, pass, tx, redirect, unknown'
+complete -c xdpscope -n '_shtab_xdpscope_using capture' -l min-latency -x -d 'inside the program for at least so long, such as 20us'
+complete -c xdpscope -n '_shtab_xdpscope_using capture' -l count -x -d 'after N packets'
+complete -c xdpscope -n '_shtab_xdpscope_using capture' -l seconds -x -d 'after S seconds'
+complete -c xdpscope -n '_shtab_xdpscope_using capture' -l emit -xka "entry exit both" -d 'entry, exit or both (the default): where packets are captured'
+complete -c xdpscope -n '_shtab_xdpscope_using capture' -l snaplen -x -d 'bytes of each packet, 65535 at most (the default)'
+complete -c xdpscope -n '_shtab_xdpscope_using capture' -l rotate -x -d 'begin another file after so many bytes, such as 100M; names get a number'
+complete -c xdpscope -n '_shtab_xdpscope_using capture' -l keep -x -d 'keep the last N of these files'
+complete -c xdpscope -n '_shtab_xdpscope_using capture' -l last -x -d 'keep the last N packets in memory, and write them when EVENT comes'
+complete -c xdpscope -n '_shtab_xdpscope_using capture' -l on -x -d 'a verdict such as aborted, drop>1000/s, drop-ratio>10% or SIGUSR1'
 complete -c xdpscope -n '_shtab_xdpscope_using; and test $_shtab_xdpscope_npos -eq 0' -a help -d 'Explain a command.'
 complete -c xdpscope -n '_shtab_xdpscope_using help' -s h -l help -d 'show this help message and exit'
 complete -c xdpscope -n '_shtab_xdpscope_using help' -l log-level -xka "debug info warning error" -d 'the least severe level to log: debug, info, warning or error'
 complete -c xdpscope -n '_shtab_xdpscope_using help' -l log-format -xka "console json" -d 'console or json; console is the default on a terminal'
-complete -c xdpscope -n '_shtab_xdpscope_using help; and test $_shtab_xdpscope_npos -eq 0' -ka "run list doctor check-config flows help" -d 'the command; without one, all commands are listed'
+complete -c xdpscope -n '_shtab_xdpscope_using help; and test $_shtab_xdpscope_npos -eq 0' -ka "run list doctor check-config flows trace capture help" -d 'the command; without one, all commands are listed'
