@@ -47,7 +47,7 @@ class FlowRow:
     destination_port: int
     packets: int
     bytes: int
-    rate: float  # packets a second of late
+    rate: float  # packets a second, recently
 
     @classmethod
     def of(cls, program: XdpProgram, count: FlowCount) -> Self:

@@ -253,7 +253,7 @@ new_overflow_record(struct target_counts *target, struct net_device *device, __u
 		if (read_once(budget) <= 0)
 			return NULL;
 		__sync_fetch_and_add(&budget, -1);
-		/* Another CPU may have been first: whoever it was, look again. */
+		/* Another CPU may have been first: look it up again. */
 		bpf_map_update_elem(&overflow, &key, &blank, BPF_NOEXIST);
 		known = bpf_map_lookup_elem(&overflow, &key);
 	}

@@ -298,7 +298,7 @@ static __always_inline void emit(struct capture_state *now, struct capture_recor
 	record->point = point;
 	record->lost = counts->pending;
 	counts->matched++;
-	/* User space looks again by itself within milliseconds: to wake it costs more. */
+	/* User space polls within milliseconds: to wake it costs more. */
 	if (ring &&
 	    !bpf_ringbuf_output(ring, record, sizeof(*record) + captured, BPF_RB_NO_WAKEUP)) {
 		counts->captured++;

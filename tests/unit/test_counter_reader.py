@@ -114,7 +114,7 @@ def test_a_quiet_target_may_have_records_elsewhere(records: NDArray[Any]) -> Non
         every_step(kept.record([Counted(PROGRAMS, NUMBERS, records)], {2: overflow}, somewhere))
         assert drops(totals) == [(1, 60), (5, 120), (1, 60)]
         assert len(list(kept.seen)) == 4
-    # Taken out of the shared map, and then there again: it counts from nought.
+    # Taken out of the shared map, and then there again: it counts from 0.
     every_step(kept.record([Counted(PROGRAMS, NUMBERS, records)], {}, somewhere))
     assert len(list(kept.seen)) == 3
     every_step(kept.record([Counted(PROGRAMS, NUMBERS, records)], {2: overflow}, somewhere))

@@ -2,9 +2,9 @@
 """The hook that reports new devices to tracers, and whether the kernel still runs it.
 
 Tracers recognise a device by its address, as long as the hook, ``device_appears`` in
-``bpf/common/counting.h``, counts every device that appears. In some cases the kernel never runs the hook,
-and reports no error: while ``kernel.ftrace_enabled`` is 0, and where the compiler has inlined the
-hooked function. A device that moves would then keep its old location. While the hook is silent,
+``bpf/common/counting.h``, counts every device that appears. In some cases the kernel never runs the
+hook, and reports no error: while ``kernel.ftrace_enabled`` is 0, and where the compiler has inlined
+the hooked function. A device that moves would then keep its old location. While the hook is silent,
 the agent marks its count as unreliable. Tracers then identify the device of each packet, which is
 as exact and costs more.
 """
@@ -31,7 +31,7 @@ SILENT = "the hook on devices is silent: each packet's device is identified, whi
 
 _ONLY_KEY = b"\0\0\0\0"
 
-# The distance from `epoch.now` of bpf/common/counting.h to `epoch.kept` while the hook is not trusted.
+# The distance from `epoch.now` to `epoch.kept` in counting.h while the hook is not trusted.
 _APART = np.uint64(1 << 63)
 # Added when the hook can be trusted again, so that no record remembers what follows: as many
 # steps of the hook as 2**32 devices make.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packet records of ``bpf/sessions/capture.bpf.c``: read from rings, written as pcapng (``_capture.c``)."""
+"""Read packet records of ``bpf/sessions/capture.bpf.c``; write pcapng (``_capture.c``)."""
 
 import os
 import struct

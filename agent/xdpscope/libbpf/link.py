@@ -44,8 +44,8 @@ class Link(Pinnable):
         """Return the link of this id.
 
         Raises:
-            VanishedError: it is gone, or is not attached yet. A link gets its id a moment before it is
-                attached (EAGAIN, kernel/bpf/syscall.c: bpf_link_by_id).
+            VanishedError: it is gone, or is not attached yet. A link gets its id a moment before
+                it is attached (EAGAIN, kernel/bpf/syscall.c: bpf_link_by_id).
             NotPermittedError: CAP_SYS_ADMIN is missing.
         """
         fd = lib.bpf_link_get_fd_by_id(link_id)

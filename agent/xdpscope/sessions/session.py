@@ -49,8 +49,8 @@ class _Refusal:
 class Session:
     """Traces the selected programs until it is closed.
 
-    A thread scans the host once a second. It attaches to programs that appear, and lets go of
-    programs that nothing uses any more.
+    A thread scans the host once a second. It attaches to programs that appear, and detaches
+    from programs that nothing uses any more.
     """
 
     def __init__(self, plan: Plan, note: Callable[[str], None]) -> None:

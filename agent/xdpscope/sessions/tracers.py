@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tracers of a session: ``bpf/sessions/capture.bpf.c``, loaded once, and a copy for each program.
+"""The tracers of a session: a copy of ``bpf/sessions/capture.bpf.c`` for each program.
 
 Nothing is pinned. Every tracer ends with the process, however that ends.
 """

@@ -48,7 +48,7 @@ class EventsProbe(Probe):
         if before is None:
             return
         if self._other_scope:
-            # What is no longer looked at is not detached.
+            # A program in a namespace that is no longer scanned is not detached.
             before = replace(before, attachments=after.attachments)
             self._other_scope = False
         found = changes(before, after)
@@ -78,7 +78,7 @@ class EventsProbe(Probe):
         return found[-limit:]
 
     def reconfigure(self, section: object) -> None:
-        """Note whether other network namespaces are looked at: ``discovery.netns``."""
+        """Note whether other network namespaces are scanned: ``discovery.netns``."""
         before, self._section = self._section, section
         if before is not None and getattr(before, "netns", 0) != getattr(section, "netns", 0):
             self._other_scope = True

@@ -205,7 +205,7 @@ class Totals:
             if total.map and total.map not in maps:
                 return False
             missing = [location for location in total.locations if location not in here]
-            # A namespace that cannot be looked into: it exists as long as packets are counted.
+            # A namespace that cannot be scanned: it exists as long as packets are counted.
             return not missing or (
                 series in grown and all(netns not in looked_into for netns, _ in missing)
             )

@@ -124,7 +124,7 @@ class SocketsProbe(Probe):
         return [each for cookie, each in self._sockets.items() if cookie not in self._closed]
 
     def _merge(self, found: list[XdpSocket], now: float) -> None:
-        """Take over what was read, known sockets first: a series must not come and go."""
+        """Adopt what was read, known sockets first: a series must not come and go."""
         first, self._first = self._first, False
         self._reading += 1
         found.sort(key=lambda each: (each.cookie not in self._sockets, each.inode))

@@ -46,7 +46,7 @@ class PacketFilter:
     raw_ip_error: str | None = None
     """Why no packet that begins with IP can match, such as those of tun devices."""
     uses_vlan: bool = False
-    """Whether the filter looks for VLAN tags in the packet."""
+    """Whether the filter searches the packet for VLAN tags."""
 
     @classmethod
     def compile(cls, expression: str) -> Self:

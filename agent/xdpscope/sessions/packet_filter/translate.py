@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """From classic BPF to BPF: the same result for every packet.
 
-The translation behaves like a call of a helper; ``bpf/common/packet_filter.h`` has the convention. r0 is
-A, r5 is X, r1 points to the packet, r2 is the length of the packet's first part. A call of the
-kernel changes all of them: what is needed afterwards is kept on the stack.
+The translation behaves like a call of a helper; ``bpf/common/packet_filter.h`` has the convention.
+r0 is A, r5 is X, r1 points to the packet, r2 is the length of the packet's first part. A call of
+the kernel changes all of them: what is needed afterwards is kept on the stack.
 """
 
 from collections import Counter
