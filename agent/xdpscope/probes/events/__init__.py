@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recent changes of XDP programs, in the log and at ``/api/v1/events``.
 
-They follow from successive scans. What begins and ends between two scans is not seen.
+They follow from successive scans. A change that is undone before the next scan has no event.
 """
 
 import time
@@ -48,7 +48,7 @@ class EventsProbe(Probe):
         if before is None:
             return
         if self._other_scope:
-            # A program in a namespace that is no longer scanned is not detached.
+            # Programs in namespaces that are no longer read are not detached.
             before = replace(before, attachments=after.attachments)
             self._other_scope = False
         found = changes(before, after)
@@ -78,7 +78,7 @@ class EventsProbe(Probe):
         return found[-limit:]
 
     def reconfigure(self, section: object) -> None:
-        """Note whether other network namespaces are scanned: ``discovery.netns``."""
+        """Note whether other network namespaces are read from now on: ``discovery.netns``."""
         before, self._section = self._section, section
         if before is not None and getattr(before, "netns", 0) != getattr(section, "netns", 0):
             self._other_scope = True

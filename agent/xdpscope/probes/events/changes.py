@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What has changed from one snapshot to the next. Pure: no kernel, no clock but for conversions."""
+"""Derive events from two successive snapshots, without reading the kernel."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -48,7 +48,7 @@ _Attached = tuple[int, Attachment]
 
 
 def _new(before: Snapshot, after: Snapshot) -> Mapping[_Place, list[_Attached]]:
-    """Return what is attached in one snapshot and was not in the other."""
+    """Return the attachments of one snapshot that the other one lacks."""
     found: dict[_Place, list[_Attached]] = defaultdict(list)
     for id, attachments in sorted(after.attachments.items()):
         program = after.programs.get(id)

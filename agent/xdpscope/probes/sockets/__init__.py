@@ -43,8 +43,8 @@ class SocketsProbe(Probe):
     """Reports AF_XDP sockets of all network namespaces.
 
     The drops of a socket that appears while the agent runs start at 0, until every scraper has seen
-    the 0: `increase()` then misses nothing. A socket that is older than the agent shows what
-    its kernel counted at once.
+    the 0: `increase()` then misses nothing. A socket that is older than the agent shows its whole
+    count at once.
     """
 
     name = "sockets"
