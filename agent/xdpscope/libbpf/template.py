@@ -78,7 +78,7 @@ class Template:
         """Return the same program with others in the place of ``count`` instructions.
 
         Jumps and calls over that place lead where they led. What the program has below the frame
-        pointer is not moved: see ``frame_depth``. Slots of the template are none of the result's.
+        pointer is not moved: see ``frame_depth``. Slots of the template do not apply to the result.
 
         Raises:
             ValueError: a jump is too far for its 16 bits, or leads between what is replaced.

@@ -98,8 +98,8 @@ class PacketFilter:
     def insert(self, template: Template, reader: Reader) -> Template:
         """Return the template with the filter at each place that ``packet_filter()`` marks.
 
-        Without a marker, the result equals the template. Slots of the template are none of the
-        result's.
+        Without a marker, the result equals the template. Slots of the template do not apply to
+        the result.
 
         Raises:
             FilterError: the filter is too long for one program, or needs too much stack.
