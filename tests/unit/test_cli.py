@@ -85,6 +85,7 @@ def test_help_lists_the_commands() -> None:
         ("capture", "-w", "x", "--keep", "2"),
         ("capture", "-w", "-", "--rotate", "1M"),
         ("capture", "-w", "x", "--last", "5"),
+        ("capture", "-w", "x", "--last", "100000", "--on", "drop"),
         ("capture", "-w", "x", "--last", "5", "--on", "dropped"),
         ("capture", "-w", "x", "--last", "5", "--on", "drop", "--emit", "entry"),
     ],

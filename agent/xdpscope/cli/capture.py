@@ -11,8 +11,10 @@ from xdpscope.sessions import capture, events
 from xdpscope.sessions.session import Session
 from xdpscope.sessions.tracers import Plan
 
-MOST_KEPT = 1_000_000
-"""Packets of the flight recorder: its memory stays bounded."""
+MOST_MEMORY = 4 << 30
+"""Bytes that the flight recorder may come to take: packets of ``--snaplen`` bytes, and blocks."""
+
+_BLOCK_SIZE = 128  # of a packet's block beside the packet
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -59,8 +61,14 @@ def _recorder(arguments: argparse.Namespace) -> capture.Recorder | None:
         raise UsageError("--last and --on belong together")
     if arguments.rotate or arguments.count:
         raise UsageError("--last writes one file, and ends with the event: no --rotate, no --count")
-    if arguments.last > MOST_KEPT:
-        raise UsageError(f"--last keeps at most {MOST_KEPT:,} packets")
+    points = 2 if arguments.emit == "both" else 1
+    memory = (arguments.last + 1) * points * (arguments.snaplen + _BLOCK_SIZE)
+    if memory > MOST_MEMORY:
+        raise UsageError(
+            f"--last {arguments.last} may take {memory / 2**30:.1f} GiB of memory, with packets of"
+            f" {arguments.snaplen} bytes; at most {MOST_MEMORY >> 30} GiB are allowed",
+            hint="keep fewer packets, or less of each: --snaplen 256",
+        )
     try:
         event = events.parse(arguments.on)
     except ValueError as error:
