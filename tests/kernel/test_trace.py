@@ -17,6 +17,7 @@ from tests.kernel.sessions import (
     ENCAPSULATE,
     KEEP,
     REWRITE,
+    Command,
     running,
     told,
     tracing_links,
@@ -150,3 +151,14 @@ def test_a_chain_names_the_component_that_dropped(lab: Lab) -> None:
     words = [line.split() for line in output.splitlines()]
     assert [line[-3] for line in words] == ["drop_some", "xdp_dispatcher"] * 5
     assert all(line[-2:] == ["(fexit:", "XDP_DROP)"] for line in words)
+
+
+def test_a_program_that_only_tail_calls_reach_is_refused(lab: Lab) -> None:
+    loaded = lab.load_together("maps", "call_near", "leaf_pass")
+    loaded.put("near", 1, loaded["leaf_pass"])
+    lab.attach(loaded["call_near"], lab.veth("xst0"))
+    command = Command("trace", "--program", "leaf_pass")
+    _, errors = command.wait()
+    assert command.process.returncode == 1
+    assert "cannot trace leaf_pass" in errors
+    assert "tailcall_only" in errors
