@@ -20,6 +20,7 @@ _COPY = 1 << 1
 _PAGE_OFFSETS = {_TX_RING: 0x80000000, _FILL_RING: 0x100000000}
 _ADDRESS = struct.Struct("=HHIII")  # struct sockaddr_xdp: family, flags, ifindex, queue, shared fd
 _DESCRIPTOR = struct.Struct("=QII")  # struct xdp_desc: address, length, options
+_ENTRY_SIZES = {_TX_RING: _DESCRIPTOR.size, _FILL_RING: 8}
 
 _CHUNK = 2048
 
@@ -49,6 +50,7 @@ class XdpSocket:
         self._socket.setsockopt(_SOL_XDP, _UMEM_REG, umem)
         for ring, size in self._sizes.items():
             self._socket.setsockopt(_SOL_XDP, ring, struct.pack("=I", size))
+        self._rings = self._mapped()
 
     def bind(self, ifindex: int, queue: int = 0) -> Self:
         """Bind it to a queue of an interface."""
@@ -83,6 +85,8 @@ class XdpSocket:
         return dict(zip(REASONS, in_our_order, strict=True))
 
     def close(self) -> None:
+        for memory, *_ in self._rings.values():
+            memory.close()
         self._socket.close()
 
     def __enter__(self) -> Self:
@@ -91,18 +95,28 @@ class XdpSocket:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _produce(self, ring: int, entry: bytes) -> None:
-        """Write an entry and move the producer: nobody else produces in this ring."""
+    def _mapped(self) -> Mapping[int, tuple[mmap.mmap, int, int]]:
+        """Map the rings that we produce for. Linux 6.1 refuses it once a socket is bound.
+
+        Returns:
+            By ring: its memory, and the offsets of its producer and of its first entry.
+        """
         raw = self._socket.getsockopt(_SOL_XDP, _MMAP_OFFSETS, 128)
         # struct xdp_ring_offset of rx, tx, fill and completion ring.
         offsets = dict(
             zip((_RX_RING, _TX_RING, _FILL_RING), struct.iter_unpack("=4Q", raw), strict=False)
         )
-        producer, _, entries, _ = offsets[ring]
-        size = self._sizes[ring]
-        length = entries + size * len(entry)
-        with mmap.mmap(self._socket.fileno(), length, offset=_PAGE_OFFSETS[ring]) as mapped:
-            (at,) = struct.unpack_from("=I", mapped, producer)
-            start = entries + (at % size) * len(entry)
-            mapped[start : start + len(entry)] = entry
-            struct.pack_into("=I", mapped, producer, at + 1)
+        mapped = {}
+        for ring, page in _PAGE_OFFSETS.items():
+            producer, _, entries, _ = offsets[ring]
+            length = entries + self._sizes[ring] * _ENTRY_SIZES[ring]
+            mapped[ring] = mmap.mmap(self._socket.fileno(), length, offset=page), producer, entries
+        return mapped
+
+    def _produce(self, ring: int, entry: bytes) -> None:
+        """Write an entry and move the producer: nobody else produces in this ring."""
+        memory, producer, entries = self._rings[ring]
+        (at,) = struct.unpack_from("=I", memory, producer)
+        start = entries + (at % self._sizes[ring]) * len(entry)
+        memory[start : start + len(entry)] = entry
+        struct.pack_into("=I", memory, producer, at + 1)
