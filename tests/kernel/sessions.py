@@ -98,13 +98,31 @@ def wait_for_links(command: Command, before: set[int], count: int) -> None:
         time.sleep(0.05)
 
 
+def wait_until_tracing(command: Command) -> None:
+    """Wait until a command says that it sees packets.
+
+    Links would tell too early: a trial at the start attaches, too.
+    """
+    assert command.process.stderr is not None
+    said = ""
+    while "; Ctrl-C ends" not in said:
+        line = command.process.stderr.readline()
+        said += line.decode() if isinstance(line, bytes) else line
+        assert line, f"it ended with {command.process.wait()}: {said}"
+
+
 @contextmanager
-def running(*arguments: str, links: int, stdout: int = subprocess.PIPE) -> Iterator[Command]:
-    """Run a command, and wait until it has attached so many tracers."""
-    before = tracing_links()
+def running(
+    *arguments: str, waits: bool = False, stdout: int = subprocess.PIPE
+) -> Iterator[Command]:
+    """Run a command until the end of the block, which begins when it sees packets.
+
+    With ``waits`` the block begins at once: there is no program yet.
+    """
     command = Command(*arguments, stdout=stdout)
     try:
-        wait_for_links(command, before, links)
+        if not waits:
+            wait_until_tracing(command)
         yield command
     finally:
         if command.process.poll() is None:

@@ -63,7 +63,7 @@ def test_each_packet_once_at_entry_and_once_at_exit(lab: Lab, tmp_path: Path) ->
              for what in (KEEP, DROP, REWRITE)]  # fmt: skip
     began = time.time_ns()
 
-    with running("capture", "-w", str(path), links=2) as command:
+    with running("capture", "-w", str(path)) as command:
         for _, each in sent:
             veth.send(each)
         time.sleep(1)
@@ -103,7 +103,7 @@ def test_a_verdict_selects_pairs_with_the_packet_as_it_was_sent(lab: Lab, tmp_pa
     lab.attach(lab.load("does_as_told", "sessions"), veth)
     path = tmp_path / "x.pcapng"
 
-    with running("capture", "-w", str(path), "--verdict", "drop", links=2) as command:
+    with running("capture", "-w", str(path), "--verdict", "drop") as command:
         for number in range(1, 1001):
             veth.send(told(DECAPSULATE, number))
         time.sleep(1)
@@ -124,7 +124,7 @@ def test_under_a_flood_captured_and_lost_are_what_matched(lab: Lab, tmp_path: Pa
     path = tmp_path / "x.pcapng"
     runs = 50_000
 
-    with running("capture", "-w", str(path), "--emit", "exit", links=1) as command:
+    with running("capture", "-w", str(path), "--emit", "exit") as command:
         command.process.send_signal(signal.SIGSTOP)
         program.test_run(frame(1000), repeat=runs)
         command.process.send_signal(signal.SIGCONT)
@@ -150,7 +150,7 @@ def test_files_are_rotated_and_the_last_are_kept(lab: Lab, tmp_path: Path) -> No
     lab.attach(lab.load("decide_pass"), veth)
     arguments = ("-w", str(tmp_path / "x.pcapng"), "--rotate", "20k", "--keep", "2")
 
-    with running("capture", *arguments, "--emit", "entry", links=1) as command:
+    with running("capture", *arguments, "--emit", "entry") as command:
         for number in range(300):
             veth.send(told(KEEP, number))
         time.sleep(1)
@@ -173,7 +173,7 @@ def test_a_pipe_that_closes_ends_it(lab: Lab) -> None:
     before = settled_objects()
     reading, writing = os.pipe()
 
-    with running("capture", "-w", "-", links=2, stdout=writing) as command:
+    with running("capture", "-w", "-", stdout=writing) as command:
         os.close(writing)
         veth.send(told(KEEP, 1))
         assert os.read(reading, 4) == b"\x0a\x0d\x0d\x0a"
@@ -191,7 +191,7 @@ def test_a_full_disk_ends_it_with_a_readable_file(lab: Lab, tmp_path: Path) -> N
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", str(tmp_path)], check=True)
     try:
         path = tmp_path / "x.pcapng"
-        with running("capture", "-w", str(path), links=2) as command:
+        with running("capture", "-w", str(path)) as command:
             for number in range(200):
                 veth.send(told(KEEP, number, 1000))
             _, errors = command.wait()
@@ -210,7 +210,7 @@ def test_after_a_kill_the_file_has_what_is_older_than_a_second(lab: Lab, tmp_pat
     before = settled_objects()
     path = tmp_path / "x.pcapng"
 
-    with running("capture", "-w", str(path), links=2) as command:
+    with running("capture", "-w", str(path)) as command:
         veth.send(told(KEEP, 1), times=50)
         time.sleep(3)
         command.finish(signal.SIGKILL)
@@ -225,7 +225,7 @@ def test_a_device_limits_it(lab: Lab, tmp_path: Path) -> None:
     lab.attach(program, other)
     path = tmp_path / "x.pcapng"
 
-    with running("capture", "-w", str(path), "--interface", "xst1", links=2) as command:
+    with running("capture", "-w", str(path), "--interface", "xst1") as command:
         one.send(told(KEEP, 1), times=5)
         other.send(told(KEEP, 2), times=3)
         time.sleep(1)

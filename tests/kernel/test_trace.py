@@ -41,7 +41,7 @@ def test_each_packet_has_a_line(lab: Lab) -> None:
     lab.attach(_program(lab), veth)
     before = settled_objects()
 
-    with running("trace", links=2) as command:
+    with running("trace") as command:
         for what in (KEEP, DROP, REWRITE, ENCAPSULATE, DECAPSULATE, ABORT):
             veth.send(told(what, 1))
         time.sleep(1)
@@ -73,11 +73,8 @@ def test_a_verdict_selects(lab: Lab, emit: str) -> None:
         pytest.skip("the program needs multi-buffer XDP (5.18)")
     veth = lab.veth("xst0")
     lab.attach(_program(lab), veth)
-    links = 1 if emit == "exit" else 2
 
-    with running(
-        "trace", "--verdict", "drop,aborted", "--emit", emit, "--json", links=links
-    ) as command:
+    with running("trace", "--verdict", "drop,aborted", "--emit", emit, "--json") as command:
         for number in range(99, 102):
             veth.send(told(DECAPSULATE, number), told(KEEP, number))
         veth.send(told(ABORT, 5))
@@ -103,7 +100,7 @@ def test_a_program_that_comes_later_joins(lab: Lab) -> None:
     veth = lab.veth("xst0")
 
     before = tracing_links()
-    with running("trace", "--interface", "xst0", links=0) as command:
+    with running("trace", "--interface", "xst0", waits=True) as command:
         assert command.process.stderr is not None
         while "waiting for one" not in command.process.stderr.readline():
             assert command.process.poll() is None
@@ -120,7 +117,7 @@ def test_count_ends_it_and_no_program_is_refused_silently(lab: Lab) -> None:
     veth = lab.veth("xst0")
     lab.attach(lab.load("decide_pass"), veth)
 
-    with running("trace", "--count", "3", "--program", "decide_*", links=2) as command:
+    with running("trace", "--count", "3", "--program", "decide_*") as command:
         veth.send(told(KEEP, 1), times=5)
         output, _ = command.wait()
     assert len(output.splitlines()) == 3
@@ -132,7 +129,7 @@ def test_nothing_stays_after_a_kill(lab: Lab) -> None:
     lab.attach(lab.load("decide_pass"), veth)
     before = settled_objects()
 
-    with running("trace", links=2) as command:
+    with running("trace") as command:
         veth.send(told(KEEP, 1), times=5)
         command.finish(signal.SIGKILL)
     assert settled_objects() == before
@@ -143,7 +140,7 @@ def test_a_chain_names_the_component_that_dropped(lab: Lab) -> None:
     veth = lab.veth("xst0")
     with (
         chain(veth, *reversed(LINKS)),
-        running("trace", "--verdict", "drop", "--emit", "exit", links=4) as command,
+        running("trace", "--verdict", "drop", "--emit", "exit") as command,
     ):
         send_some(veth)
         time.sleep(1)

@@ -5,7 +5,7 @@ import argparse
 import sys
 
 from xdpscope.cli.console import note
-from xdpscope.cli.sessions import filter_of, print_summary, selectors_of
+from xdpscope.cli.sessions import announce, filter_of, print_summary, selectors_of
 from xdpscope.errors import UsageError
 from xdpscope.sessions import capture, events
 from xdpscope.sessions.session import Session
@@ -38,6 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     files = capture.Files(arguments.write, rotating=bool(arguments.rotate), keep=arguments.keep)
     with Session(plan, note) as session:
+        announce(session)
         try:
             capture.run(
                 session,

@@ -36,6 +36,13 @@ def filter_of(arguments: argparse.Namespace) -> PacketFilter | None:
     return compiled
 
 
+def announce(session: Session) -> None:
+    """Print that packets are seen from now on; ``session`` says it if there is no program yet."""
+    if session.programs:
+        what = "program" if session.programs == 1 else "programs"
+        note(f"tracing {session.programs} {what}; Ctrl-C ends")
+
+
 def print_summary(session: Session) -> None:
     """Print what was captured at each point; ``session`` has stopped."""
     lines = list(summary(session.summary()))

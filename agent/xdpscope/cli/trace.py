@@ -5,7 +5,7 @@ import argparse
 import sys
 
 from xdpscope.cli.console import console, note
-from xdpscope.cli.sessions import filter_of, print_summary, selectors_of
+from xdpscope.cli.sessions import announce, filter_of, print_summary, selectors_of
 from xdpscope.sessions import trace
 from xdpscope.sessions.session import Session
 from xdpscope.sessions.tracers import Plan
@@ -23,6 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     terminal = sys.stdout.isatty()
     with Session(plan, note) as session:
+        announce(session)
         trace.run(
             session,
             json_lines=arguments.json,

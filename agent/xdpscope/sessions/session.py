@@ -111,6 +111,11 @@ class Session:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def programs(self) -> int:
+        """The number of programs that are traced now."""
+        return len(self._attached)
+
     def target(self, number: int) -> Target:
         """Return the target that a record names."""
         return self.tracers.targets[number]
