@@ -27,7 +27,7 @@ def filtered(bench: Bench, expression: str, reader: Reader) -> int:
     with ExitStack() as stack:
         stack.enter_context(Tracing(bench, "floor", ("empty_exit",)))
         loaded = stack.enter_context(Object(path_of("filter")))
-        loaded.choose("filter_entry")
+        loaded.set_autoload("filter_entry")
         loaded.set_attach_target("filter_entry", bench.program, bench.function)
         loaded.load()
         template = PacketFilter.compile(expression).insert(loaded.template("filter_entry"), reader)
@@ -38,7 +38,7 @@ def filtered(bench: Bench, expression: str, reader: Reader) -> int:
 
 def main(expressions: list[str]) -> None:
     with Object(path_of("target")) as target:
-        target.choose(TARGET)
+        target.set_autoload(TARGET)
         target.load()
         program = target.program(TARGET)
         for name, packet in (("IPv4", packet4()), ("IPv6", packet6())):

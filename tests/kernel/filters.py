@@ -29,13 +29,13 @@ class Filters:
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             target = stack.enter_context(Object(compiled("filters")))
-            target.choose("filtered")
+            target.set_autoload("filtered")
             target.load()
             self._target = stack.enter_context(target.program("filtered"))
             entry = self._target.entry_function()
             assert entry
             tracers = stack.enter_context(Object(compiled("filters")))
-            tracers.choose(self._function)
+            tracers.set_autoload(self._function)
             tracers.set_attach_target(self._function, self._target, entry.name)
             tracers.load()
             self._results = stack.enter_context(tracers.map("results"))

@@ -39,7 +39,7 @@ def brief(found: list[dict[str, Any]]) -> list[tuple[object, ...]]:
 def load(function: str) -> Program:
     """Load a program that goes away when this is closed."""
     with Object(compiled("verdicts")) as loaded:
-        loaded.choose(function)
+        loaded.set_autoload(function)
         loaded.load()
         return loaded.program(function)
 

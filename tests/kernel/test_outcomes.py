@@ -475,10 +475,10 @@ def test_a_kernel_without_a_tracepoint(
 def test_a_kernel_that_refuses_one_program(
     road: Road, page: AgentSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load, chosen = Object.load, Object.choose
+    load, chosen = Object.load, Object.set_autoload
     names: list[str] = []
 
-    def choose(loaded: Object, *wanted: str) -> None:
+    def set_autoload(loaded: Object, *wanted: str) -> None:
         names[:] = wanted
         chosen(loaded, *wanted)
 
@@ -488,7 +488,7 @@ def test_a_kernel_that_refuses_one_program(
         load(loaded)
 
     page.probe.close()
-    monkeypatch.setattr(Object, "choose", choose)
+    monkeypatch.setattr(Object, "set_autoload", set_autoload)
     monkeypatch.setattr(Object, "load", refuse)
     with capture_logs() as log:
         page.scan()

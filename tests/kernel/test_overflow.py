@@ -134,7 +134,7 @@ def test_what_comes_before_the_deletion_is_counted(
         observer.scan(1000)
         observer.scan(1000)
         move_away(lab, veth)
-        monkeypatch.setattr(engine, "take_spilled", returning)
+        monkeypatch.setattr(engine, "delete_overflow", returning)
         observer.scan(1000)
         assert overflow(engine) == 0
         expect(observer, expected | {("decide_drop", "xst0", "drop"): (8, 480)})
@@ -220,7 +220,7 @@ def test_devices_that_come_and_go_leave_nothing(
     """Each has a name of its own. Memory is flat, and every packet is counted."""
     devices, step = 100, rounds // 4
     traced, expected = [], {}
-    monkeypatch.setattr(observing_module, "_PLACES_REMEMBERED", 100)
+    monkeypatch.setattr(observing_module, "_LOCATIONS_REMEMBERED", 100)
     with Engine(FlowSizes(sets=64, sample_rate=1)) as engine, observing(engine) as observer:
         program = lab.load("decide_drop")
         lab.attach(program, lab.veth("xst0"))

@@ -179,7 +179,7 @@ def test_events_that_do_not_exist(text: str) -> None:
 
 
 def test_rates_are_of_the_last_second() -> None:
-    scan_thread = events.ScanThread(events.parse("drop>10/s"), 0.0)
+    scan_thread = events.Trigger(events.parse("drop>10/s"), 0.0)
     assert not scan_thread.happened([0, 9, 0, 0, 0, 0], 1.0)
     assert not scan_thread.happened([0, 20, 0, 0, 0, 0], 1.5)
     assert not scan_thread.happened([0, 24, 0, 0, 0, 0], 2.5)

@@ -19,7 +19,7 @@ REPLACED = [
     "dear",
     "of late",
     "told",
-    "scan",
+    "look",
     "looked",
     "let go",
     "lets go",

@@ -68,7 +68,7 @@ def scans() -> Looks:
 
 @pytest.fixture
 def host(monkeypatch: pytest.MonkeyPatch, scans: Looks) -> None:
-    """Have a Watch observe by ``scans``."""
+    """Have a ScanThread observe by ``scans``."""
     engine = SimpleNamespace(watches_devices=True)
     monkeypatch.setattr(scanner, "Engine", lambda *_, **__: nullcontext(engine))
     monkeypatch.setattr(scanner, "Inventory", lambda _: nullcontext())
@@ -78,7 +78,7 @@ def host(monkeypatch: pytest.MonkeyPatch, scans: Looks) -> None:
 @pytest.fixture
 def scan_thread(monkeypatch: pytest.MonkeyPatch, host: None, scans: Looks) -> Iterator[ScanThread]:
     """Yield the thread after its first scan, while it waits."""
-    monkeypatch.setattr(scanner, "Pace", Tired)
+    monkeypatch.setattr(scanner, "ScanLimiter", Tired)
     scan_thread = ScanThread(CONFIG)
     scan_thread.start()
     try:

@@ -18,7 +18,7 @@ from xdpscope import __version__
 from xdpscope.errors import XdpscopeError
 from xdpscope.libbpf import Drained, PcapngWriter, Record
 from xdpscope.sessions import pcapng
-from xdpscope.sessions.events import Event, Watch
+from xdpscope.sessions.events import Event, Trigger
 from xdpscope.sessions.session import EXIT, Session
 from xdpscope.sessions.trace import signalled
 
@@ -153,7 +153,7 @@ class Capture:
             # The packet of the event too, which is one more.
             records = (recorder.last + 1) * (plan.entry + plan.exit)
             self._writer.keep(records, recorder.event.verdict_bits)
-        self._watch = Watch(recorder.event, time.monotonic()) if recorder is not None else None
+        self._trigger = Trigger(recorder.event, time.monotonic()) if recorder is not None else None
         self._started = time.time_ns()
         self._host = platform.node()
         self._begin_file()
@@ -207,7 +207,7 @@ class Capture:
 
     def has_event(self) -> bool:
         """Return whether a rate or ratio is beyond the limit of the flight recorder."""
-        return self._watch is not None and self._watch.happened(
+        return self._trigger is not None and self._trigger.happened(
             self._writer.verdicts, time.monotonic()
         )
 

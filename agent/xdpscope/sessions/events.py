@@ -55,7 +55,7 @@ def parse(text: str) -> Event:
     raise ValueError(f"{text!r} is none of these: {ALLOWED}")
 
 
-class Watch:
+class Trigger:
     """Takes rates and ratios over windows of a second."""
 
     def __init__(self, event: Event, now: float) -> None:
