@@ -77,9 +77,9 @@ def finished(*arguments: str, before: Callable[[], object] = bool) -> Finished:
 
 def forget_soon() -> None:
     """What a ``before`` may be: what is gone leaves the page after two scans."""
-    from xdpscope import agent
+    from xdpscope import scanner
 
-    agent._RETENTION = 0.0
+    scanner._RETENTION = 0.0
 
 
 def _run_into(arguments: list[str], files: list[str], before: Callable[[], object]) -> None:
