@@ -96,7 +96,7 @@ test: unit kernel-test ## all tests: unit tests here, kernel tests in virtual ma
 
 unit: build ## the tests that need no kernel of their own
 	@echo "== unit tests"
-	@$(PYTHON) -m pytest tests/unit $(PYTEST) || [ $$? = 5 ] # 5: PYTEST selects none of these
+	@$(PYTHON) -m pytest -m 'not nightly' tests/unit $(PYTEST) || [ $$? = 5 ] # 5: PYTEST selects none of these
 
 SUITES = $(PYTHON) -m tests.suites
 EACH_KERNEL = $(KERNELS:%=--kernel %)
@@ -124,6 +124,7 @@ matrix: build ## the kernel tests on every kernel supported, from 5.10 to the ne
 	@$(SUITES) --matrix -- $(PYTEST)
 
 nightly: build ## the long variants: floods, thousands of rounds, torture, machines with nothing on them
+	@$(PYTHON) -m pytest -m nightly tests/unit
 	@$(SUITES) --nightly $(EACH_KERNEL) -- $(PYTEST)
 	@$(MAKE) torture
 	@$(MAKE) fresh
