@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arithmetic over what was counted; pure, no system calls."""
+"""Compute totals and flows from the kernel's records. Pure: no system calls."""

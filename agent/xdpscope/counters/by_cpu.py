@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts of each CPU, from the records that the kernel has now.
+"""Compute the counts of each CPU, from the records that the kernel has now.
 
-The ledger keeps sums over CPUs only: a host has hundreds of CPUs and thousands of locations. So
-these counts begin when the present tracer was attached, and are under the present names.
+The totals are sums over all CPUs, because a host has hundreds of CPUs and thousands of locations.
+So the counts of a CPU begin when the current tracer was attached. They have the current names.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ def by_cpu(records: NDArray[Any], location_of: LocationOf) -> dict[Location, Cpu
 
     Args:
         records: ``struct target_counts``, shape (CPUs,).
-        location_of: See the ledger. What has no location yet is left out.
+        location_of: See ``LocationOf``. The result omits devices without a known location.
     """
     devices = records["devices"]
     found: dict[Location, CpuCounts] = {}
@@ -46,7 +46,7 @@ def add_overflow(
     """Add a target's overflow records to its counts by location.
 
     Args:
-        found: What ``by_cpu`` returned of the same target.
+        found: The result of ``by_cpu`` for the same target.
         overflow: ``struct device_counts``, shape (devices, CPUs).
         location_of: As for ``by_cpu``.
     """

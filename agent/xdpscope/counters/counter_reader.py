@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What targets have counted, booked; of one that has counted nothing since, nothing is read anew.
+"""Add the counts of targets to the totals. Skip targets that counted nothing since.
 
-On a host of hundreds of programs most are quiet between one reading and the next, and making
-sense of a record takes a hundred times what telling that it is the same one does.
+On a host with hundreds of programs, most are quiet between two readings. Decoding a record takes
+a hundred times as long as finding that it has not changed.
 """
 
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping
@@ -16,7 +16,7 @@ from xdpscope.counters.records import Reading, of_target, sums
 from xdpscope.counters.series_index import Seen
 from xdpscope.counters.totals import LocationOf, Totals
 
-# The sum of a record that must be seen to again, whatever it has.
+# A sum that no record has: the next reading must decode the record again.
 _UNBOOKED = -1
 
 
@@ -31,26 +31,26 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """What is known of one target."""
+    """The last reading of one target."""
 
-    sum: int  # of all counters that are booked
+    sum: int  # of all counters, if the totals contain them
     inline: Seen
     overflow: Seen | None = None  # records in the map that all targets share
 
 
 class CounterReader:
-    """Enters into a ledger what targets count."""
+    """Add the counts of targets to the totals."""
 
     def __init__(self, totals: Totals) -> None:
         self._totals = totals
         self.version = 0
-        """Another as soon as anything is booked that was not before."""
+        """A number that changes when the reader adds new counts to the totals."""
         self._entries: dict[int, _Entry] = {}  # by the target's number
-        self._skipped: dict[int, int] = {}  # sums of targets, by the same
+        self._skipped: dict[int, int] = {}  # sums of idle targets, by the target's number
 
     @property
     def seen(self) -> Iterable[Seen]:
-        """The devices that there are records of; of a target those in its own map first."""
+        """Yield the devices that have records. A target's own records precede its overflow."""
         for entry in self._entries.values():
             yield entry.inline
             if entry.overflow is not None:
@@ -63,13 +63,13 @@ class CounterReader:
         location_of: LocationOf,
         idle: Collection[int] = (),
     ) -> Generator[None, None, None]:
-        """Book all there is. Each step reads some targets, and books these.
+        """Add all counts to the totals. Each step reads some targets and adds their counts.
 
         Args:
-            counted: Every target, those that are idle excepted.
-            overflow: What there is in the map that all targets share, by the target's number.
-            location_of: See the ledger.
-            idle: The numbers of targets that keep what was booked of them.
+            counted: Every target that is not idle.
+            overflow: The overflow records, by the target's number.
+            location_of: See ``LocationOf``.
+            idle: The numbers of idle targets. The reader keeps their last reading.
         """
         kept = set(idle)
         for part in counted:
@@ -93,12 +93,12 @@ class CounterReader:
         self._skipped.pop(number, None)
 
     def close_overflow(self, number: int, last: Reading, location_of: LocationOf) -> None:
-        """Book the last counts of a target's overflow records that were deleted.
+        """Add the last counts of a target's deleted overflow records to the totals.
 
         Args:
             number: The target's number.
-            last: What the records had when they were deleted.
-            location_of: See the ledger.
+            last: The content of the records when they were deleted.
+            location_of: See ``LocationOf``.
         """
         entry = self._entries.get(number)
         if entry is not None:
@@ -111,12 +111,13 @@ class CounterReader:
         overflow: Mapping[int, OverflowReading],
         in_service: Callable[[int], bool],
     ) -> Generator[None, None, None]:
-        """Leave out what idle targets counted up to this reading. Each step sees to some of them.
+        """Exclude the counts of idle targets up to this reading. Each step handles some targets.
 
         Args:
             counted: Targets that were idle when they were read.
             overflow: As for ``record``.
-            in_service: Says of a program's id whether it is not idle any more. Its packets count.
+            in_service: Returns whether the program with this id is no longer idle. Its packets
+                count.
         """
         before, self._skipped = self._skipped, {}
         for part in counted:
@@ -143,8 +144,8 @@ class CounterReader:
         location_of: LocationOf,
     ) -> _Entry:
         self.version += 1
-        # Apart: each CPU gives its places to the devices that it meets first, so a device
-        # that has one here may have spilled there.
+        # Add the two stores separately. Each CPU gives its slots to the devices that it sees
+        # first. So a device can have a slot on one CPU and an overflow record on another.
         complete = self._totals.record(program, "placed", of_target(records), location_of)
         self._totals.record(
             program, "overflow", {} if rest is None else rest.by_device(), location_of

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the device that a record is bound to, to the names of its place."""
+"""Find the location of the device that a record is bound to."""
 
 from collections.abc import Mapping
 
@@ -8,27 +8,28 @@ from xdpscope.counters.totals import Location
 from xdpscope.discovery.model import Snapshot
 
 UNKNOWN_LOCATION: Location = ("unknown", "unknown")
-"""Of packets for whose device there was no record left."""
+"""The location of packets whose device found no free record."""
 
-# Seconds for which an interface that has left its bond is still selected by the bond's name: for
-# every scraper to read the last counts.
+# Seconds for which a bond's name still selects an interface that has left the bond. In this
+# time, every scraper reads the last counts.
 _KEPT = 60.0
 
-# Namespaces come and go all day where containers do. So many that are gone keep their names,
-# for what their records may still grow by, or be read for the first time.
+# On hosts with containers, namespaces come and go all day. This many removed namespaces keep
+# their names, because the agent may still read their records, some for the first time.
 _REMEMBERED = 4096
 
 
 class DeviceNames:
-    """Names as of the last look; during a look, of the one before first.
+    """Find names as of the last scan. During a scan, the names of the previous scan come first.
 
-    What is booked during a look has been counted since the one before. So the names of then
-    are right for every device that was there; only for one that is new are those of now.
+    Counts that are read during a scan are from the time since the previous scan. So the names
+    of the previous scan are right for every device that it found. Only new devices get the
+    names of the current scan.
     """
 
     def __init__(self) -> None:
         self.version = 0
-        """Another one whenever a device that has a place may have got another."""
+        """A number that changes whenever a device's known location may have changed."""
         self._now = Snapshot()
         self._before = Snapshot()
         self._coming: Snapshot | None = None
@@ -36,35 +37,35 @@ class DeviceNames:
         self._names: dict[int, str] = {}  # of namespaces, by serial number
 
     def expect(self, snapshot: Snapshot) -> None:
-        """Begins a look: has what is not known from the last one be known from this."""
+        """Begin a scan: use its names for devices that the last scan did not find."""
         self._coming = snapshot
         self.version += snapshot is not self._now
         self._inodes = frozenset(inode for inode, _ in snapshot.namespaces.values())
 
     def settle(self) -> None:
-        """Has the names of the look that was begun be those of now."""
+        """End a scan: its names become the current names."""
         if self._coming is None:
             return
         self.version += self._coming is not self._now
         self._before, self._now, self._coming = self._now, self._coming, None
         for serial, (_, name) in self._now.namespaces.items():
-            self._names.pop(serial, None)  # to the end: the last that is forgotten
+            self._names.pop(serial, None)  # move it to the end: it is forgotten last
             self._names[serial] = name
         while len(self._names) > _REMEMBERED + len(self._now.namespaces):
             del self._names[next(iter(self._names))]
             self.version += 1
 
     def of(self, serial: int, index: int, inode: int, name: str) -> Location | None:
-        """Where a device is.
+        """Return a device's location, if it is known.
 
         Args:
-            serial: The serial number of its namespace.
-            index: Its ifindex.
-            inode: The inode number of its namespace.
-            name: Its own when it was first seen.
+            serial: The serial number of the device's namespace.
+            index: The device's ifindex.
+            inode: The inode number of the device's namespace.
+            name: The device's name when it was first seen.
 
         Returns:
-            None if its namespace is newer than the last look, so that the next one will tell.
+            None if the namespace is newer than the last scan. The next scan will find it.
         """
         device = serial, index
         if device == UNPLACED:
@@ -77,7 +78,10 @@ class DeviceNames:
         return known
 
     def at_once(self, serial: int, index: int, inode: int, name: str) -> Location:
-        """The same, where one cannot wait, or in vain: after a look, or in the midst of it."""
+        """Return a device's location, and choose a name for its namespace if none is known.
+
+        Call this during or after a scan, when the caller cannot wait, or would wait in vain.
+        """
         known = self.of(serial, index, inode, name)
         if known is None:
             netns = self._names[serial] = self._name_of(serial, inode)
@@ -90,21 +94,22 @@ class DeviceNames:
         return known or self.at_once(serial, index, inode, name)
 
     def _name_of(self, serial: int, inode: int) -> str:
-        """The name of a namespace that was never looked into before, and maybe cannot be."""
+        """Return the name of a namespace that no scan has entered yet, and perhaps none can."""
         snapshot = self._coming or self._now
         if serial in snapshot.namespaces:
             return snapshot.namespaces[serial][1]
-        # The number, and with it the name, may by now be another's.
+        # Another namespace may have the inode number by now, and with it the name.
         return str(inode) if inode in self._inodes else snapshot.names.get(inode, str(inode))
 
     def in_view(self, serial: int) -> bool:
-        """Whether the last look was into this namespace."""
+        """Return whether the last scan entered this namespace."""
         return serial in self._now.namespaces
 
     def has_gone(self, serial: int, index: int, inode: int) -> bool:
-        """Whether it is certain that a device known before the last look was not there then.
+        """Return whether a device known before the last scan certainly no longer existed then.
 
-        Of a namespace that was not looked into it is, if another has its inode number.
+        If the last scan did not enter the namespace, the device is gone if another namespace has
+        the inode number.
         """
         if self.in_view(serial):
             return (serial, index) not in self._now.interfaces
@@ -112,16 +117,16 @@ class DeviceNames:
 
 
 class Uppers:
-    """The bonds, or the like, that locations belong to: their names select the locations, too."""
+    """Remember the upper device of each location. Its name selects the location, too."""
 
     def __init__(self) -> None:
         self.version = 0
-        """Another one whenever the names for any location change."""
+        """A number that changes whenever the names for any location change."""
         self._now: Mapping[Location, tuple[str, ...]] = {}
-        self._left: dict[Location, tuple[float, tuple[str, ...]]] = {}  # when, from where
+        self._left: dict[Location, tuple[float, tuple[str, ...]]] = {}  # when, which upper devices
 
     def update(self, snapshot: Snapshot, now: float) -> None:
-        """Take what a scan found; ``now`` in seconds of a monotonic clock."""
+        """Use the results of a scan; ``now`` is in seconds of a monotonic clock."""
         before, self._now = self._now, snapshot.uppers
         left = {location: each for location, each in self._left.items() if now < each[0] + _KEPT}
         left.update({location: (now, names) for location, names in before.items()})

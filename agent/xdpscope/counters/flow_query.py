@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of the flows held are wanted, tested on the kernel's keys with no loop over flows."""
+"""Select flows of the table. The tests use the kernel's keys, without a loop over flows."""
 
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
@@ -15,21 +15,21 @@ Network: TypeAlias = IPv4Network | IPv6Network
 Order = Literal["rate", "packets", "bytes"]
 
 ORDERS: tuple[Order, ...] = get_args(Order)
-"""What flows can be sorted by."""
+"""The columns by which flows can be sorted."""
 
 PROTOCOLS = {(4, 1): "icmp", (6, 58): "icmpv6"} | {
     (version, number): name
     for version in (4, 6)
     for number, name in ((6, "tcp"), (17, "udp"), (33, "dccp"), (132, "sctp"), (136, "udplite"))
 }
-"""From IP version and protocol number to the name. Other protocols have their number as name."""
+"""The name by IP version and protocol number. Other protocols have their number as name."""
 
 
 @dataclass(frozen=True, slots=True)
 class FlowQuery:
-    """Flows that are asked for. None admits everything."""
+    """The conditions of a query for flows. None admits every flow."""
 
-    limit: int | None = None  # at most so many
+    limit: int | None = None  # the largest number of flows
     sort: Order = "rate"  # the largest first
     program: str | None = None  # id, tag or glob of the entry function
     interface: str | None = None  # glob
@@ -41,7 +41,7 @@ class FlowQuery:
     port: int | None = None  # source port or destination port
 
     def matches(self, version: int, keys: NDArray[Any]) -> NDArray[np.bool_]:
-        """Return which keys of flows are admitted, as an array of booleans.
+        """Return which flows the query admits, as an array of booleans.
 
         Args:
             version: The IP version of all these flows.
@@ -72,7 +72,7 @@ def _protocol_number(version: int, name: str) -> int:
 def _within(network: Network, version: int, addresses: NDArray[Any]) -> NDArray[np.bool_]:
     if network.version != version:
         return np.zeros(len(addresses), bool)
-    # Octets after the prefix match anyway.
+    # Any octet after the prefix matches, so compare only the octets of the prefix.
     prefix = -(-network.prefixlen // 8)
     first, mask = (
         np.frombuffer(address.packed[:prefix], np.uint8)

@@ -1,18 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which flows have a series of their own, and what all the others amount to.
+"""Choose the flows that get their own series, and sum up all other flows.
 
 The kernel counts each packet twice: in its flow, and then in the totals of its program,
-place and verdict. A flow that gets a series stays at 0 there until every client that reads
-the page has seen it; then what comes is added to its series. ``other`` is what the totals
-have beside the series and the packets in no flow: so what came before a series counts is in
-there and stays there, a flow that leaves the kernel's table, or loses its series, is in
-there at once, and nothing is lost or counted twice.
+location and verdict. A new series stays at 0 until every client that reads the page has seen
+it. Then the series grows with its flow. ``other`` is the totals without the exported series and
+without the packets in no flow:
 
-The totals are read before the flows, so that ``other`` may come out too small by what
-arrived in between, never too large: it is published as the largest that ever came out,
-never falls, and is exact whenever nothing arrives. That holds only if all flows were read.
-A CPU that is stopped while it replaces a flow leaves a set that cannot be read: until it
-can be, ``other`` stays as it is.
+- Packets from before a series counts are in ``other``, and stay there.
+- A flow that leaves the kernel's table, or loses its series, is in ``other`` at once.
+- No packet is lost or counted twice.
+
+The agent reads the totals before the flows. So ``other`` can be too small by the packets that
+arrive in between, but never too large. The agent publishes the largest value so far, so
+``other`` never decreases. It is exact whenever no packets arrive.
+
+This holds only if the agent could read all flows. If a CPU stops while it replaces a flow, the
+agent cannot read that set. Until it can, ``other`` stays as it is.
 """
 
 from collections import Counter
@@ -32,19 +35,22 @@ from xdpscope.counters.slots import HALF_LIFE, Grouped, SlotTable
 from xdpscope.counters.totals import Tally
 from xdpscope.program_types.xdp import VERDICTS
 
-# How much more a flow must have than one with a series to take that from it: flows of about
-# the same rate would else lose and win it by turns, each time as a new series.
+# A flow takes the series of another flow only if its score is larger by this factor. Otherwise
+# flows of about the same rate would win and lose it by turns, each time as a new series.
 _STICKINESS = 1.5
 
 PATIENCE = 65.0
-"""Seconds for which a client that has read the page is waited for: a scrape a minute, and delay."""
+"""Seconds for which the agent waits for a client to read again: a scrape a minute, and delay."""
 
 _NOTHING = np.zeros((len(VERDICTS), 2), np.int64)
 
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """A packet as it came in. An ICMP message has its type and code for ports; 0: none."""
+    """The headers of a packet as it came in.
+
+    An ICMP message has its type and code as ports. 0 means that there is no port.
+    """
 
     protocol: str
     source: str
@@ -55,20 +61,20 @@ class Flow:
 
 @dataclass(slots=True)
 class FlowCount:
-    """One flow of one program at one place with one verdict."""
+    """One flow of one program at one location with one verdict."""
 
     owner: Owner
     verdict: str
     flow: Flow
     packets: int
     bytes: int
-    rate: float = 0.0  # packets a second of late
+    rate: float = 0.0  # recent packets per second
     since: int = 0  # the reading that gave it a series
-    counts: bool = False  # whether its series grows yet
+    counts: bool = False  # whether its series grows
 
 
 class FlowTotals:
-    """The flows of all programs."""
+    """Hold the flows of all programs."""
 
     def __init__(
         self, tables: Iterable[SlotTable], limits: Flows, patience: float = PATIENCE
@@ -76,10 +82,10 @@ class FlowTotals:
         """Read nothing yet.
 
         Args:
-            tables: The kernel's, one a family.
-            limits: How many flows are held and exported.
-            patience: Seconds for which a client is waited for to see a new series at 0. With 0, a
-                series counts from the reading after the one that gives it.
+            tables: The kernel's flow tables, one for each family.
+            limits: The largest numbers of held and exported flows.
+            patience: Seconds for which the agent waits for a client to see a new series at 0.
+                With 0, a series counts from the reading after the one that creates it.
         """
         self.limits = limits
         self._patience = patience
@@ -101,19 +107,18 @@ class FlowTotals:
         moved: bool,
         still: bool = False,
     ) -> Iterator[None]:
-        """Read the tables in steps, then decide in a last one which flows are exported.
+        """Read the tables in steps, and choose the exported flows in the last step.
 
-        Until the last step, ``exported`` and ``other`` stay those of the reading before. Nothing
-        else may be asked for in between.
+        Until the last step, ``exported`` and ``other`` have the values of the previous reading.
+        Do not call other methods in between.
 
         Args:
-            series_index: Whose flows are.
-            totals: What was counted, read before: see above.
+            series_index: The owners of flows.
+            totals: The totals, read before the flows: see above.
             now: Seconds of a monotonic clock.
-            moved: Whether some flow's owner is another than at the reading before.
-            still: Whether, besides, nothing has been counted since. Then there is nothing in the
-                tables that was not there before: a packet is counted in its flow, and then in the
-                totals.
+            moved: Whether the owner of any flow has changed since the previous reading.
+            still: Whether, besides, the totals have not grown since then. Then the tables have
+                nothing new, because the kernel counts a packet in its flow before the totals.
         """
         self._groups = []
         self._reading += 1
@@ -196,14 +201,14 @@ class FlowTotals:
         self._exported = exported
 
     def shown(self, client: str, now: float) -> None:
-        """Note that a client is shown the last reading; see :class:`Readers`."""
+        """Note that a client sees the last reading; see :class:`Readers`."""
         self._readers.shown(client, self._reading, now)
 
     def _seen(self, reading: int, now: float) -> bool:
         return not self._patience or self._readers.all_have_seen(reading, now)
 
     def _known(self) -> list[NDArray[np.bool_]]:
-        """Of each group, which flows have a series."""
+        """Return for each group which of its flows have a series."""
         found = []
         for table, group in zip(self._tables, self._groups, strict=True):
             known = np.zeros(len(group.name), bool)
@@ -232,11 +237,11 @@ class FlowTotals:
 
     @property
     def exported(self) -> list[FlowCount]:
-        """Flows with a series, and the packets and bytes in it."""
+        """Return the flows with a series, and the packets and bytes in it."""
         return list(self._exported.values())
 
     def other(self, owner: Owner) -> Tally:
-        """All flows of a program at a place that have no series."""
+        """Return the counts of all flows of a program at a location that have no series."""
         tally = Tally()
         if owner in self._others:
             tally.counts[0] = self._others[owner]
@@ -245,12 +250,12 @@ class FlowTotals:
     def held(
         self, series_index: SeriesIndex, query: FlowQuery, series: Collection[int] | None = None
     ) -> "HeldFlows":
-        """Copy flows that are held out of the tables.
+        """Copy flows from the tables.
 
         Args:
-            series_index: Whose flows are.
-            query: Which flows. Its program, interface and namespace are the caller's to resolve.
-            series: Of these programs and locations alone; None: of all.
+            series_index: The owners of flows.
+            query: The conditions. The caller resolves its program, interface and namespace.
+            series: The series indices of the programs and locations to copy; None means all.
         """
         groups = []
         for table in self._tables:
@@ -258,7 +263,7 @@ class FlowTotals:
             wanted = np.ones(len(group.name), bool)
             if series is not None:
                 wanted = np.isin(table.series_of(group.slot), np.fromiter(series, np.int32))
-            # Only then the keys, because copying them takes longest.
+            # Copy the keys last, and only of these flows, because that takes longest.
             keys = table.keys(group.slot[wanted])
             wanted[wanted] = query.matches(table.family.version, keys)
             groups.append(_only(group, wanted))
@@ -283,10 +288,10 @@ class FlowTotals:
 
 @dataclass(frozen=True, slots=True)
 class _Copied:
-    """Flows of one table as arrays of their own, of one entry a flow."""
+    """Copied flows of one table, as arrays with one entry for each flow."""
 
     version: int
-    series_index: dict[int, Owner]  # by scope
+    series_index: dict[int, Owner]  # the owner by series index
     series: NDArray[np.int32]
     keys: NDArray[Any]
     packets: NDArray[np.uint64]
@@ -294,7 +299,7 @@ class _Copied:
     scores: NDArray[np.float64]
 
     def describe(self) -> list[FlowCount]:
-        """Return them in words."""
+        """Return the flows with their names and addresses."""
         columns = (
             each.tolist()
             for each in (
@@ -317,15 +322,15 @@ class _Copied:
 
 @dataclass(frozen=True, slots=True)
 class HeldFlows:
-    """An answer to a query, independent of the tables: no lock is needed to describe it."""
+    """The answer to a query, independent of the tables. ``describe`` needs no lock."""
 
     query: FlowQuery
-    entries: int  # flows that are held
-    matched: int  # flows of these that the query admits, its limit aside
+    entries: int  # all flows that the agent holds
+    matched: int  # flows that the query admits, without its limit
     _copied: list[_Copied]
 
     def describe(self) -> list[FlowCount]:
-        """Return the flows, in the order that was asked for."""
+        """Return the flows in the order that the query asks for."""
         found = [count for copied in self._copied for count in copied.describe()]
         sort = self.query.sort
         return sorted(found, key=lambda count: (-getattr(count, sort), -count.packets))
@@ -341,7 +346,7 @@ def _only(group: Grouped, wanted: NDArray[np.bool_]) -> Grouped:
 
 
 def _largest(scores: list[NDArray[np.float64]], limit: int) -> list[NDArray[np.intp]]:
-    """Where the largest of all are, by group."""
+    """Return the indices of the largest scores of all groups, by group."""
     everything = np.concatenate(scores)
     if len(everything) > limit:
         chosen = np.argpartition(-everything, limit)[:limit]
@@ -355,7 +360,7 @@ def _largest(scores: list[NDArray[np.float64]], limit: int) -> list[NDArray[np.i
 
 
 def _rate(score: float) -> float:
-    """Packets a second of a flow that goes on as it is, from its score."""
+    """Return the packets per second of a flow with a constant rate, from its score."""
     return score * float(np.log(2)) / HALF_LIFE
 
 
@@ -376,7 +381,7 @@ def _copied(
 
 
 def _flows(version: int, keys: NDArray[Any]) -> Iterator[Flow]:
-    """Return the flows that these keys stand for."""
+    """Yield the flows that these keys stand for."""
     kind = IPv4Address if version == 4 else IPv6Address
     addresses = (
         [str(kind(address.tobytes())) for address in octets(keys[end])]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The records of devices beyond those in a target's own map, summed over CPUs.
+"""Sum the records of overflow devices over CPUs.
 
-On 256 CPUs one record has 130 KiB. So records are summed as they are read, some at a time: a
-summed one has some 500 bytes, and four for each CPU.
+On 256 CPUs, one record has 130 KiB. So the agent sums records as it reads them, some at a time.
+A sum has about 500 bytes, and four bytes for each CPU.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,7 +22,7 @@ _UNBOUND = 0xFFFFFFFF
 
 @dataclass(frozen=True, slots=True)
 class OverflowReading:
-    """One reading of overflow records; arrays with one entry for each device."""
+    """One reading of overflow records, as arrays with one entry for each device."""
 
     identities: NDArray[np.uint64]  # serial number of the namespace << 32 | ifindex
     inodes: NDArray[np.uint32]  # of the namespaces
@@ -32,10 +32,10 @@ class OverflowReading:
 
     @classmethod
     def of(cls, records: NDArray[Any]) -> Self:
-        """Sum ``struct device_counts``, shape (devices, CPUs), of one device or more."""
+        """Sum the records of one or more devices: ``struct device_counts``, (devices, CPUs)."""
         bound = records["identity"] != 0
         first = np.arange(len(records)), bound.argmax(axis=1)
-        # As if every field were a counter: one pass over the memory.
+        # Sum every field as if it were a counter: this needs one pass over the memory.
         words = np.ascontiguousarray(records).view(np.uint64).reshape(*records.shape, -1)
         sums = words.sum(axis=1).view(records.dtype)[:, 0]
         return cls(
@@ -52,7 +52,7 @@ class OverflowReading:
         return cls(*map(np.concatenate, zip(*(part._arrays() for part in parts), strict=True)))
 
     def split(self, keys: NDArray[Any]) -> Iterator[tuple[int, Self]]:
-        """Yield the devices of each key; ``keys`` has one for each device."""
+        """Yield each key with its devices; ``keys`` has one key for each device."""
         order = np.argsort(keys, kind="stable")
         found, begins = np.unique(keys[order], return_index=True)
         bounds = pairwise([*begins, len(keys)])
@@ -67,18 +67,18 @@ class OverflowReading:
 
     @property
     def bound(self) -> tuple[NDArray[Any], NDArray[Any]]:
-        """The device and the CPU of each record that counts."""
+        """Return the device and the CPU of each record in use."""
         devices, cpus = np.nonzero(self.indices != _UNBOUND)
         return devices, cpus
 
     @property
     def packets(self) -> NDArray[np.uint64]:
-        """All packets of each device."""
+        """Return the number of packets of each device."""
         found: NDArray[np.uint64] = self.counts[:, 0, :, 0].sum(axis=1, dtype=np.uint64)
         return found
 
     def by_device(self) -> Reading:
-        """Return the same as ``reading.by_device`` does."""
+        """Return the reading by device, as ``records.by_device`` does."""
         parts = (self.identities.tolist(), self.names.tolist(), self.inodes.tolist(), self.counts)
         return {
             (identity >> 32, identity & 0xFFFFFFFF): DeviceReading(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which of the records shared by all targets are done with: they have only so many places."""
+"""Find the overflow records that can be deleted. All targets share a limited number of them."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -7,9 +7,8 @@ from typing import NamedTuple
 from xdpscope.counters.device_names import DeviceNames
 from xdpscope.counters.overflow import OverflowReading
 
-# Nobody can tell that a namespace is gone which no process is in and no name is for: a
-# descriptor or a socket may hold it. If nothing was counted there for so many seconds, it
-# counts as gone.
+# A namespace without a process and without a name may still exist: a descriptor or a socket may
+# hold it. The agent treats it as gone if nothing was counted in it for this many seconds.
 _QUIET = 300.0
 
 Key = tuple[int, int, int]
@@ -18,14 +17,14 @@ Key = tuple[int, int, int]
 
 class _State(NamedTuple):
     packets: int
-    since: float  # when they became as many
+    since: float  # when the count last changed
 
 
 class OverflowCleanup:
-    """Watches them from look to look.
+    """Follow the overflow records from scan to scan.
 
-    A record is not done with at the look that first finds it: its device may have appeared
-    after that look had listed interfaces.
+    The agent never deletes a record at the scan that first finds it: the device may have
+    appeared after that scan had listed the interfaces.
     """
 
     def __init__(self) -> None:
@@ -34,11 +33,11 @@ class OverflowCleanup:
     def done_with(
         self, overflow: Mapping[int, OverflowReading], locations: DeviceNames, now: float
     ) -> set[Key]:
-        """Those in which no packet can be counted any more.
+        """Return the records in which no packet can be counted any more.
 
         Args:
-            overflow: What there is, by target; all booked.
-            locations: As of a look that began after the call before this.
+            overflow: All records, by target. The totals contain their counts.
+            locations: The names as of a scan that began after the previous call.
             now: Seconds of a monotonic clock.
         """
         known: dict[Key, _State] = {}

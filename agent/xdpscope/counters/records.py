@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the records of ``bpf/common/xdpscope.h`` to counts by device, summed over CPUs."""
+"""Sum the records of ``bpf/common/xdpscope.h`` over CPUs, to counts by device."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,20 +11,20 @@ from xdpscope.discovery.model import interface_name
 from xdpscope.program_types.xdp import VERDICTS
 
 REASONS = ("not_ip", "truncated", "sampled_out", "table_full")
-"""Why a packet is in no flow; in the order of ``enum reason``."""
+"""The reasons why a packet is in no flow, in the order of ``enum reason``."""
 
 Counts = NDArray[np.uint64]
-"""Shape (1 + REASONS, VERDICTS, 2): all packets, then those in no flow; packets and bytes."""
+"""Shape (1 + REASONS, VERDICTS, 2): all packets, then packets in no flow; packets and bytes."""
 
 
 def no_counts() -> Counts:
-    """Noughts."""
+    """Return counts that are all 0."""
     return np.zeros((1 + len(REASONS), len(VERDICTS), 2), np.uint64)
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceReading:
-    """What a target did with the packets of one device since its tracer was attached."""
+    """The counts of one target for one device, since the tracer was attached."""
 
     name: str  # when it was first seen
     counts: Counts
@@ -32,21 +32,21 @@ class DeviceReading:
 
 
 Reading = dict[tuple[int, int], DeviceReading]
-"""By (serial number of the namespace, ifindex); (0, 0) for packets of devices that no place
-was left for."""
+"""By (serial number of the namespace, ifindex); (0, 0) has the packets of devices that found no
+free record."""
 
 UNPLACED = (0, 0)
 
 
 def pairs(tallies: NDArray[Any]) -> NDArray[np.uint64]:
-    """``struct tally`` of any shape, as a last axis of (packets, bytes)."""
+    """Return ``struct tally`` of any shape, with (packets, bytes) as the last axis."""
     return np.stack([tallies["packets"], tallies["bytes"]], axis=-1)
 
 
 def sums(values: NDArray[Any]) -> NDArray[np.uint64]:
-    """Of each target, all of its counters added up; ``struct target_counts``, (targets, CPUs).
+    """Return the sum of all counters of each target; ``struct target_counts``, (targets, CPUs).
 
-    They only grow, and by less than 2⁶⁴: so as long as the sum is the same, each of them is.
+    Counters only grow, and by less than 2⁶⁴. So while the sum stays the same, no counter changes.
     """
     found = np.zeros(len(values), np.uint64)
     devices = values["devices"]
@@ -58,7 +58,7 @@ def sums(values: NDArray[Any]) -> NDArray[np.uint64]:
 
 
 def by_device(records: NDArray[Any]) -> Reading:
-    """Sums ``struct device_counts`` records, of any shape, into one reading."""
+    """Sum ``struct device_counts`` of any shape into one reading."""
     used = records[records["identity"] != 0]
     if not used.size:
         return {}
@@ -76,7 +76,7 @@ def by_device(records: NDArray[Any]) -> Reading:
 
 
 def of_target(values: NDArray[Any]) -> Reading:
-    """Sums every CPU's ``struct target_counts`` of one target."""
+    """Sum the ``struct target_counts`` of one target over all CPUs."""
     reading = by_device(values["devices"])
     unplaced = values["unplaced"]
     if unplaced["packets"].any():

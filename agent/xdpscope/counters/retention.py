@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long what is gone stays on the page."""
+"""Keep series on the page for a time after their program or interface disappears."""
 
 from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
@@ -8,17 +8,17 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Retention(Generic[K]):
-    """Keeps what has gone for a while, whoever reads the page meanwhile.
+    """Keep the keys of disappeared objects for a time, no matter who reads the page.
 
-    Each scraper reads the last counts at its own next scrape. A scrape cannot be told from a
-    person's request, nor one scraper from another, so only time decides.
+    Each scraper reads the last counts at its own next scrape. The agent cannot distinguish a
+    scrape from a person's request, nor one scraper from another. So only time decides.
     """
 
     def __init__(self, limit: int = 1024) -> None:
-        """Start with nothing.
+        """Start without keys.
 
         Args:
-            limit: How many may stay. Beyond it, what went first goes, however early that is.
+            limit: The largest number of keys. Above it, the oldest keys go first, at any age.
         """
         self._limit = limit
         self._gone: dict[K, float] = {}
@@ -30,15 +30,18 @@ class Retention(Generic[K]):
         return iter(self._gone)
 
     def gone(self, key: K, now: float) -> None:
-        """Note an end, once; ``now`` in seconds of a monotonic clock."""
+        """Note that an object disappeared; ``now`` is in seconds of a monotonic clock.
+
+        A second call for the same key has no effect.
+        """
         self._gone.setdefault(key, now)
 
     def back(self, key: K) -> None:
-        """Take the end back."""
+        """Note that an object came back."""
         self._gone.pop(key, None)
 
     def over(self, now: float, retention: float) -> list[K]:
-        """Take out, and return, what has been gone for ``retention`` seconds."""
+        """Remove and return the keys above the limit or older than ``retention`` seconds."""
         excess = len(self._gone) - self._limit
         over = [
             key

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whose the flows are: from what a slot of the table says to a program and a place.
+"""Find the owner of a flow, which is a program and a location, from a slot of the flow table.
 
-A slot names the CPU, the target's number and the index of a device's record among the
-target's on that CPU. What these mean is in the records; people know it by program and place.
+A slot names the CPU, the target's number, and the index of the device's record. The index
+selects one of the target's records on that CPU. The records identify the program and the device.
 """
 
 import itertools
@@ -20,28 +20,31 @@ from xdpscope.discovery.model import interface_name
 U64 = NDArray[np.uint64]
 
 Owner = tuple[int, Location]
-"""A program's id, and a place."""
+"""A program's id, and a location."""
 
 UNKNOWN = -1
-"""The scope of what is nobody's that is known."""
+"""The series index of a slot without a known owner."""
 
 
 def code(cpu: Any, target: Any, index: Any) -> U64:
-    """One number for all three: an index has 21 bits, and no kernel has more than 8,192 CPUs."""
+    """Return one number for all three parts.
+
+    An index has 21 bits, and no kernel has more than 8,192 CPUs.
+    """
     targets, indices, cpus = (np.asarray(part, np.uint64) for part in (target, index, cpu))
     return np.asarray(targets << np.uint64(34) | indices << np.uint64(13) | cpus, np.uint64)
 
 
 LocationOf = Callable[[int, int, int, str], Location | None]
-"""As in the ledger; None also for what is not to be observed."""
+"""As ``totals.LocationOf``, but also None for a location that the agent does not observe."""
 
 Device = tuple[int, int, bytes]
-"""What a record says of its device: identity, inode number of its namespace, name."""
+"""A device as its record names it: identity, inode number of its namespace, name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """The devices that have records of one target, on however many CPUs."""
+    """The devices that have records of one target, on any number of CPUs."""
 
     program: int
     target: int
@@ -50,13 +53,13 @@ class Seen:
     inodes: NDArray[Any]  # of the namespaces
     names: NDArray[np.bytes_]  # when first seen
     # One entry for each record:
-    devices: NDArray[Any]  # which of the above
+    devices: NDArray[Any]  # the index in the arrays above
     cpus: NDArray[Any]
     indices: NDArray[Any]
 
     @classmethod
     def inline(cls, program: int, target: int, devices: NDArray[Any]) -> Self:
-        """From the target's own ``struct device_counts``, shape (CPUs, devices)."""
+        """Return the devices of a target's own ``struct device_counts``, shape (CPUs, devices)."""
         cpus, indices = np.nonzero(devices["identity"])
         used = devices[cpus, indices]
         identities, first, which = np.unique(
@@ -67,15 +70,15 @@ class Seen:
 
     @classmethod
     def overflow(cls, program: int, target: int, found: OverflowReading) -> Self:
-        """From those of the map that all targets share."""
+        """Return the devices of a target's overflow records."""
         which, cpus = found.bound
         indices = found.indices[which, cpus]
-        # With hundreds of CPUs and devices there are very many.
+        # Use small types: with hundreds of CPUs and devices, there are very many records.
         narrow = which.astype(np.uint32), cpus.astype(np.uint16)
         return cls(program, target, found.identities, found.inodes, found.names, *narrow, indices)
 
     def same_as(self, other: "Seen") -> bool:
-        """Whether nothing has changed."""
+        """Return whether both have the same devices and records."""
         return (
             np.array_equal(self.identities, other.identities)
             and np.array_equal(self.devices, other.devices)
@@ -85,7 +88,7 @@ class Seen:
 
 
 class SeriesOfSlots:
-    """From code to scope, a dense number for a program at a place."""
+    """Find the series index of a code: a dense number for a program and a location."""
 
     def __init__(self, codes: U64, numbers: NDArray[np.int32]) -> None:
         order = np.argsort(codes)
@@ -94,11 +97,11 @@ class SeriesOfSlots:
 
     @property
     def numbers(self) -> set[int]:
-        """Every scope that some code has."""
+        """Return every series index that a code has."""
         return set(np.unique(self._numbers).tolist())
 
     def of(self, codes: U64) -> NDArray[np.int32]:
-        """The scope of each code, UNKNOWN where there is none."""
+        """Return the series index of each code, or UNKNOWN if it has none."""
         if not len(self._codes):
             return np.full(len(codes), UNKNOWN, np.int32)
         at = np.searchsorted(self._codes, codes)
@@ -107,7 +110,10 @@ class SeriesOfSlots:
 
 
 class SeriesIndex:
-    """Give scopes their numbers. A number stays as long as there are records, and never returns."""
+    """Give each program and location a series index.
+
+    An index stays the same as long as there are records. No index is ever reused.
+    """
 
     def __init__(self) -> None:
         self._seen: dict[tuple[int, bool], Seen] = {}
@@ -116,17 +122,17 @@ class SeriesIndex:
         self._numbers: dict[Owner, int] = {}
         self._owners: dict[int, Owner] = {}
         self._next = itertools.count()
-        self._unused = False  # whether there may be numbers that no record has any more
+        self._unused = False  # whether there may be indices without a record
         self.of_slots = SeriesOfSlots(np.empty(0, np.uint64), np.empty(0, np.int32))
 
     def update(self, seen: Iterable[Seen], location_of: LocationOf, view: object) -> bool:
-        """Takes over which records there are now; whether any scope is another.
+        """Use these records from now on; return whether any series index may have changed.
 
         Args:
-            seen: A target's records come in one ``Seen``, or in two of which the second is of
-                those that found no place in its own map.
-            location_of: As in the ledger; None also for what is not to be observed.
-            view: As long as it is equal, so is the place of each device that has one.
+            seen: The devices of each target. If a target comes twice, the second has its
+                overflow records.
+            location_of: See ``LocationOf``.
+            view: While this value stays equal, known locations of devices stay the same.
         """
         now: dict[tuple[int, bool], Seen] = {}
         for each in seen:
@@ -162,9 +168,9 @@ class SeriesIndex:
         return True
 
     def forget_unused(self) -> None:
-        """Remove numbers whose last record is gone: devices come and go for ever.
+        """Remove indices without a record, because devices come and go for ever.
 
-        Call this after a complete reading of the flows: until then, flows may still have them.
+        Call this after a complete reading of the flows. Until then, flows may still use them.
         """
         if self._unused:
             used = self.of_slots.numbers
@@ -185,15 +191,15 @@ class SeriesIndex:
         return number
 
     def owner(self, series: int) -> Owner:
-        """The program's id and the place."""
+        """Return the program's id and the location of a series index."""
         return self._owners[series]
 
     def series_where(self, wanted: Callable[[int, Location], bool]) -> list[int]:
-        """Return every scope whose program's id and location are wanted."""
+        """Return the series index of every wanted program and location."""
         return [number for owner, number in self._numbers.items() if wanted(*owner)]
 
     def forget_program(self, program: int) -> None:
-        """Strikes a program that is gone."""
+        """Remove the indices of a program that is gone."""
         for key in [key for key in self._numbers if key[0] == program]:
             del self._owners[self._numbers.pop(key)]
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel's flow table of one family: read, compared with the reading before, grouped.
+"""Read one family's flow table, compare it with the previous reading, and group its slots.
 
-All of it is array arithmetic over the table's places ("slots"), for there are a hundred
-thousand of them and a reading happens with each scrape. Per-slot arrays are flat, in the
-order (set, CPU, way) in which the kernel hands the table out.
+A slot is one way of one set on one CPU. There are a hundred thousand slots, and each scrape
+reads all of them. So this module uses array arithmetic only. Arrays over slots are flat, in the
+kernel's order (set, CPU, way).
 """
 
 import sys
@@ -23,27 +23,27 @@ Indices = NDArray[np.intp]
 HALF_LIFE = 10.0
 """Seconds after which a packet counts half in a flow's rate."""
 
-# What a packet of unknown age counts in a flow's rate: enough to put busy ones first.
+# The weight of a packet of unknown age in a flow's rate: enough to put busy flows first.
 _OF_UNKNOWN_AGE = np.float32(1e-9)
 
-# A set that is being changed whenever it is looked at is left for the next reading.
+# If a set changes during this many attempts to read it, it waits for the next reading.
 _ATTEMPTS = 100
 
 
-# In a key's byte of the verdict: the verdict itself, and the upper bits of the device's index.
+# The parts of a key's verdict byte: the verdict itself, and the upper bits of the device's index.
 _VERDICT, _UPPER = 0x07, np.uint64(0xF8)
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What differs between IPv4 and IPv6."""
+    """The differences between IPv4 and IPv6."""
 
     version: int
     map: str
     record: str  # struct of bpf/common/xdpscope.h: a set
     key: str  # struct of bpf/common/xdpscope.h: a flow's key
-    words: int  # of 64 bits, of which a key consists
-    verdict: int  # at which bit of the last word that of the exit begins: struct flow4_key
+    words: int  # the number of 64-bit words in a key
+    verdict: int  # the first bit of the verdict byte in the last word: see struct flow4_key
 
     def index(self, word: U64) -> U64:
         """Return the index of the device's record, which differs by CPU."""
@@ -51,7 +51,7 @@ class Family:
         return found >> np.uint64(16) & np.uint64(0xFFFF) | (found & _UPPER) << np.uint64(13)
 
     def without_index(self, word: U64) -> U64:
-        """Return the word as it is on every CPU."""
+        """Return the word without the index of the device's record: equal on every CPU."""
         mask = (0xFFFF << 16 | int(_UPPER)) << self.verdict
         return word & np.uint64(mask ^ (1 << 64) - 1)
 
@@ -64,17 +64,17 @@ FAMILIES = (
 
 @dataclass(slots=True)
 class Grouped:
-    """Flows, each with its slots on all CPUs summed; arrays of one entry a flow.
+    """Flows, as arrays with one entry for each flow: the sum of its slots on all CPUs.
 
-    Ordered by ``name``, a hash of key and scope under which a flow is known as long as
-    the agent lives.
+    The order is by ``name``, a hash of key and series index. It identifies a flow as long as the
+    agent runs.
     """
 
     name: U64
     slot: Indices  # one of the flow's slots, for its key
-    score: NDArray[np.float64]  # packets, of which half is forgotten each HALF_LIFE
-    idle: NDArray[np.bool_]  # had no packet for long
-    packets: U64  # since the reading before, or in all
+    score: NDArray[np.float64]  # packets; it decays by half in each HALF_LIFE
+    idle: NDArray[np.bool_]  # without a packet for the idle timeout
+    packets: U64  # since the previous reading, or in all
     bytes: U64
 
 
@@ -85,36 +85,36 @@ _NO_FLOWS = Grouped(
 
 
 class _Grouping:
-    """Which slots make up which flow."""
+    """Find the slots of each flow."""
 
     def __init__(self, name: U64, held: NDArray[np.bool_]) -> None:
         slots = np.flatnonzero(held)
         self.names, first, flows = np.unique(name[slots], return_index=True, return_inverse=True)
-        self.slots: Indices = slots[first]  # one of each flow
-        # By slot; of those that are in no flow one number more.
+        self.slots: Indices = slots[first]  # one slot of each flow
+        # The flow of each slot. Slots in no flow have the next number after the last flow.
         self._flow = np.full(len(name), len(self.names), np.intp)
         self._flow[slots] = flows
 
     def sums(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        """By flow, of one value a slot."""
+        """Return the sum of each flow; ``values`` has one value for each slot."""
         found = np.bincount(self._flow, values, len(self.names) + 1)[:-1]
         return np.asarray(found, np.float64)
 
     def exact_sums(self, values: U64) -> U64:
-        """The same, where a sum may be more than 2⁵³."""
+        """Return exact sums by flow, even if a sum is more than 2⁵³."""
         if int(values.max(initial=0)) >> 32 == 0:
             return self.sums(values).astype(np.uint64)
         low, half = values & np.uint64(0xFFFFFFFF), np.uint64(32)
         return (self.exact_sums(values >> half) << half) + self.exact_sums(low)
 
     def of_flows(self, wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """The slots of these flows."""
+        """Return which slots belong to the wanted flows."""
         found: NDArray[np.bool_] = np.append(wanted, False)[self._flow]
         return found
 
 
 class SlotTable:
-    """One family's table."""
+    """Read the flow table of one family."""
 
     def __init__(
         self,
@@ -126,10 +126,17 @@ class SlotTable:
         adopted: bool = False,
         sets: int | None = None,
     ) -> None:
-        """Reads nothing yet, and takes no memory for slots until there is a flow: ``in_use``.
+        """Read nothing yet, and allocate no memory for slots before there is a flow.
 
-        Of flows that are in an ``adopted`` table already nobody knows when they came. A plain
-        array has so many ``sets`` of one CPU after those of another.
+        Args:
+            family: IPv4 or IPv6.
+            table: The kernel's map.
+            record: The dtype of a set.
+            key: The dtype of a flow's key.
+            in_use: Returns whether there is a flow.
+            adopted: Whether the table is an earlier agent's. The age of its flows is unknown.
+            sets: The number of sets for each CPU in a plain array. It has the sets of one CPU
+                after those of another.
         """
         self.family = family
         self._adopted = adopted
@@ -148,21 +155,21 @@ class SlotTable:
         info = self._map.info
         self._raw = np.zeros((info.max_entries, info.cpus, info.stride), np.uint8)
         self._sets = typed(self._raw, self._record)
-        # (set and CPU, way): of one record after the other, so that this is no copy.
+        # Shape (sets and CPUs, ways), record by record, so that this is a view and not a copy.
         self._flows = self._sets["flows"].reshape(-1, self._shape[2])
         self._done = np.zeros(self._shape[:2], np.uint64)
         self._packets = np.zeros(self._size, np.uint64)
         self._bytes = np.zeros(self._size, np.uint64)
         self._occupant = np.zeros(self._size, np.uint64)  # a hash of key and target; 0: none
         self._series = np.full(self._size, UNKNOWN, np.int32)
-        self._name = np.zeros(self._size, np.uint64)  # a hash of key and scope
+        self._name = np.zeros(self._size, np.uint64)  # a hash of key and series index
         self._score = np.zeros(self._size, np.float32)
         self._seen = np.full(self._size, -np.inf)
         self._held = np.zeros(self._size, bool)
         self._grouping: _Grouping | None = None
         self._aged: NDArray[np.bool_] | None = None
         self._read_at = 0.0
-        self._whole = False  # the last reading
+        self._whole = False  # whether the last reading had every slot
         self._ready = True
 
     def read(
@@ -175,17 +182,17 @@ class SlotTable:
     ) -> Generator[None, None, tuple[Grouped, int]]:
         """Read the whole table in a few steps, unless nothing can have changed in it.
 
-        Nothing else may be asked of the table before the last step.
+        Do not call other methods before the last step.
 
         Args:
-            of_slots: Whose slots are.
+            of_slots: The series index of slots.
             now: Seconds of a monotonic clock.
-            renamed: Whether slots may have another scope than at the reading before.
-            timeout: After so many seconds without a packet a flow is idle.
-            still: Whether it is known that no flow has had a packet since the reading before.
+            renamed: Whether the series index of a slot may have changed since the previous reading.
+            timeout: The number of seconds without a packet after which a flow is idle.
+            still: Whether it is certain that no flow has had a packet since the previous reading.
 
         Returns:
-            The flows, and how many were pushed out of the table since the reading before.
+            The flows, and how many the kernel evicted to make room since the previous reading.
         """
         if not self._ready:
             if still or not self._in_use():
@@ -217,7 +224,7 @@ class SlotTable:
                 sizes[occupied] != self._bytes[occupied]
             )
         yield
-        # What cannot be told whose it is is left as it is, until that is known.
+        # A slot without a known owner stays as it is until the owner is known.
         changed &= self._series != UNKNOWN
         delta_packets, delta_bytes = self._advance(changed, packets, sizes, now)
         yield
@@ -225,11 +232,11 @@ class SlotTable:
 
     @property
     def complete(self) -> bool:
-        """Whether the last reading had every slot: no set was being changed all the time."""
+        """Return whether the last reading had every slot: no set changed during all attempts."""
         return not self._ready or self._whole
 
     def _fetch(self) -> Indices:
-        """Copies the table; returns the slots of sets that would not stand still for it."""
+        """Copy the table; return the slots of sets that changed during all attempts."""
         self._map.read_array(self._raw)
         moving: list[tuple[int, int]] = []
         for number, cpu in np.argwhere(self._sets["done"] != self._sets["started"]).tolist():
@@ -240,7 +247,7 @@ class SlotTable:
                 if one["done"] == one["started"]:
                     break
             else:
-                # So that it is found changed at the next reading.
+                # Keep the old value, so that the next reading finds this set changed.
                 one["done"] = self._done[number, cpu]
                 moving.append((number, cpu))
         numbers, cpus = np.array(moving, np.intp).reshape(-1, 2).T
@@ -250,19 +257,19 @@ class SlotTable:
 
     def _column(self, name: str, slots: Indices, word: int | None = None) -> U64:
         column = self._flows[name] if word is None else self._flows[name][..., word]
-        # Copied as a whole: what is to be read is mostly a good part of it.
+        # Copy the whole column, because callers mostly need a good part of it.
         found: U64 = np.ascontiguousarray(column).reshape(-1)[slots]
         return found
 
     def _occupy(self, slots: Indices, of_slots: SeriesOfSlots) -> int:
-        """Sees to slots that may have got other flows; how many were pushed out for them."""
+        """Update slots that may have other flows now; return how many flows these evicted."""
         words = [self._column("key", slots, word) for word in range(self.family.words)]
         target = self._column("target", slots).astype(np.uint64)
         occupant = self._hash([target, *words])
         others = occupant != self._occupant[slots]
         mine = slots[others]
-        # Every put is into a free place or pushes out; not all of it can be seen. What had
-        # been given up for idle before is not counted again.
+        # Each insertion uses a free slot or evicts a flow. A reading does not see all of them.
+        # Flows that were evicted as idle before do not count again.
         puts = int((self._sets["done"] - self._done).sum())
         before = self._occupant[mine]
         free = int(np.count_nonzero(before == 0))
@@ -278,7 +285,8 @@ class SlotTable:
         elements, values = np.divmod(slots // self._shape[2], self._shape[1])
         cpus = values + elements // self._sets_of_cpu
         series = of_slots.of(code(cpus, target, self.family.index(words[-1])))
-        # Under another name than when last read: what has come since is neither's here.
+        # These slots have another owner than at the previous reading. Packets since then count
+        # for neither owner.
         old = self._series[slots]
         renamed = slots[(old != series) & (old != UNKNOWN)]
         if len(renamed):
@@ -295,9 +303,9 @@ class SlotTable:
     def _advance(
         self, changed: NDArray[np.bool_], packets: U64, sizes: U64, now: float
     ) -> tuple[U64, U64]:
-        """Takes over the counts of now of these slots; what they have grown by."""
+        """Store the current counts of these slots; return their growth."""
         self._age(now)
-        # Fewer than before: the same flow again, that was pushed out in between.
+        # If a count decreased, the same flow was evicted in between and came back.
         same = (packets >= self._packets) & (sizes >= self._bytes)
         grown = np.where(changed, packets - self._packets * same, np.uint64(0))
         grown_bytes = np.where(changed, sizes - self._bytes * same, np.uint64(0))
@@ -309,7 +317,7 @@ class SlotTable:
             self._aged &= ~changed
         self._score += fresh
         self._seen[changed] = now
-        # New, or given up for idle and back.
+        # These flows are new, or they were evicted as idle and came back.
         if (changed & ~self._held).any():
             self._held |= changed
             self._grouping = None
@@ -326,7 +334,7 @@ class SlotTable:
         return self._grouping
 
     def _group(self, packets: U64 | None, sizes: U64 | None, idle_since: float) -> Grouped:
-        """None: no slot has any."""
+        """Return the flows with these counts; None means 0 for all slots."""
         grouping = self._grouped()
         nothing = np.zeros(len(grouping.names), np.uint64)
         idle = np.zeros(len(grouping.names), bool)
@@ -343,25 +351,25 @@ class SlotTable:
         )
 
     def held(self) -> Grouped:
-        """All flows, with what they have counted since they came into the table."""
+        """Return all flows with their counts since they entered the table."""
         if not self._ready:
             return _NO_FLOWS
         return self._group(self._packets, self._bytes, -np.inf)
 
     def evict(self, flows: NDArray[np.bool_]) -> None:
-        """No longer holds these of the last grouping, until they have packets again."""
+        """Evict these flows of the last grouping, until they have packets again."""
         if flows.any():
             self._held[self._grouped().of_flows(flows)] = False
             self._grouping = None
 
     def series_of(self, slots: Indices) -> NDArray[np.int32]:
-        """Whose these slots are."""
+        """Return the series index of these slots."""
         if not len(slots):
             return np.empty(0, np.int32)
         return self._series[slots]
 
     def keys(self, slots: Indices) -> NDArray[Any]:
-        """The keys in these slots, as records of the family's key type."""
+        """Return the keys in these slots, as records of the family's key type."""
         if not len(slots):
             return np.empty(0, self._key)
         rows = self._flows["key"][slots // self._shape[2], slots % self._shape[2]]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Totals that only grow, from readings that start over."""
+"""Keep totals that never decrease, although the kernel's records start again from 0."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Self
@@ -9,15 +9,16 @@ import numpy as np
 from xdpscope.counters.records import REASONS, DeviceReading, Reading, no_counts
 
 Location = tuple[str, str]
-"""Where packets were seen, by name: (network namespace, interface)."""
+"""A location by its names: (network namespace, interface)."""
 
 LocationOf = Callable[[int, int, int, str], Location | None]
-"""From a namespace's serial number, an ifindex, the namespace's inode number and the device's
-name when it was first seen, to the place's names now; None where these are not known yet."""
+"""A function that returns a device's location now, or None if it is not known yet. Its arguments:
+the namespace's serial number, the ifindex, the namespace's inode number, and the device's name
+when it was first seen."""
 
 
 class Tally:
-    """What was counted at one place, by verdict in the order of VERDICTS."""
+    """The counts of one location, by verdict in the order of VERDICTS."""
 
     __slots__ = ("counts",)
 
@@ -25,23 +26,23 @@ class Tally:
         self.counts = no_counts()
 
     def copy(self) -> Self:
-        """Return what was counted up to now, which grows no more."""
+        """Return a copy that does not grow any more."""
         copy = type(self)()
         copy.counts[...] = self.counts
         return copy
 
     @property
     def packets(self) -> list[int]:
-        """Packets by verdict."""
+        """Return the packets by verdict."""
         return self._column(0, 0)
 
     @property
     def bytes(self) -> list[int]:
-        """Bytes by verdict."""
+        """Return the bytes by verdict."""
         return self._column(0, 1)
 
     def unaccounted(self, reason: str) -> tuple[list[int], list[int]]:
-        """Packets and bytes by verdict that are in no flow for this one of REASONS."""
+        """Return the packets and bytes, by verdict, that are in no flow for one of REASONS."""
         row = 1 + REASONS.index(reason)
         return self._column(row, 0), self._column(row, 1)
 
@@ -51,12 +52,12 @@ class Tally:
 
 
 class Totals:
-    """What every program did, by program and place.
+    """Keep the totals by program and location.
 
-    The kernel's records are bound to a namespace and an ifindex; people know an interface
-    by its name, which another may have tomorrow. So what a record has grown by since it
-    was last read is booked under the name of now: a total never shrinks, and an interface
-    that is renamed takes along nothing that was counted under its old name.
+    The kernel's records are bound to a namespace and an ifindex. People know an interface by its
+    name, which another interface may have tomorrow. So each reading adds a record's growth since
+    the previous reading to the totals of the current name. A total never decreases. Counts under
+    an old name stay there when an interface is renamed.
     """
 
     def __init__(self) -> None:
@@ -65,13 +66,13 @@ class Totals:
         self._grown: set[Location] = set()
 
     def record(self, program: int, store: str, reading: Reading, location_of: LocationOf) -> bool:
-        """Books what ``reading`` has more than the one before it from the same store.
+        """Add the growth since the previous reading of the same store to the totals.
 
-        A device may have records in several of a program's stores, and lose one of them. What
-        is in a place not known yet is booked once that is known.
+        A device may have records in several of a program's stores, and lose one of them. Growth
+        at a location that is not known yet is added once the location is known.
 
         Returns:
-            Whether all of it is booked.
+            Whether the totals contain all of the growth.
         """
         totals = self._by_program.setdefault(program, {})
         stores = self._recorded.setdefault(program, {})
@@ -102,7 +103,7 @@ class Totals:
         tally = totals.get(location)
         if tally is None:
             tally = totals[location] = Tally()
-        # Less than before: the kernel's record was deleted, and this is a new one.
+        # If a count decreased, the kernel's record was deleted and this is a new one.
         if old is None or (now.counts < old.counts).any():
             tally.counts += now.counts
         else:
@@ -110,7 +111,7 @@ class Totals:
         self._grown.add(location)
 
     def close(self, program: int, store: str, last: Reading, location_of: LocationOf) -> None:
-        """Book the last reading of deleted records, and forget these records.
+        """Add the last reading of deleted records to the totals, and forget these records.
 
         A record of the same device that appears later counts from 0, even if it has overtaken
         the deleted one by its first reading.
@@ -124,29 +125,29 @@ class Totals:
                 self._add(totals, location, old, now)
 
     def skip(self, program: int, store: str, reading: Reading) -> None:
-        """Start again at this reading: do not book what came before it."""
+        """Start again at this reading: do not add earlier counts to the totals."""
         self._recorded.setdefault(program, {})[store] = dict(reading)
 
     def grown(self) -> set[Location]:
-        """Places where anything was booked since this was last asked."""
+        """Return the locations whose totals have grown since the last call."""
         found, self._grown = self._grown, set()
         return found
 
     def of(self, program: int) -> Mapping[Location, Tally]:
-        """The totals of one program."""
+        """Return the totals of one program, by location."""
         return self._by_program.get(program, {})
 
     def locations(self) -> Iterator[Location]:
-        """Every place there are totals for, some more than once."""
+        """Yield every location with totals, some of them more than once."""
         for totals in self._by_program.values():
             yield from totals
 
     def forget_program(self, program: int) -> None:
-        """Strikes a program that is gone; its id does not come back."""
+        """Remove the totals of a program that is gone. Its id does not come back."""
         self._by_program.pop(program, None)
         self._recorded.pop(program, None)
 
     def forget_location(self, location: Location) -> None:
-        """Strikes the totals of an interface that is gone."""
+        """Remove the totals of an interface that is gone."""
         for totals in self._by_program.values():
             totals.pop(location, None)
