@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Grafana dashboards: ``python -m dashboards`` writes the JSON that is checked in beside this.
+"""The Grafana dashboards. ``python -m dashboards`` writes their JSON, which is checked in here.
 
-The classic JSON model, not the newer resources: every Grafana in use can import or provision it.
+They use the classic JSON model, because every Grafana in use can import or provision it. Not every
+Grafana can do that with the newer resources.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the dashboards' JSON."""
+"""Write the dashboards' JSON."""
 
 from dashboards.files import FOLDER, generated
 

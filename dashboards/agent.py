@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agents themselves: whether they work, what they miss, and what they cost."""
+"""Define the dashboard of the agents: whether they work, what they miss, and what they cost."""
 
 from grafana_foundation_sdk.models import dashboard as model
 
@@ -165,7 +165,7 @@ def _numbers() -> list[tuple[int, Panel]]:
 
 
 def _by_node(words: Words, metric: str, unit: str, *, counter: bool = False) -> Panel:
-    """Return lines of a metric of the process, for the ten nodes with most of it."""
+    """Return lines of a process metric, for the ten nodes with the highest values."""
     own = f"and on (cluster, job, instance) {series(AGENT_UP)}"
     shown = f"({rate(metric) if counter else series(metric)} {own})"
     ranking = extreme("increase" if counter else "max_over_time", metric)
@@ -427,7 +427,7 @@ def _scrapes() -> list[Line]:
 
 
 def _hosts() -> Panel:
-    """Return a table of all agents: with 200 nodes, it is what shows each of them."""
+    """Return a table of all agents. With 200 nodes, only this panel shows each of them."""
     known = f"and on (cluster, job, instance) {lasting(AGENT_UP)}"
     by = ", ".join(TARGET)
     return rows(
@@ -469,7 +469,7 @@ def _hosts() -> Panel:
 
 
 def agent() -> model.Dashboard:
-    """The dashboard."""
+    """Return the dashboard."""
     return dashboard(
         AGENT,
         "Whether the xdpscope agents work, what they miss, and what they cost.",

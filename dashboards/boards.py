@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the dashboards share beside panels: variables, links, and how they are laid out."""
+"""Define the variables, links and layout that the dashboards share."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ TITLES: Final = {
 
 @dataclass(frozen=True)
 class Line:
-    """Panels side by side, with their widths."""
+    """A line of panels side by side, with their widths."""
 
     height: int
     panels: Sequence[tuple[int, Panel]]
@@ -46,19 +46,19 @@ class Line:
 
 @dataclass(frozen=True)
 class Section:
-    """Lines under a heading."""
+    """A heading and the lines below it."""
 
     title: str
     lines: Sequence[Line]
 
 
 def datasource() -> build.DatasourceVariable:
-    """Which Prometheus to ask."""
+    """Return the variable that selects the Prometheus server."""
     return build.DatasourceVariable("datasource").label("Data source").type("prometheus")
 
 
 def choice(name: str, label: str, metric: str, *matchers: str) -> build.QueryVariable:
-    """One of the values of a label, in the time that is shown."""
+    """Return a variable that selects one value of a label, in the time that is shown."""
     selector = f"{metric}{{{', '.join(matchers)}}}" if matchers else metric
     query = f"label_values({selector}, {name})"
     return (
@@ -73,7 +73,7 @@ def choice(name: str, label: str, metric: str, *matchers: str) -> build.QueryVar
 
 
 def choices(name: str, label: str, metric: str, *matchers: str) -> build.QueryVariable:
-    """Any number of them, at first all."""
+    """Return a variable that selects any number of values of a label. The default is all."""
     return (
         choice(name, label, metric, *matchers)
         .multi(True)
@@ -84,9 +84,9 @@ def choices(name: str, label: str, metric: str, *matchers: str) -> build.QueryVa
 
 
 def agents() -> list[build.QueryVariable]:
-    """Which agents."""
+    """Return the variables that select agents."""
     return [
-        # "All" is any cluster and none: the label is optional.
+        # "All" also includes agents without a cluster, because this label is optional.
         choices("cluster", "Cluster", AGENT_UP).all_value(".*"),
         choices("job", "Job", AGENT_UP, *AGENTS[:1]),
         choices("instance", "Node", AGENT_UP, *AGENTS[:2]),
@@ -94,7 +94,7 @@ def agents() -> list[build.QueryVariable]:
 
 
 def locations(*matchers: str) -> list[build.QueryVariable]:
-    """Where packets come by."""
+    """Return the variables that select locations."""
     matchers = (*AGENTS, *matchers)
     return [
         choices("netns", "Network namespace", "xdp_packets_total", *matchers),
@@ -103,21 +103,21 @@ def locations(*matchers: str) -> list[build.QueryVariable]:
 
 
 def address(board: str, *variables: str) -> str:
-    """The way to another dashboard, with these variables as they are here."""
+    """Return the URL of another dashboard, with the current values of these variables."""
     return f"/d/{board}?" + "&".join(f"${{{variable}:queryparam}}" for variable in variables)
 
 
 def panel_of(board: str, title: str, *variables: str) -> str:
-    """Return the way to a panel, alone on the page, with these variables and the time as here.
+    """Return the URL of a panel, alone on the page, with the current variables and time.
 
-    ``files`` puts the panel's id in the place of its title.
+    ``files`` replaces the panel's title with its id.
     """
     _, _, chosen = address(board, *variables).partition("?")
     return f"/d/{board}?viewPanel=<{title}>&{chosen}&${{__url_time_range}}"
 
 
 def of_row(**columns: str) -> str:
-    """Return variables, each with what the row of a table has in a column."""
+    """Return URL parameters that set each variable to the row's value in a column."""
     return "".join(
         f"&var-{variable}=${{__data.fields.{column}:percentencode}}"
         for variable, column in columns.items()
@@ -126,11 +126,11 @@ def of_row(**columns: str) -> str:
 
 NODE_OF_ROW: Final = {"instance": "node"}
 PLACE_OF_ROW: Final = {**NODE_OF_ROW, "netns": "namespace", "interface": "interface"}
-"""The columns in which tables have the values of these variables."""
+"""The table columns that have the values of these variables."""
 
 
 def to_program(*kept: str, **columns: str) -> dict[str, str]:
-    """Return a link of a program's name in a table. ``kept`` are variables whose choice is kept."""
+    """Return the link of a program's name in a table. It keeps the values of ``kept``."""
     shared = ("datasource", *(name for name in (*TARGET, *kept) if name not in columns))
     return {
         "title": "What ${__value.text} does",
@@ -142,7 +142,7 @@ def to_program(*kept: str, **columns: str) -> dict[str, str]:
 
 
 def to_program_of_row(*shared: str, **columns: str) -> dict[str, str]:
-    """Return the same link for another cell of a row that has a column ``program``."""
+    """Return the link to a row's program for another cell. The row has a column ``program``."""
     return {
         "title": "What ${__data.fields.program} does here",
         "url": address(PROGRAM, "datasource", *shared)
@@ -152,7 +152,7 @@ def to_program_of_row(*shared: str, **columns: str) -> dict[str, str]:
 
 
 def to_agent() -> dict[str, str]:
-    """Return a link of a node's name in a table."""
+    """Return the link of a node's name in a table."""
     return {
         "title": "The agent on ${__value.text}",
         "url": address(AGENT, "datasource", "cluster", "job")
@@ -161,7 +161,7 @@ def to_agent() -> dict[str, str]:
 
 
 def to_overview() -> dict[str, str]:
-    """Return a link of a node's name in a table about agents."""
+    """Return the link of a node's name in a table about agents."""
     return {
         "title": "Packets of ${__value.text}",
         "url": address(OVERVIEW, "datasource", "cluster", "job")
@@ -170,9 +170,10 @@ def to_overview() -> dict[str, str]:
 
 
 def link(board: str, *variables: str) -> build.DashboardLink:
-    """The same, for the head of a dashboard, in the time that is shown.
+    """Return a link to a dashboard for the head of another one, with the time that is shown.
 
-    Not ``includeVars``: a dashboard that has no "All" of a variable would be told of it.
+    The link does not use ``includeVars``. That option would pass "All" to dashboards whose
+    variables have no "All".
     """
     return (
         build.DashboardLink(TITLES[board].rpartition(" ")[2])
@@ -184,7 +185,7 @@ def link(board: str, *variables: str) -> build.DashboardLink:
 
 
 def firing(board: str, about: str, *matchers: str) -> Line:
-    """Return a line for ``board`` with the alerts that fire, and links to the other dashboards."""
+    """Return a line for ``board`` with the firing alerts, and links to the other dashboards."""
     rule = {"title": "The rule and its runbook", "url": "/alerting/list?search=${__value.raw}"}
     panel = rows(
         Words(
@@ -211,15 +212,17 @@ def firing(board: str, about: str, *matchers: str) -> Line:
 
 
 def firing_alerts(board: str, *matchers: str) -> str:
-    """Return the alerts that fire about what is chosen on ``board``."""
+    """Return the query for firing alerts about the current selection on ``board``."""
     near = () if board == AGENT else NEAR
     return series("ALERTS", 'alertname=~"Xdp.+"', 'alertstate="firing"', *near, *matchers)
 
 
 def alert_events(board: str, *matchers: str) -> str:
-    """Return the alerts that fire about a program, and of all others where each begins.
+    """Return the query for the alert events of a dashboard.
 
-    An event that lasts is shaded. Of hundreds of programs that would shade all of a graph.
+    On the dashboard of one program, an event lasts as long as its alert fires. On the other
+    dashboards, an event is only the moment when its alert begins. Grafana shades an event for as
+    long as it lasts. With hundreds of programs, this would shade the whole graph.
     """
     alerts = firing_alerts(board, *matchers)
     if board != PROGRAM:
@@ -228,19 +231,22 @@ def alert_events(board: str, *matchers: str) -> str:
 
 
 def everywhere(alerts: str) -> str:
-    """Return alerts of which those without a place have "All", which a link carries as any."""
+    """Return the alerts, with "All" as namespace and interface if they have none.
+
+    A link passes "All" as any location.
+    """
     for label in ("netns", "interface"):
         alerts = f'label_replace({alerts}, "{label}", "All", "{label}", "")'
     return alerts
 
 
 def events(board: str, *matchers: str) -> list[builder.Builder[model.AnnotationQuery]]:
-    """Return what happened, for the graphs of ``board``; ``matchers`` choose programs."""
+    """Return the events for the graphs of ``board``; ``matchers`` select programs."""
     locations = () if board == AGENT else LOCATION
     attached = series("xdp_program_attachment_info", *locations, *matchers)
     all_attached = series("xdp_program_attachment_info", *locations)
     before = f"offset {RATE_INTERVAL}"
-    # An agent that is starting has not yet seen what is attached.
+    # A starting agent has not seen the attachments yet, so its events do not count.
     last_scan = series("xdpscope_scan_last_success_timestamp_seconds")
     scanned = f"and on (cluster, job, instance) {last_scan} > 0"
     loaded = series("xdp_program_loaded_timestamp_seconds", *matchers)
@@ -317,7 +323,7 @@ def dashboard(
     sections: Iterable[Section],
     *programs: str,
 ) -> model.Dashboard:
-    """Return a dashboard; ``programs`` are the matchers of those that its events are about."""
+    """Return a dashboard; ``programs`` are matchers that select the programs of its events."""
     board = (
         build.Dashboard(TITLES[uid])
         .uid(uid)
@@ -348,7 +354,7 @@ def dashboard(
             y += line.height
     made = board.build()
     for each in made.links or []:
-        # The SDK would have them in a menu, where nobody looks.
+        # The SDK would put links and events into a menu, where nobody finds them.
         each.placement = None  # type: ignore[assignment]
     for event in (made.annotations and made.annotations.list_val) or []:
         event.placement = None  # type: ignore[assignment]
@@ -356,7 +362,7 @@ def dashboard(
 
 
 def unanswered() -> str:
-    """Return how many agents did not answer at some moment of the time that is shown."""
+    """Return a query that counts the agents that did not always answer in the time shown."""
     known = f"on (cluster, job) {lasting(AGENT_UP)}"
     lowest = f"min_over_time({series('up')}[{RANGE}])"
     return f"count(({lowest} and {known}) == 0) or 0 * count({lasting(AGENT_UP)})"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dashboards as files."""
+"""Generate the texts of the dashboards' files."""
 
 import json
 import re
@@ -13,19 +13,20 @@ from dashboards.overview import overview
 from dashboards.program import program
 
 FOLDER: Final = Path(__file__).parents[1] / "dashboards" / "grafana" / "dashboards"
-"""Has dashboards only, so that Grafana can provision it."""
+"""The folder of the files. It has dashboards only, so that Grafana can provision it."""
 
 GRAFANA: Final = "10.4.0"
-"""The oldest Grafana that has all that the dashboards use; it is shown where one is imported."""
+"""The oldest Grafana with all features that the dashboards use. Grafana's import shows it."""
 
 _SCHEMA: Final = 39
-"""Of that Grafana. A newer one migrates a dashboard from there, an older one would not go back."""
+"""The schema of that Grafana. A newer Grafana migrates a dashboard from this schema. An older
+Grafana would not migrate it back."""
 
 _PANEL: Final = re.compile(r"/d/([a-z-]+)\?viewPanel=<([^>]+)>")
 
 
 def generated() -> dict[str, str]:
-    """Return the text of each file."""
+    """Return the text of each file by its name."""
     made = {"overview.json": overview(), "program.json": program(), "agent.json": agent()}
     boards = {
         name: json.loads(json.dumps(board, cls=JSONEncoder))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Maps of XDP programs: how full they are, and how much memory they take."""
+"""Define panels on the maps of XDP programs: how full they are, and how much memory they use."""
 
 from dashboards.boards import NODE_OF_ROW, Line, to_agent, to_program_of_row
 from dashboards.panels import VERDICT_COLOURS, Column, Words, bars, lines, rows
@@ -22,7 +22,7 @@ _NO_MAPS = "No XDP program here uses a map."
 
 
 def maps(*programs: str) -> list[Line]:
-    """Return panels on the maps of the programs that these matchers choose, at these places."""
+    """Return panels on the maps of the programs that these matchers select, at these locations."""
     used = here(series("xdp_program_map_info", *programs))
 
     def of(metric: str) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happened to packets after the verdict."""
+"""Define panels on the outcomes of packets after the verdict."""
 
 from dashboards.boards import Line, to_agent
 from dashboards.panels import PACKETS_RATE, Column, Words, by_verdict, lines, rows
@@ -11,7 +11,7 @@ _FROM = 'netns=~"$netns"', 'from_interface=~"$interface"'
 
 
 def outcomes() -> list[Line]:
-    """Panels on the outcomes of all chosen nodes and places."""
+    """Return panels on the outcomes at all selected nodes and locations."""
     errors = rate("xdp_redirect_errors_total", *LOCATION)
     exceptions = rate("xdp_exceptions_total", *LOCATION)
     devmap = rate("xdp_devmap_transmit_packets_total", *_FROM, _DROPPED)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fleet: what becomes of packets, on which nodes, by which programs and from whom."""
+"""Define the dashboard of the fleet: packets by verdict, node, program and source."""
 
 from grafana_foundation_sdk.models import dashboard as model
 
@@ -87,11 +87,11 @@ NAMED_FLOWS = unsampled(once("xdp_flow_packets_total", *LOCATION, 'source!="othe
 
 
 def uncounted() -> str:
-    """Return programs that decide about packets and were not counted, nor one in their place."""
+    """Return programs that decide about packets, if neither they nor a component were counted."""
     reasons = "no_btf|not_jited|unsupported_entry|kernel_refused|busy"
     refused = lasting("xdp_program_traced", f'reason=~"{reasons}"')
     components = lasting("xdp_program_component_info", 'position="0"')
-    # One of each dispatcher: in that time, it may have had several components.
+    # Use one component for each dispatcher, which may have had several in that time.
     of_each = f"group by ({', '.join(TARGET)}, dispatcher_id) ({components})"
     replaced = f'label_replace({of_each}, "program_id", "$1", "dispatcher_id", "(.*)")'
     return here(f"(({refused} == 0) unless {SAME_PROGRAM} {replaced})")
@@ -405,7 +405,7 @@ def _talkers() -> list[Line]:
 
 
 def overview() -> model.Dashboard:
-    """The dashboard."""
+    """Return the dashboard."""
     return dashboard(
         OVERVIEW,
         "What XDP programs do with packets, on all nodes that xdpscope watches.",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Panels in the house's style; what they have in common is said here once."""
+"""Create panels in one style. This module holds everything that panels have in common."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +16,9 @@ from dashboards.queries import RANGE
 
 DATASOURCE: Final = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 
-# Told apart with any kind of colour vision, and with a contrast of 3:1 or more in both of Grafana's
-# themes. pass, drop and redirect are Okabe and Ito's, whose others are too light on white.
+# People with any kind of colour vision can distinguish these colours. The contrast is 3:1 or more
+# in both of Grafana's themes. The colours of pass, drop and redirect are from Okabe and Ito. Their
+# other colours are too light on white.
 VERDICT_COLOURS: Final[Mapping[str, str]] = {
     "pass": "#009E73",
     "drop": "#D55E00",
@@ -28,16 +29,16 @@ VERDICT_COLOURS: Final[Mapping[str, str]] = {
 }
 GOOD: Final = VERDICT_COLOURS["pass"]
 BAD: Final = "#D72057"
-"""Red, of a problem. No verdict has this colour: a drop is no problem by itself."""
+"""The red colour of a problem. No verdict has it, because a drop is no problem by itself."""
 
-# Grafana's own "pps" writes two packets in three seconds as "667 mp/s".
+# Not Grafana's own "pps", because that shows two packets in three seconds as "667 mp/s".
 PACKETS_RATE: Final = "count:pkt/s"
 PACKETS: Final = "count:pkt"
 FLOWS_RATE: Final = "count:flows/s"
 PER_MINUTE: Final = "count:/min"
 BITS: Final = "bps"
 PLAIN: Final = "text"
-"""Grafana's colour of text, for numbers that are neither."""
+"""Grafana's text colour, for numbers that are neither good nor bad."""
 PALE: Final = "#808080"
 
 REASONS: Final[Mapping[str, str]] = {
@@ -54,7 +55,7 @@ REASONS: Final[Mapping[str, str]] = {
     "kernel_refused": "kernel_refused: see the agent's log",
     "vanished": "vanished: no longer there",
 }
-"""What a program is not traced for, in a few words; docs/metrics.md has more."""
+"""The reasons why a program is not traced, in a few words. docs/metrics.md explains them."""
 
 _AnyPanel = TypeVar("_AnyPanel", bargauge.Panel, stat.Panel, table.Panel, timeseries.Panel)
 Panel = bargauge.Panel | stat.Panel | table.Panel | timeseries.Panel
@@ -62,27 +63,27 @@ Panel = bargauge.Panel | stat.Panel | table.Panel | timeseries.Panel
 
 @dataclass(frozen=True)
 class Words:
-    """What a panel says in words."""
+    """The texts of a panel."""
 
     title: str
     about: str
     empty: str
-    """Instead of "No data": why there may be none."""
+    """The text instead of "No data", which explains why there may be none."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """How a table shows a field; without a name it does not."""
+    """A column of a table, for one field. The table hides a field without a name."""
 
     name: str = ""
     width: int | None = None
     unit: str | None = None
     link: Mapping[str, str] | None = None
-    """A title and a url."""
+    """The title and the URL of a link."""
     texts: Mapping[str, str] = field(default_factory=dict)
-    """What is shown instead of a value."""
+    """The texts that the column shows instead of values."""
     colour: str | None = None
-    """Of its text; nought is paler."""
+    """The colour of the text. A 0 is paler."""
     colours: Mapping[str, str] = field(default_factory=dict)
     """The colour of the text, by the value."""
 
@@ -96,9 +97,9 @@ def number(
     colour: str = PLAIN,
     links: Sequence[Mapping[str, str]] = (),
 ) -> stat.Panel:
-    """Return a tile with one number, and its course unless the query is of the whole time shown.
+    """Return a tile with one number, and its history unless the query covers the time shown.
 
-    ``bad_from`` is for a number that should be 0. ``links`` lead to what explains the number.
+    ``bad_from`` is for a number that should be 0. ``links`` lead to explanations of the number.
     """
     whole = RANGE in query
     target = _target("A", query)
@@ -128,7 +129,7 @@ def lines(
     stacked: bool = False,
     narrow: bool = False,
 ) -> timeseries.Panel:
-    """Lines over time, of queries by their legends; a narrow panel has its legend below."""
+    """Return a graph; ``queries`` are by their legends. A narrow panel has its legend below."""
     legend = common.VizLegendOptions().show_legend(True)
     if narrow:
         legend.display_mode(models.LegendDisplayMode.LIST).placement(models.LegendPlacement.BOTTOM)
@@ -146,7 +147,7 @@ def lines(
         .min(0)
         .color_scheme(build.FieldColor().mode(model.FieldColorModeId.PALETTE_CLASSIC))
         .draw_style(models.GraphDrawStyle.LINE)
-        # Stacked, the line of what is nought would lie on top of all others.
+        # In a stacked graph, the line of a series at 0 would lie on top of all other lines.
         .line_width(0 if stacked else 1)
         .fill_opacity(70 if stacked else 0)
         .show_points(models.VisibilityMode.NEVER)
@@ -163,7 +164,7 @@ def lines(
 
 
 def by_verdict(panel: timeseries.Panel) -> timeseries.Panel:
-    """The same with the colours of verdicts, which legends end with."""
+    """Return the panel with the colours of verdicts. Its legends must end with the verdict."""
     for verdict, colour in VERDICT_COLOURS.items():
         panel.override_by_regexp(
             f"/(^| ){verdict}$/",
@@ -173,7 +174,7 @@ def by_verdict(panel: timeseries.Panel) -> timeseries.Panel:
 
 
 def bars(words: Words, query: str, legend: str, unit: str, colour: str) -> bargauge.Panel:
-    """A bar for each series, now."""
+    """Return a panel with a bar for the current value of each series."""
     return (
         _said(bargauge.Panel(), words, unit)
         .targets([_target("A", query).legend_format(legend).instant()])
@@ -199,10 +200,10 @@ def rows(
     sort: str,
     descending: bool = False,
 ) -> table.Panel:
-    """A table of what is now: rows of several queries are one if their labels are the same.
+    """Return a table of current values. Rows of several queries with equal labels become one row.
 
-    A query's labels are fields by their names; its value is "Value", or "Value #" and the
-    query's name if there are several.
+    The labels of a query become fields of the same names. The field of its value is "Value". With
+    several queries, that field is "Value #" and the query's name.
     """
     shown = {name: column for name, column in columns.items() if column.name}
     order = {name: location for location, name in enumerate(shown)}
@@ -221,7 +222,7 @@ def rows(
     )
     if len(queries) > 1:
         panel.with_transformation(model.DataTransformerConfig(id_val="merge", options={}))
-    # Only what is named is shown: labels that somebody's Prometheus adds are not.
+    # Show only fields with a name, so that the table hides labels that a Prometheus adds.
     panel.with_transformation(
         model.DataTransformerConfig(
             id_val="filterFieldsByName", options={"include": {"names": list(shown)}}
@@ -243,7 +244,7 @@ def rows(
 
 
 def verdict_columns(prefix: str = "Value #") -> dict[str, Column]:
-    """Return a column of packets a second for each verdict; its unit is not in each cell."""
+    """Return a column of packets per second for each verdict. Its cells do not show the unit."""
     return {
         f"{prefix}{verdict}": Column(verdict, width=78, unit="short", colour=colour)
         for verdict, colour in VERDICT_COLOURS.items()
@@ -265,18 +266,18 @@ def verdict_column(name: str = "verdict") -> Column:
 
 
 class _Link(cogbuilder.Builder[model.DashboardLink]):
-    """A link of a value: the SDK has only those of dashboards, with more fields."""
+    """A link of a value. The SDK has only links of dashboards, with more fields."""
 
     def __init__(self, link: Mapping[str, str]) -> None:
         self._link = link
 
     def build(self) -> model.DashboardLink:
-        """Return it as it is in the JSON."""
+        """Return the link as it is in the JSON."""
         return self._link  # type: ignore[return-value]
 
 
 def _properties(column: Column) -> list[model.DynamicConfigValue]:
-    # Else an empty cell would say why the panel is empty.
+    # Without this, an empty cell would explain why the panel is empty.
     found: dict[str, Any] = {"noValue": "-"}
     if column.width:
         found["custom.width"] = column.width
@@ -301,7 +302,7 @@ def _properties(column: Column) -> list[model.DynamicConfigValue]:
 
 
 def _target(reference: str, query: str) -> prometheus.Dataquery:
-    """A query; the SDK leaves its letter to us."""
+    """Return a query. The SDK does not choose its reference letter."""
     return prometheus.Dataquery().ref_id(reference).expr(query).datasource(DATASOURCE).range()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One program: what it decides and where, the chain that it is in, and its flows."""
+"""Define the dashboard of one program: its verdicts, locations, chain and flows."""
 
 from grafana_foundation_sdk.models import dashboard as model
 
@@ -236,7 +236,7 @@ def _matrix() -> Panel:
 
 
 def _chain() -> Panel:
-    """Of the dispatchers that it is, or that it is a component of."""
+    """Return a panel on the dispatchers that the program is, or is a component of."""
     components = series("xdp_program_component_info")
     itself = (
         f"label_replace({series('xdp_program_info', THIS)},"
@@ -380,7 +380,7 @@ def _flows() -> list[Line]:
 
 
 def program() -> model.Dashboard:
-    """The dashboard."""
+    """Return the dashboard."""
     return dashboard(
         PROGRAM,
         "What one XDP program does with its packets, on all nodes that have it.",

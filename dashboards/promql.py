@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the checker has to know of a query, read off its syntax tree."""
+"""Examine the syntax tree of a query for the checker."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import promql_parser as syntax
 from dashboards.queries import AGENT_UP, RANGE, RATE_INTERVAL, TARGET, once, once_in_range
 
 _STAND_INS = {RATE_INTERVAL: "58h58m58s", RANGE: "57h57m57s", "${__from}": "1"}
-"""In the place of Grafana's variables, for the parser; nobody would write these durations."""
+"""Values that replace Grafana's variables for the parser. Nobody would write these durations."""
 _POINT, _WHOLE = (syntax.parse_duration(_STAND_INS[name]) for name in (RATE_INTERVAL, RANGE))
 
 _OVER_TIME = frozenset(
@@ -25,12 +25,12 @@ COUNTS = frozenset(
     for of in ("", "flow_", "flow_unaccounted_")
     for what in ("packets", "bytes")
 )
-"""Where a packet is in the counts of each program that it passes through."""
+"""Metrics in which a packet counts once for each program that it passes through."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What there is to be asked for."""
+    """A metric that queries can ask for."""
 
     counter: bool
     labels: frozenset[str]
@@ -38,7 +38,11 @@ class Metric:
 
 @cache
 def parse(query: str) -> syntax.Expr:
-    """Raises ValueError if it is no PromQL."""
+    """Return the syntax tree of a query.
+
+    Raises:
+        ValueError: The query is not PromQL.
+    """
     for variable, stand_in in _STAND_INS.items():
         query = query.replace(variable, stand_in)
     return syntax.parse(query)
@@ -46,15 +50,15 @@ def parse(query: str) -> syntax.Expr:
 
 @dataclass(frozen=True)
 class Examined:
-    """What can be said of a query, whatever panel it is in."""
+    """The result of examining a query, independent of its panel."""
 
     complaints: tuple[str, ...]
     labels: frozenset[str]
-    """Of its result."""
+    """The labels of the query's result."""
 
 
 def examine(query: str, metrics: Mapping[str, Metric], *, instant: bool) -> Examined:
-    """Says it of a query; ``instant`` if it is asked of one moment only."""
+    """Examine a query; ``instant`` means that it asks for one moment only."""
     return _examine(query, frozenset(metrics.items()), instant)
 
 
@@ -95,7 +99,7 @@ def _complaints(query: str, metrics: Mapping[str, Metric], *, instant: bool) -> 
 
 
 def is_ratio(query: str) -> bool:
-    """Whether it is one thing divided by another, or the largest of such."""
+    """Return whether a query is one value divided by another, or the largest of such ratios."""
     try:
         tree = parse(query)
     except ValueError:
@@ -108,12 +112,12 @@ def is_ratio(query: str) -> bool:
 
 
 def selectors(tree: syntax.Expr) -> list[syntax.VectorSelector]:
-    """All of them, those with a range included."""
+    """Return all selectors, including selectors with a range."""
     return [node for node in _walk(tree) if isinstance(node, syntax.VectorSelector)]
 
 
 def labels(tree: syntax.Expr, metrics: Mapping[str, Metric]) -> set[str]:
-    """The labels that the result has."""
+    """Return the labels of the result."""
     if isinstance(tree, syntax.VectorSelector):
         known = metrics.get(str(tree.name))
         return {*_AGENT, *(known.labels if known else ())}
@@ -167,7 +171,7 @@ def _about_selector(
 
 
 def _is_ranking(tree: syntax.AggregateExpr) -> bool:
-    """Return whether a topk chooses the same series at each point of a graph, as at its end."""
+    """Return whether a topk chooses the same series at each point of a graph as at its end."""
     counted = [each for each in selectors(tree.expr) if str(each.name) != AGENT_UP]
     return bool(counted) and all(str(each.at).strip() == "@ end()" for each in counted)
 
@@ -199,14 +203,14 @@ def _about_rates(
             yield "has a subquery"
     for selector in selectors(tree):
         known = metrics.get(str(selector.name))
-        # What is only asked for whether it is there has its value left out by `and`.
+        # On the right of `and`, only the existence of a series counts, not its value.
         bare = known and known.counter and str(selector) not in rated
         if bare and not _only_there(tree, selector):
             yield f"has the counter {selector.name} without a rate"
 
 
 def _only_there(tree: syntax.Expr, selector: syntax.VectorSelector) -> bool:
-    """Whether a selector is on the right of `and` or `unless`."""
+    """Return whether a selector is on the right of `and` or `unless`."""
     return any(
         isinstance(node, syntax.BinaryExpr)
         and str(node.op) in ("and", "unless")
@@ -227,7 +231,7 @@ def _about_sums(tree: syntax.Expr) -> Iterator[str]:
         if not isinstance(node, syntax.AggregateExpr) or str(node.op) != "sum":
             continue
         if any(str(node) == str(inner) for inner in ranked):
-            continue  # it is not shown
+            continue  # the panel does not show it
         grouped = set(node.modifier.labels) if node.modifier else set()
         if grouped & {"program", "program_id"}:
             continue
@@ -238,7 +242,7 @@ def _about_sums(tree: syntax.Expr) -> Iterator[str]:
 def _counted_more_than_once(tree: syntax.Expr) -> Iterator[syntax.VectorSelector]:
     tree = _bare(tree)
     if isinstance(tree, syntax.AggregateExpr) or _is_once(tree):
-        return  # an inner sum has its own say
+        return  # the check handles an inner sum separately
     if isinstance(tree, syntax.VectorSelector):
         of_one = any(
             matcher.name == "program" and _operator(matcher) == "Equal"
@@ -251,7 +255,7 @@ def _counted_more_than_once(tree: syntax.Expr) -> Iterator[syntax.VectorSelector
 
 
 def _is_once(tree: syntax.Expr) -> bool:
-    """Whether this is the expression for each packet once, of whatever it is made."""
+    """Return whether this is the expression of ``once`` or ``once_in_range``, of any metric."""
     if not isinstance(tree, syntax.BinaryExpr) or str(tree.op) != "or":
         return False
     counted = selectors(tree)[0]
@@ -270,7 +274,7 @@ def _about_labels(tree: syntax.Expr, metrics: Mapping[str, Metric]) -> Iterator[
             missing = set(TARGET) - matched
             ranked = _bare(node.rhs)
             if isinstance(ranked, syntax.AggregateExpr) and _is_ranking(ranked):
-                missing = set()  # of nodes as people know them
+                missing = set()  # it ranks nodes by the labels of NODE
             if missing and matched & {"instance", "program_id", "dispatcher_id"}:
                 yield f"takes agents for one that differ by {', '.join(sorted(missing))}"
             for side in (node.lhs, node.rhs):
@@ -281,7 +285,7 @@ def _about_labels(tree: syntax.Expr, metrics: Mapping[str, Metric]) -> Iterator[
 def _is_sum(tree: syntax.Expr) -> bool:
     tree = _bare(tree)
     if isinstance(tree, syntax.BinaryExpr) and isinstance(tree.rhs, syntax.NumberLiteral):
-        return _is_sum(tree.lhs)  # a comparison, for what must not be nought
+        return _is_sum(tree.lhs)  # a comparison, for a divisor that must not be 0
     return isinstance(tree, syntax.AggregateExpr) and str(tree.op) in ("sum", "count")
 
 

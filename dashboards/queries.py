@@ -1,57 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PromQL, put together from parts. Selectors always name the agents that are chosen."""
+"""Build PromQL from parts. Every selector has the matchers of the selected agents."""
 
 from typing import Final
 
 VERDICTS: Final = ("pass", "drop", "tx", "redirect", "aborted", "unknown")
 
 TARGET: Final = ("cluster", "job", "instance")
-"""The labels of an agent, which every join has; ``cluster`` is empty where nobody sets it."""
+"""The labels of an agent, which every join has. ``cluster`` is empty if nobody sets it."""
 
 AGENTS: Final = tuple(f'{label}=~"${label}"' for label in TARGET)
-"""The matchers of the agents that are chosen."""
+"""The matchers of the selected agents."""
 
 SAME_PROGRAM: Final = "on (cluster, job, instance, program_id)"
 
 NODE: Final = ("cluster", "instance")
-"""The labels by which people know an agent, and legends show it: see NODE_LEGEND."""
+"""The labels by which people know an agent. Legends show them: see NODE_LEGEND."""
 
 NODE_LEGEND: Final = "{{instance}} {{cluster}}"
 
 LOCATION: Final = ('netns=~"$netns"', 'interface=~"$interface"')
-"""The matchers of counts at the places that are chosen."""
+"""The matchers of counts at the selected locations."""
 
 NEAR: Final = ('netns=~"$netns|"', 'interface=~"$interface|"')
-"""The same for alerts, of which those without a place concern every place."""
+"""The matchers of alerts at the selected locations. Alerts without a location concern all."""
 
 SAME_PLACE: Final = "on (cluster, job, instance, netns, interface)"
 
 RANGE: Final = "$__range"
-"""The time that is shown. ``RATE_INTERVAL`` is for each point of a graph."""
+"""The time range that the dashboard shows. ``RATE_INTERVAL`` is for each point of a graph."""
 
 RATE_INTERVAL: Final = "$__rate_interval"
 
 TOP: Final = 10
-"""How many nodes or interfaces a graph shows: 200 lines say nothing."""
+"""The number of nodes or interfaces in a graph, because nobody can read 200 lines."""
 
 AGENT_UP: Final = "xdpscope_build_info"
-"""There is one of these for each agent that answers."""
+"""A metric with one series for each agent that answers."""
 
 FLOW: Final = ("protocol", "source", "source_port", "destination", "destination_port")
 
 
 def series(metric: str, *matchers: str) -> str:
-    """A selector."""
+    """Return a selector."""
     return f"{metric}{{{', '.join((*AGENTS, *matchers))}}}"
 
 
 def rate(metric: str, *matchers: str) -> str:
-    """What a counter grows by in a second."""
+    """Return the growth of a counter per second."""
     return f"rate({series(metric, *matchers)}[$__rate_interval])"
 
 
 def grown(metric: str, *matchers: str) -> str:
-    """Return what a counter grew by in the time that is shown, for an instant query."""
+    """Return the growth of a counter in the time that is shown, for an instant query."""
     return f"increase({series(metric, *matchers)}[{RANGE}])"
 
 
@@ -61,33 +61,34 @@ def lasting(metric: str, *matchers: str) -> str:
 
 
 def extreme(function: str, metric: str, *matchers: str) -> str:
-    """Return a function over the time shown, the same at each point of a graph."""
+    """Return a function over the time shown. Its value is the same at each point of a graph."""
     return f"{function}({series(metric, *matchers)}[{RANGE}] @ end())"
 
 
 def busiest(query: str, ranking: str, *labels: str) -> str:
-    """Return ``query`` for those ``TOP`` values of the labels that ``ranking`` puts first.
+    """Return ``query`` for the ``TOP`` values of the labels that ``ranking`` puts first.
 
-    The ranking must be the same at each point (``extreme``): else each point has another ten.
+    The ranking must be the same at each point (see ``extreme``). Otherwise each point of the
+    graph has another ten.
     """
     return f"{query} and on ({', '.join(labels)}) topk({TOP}, {ranking})"
 
 
 def here(query: str) -> str:
-    """Return ``query``, whose series are of programs, without programs that are elsewhere.
+    """Return a query about programs, without programs that are attached elsewhere only.
 
-    Elsewhere is a program that is attached, but at none of the places that are chosen. Programs
-    that are attached nowhere stay: the kernel does not tell where they run.
+    Such a program is attached, but at none of the selected locations. Programs that are attached
+    nowhere stay, because the kernel does not report where they run.
     """
     attached, chosen = (series("xdp_program_attachment_info", *at) for at in ((), LOCATION))
     return f"({query} unless {SAME_PROGRAM} ({attached} unless {SAME_PROGRAM} {chosen}))"
 
 
 def once_in_range(metric: str, *matchers: str) -> str:
-    """Return the series of ``once`` with what they grew by in the time shown.
+    """Return the series of ``once`` with their growth in the time shown.
 
-    Programs that are gone since are included. If a dispatcher's first component changes in that
-    time, the sum has one of the two.
+    The result includes programs that are gone since. If a dispatcher's first component changes
+    in that time, the sum has one of the two components.
     """
     return f"""(
     {grown(metric, *matchers)} and {SAME_PROGRAM}
@@ -107,9 +108,9 @@ def once_in_range(metric: str, *matchers: str) -> str:
 
 
 def once(metric: str, *matchers: str) -> str:
-    """Rates of those series that together have each packet once, to be summed.
+    """Return the rates of series that together have each packet once, so that they can be summed.
 
-    The expression of docs/prometheus.md, "Sums", which explains it; docs/decisions/0008 has more.
+    docs/prometheus.md, "Sums", explains the expression. docs/decisions/0008 has more.
     """
     counted = rate(metric, *matchers)
     return f"""(
@@ -129,34 +130,34 @@ def once(metric: str, *matchers: str) -> str:
 
 
 def total(rates: str, *labels: str) -> str:
-    """The sum of rates, by labels."""
+    """Return the sum of rates, by labels."""
     by = f" by ({', '.join(labels)})" if labels else ""
     return f"sum{by} {_enclosed(rates)}"
 
 
 def share(part: str, whole: str, *labels: str) -> str:
-    """One sum divided by another; nothing where there is nothing to divide by."""
+    """Return one sum divided by another, without series whose divisor is 0 or absent."""
     return f"{total(part, *labels)} / ({total(whole, *labels)} > 0)"
 
 
 def unsampled(flow_rates: str) -> str:
-    """Rates of flows as they would be if each packet had been taken for them."""
+    """Return the rates of flows as they would be without sampling."""
     factor = series("xdpscope_flow_sample_rate")
     return f"({_enclosed(flow_rates)} * on (cluster, job, instance) group_left () {factor})"
 
 
 def or_nought(query: str) -> str:
-    """Nought where there is nothing to sum up, but only if there is an agent to say so."""
+    """Return the query, with 0 instead of no result if at least one agent answers."""
     return f"{query} or 0 * count({series(AGENT_UP)})"
 
 
 def whole(query: str) -> str:
-    """Return the sum as a whole number: what is more than 0 is at least 1."""
+    """Return the sum, rounded up to a whole number, so that a sum above 0 is at least 1."""
     return f"ceil({query})"
 
 
 def described(left: str, info: str, *labels: str) -> str:
-    """Values with labels from the info series of the same program."""
+    """Return values with additional labels from the info series of the same program."""
     return f"{left} * {SAME_PROGRAM} group_left ({', '.join(labels)}) {info}"
 
 

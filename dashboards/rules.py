@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rules that the dashboards keep, checked on their JSON, whatever made it."""
+"""Check rules for dashboards on their JSON, regardless of the tool that created it."""
 
 import json
 import re
@@ -33,24 +33,24 @@ _UNITS: Final = frozenset(
         *("bytes", "percentunit", "s", "none", "locale"),
     )
 )
-"""Those that have a use here. "pps" and "cps" are none: below 1 they show thousandths."""
+"""The units that panels may use. "pps" and "cps" are excluded: below 1, they show thousandths."""
 
 _OF_PACKETS: Final = ("_packets", "_missed", "_exceptions", "_redirect_errors")
-"""How the names of counters of packets end."""
+"""The endings of the names of packet counters."""
 
 _KINDS: Final = frozenset(("bargauge", "stat", "table", "timeseries"))
 _GIVEN: Final = frozenset(
     ("__rate_interval", "__range", "__from", "__url_time_range", "__value", "__data")
 )
-"""Variables that Grafana has by itself."""
+"""The variables that Grafana itself defines."""
 
 EVENTS: Final = frozenset(
     ("Alert firing", "Program loaded", "Program replaced", "Program detached", "Agent restarted")
 )
-"""What every dashboard marks in its graphs."""
+"""The events that every dashboard marks in its graphs."""
 
 _ALERT_RULES: Final = "/alerting/list?search="
-"""Where Grafana lists rules of alerts, its own and those of data sources."""
+"""The URL at which Grafana lists alert rules, its own and those of data sources."""
 
 _VARIABLE: Final = re.compile(r"\$(?:\{(\w+)[^}]*\}|(\w*[A-Za-z_]\w*))")
 _LEGEND_LABEL: Final = re.compile(r"\{\{\s*(\w+)\s*\}\}")
@@ -58,7 +58,7 @@ _LABEL_VALUES: Final = re.compile(r"label_values\((.+), (\w+)\)", re.DOTALL)
 
 
 def findings(boards: Mapping[str, Board], metrics: Mapping[str, Metric]) -> list[str]:
-    """What is wrong with dashboards, each in words; ``metrics`` is what there is to show."""
+    """Return a text for each broken rule; ``metrics`` are the metrics that exist."""
     found = [
         f"{name}: {finding}"
         for name, board in boards.items()
@@ -83,12 +83,12 @@ def findings(boards: Mapping[str, Board], metrics: Mapping[str, Metric]) -> list
 
 
 def panels(board: Board) -> list[Panel]:
-    """Those that show something."""
+    """Return the panels that show something, which excludes rows."""
     return [panel for panel in board.get("panels", ()) if panel.get("type") != "row"]
 
 
 def variables(board: Board) -> dict[str, dict[str, Any]]:
-    """By their names."""
+    """Return the variables by their names."""
     return {each["name"]: each for each in board.get("templating", {}).get("list", ())}
 
 
@@ -120,7 +120,7 @@ def _counted(board: Board, key: str) -> Counter[object]:
 
 
 def _about_grid(board: Board) -> Iterator[str]:
-    """Nothing outside, no overlaps, no holes."""
+    """Check that no panel is outside the grid, no panels overlap, and the grid has no holes."""
     locations = [(panel.get("title"), panel["gridPos"]) for panel in board.get("panels", ())]
     for title, at in locations:
         if at["x"] < 0 or at["w"] < 1 or at["x"] + at["w"] > WIDTH:
@@ -157,7 +157,7 @@ def _about_variables(board: Board, metrics: Mapping[str, Metric]) -> Iterator[st
         if bool(variable.get("multi")) != (variable.get("includeAll") is True):
             yield f"variable {name} is for many but not for all, or the other way round"
         if variable.get("multi"):
-            # A cluster is optional: there All is no cluster too.
+            # A cluster is optional, so All must also match agents without a cluster.
             everything = ".*" if name == "cluster" else ".+"
             if variable.get("allValue") != everything:
                 yield f"variable {name} means by All something else than {everything}"
@@ -186,13 +186,13 @@ def _about_variable_query(
 
 
 _PLACED: Final = ("program_id", "map_id")
-"""What has these is of a program, and by it of places."""
+"""Labels of series that belong to a program, and through it to locations."""
 
 
 def _about_filters(board: Board, metrics: Mapping[str, Metric]) -> Iterator[str]:
-    """Each variable filters what is below it: each query whose metrics it can choose from.
+    """Check that each variable filters each query whose metrics have matching labels.
 
-    ``up`` and what else is of an agent has no program and no place.
+    ``up`` and other metrics of an agent have no program and no location.
     """
     chosen = {"netns", "interface", "program"} & set(variables(board))
     asked = [(panel.get("title"), target) for panel in panels(board) for target in panel["targets"]]
@@ -202,7 +202,7 @@ def _about_filters(board: Board, metrics: Mapping[str, Metric]) -> Iterator[str]
         try:
             names = {str(each.name) for each in promql.selectors(promql.parse(target["expr"]))}
         except ValueError:
-            continue  # another rule
+            continue  # another rule reports it
         labels = set().union(*(metrics[name].labels for name in names & set(metrics)))
         for name in chosen - _mentioned(target["expr"]):
             if labels & {name, *_PLACED}:
@@ -214,7 +214,7 @@ _WITHOUT: Final = ("xdpscope_tracer_run_seconds_total", "ALERTS")
 
 
 def _about_rows(board: Board) -> Iterator[str]:
-    """No row is closed, nor without a panel that has data by default."""
+    """Check that each row is open and has a panel with data by default."""
     below: dict[str, list[Panel]] = {}
     title = ""
     for panel in board.get("panels", ()):
@@ -311,7 +311,10 @@ def _about_panel(panel: Panel, metrics: Mapping[str, Metric]) -> Iterator[str]:
 
 
 def _about_tile(panel: Panel) -> Iterator[str]:
-    """A tile leads to what explains it; what should be 0 covers the time that is shown."""
+    """Check that a tile has a link to an explanation.
+
+    Check also that a number that should be 0 covers the time that is shown.
+    """
     defaults = panel["fieldConfig"]["defaults"]
     if not defaults.get("links"):
         yield "leads to nothing that explains it"
@@ -325,9 +328,9 @@ def _about_tile(panel: Panel) -> Iterator[str]:
 
 
 def _about_unit(unit: object, query: str, panel: Panel) -> Iterator[str]:
-    """What is counted tells the unit."""
+    """Check that the panel's unit is the unit of its counters."""
     if panel["type"] == "table":
-        return  # its columns have units of their own
+        return  # each column of a table has its own unit
     if query.startswith("60 * "):
         wanted = {PER_MINUTE}
     elif promql.is_ratio(query):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""AF_XDP sockets: who has them open, and what they drop."""
+"""Define panels on AF_XDP sockets: which processes have them open, and which packets they drop."""
 
 from dashboards.boards import Line, to_agent
 from dashboards.panels import PACKETS_RATE, Column, Words, lines, rows
@@ -10,7 +10,7 @@ _NONE = "No AF_XDP socket is open here, or this kernel does not list them (modul
 
 
 def sockets() -> list[Line]:
-    """Panels on the AF_XDP sockets of all chosen nodes."""
+    """Return panels on the AF_XDP sockets of all selected nodes."""
     dropped = "xdp_socket_dropped_packets_total"
     drops = lines(
         Words(

@@ -28,7 +28,7 @@ _SKIPPED = re.compile(
     # Not checked yet.
     r"|^agent/xdpscope/(observer\.py|web/page\.)"
     r"|^agent/xdpscope/attach/(targets|tracer|templates|engine)\."
-    r"|^dashboards/|^tests/prometheus/"
+    r"|^dashboards/(grafana|pictures)/|^tests/prometheus/"
 )
 """Files that hold no prose of ours."""
 
