@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tracers: one for each target, sharing the instructions of one template."""
+"""Trace targets: one tracer for each, all with the instructions of one template."""

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The hook that reports new devices to tracers, and whether the kernel still runs it.
+"""Check whether the kernel still runs the hook that reports new devices to tracers.
 
-Tracers recognise a device by its address, as long as the hook, ``device_appears`` in
-``bpf/common/counting.h``, counts every device that appears. In some cases the kernel never runs the
-hook, and reports no error: while ``kernel.ftrace_enabled`` is 0, and where the compiler has inlined
-the hooked function. A device that moves would then keep its old location. While the hook is silent,
-the agent marks its count as unreliable. Tracers then identify the device of each packet, which is
-as exact and costs more.
+The hook is ``device_appears`` in ``bpf/common/counting.h``. It counts every device that appears.
+Tracers recognise a device by its address as long as the hook runs. In two cases the kernel never
+runs the hook, and reports no error: while ``kernel.ftrace_enabled`` is 0, and where the compiler
+has inlined the hooked function. A device that moves would then keep its old location. While the
+hook is silent, the agent marks its count as unreliable. Tracers then identify the device of each
+packet. That is as exact, and costs more.
 """
 
 import time
@@ -23,23 +23,23 @@ _log = structlog.get_logger(__name__)
 
 _FTRACE = Path("/proc/sys/kernel/ftrace_enabled")
 
-# Seconds between two tests of a hook that failed one.
+# Seconds between two tests of a hook that has failed a test.
 _PAUSE = 60.0
 
 SILENT = "the hook on devices is silent: each packet's device is identified, which costs more"
-"""The log message about it."""
+"""The log message about a silent hook."""
 
 _ONLY_KEY = b"\0\0\0\0"
 
-# The distance from `epoch.now` to `epoch.kept` in counting.h while the hook is not trusted.
+# The distance from `epoch.kept` to `epoch.now` in counting.h while the hook is not trusted.
 _APART = np.uint64(1 << 63)
-# Added when the hook can be trusted again, so that no record remembers what follows: as many
-# steps of the hook as 2**32 devices make.
+# The agent adds this when it can trust the hook again. No existing record then matches a
+# later epoch. It is the distance that the hook advances for 2**32 devices.
 _JUMP = np.uint64((0x9E3779B97F4A7C15 << 32) % (1 << 64))
 
 
 def ftrace_is_off() -> bool:
-    """Return whether the kernel runs no hook on its functions, by ``kernel.ftrace_enabled``."""
+    """Return whether ``kernel.ftrace_enabled`` is 0: the kernel then runs no hook on functions."""
     try:
         return _FTRACE.read_text().strip() == "0"
     except OSError:  # this kernel cannot switch it off
@@ -47,7 +47,7 @@ def ftrace_is_off() -> bool:
 
 
 class DeviceHook:
-    """The hook of one engine, through the count that it advances."""
+    """Test and check the hook of one engine, by the count that the hook advances."""
 
     def __init__(self, epoch: Map) -> None:
         """Take the map with the hook's count."""
@@ -60,14 +60,14 @@ class DeviceHook:
 
     @property
     def trusted(self) -> bool:
-        """Return whether tracers recognise devices with the hook's help."""
+        """Return whether tracers use the hook to recognise devices."""
         now, kept = self._read()
         return bool(now == kept)
 
     def test(self) -> bool:
-        """Return whether the hook runs when a device appears: ``failure`` says why not.
+        """Return whether the hook runs when a device appears. If not, set ``failure``.
 
-        The device is the loopback of a network namespace that exists for a moment only.
+        The test creates a network namespace for a moment. Its loopback is the new device.
         """
         if ftrace_is_off():
             self.failure = "kernel.ftrace_enabled is 0"
@@ -85,11 +85,11 @@ class DeviceHook:
         return True
 
     def check(self, devices: Set[tuple[int, int]]) -> None:
-        """Check for signs of silence, once a scan, and let tracers do without the hook if need be.
+        """Check for signs of a silent hook, once per scan. If there is one, test the hook.
 
         Args:
-            devices: The devices found by the scan, each by its namespace's serial number and its
-                ifindex.
+            devices: The devices that the scan found. Each is the serial number of its namespace
+                and its ifindex.
         """
         unnoticed = not devices <= self._devices and self._read() == self._at_last_scan
         retry = not self.trusted and time.monotonic() >= self._again_at
@@ -101,9 +101,9 @@ class DeviceHook:
         self._devices, self._at_last_scan = devices, self._read()
 
     def decide(self) -> bool:
-        """Test the hook, and have tracers trust it or not; return whether that is a change."""
+        """Test the hook, and make tracers use it or not. Return whether that changed."""
         trusted, works = self.trusted, self.test()
-        # While ftrace is off, asking whether it is on again costs nothing.
+        # While ftrace is off, the agent tries again at each scan. That check costs nothing.
         self._again_at = 0.0 if ftrace_is_off() else time.monotonic() + _PAUSE
         if works == trusted:
             return False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loaded BPF objects that all tracers share."""
+"""Hold the loaded BPF objects that all tracers share."""
 
 import itertools
 from collections.abc import Generator, Iterable, Iterator, Set
@@ -34,33 +34,35 @@ from xdpscope.libbpf import Map, Object, Program, typed
 
 _log = structlog.get_logger(__name__)
 
-# include/linux/errno.h: what attaching to a program returns where the kernel has no trampolines.
-# It is not in userspace's errno.h.
+# The error of attaching to a program where the kernel has no trampolines. It is in
+# include/linux/errno.h, and not in the errno.h of user space.
 _ENOTSUPP = 524
 
 _ONLY_KEY = b"\0\0\0\0"
 
-# Overflow records may take so many bytes more until they are read again: with pins, that is how
-# much they grow while no agent runs, on 256 CPUs some 2,000 devices.
+# The number of bytes by which overflow records may grow until the agent reads them again. With
+# pins, they grow by at most this while no agent runs: about 2,000 devices on 256 CPUs.
 _GROWTH = 256 << 20
 
-# So many overflow records without a target are deleted at each reading: some milliseconds.
+# The number of overflow records without a target that a reading deletes. It takes a few
+# milliseconds.
 _DELETED_AT_ONCE = 2000
 
 
 def may_hook() -> bool:
-    """Whether a function of the kernel may be hooked without danger to the host.
+    """Return whether the agent may hook a kernel function without danger to the host.
 
-    Letting go of it waits for every task that is about to end (``synchronize_rcu_tasks``). The
-    first of a PID namespace is so until all others have ended: before Linux 6.9 ("rcu-tasks:
-    Eliminate deadlocks involving do_exit() and RCU tasks") an agent killed with its namespace,
-    and all of ftrace, waited for ever. BPF programs are traced without ftrace.
+    To remove a hook, the kernel waits for every exiting task (``synchronize_rcu_tasks``). The first
+    task of a PID namespace exits only after all others. Before Linux 6.9, an agent that was killed
+    with its namespace waited for ever, and so did all of ftrace. Linux 6.9 fixes this
+    ("rcu-tasks: Eliminate deadlocks involving do_exit() and RCU tasks"). Tracing BPF programs needs
+    no ftrace.
     """
     return pidns.is_hosts()
 
 
 class Engine:
-    """Holds what tracers share: the templates of their programs, and their common maps."""
+    """Hold what tracers share: the templates of their programs, and their common maps."""
 
     def __init__(
         self,
@@ -69,18 +71,20 @@ class Engine:
         watch_devices: bool = True,
         pins: PinPath | None = None,
     ) -> None:
-        """Loads everything, and attaches a first tracer to a program of our own as a trial.
+        """Load everything, and attach a first tracer to the self-test.
 
         Args:
-            flows: With it packets are counted by flow as well, in tables of this size.
-            watch_devices: Without it, or where it cannot or must not be, a device's identity
-                is read for each packet.
-            pins: Where what is counted outlives the agent. What such an engine left there
-                is taken over, what another left is removed.
+            flows: The sizes of the flow tables. None: tracers count no flows.
+            watch_devices: Whether to hook the kernel function that reports new devices. Without
+                the hook, tracers read the identity of a device for each packet. The engine omits
+                the hook where the kernel does not run it, and where ``may_hook`` is False.
+            pins: The directory for state that outlives the agent. The engine adopts the state of
+                an equal engine there, and removes any other state.
 
         Raises:
-            TracingUnavailableError: this kernel does not trace BPF programs for us; it says why.
-            KernelError: nothing can be pinned.
+            TracingUnavailableError: this kernel does not allow the agent to trace BPF programs.
+                The error says why.
+            KernelError: the state cannot be pinned.
         """
         machine.require_supported()
         self._numbers = itertools.count(1)
@@ -114,7 +118,7 @@ class Engine:
             self._resources = stack.pop_all()
 
     def close(self) -> None:
-        """Unloads what is shared; tracers must be closed before."""
+        """Unload what tracers share. The caller must close all tracers before."""
         self._resources.close()
 
     def __enter__(self) -> Self:
@@ -125,24 +129,24 @@ class Engine:
 
     @property
     def tells_targets(self) -> bool:
-        """Whether this kernel tells what a tracing link is on (Linux 5.13)."""
+        """Return whether this kernel reports the target of a tracing link (Linux 5.13)."""
         return self.templates.tells_targets
 
     @property
     def watches_devices(self) -> bool:
-        """Whether devices are recognised without reading their identity."""
+        """Return whether tracers recognise devices without reading their identity."""
         return self.templates.hook is not None and self.templates.hook.trusted
 
     @property
     def hook_failure(self) -> str:
-        """Why the hook on devices is not relied on; empty if it is, or was refused."""
+        """Return why the hook on devices is not trusted. Empty if it is, or was refused."""
         hook = self.templates.hook
         return self.templates.hook_failure if hook is None else hook.failure
 
     def check_devices(self, devices: Set[tuple[int, int]]) -> None:
-        """Make sure, once a scan, that devices are still recognised: see ``DeviceHook.check``.
+        """Check, once per scan, that tracers still recognise devices: see ``DeviceHook.check``.
 
-        Also report CPUs that the flow tables are not made for.
+        Also log that there are more CPUs than the flow tables have room for.
         """
         if self.templates.hook is not None:
             self.templates.hook.check(devices)
@@ -157,10 +161,10 @@ class Engine:
             )
 
     def writes_packets(self, target: Program) -> bool:
-        """Whether a target may alter its packets; False only if it is certain not to.
+        """Return whether a target may alter its packets. False means that it certainly does not.
 
         Raises:
-            KernelError: the program cannot be asked.
+            KernelError: the instructions of the program cannot be read.
         """
         variant = self.templates.variant
         if variant.rest == variant.rest_read_only:
@@ -176,45 +180,48 @@ class Engine:
             return frozenset()
 
     def next_number(self) -> int:
-        """A number for a target: none is ever used again with the maps that they share.
+        """Return a number for a target. No other target of the same shared maps ever gets it.
 
         Raises:
-            KernelError: with pins, that this one is used could not be noted.
+            KernelError: with pins, the number could not be recorded.
         """
         return next(self._numbers) if self._state is None else self._state.next_number()
 
     def new_pins(self, number: int, program_id: int) -> TargetPins | None:
-        """Where to pin what belongs to one target; None without pins.
+        """Create the directory for the pins of one target. Return None without pins.
 
         Raises:
-            KernelError: there can be no such place.
+            KernelError: the directory cannot be created.
         """
         return None if self._state is None else self._state.new_target(number, program_id)
 
     def pinned(self) -> list[TargetPins]:
-        """What is pinned of each target, by ascending number."""
+        """Return the pins of each target, by ascending number."""
         return [] if self._state is None else self._state.targets()
 
     def use_number(self, number: int) -> None:
-        """Note that a tracer has this number."""
+        """Record that a tracer has this number."""
         self._in_use.add(number)
 
     def give_up_number(self, number: int) -> None:
-        """Have the overflow records of a target deleted at the next readings.
+        """Delete the overflow records of a target at the next readings.
 
-        This reads nothing: what a reading finds there anyway says which records these are.
+        This call reads nothing. The next reading finds these records by the target's number.
         """
         self._in_use.discard(number)
 
     def all_known(self) -> None:
-        """Note that every target of an earlier agent is adopted: other records are nobody's."""
+        """Record that every target of an earlier agent is adopted.
+
+        From now on, a record with any other number belongs to no target.
+        """
         self._all_known = True
 
     def overflow(self) -> Generator[None, None, dict[int, OverflowReading]]:
-        """Read records that found no place in their target's own map, in steps.
+        """Read the overflow records of all targets, in steps.
 
         Returns:
-            Them, by the target's number.
+            The records, by the target's number.
         """
         parts: list[tuple[NDArray[np.uint32], OverflowReading]] = []
         for targets, records in self._overflow():
@@ -226,8 +233,9 @@ class Engine:
         return dict(OverflowReading.joined(part for _, part in parts).split(all_targets))
 
     def overflow_records(self) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Yield the same records, not summed over CPUs, some of a target at a time.
+        """Yield the overflow records without the sum over CPUs, in parts.
 
+        Each part has a target's number and some of its records. The records are
         ``struct device_counts``, shape (devices, CPUs).
         """
         for targets, records in self._overflow():
@@ -235,19 +243,21 @@ class Engine:
                 yield target, records[targets == target]
 
     def _overflow(self) -> Iterator[tuple[NDArray[np.uint32], NDArray[Any]]]:
-        """Yield targets' numbers and their records, some megabytes at a time."""
+        """Yield numbers of targets and their overflow records, a few megabytes at a time."""
         orphans: list[bytes] = []
         for keys, values in self._overflow_map.batches():
             targets = typed(keys, self._overflow_key)["target"]
             records = typed(values, self._device_counts)
             if self._all_known:
-                # Only now: a tracer that another thread attaches may have counted what was read.
+                # Read the numbers in use only after the records. Another thread may have attached
+                # a tracer, and the records may contain its counts.
                 wanted = np.isin(targets, np.array(sorted(self._in_use), np.uint32))
                 orphans += map(bytes, keys[~wanted][: _DELETED_AT_ONCE - len(orphans)])
                 targets, records = targets[wanted], records[wanted]
             if len(records):
                 yield targets, records
-        # Now only: a map without batches starts over after a deletion.
+        # Delete only after the last read. In a map without batches, reading starts over after a
+        # deletion.
         for key in orphans:
             self._overflow_map.delete(key)
         self._allow_growth()
@@ -258,7 +268,7 @@ class Engine:
         self._budget.update(_ONLY_KEY, np.int64(devices).tobytes())
 
     def flow_tables(self) -> list[SlotTable]:
-        """The tables of flows, to be read; none without flows. Closed with the engine."""
+        """Return the flow tables, which the engine closes. Empty if flows are not counted."""
         sizes = self.templates.sizes
         if self._taken is None or sizes is None:
             return []
@@ -279,17 +289,17 @@ class Engine:
     def delete_overflow(
         self, keys: Iterable[tuple[int, int, int]]
     ) -> Iterator[tuple[tuple[int, int, int], Reading]]:
-        """Delete spilled records, and yield what each of them had at that moment.
+        """Delete overflow records, and yield the last counts of each record.
 
-        From Linux 5.14 on, the kernel reads and deletes in one step: only a packet that is inside
-        the tracer right then can be lost, at most one per CPU. An older kernel does it in two
-        steps, and loses the packets of that device that come in between.
+        From Linux 5.14 on, the kernel reads and deletes in one step. Only a packet that is inside
+        the tracer at that moment can be lost, at most one per CPU. An older kernel needs two steps.
+        The packets of that device between the two steps are then lost.
 
         Args:
-            keys: A target's number, a namespace's serial number and an ifindex.
+            keys: The number of a target, the serial number of a namespace and an ifindex.
 
         Returns:
-            Each key that there was, with the device's counts.
+            Each key that existed, with the counts of the device.
         """
         for number, serial, index in keys:
             key = np.zeros((), self._overflow_key)
@@ -302,14 +312,14 @@ class Engine:
 
 
 def _is_set(taken: Map, at: int) -> bool:
-    """One of the flags in the ``taken`` of ``bpf/common/flow_table.h``."""
+    """Return one of the flags in ``taken`` of ``bpf/common/flow_table.h``."""
     return bool(taken.lookup(_ONLY_KEY)[0].view(np.uint32)[at])
 
 
 def unavailable(error: KernelError) -> TracingUnavailableError:
-    """Return why nothing can be traced here, and what to do about it, as far as that is known.
+    """Return an error that says why this host allows no tracing, with a hint if one is known.
 
-    It is an UnsupportedHostError if neither a right nor a setting of this kernel would help.
+    The error is an UnsupportedHostError if neither a right nor a setting of this kernel would help.
     """
     found = _obstacle(error)
     kind = UnsupportedHostError if found.permanent else TracingUnavailableError

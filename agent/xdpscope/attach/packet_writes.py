@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decide from a program's instructions whether it can alter its packets.
 
-The verified and rewritten instructions (``bpftool prog dump xlated``) are followed along every
-path. The only state is which registers and stack slots may hold a pointer to the packet or to its
-``struct xdp_buff``. The verifier guarantees that such a pointer is stored nowhere else. It also
-guarantees that a program only adds a number to it, or converts it to a number.
+The analysis follows the verified and rewritten instructions (``bpftool prog dump xlated``) along
+every path. Its only state is which registers and stack slots may hold a pointer to the packet or
+to its ``struct xdp_buff``. The verifier guarantees that a program stores such a pointer nowhere
+else. It also guarantees that a program only adds a number to it, or converts it to a number.
 
 A program certainly leaves its packets unchanged if it never stores through such a pointer, and
-calls only helpers known to be read-only. Only instructions on a list are followed. A program with
-any other instruction counts as altering: a newer instruction, an indirect jump, a tail call. So
-does a program with functions of its own, because an extension can replace them.
+calls only read-only helpers. The analysis knows only the instructions on a list. A program with
+any other instruction counts as altering: a newer instruction, an indirect jump, a tail call. A
+program with functions of its own also counts as altering, because an extension can replace them.
 """
 
 from collections.abc import Sequence, Set
@@ -21,7 +21,7 @@ from xdpscope.errors import LoadError
 from xdpscope.libbpf import Instruction, Object
 from xdpscope.libbpf import instruction as isa
 
-# A longer program is not analysed: the work stays bounded.
+# The agent does not analyse a longer program, so that the work stays bounded.
 _LONGEST = 8192
 
 _REGISTERS = 12  # r0 to r10, and the register that the kernel's own rewriting uses
@@ -38,19 +38,19 @@ _ATOMIC = {
     for fetch in (0, isa.FETCH)
 } | {isa.XCHG, isa.CMPXCHG}
 
-# The kinds of a 64-bit constant: a number, a map, a map's value, a variable of the kernel.
+# The kinds of a 64-bit constant: a number, a map, the value of a map, a variable of the kernel.
 _CONSTANTS = range(4)
 
-# A barrier against speculation, BPF_ST | BPF_NOSPEC, which the verifier adds (Linux 5.14).
+# The verifier adds this barrier against speculation, BPF_ST | BPF_NOSPEC (Linux 5.14).
 _NO_SPECULATION = 0xC2
 
 
 class Holds(Enum):
-    """The possible content of a register."""
+    """List the possible content of a register."""
 
-    OTHER = auto()  # nothing through which a packet could be altered
+    OTHER = auto()  # no pointer through which a program could alter a packet
     CONTEXT = auto()  # struct xdp_buff *
-    PACKET = auto()  # what was read from there
+    PACKET = auto()  # a value read from struct xdp_buff
     UNKNOWN = auto()  # any of these
 
     def or_else(self, other: "Holds") -> "Holds":
@@ -61,14 +61,14 @@ _Registers = tuple[Holds, ...]
 
 
 class _MayWriteError(Exception):
-    """A program may alter its packets."""
+    """Report that a program may alter its packets."""
 
 
 def read_only_calls() -> frozenset[int]:
-    """Return the calls of helpers that alter no packet, as this kernel writes them.
+    """Return the calls of read-only helpers, as this kernel encodes them.
 
     The result is empty where the kernel hides addresses. Before Linux 6.9, maps of devices and
-    sockets need CAP_NET_ADMIN. Without it, helpers that redirect to them are missing.
+    sockets need CAP_NET_ADMIN. Without it, the result lacks the helpers that redirect to them.
 
     Raises:
         LoadError: the kernel lacks a helper that Linux 5.10 has.
@@ -83,7 +83,7 @@ def read_only_calls() -> frozenset[int]:
 
 
 def _calls_of(name: str) -> frozenset[int]:
-    """Return the calls of helpers in a program that has the name of its object."""
+    """Return the calls of helpers in the program that has the same name as its object."""
     with Object(bpf.path_of(name)) as loaded:
         loaded.load()
         with loaded.program(name) as program:
@@ -93,11 +93,11 @@ def _calls_of(name: str) -> frozenset[int]:
 
 
 def writes_packets(instructions: Sequence[Instruction], read_only: Set[int]) -> bool:
-    """Return whether a program may alter its packets; False only if it is certain not to.
+    """Return whether a program may alter its packets. False means that it certainly does not.
 
     Args:
-        instructions: As ``Program.instructions`` tells them.
-        read_only: From ``read_only_calls``.
+        instructions: The result of ``Program.instructions``.
+        read_only: The result of ``read_only_calls``.
     """
     if not 0 < len(instructions) <= _LONGEST:
         return True
@@ -109,16 +109,20 @@ def writes_packets(instructions: Sequence[Instruction], read_only: Set[int]) -> 
 
 
 class _Walk:
-    """Follows a program's paths until nothing new is learnt of what registers may hold."""
+    """Follow the paths of a program until the possible content of registers stays the same."""
 
     def __init__(self, instructions: Sequence[Instruction], read_only: Set[int]) -> None:
         self._instructions = instructions
         self._read_only = read_only
-        self._spilled: set[int] = set()  # offsets where a pointer was put, at whatever time
+        self._spilled: set[int] = set()  # stack offsets at which any path stores a pointer
         self._spilled_anywhere = False
 
     def all_paths(self) -> None:
-        """Raise _Alters if the program may."""
+        """Follow all paths.
+
+        Raises:
+            _MayWriteError: the program may alter its packets.
+        """
         registers = [Holds.OTHER] * _REGISTERS
         registers[_FIRST_ARGUMENT] = Holds.CONTEXT
         while True:
@@ -126,8 +130,7 @@ class _Walk:
             self._follow(tuple(registers))
             if before == (len(self._spilled), self._spilled_anywhere):
                 return
-            # A value loaded from the stack may have been stored there on a path that is followed
-            # later.
+            # Repeat, because a path that was followed later may have stored a pointer to the stack.
 
     def _follow(self, entry: _Registers) -> None:
         known: dict[int, _Registers] = {}
@@ -146,7 +149,7 @@ class _Walk:
                 ahead.extend((to, tuple(after)) for to in following)
 
     def _step(self, at: int, registers: list[Holds]) -> tuple[int, ...]:
-        """Apply one instruction to ``registers``; return where the program may go on."""
+        """Apply one instruction to ``registers``. Return the instructions that may come next."""
         insn = self._instructions[at]
         if max(insn.dst, insn.src) >= _REGISTERS:
             raise _MayWriteError
@@ -180,21 +183,21 @@ class _Walk:
         own = registers[insn.dst]
         operand = registers[insn.src] if insn.by_register else Holds.OTHER
         if insn.klass == isa.ALU or insn.operation not in (isa.MOV, isa.ADD, isa.SUB):
-            return Holds.OTHER  # The verifier allows nothing else with pointers.
+            return Holds.OTHER  # The verifier allows no other operation on pointers.
         if insn.operation == isa.MOV:
             if insn.off and operand is not Holds.OTHER:
-                raise _MayWriteError  # An extended sign, or a cast to another address space.
+                raise _MayWriteError  # It extends a sign, or casts to another address space.
             return operand
         if insn.operation == isa.SUB and own is operand is Holds.PACKET:
-            return Holds.OTHER  # The distance of two pointers is a number.
-        # If both may be the pointer, either may be it afterwards.
+            return Holds.OTHER  # The distance between two pointers is a number.
+        # If both may be a pointer, the result may be either of them.
         return own if operand is Holds.OTHER else Holds.UNKNOWN
 
     def _loaded(self, insn: Instruction, base: int, registers: list[Holds]) -> Holds:
         """Return what a load through the register ``base`` may yield."""
         held = registers[base]
         if insn.size != isa.DW or held is Holds.PACKET:
-            return Holds.OTHER  # a part is no pointer, and in packets there are none
+            return Holds.OTHER  # A part is not a pointer, and a packet contains no pointers.
         if held is Holds.CONTEXT:
             return Holds.PACKET
         if base == _FRAME:
@@ -216,8 +219,8 @@ class _Walk:
         if insn.code == isa.JMP | isa.EXIT:
             return ()
         if insn.calls_helper and insn.imm in self._read_only:
-            # The arguments stay: a just-in-time compiler may put the helper in place, and the
-            # verifier then removes the instructions that save registers around the call.
+            # The argument registers keep their content. A just-in-time compiler may inline the
+            # helper. The verifier then removes the instructions that save registers around it.
             registers[_RESULT] = Holds.OTHER
             return (at + 1,)
         if insn.code == isa.JMP | isa.JA:

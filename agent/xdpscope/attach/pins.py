@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""State that outlives the agent: counts and tracers, pinned in a directory on a bpffs.
+"""Keep counts and tracers that outlive the agent, pinned in a directory on a bpffs.
 
     PIN_PATH/                          locked by the agent that uses it
       state_ID/                        one state; ID identifies the build and its settings
         maps/NAME                      the maps that all targets share
-        links/NAME                     links that all targets share
-        targets/NUMBER_PROGRAM/        of one target: its number, and the program's id
+        links/NAME                     the links that all targets share
+        targets/NUMBER_PROGRAM/        one target: its number, and the program's id
           counts                       its counts
           NAME                         the link of each of its tracing programs
-        next_NUMBER/                   the number for the next target; the last that is made,
-                                       the first that is removed: without it nothing counts
+        next_NUMBER/                   the number for the next target; created last, removed
+                                       first: without it the state is not valid
 
-The agent may end between any two steps. So a name exists or does not. The meaning of each set of
+The agent may end between any two steps, so a name exists or does not. The meaning of each set of
 names is defined once: here for a state, in ``tracer.py`` for a target.
 """
 
@@ -34,7 +34,7 @@ _log = structlog.get_logger(__name__)
 
 
 class InUseError(XdpscopeError):
-    """Somebody else has the directory."""
+    """Report that another process has locked the directory."""
 
 
 _STATE = "state_"
@@ -46,7 +46,7 @@ _EXAMPLE = bpffs.USUAL_MOUNT / "xdpscope"
 
 
 class PinPath:
-    """The directory ``state.pin_path``, ours alone until it is closed."""
+    """Hold the directory ``state.pin_path``, locked for this process until it is closed."""
 
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
@@ -54,12 +54,12 @@ class PinPath:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Make the directory if need be, and lock it.
+        """Create the directory if it does not exist, and lock it.
 
         Raises:
-            ConfigError: it is not on a bpffs.
-            InUseError: an agent has it.
-            XdpscopeError: it cannot be used; the hint says what to do.
+            ConfigError: the path is not on a bpffs.
+            InUseError: another process has locked the directory.
+            XdpscopeError: the directory cannot be used. The hint says what to do.
         """
         try:
             if not bpffs.is_on_bpffs(path):
@@ -88,7 +88,7 @@ class PinPath:
 
     @staticmethod
     def _lock(fd: int, path: Path) -> None:
-        # The kernel releases the lock however the process ends.
+        # The kernel releases the lock when the process ends in any way.
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -108,7 +108,7 @@ class PinPath:
             )
 
     def close(self) -> None:
-        """Unlock the directory; the pins stay."""
+        """Unlock the directory. The pins stay."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
@@ -120,7 +120,7 @@ class PinPath:
         self.close()
 
     def state(self, id: str) -> "State":
-        """Return the state of this id, which may not exist yet."""
+        """Return the state with this id. It may not exist yet."""
         return State(self.path / f"{_STATE}{id}")
 
     def states(self) -> list["State"]:
@@ -139,21 +139,21 @@ class PinPath:
                 state.remove()
 
     def remove(self) -> None:
-        """Remove the directory itself, unless something is in there."""
+        """Remove the directory itself if it is empty."""
         if not any(self.path.iterdir()):
             _removed(self.path)
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """The maps and links that all targets share, by name."""
+    """Hold the maps and links that all targets share, by name."""
 
     maps: Mapping[str, Map]
     links: Mapping[str, Link]
 
 
 class State:
-    """All that is pinned for one build, set one way."""
+    """Manage the pins of one build with one set of settings."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -169,7 +169,7 @@ class State:
         """Open the shared maps and links, to adopt them.
 
         Returns:
-            None if they are not complete; the state is then removed.
+            The maps and links. None if they are not complete: this call then removes the state.
         """
         marks = self._marks()
         try:
@@ -193,7 +193,7 @@ class State:
         """Pin the shared maps and links.
 
         Raises:
-            KernelError: a pin cannot be created; the state is then removed.
+            KernelError: a pin cannot be created. This call then removes the state.
         """
         try:
             for part in ("maps", "links", "targets"):
@@ -211,7 +211,7 @@ class State:
             raise
 
     def next_number(self) -> int:
-        """Return a number that no target of this state has had, and that none will get again.
+        """Return a number that no target of this state has had. No other target ever gets it.
 
         Raises:
             KernelError: the number could not be recorded.
@@ -225,7 +225,11 @@ class State:
         return number
 
     def new_target(self, number: int, program: int) -> "TargetPins":
-        """Return the directory for the pins of one target."""
+        """Create the directory for the pins of one target.
+
+        Raises:
+            KernelError: the directory cannot be created.
+        """
         path = self.path / "targets" / f"{number}_{program}"
         try:
             path.mkdir(mode=0o700)
@@ -234,7 +238,7 @@ class State:
         return TargetPins(path)
 
     def remove(self) -> None:
-        """Unpin all of it; the kernel detaches the tracers a moment later."""
+        """Unpin the whole state. The kernel detaches the tracers a moment later."""
         for number in self._marks():
             _removed(self.path / f"{_NEXT}{number}")
         _removed(self.path)
@@ -255,7 +259,7 @@ class State:
 
 
 class TargetPins:
-    """The pins of one target; without ``counts`` they are ignored."""
+    """Manage the pins of one target. Without ``counts``, the agent does not adopt them."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -263,14 +267,14 @@ class TargetPins:
 
     @property
     def has_counts(self) -> bool:
-        """Return whether there are counts."""
+        """Return whether ``counts`` exists."""
         return (self._path / _COUNTS).exists()
 
     def counts(self) -> Map:
-        """Return its counts.
+        """Open the map with the counts of the target.
 
         Raises:
-            VanishedError: there are none.
+            VanishedError: the pin does not exist.
         """
         return Map.pinned(self._path / _COUNTS)
 
@@ -279,18 +283,18 @@ class TargetPins:
         return [each.name for each in self._path.iterdir() if each.name != _COUNTS]
 
     def link(self, name: str) -> Link:
-        """Return the link of one of its tracing programs.
+        """Open the link of one tracing program.
 
         Raises:
-            VanishedError: there is none.
+            VanishedError: the pin does not exist.
         """
         return Link.pinned(self._path / name)
 
     def put_counts(self, counts: Map) -> None:
-        """Pin its counts; to be done before anything is attached.
+        """Pin the counts of the target. The caller attaches tracing programs only after this.
 
         Raises:
-            KernelError: they cannot be.
+            KernelError: the counts cannot be pinned.
         """
         counts.pin(self._path / _COUNTS)
 
@@ -298,22 +302,22 @@ class TargetPins:
         """Pin the link of a tracing program.
 
         Raises:
-            KernelError: it cannot be.
+            KernelError: the link cannot be pinned.
         """
         link.pin(self._path / name)
 
     def drop(self, name: str) -> None:
-        """Unpin the link of a tracing program; the kernel detaches it a moment later."""
+        """Unpin the link of a tracing program. The kernel detaches it a moment later."""
         _removed(self._path / name)
 
     def remove(self) -> None:
-        """Unpin everything, ``counts`` first: without them the rest is ignored."""
+        """Unpin everything, ``counts`` first: without it, no agent adopts the rest."""
         _removed(self._path / _COUNTS)
         _removed(self._path)
 
 
 def _removed(path: Path) -> None:
-    """Remove a pin, or a directory with all that is in it, as far as that is possible."""
+    """Remove a pin, or a directory with its content. Log each path that cannot be removed."""
     try:
         if path.is_dir() and not path.is_symlink():
             for each in path.iterdir():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why a program's packets are not seen."""
+"""Define the reasons why a program is not traced, and the selection of programs."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -9,33 +9,33 @@ from xdpscope.discovery.model import Snapshot, XdpProgram
 
 
 class Reason(StrEnum):
-    """The values of the ``reason`` label, beside the empty one."""
+    """List the values of the ``reason`` label. A traced program has an empty label."""
 
-    NO_BTF = "no_btf"  # its entry function cannot be named to the kernel
-    NOT_JITED = "not_jited"  # an interpreted program has no entry to hook
-    BUSY = "busy"  # an extension, or as many tracers as fit, hold the function
-    TAILCALL_ONLY = "tailcall_only"  # a tail call passes the hook at the entry
+    NO_BTF = "no_btf"  # without BTF, the agent cannot name the entry function to the kernel
+    NOT_JITED = "not_jited"  # the kernel interprets the program: there is no entry to hook
+    BUSY = "busy"  # an extension, or the maximum number of tracers, is on the function
+    TAILCALL_ONLY = "tailcall_only"  # a tail call bypasses the hook at the entry
     NOT_ATTACHED = "not_attached"
-    EXCLUDED = "excluded"  # by the configuration
-    NO_VERDICT = "no_verdict"  # an extension: its return value is no verdict
+    EXCLUDED = "excluded"  # the configuration excludes the program
+    NO_VERDICT = "no_verdict"  # an extension: its return value is not a verdict
     UNSUPPORTED_ENTRY = "unsupported_entry"  # no tracer can read its entry function
-    OFFLOADED = "offloaded"  # a network card runs it
-    UNREADABLE = "unreadable"  # this host does not allow the agent to open it
+    OFFLOADED = "offloaded"  # a network card runs the program
+    UNREADABLE = "unreadable"  # this host does not allow the agent to open the program
     KERNEL_REFUSED = "kernel_refused"
     VANISHED = "vanished"
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The programs and interfaces that the configuration selects."""
+    """Hold the programs and interfaces that the configuration selects."""
 
     programs: GlobFilter = field(default_factory=GlobFilter)
     interfaces: GlobFilter = field(default_factory=GlobFilter)
     arm: bool = True
-    """Whether a program is traced as soon as it is loaded, and attached nowhere."""
+    """Whether the agent traces a program that is loaded but attached nowhere."""
 
     def reason_against(self, program: XdpProgram, snapshot: Snapshot) -> Reason | None:
-        """Return why this program is not to be traced, as far as is known without an attempt."""
+        """Return why the agent does not trace this program. None if only an attempt can show it."""
         attachments = snapshot.attachments.get(program.id, ())
         if not self.programs.admits(*program.selectors):
             return Reason.EXCLUDED

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which programs are traced, kept in step with what discovery finds."""
+"""Attach and detach tracers, so that they match the programs that discovery finds."""
 
 import threading
 import time
@@ -20,38 +20,38 @@ from xdpscope.errors import KernelError, LoadError, VanishedError
 
 _log = structlog.get_logger(__name__)
 
-# What libxdp puts together only after loading it: a tracer might be in its way.
+# libxdp completes these programs only after it loads them. A tracer could prevent that.
 _IN_SERVICE_ONLY = (Role.DISPATCHER, Role.COMPONENT)
 
-# A target that was refused is tried again after a second, two, four … up to this.
+# The agent retries a target that was refused after 1, 2, 4, … seconds, up to this.
 _LONGEST_PAUSE = 60.0
 
 
 @dataclass(slots=True)
 class Target:
-    """One program and how it stands with us."""
+    """Hold one target: a program, its tracer, and the results of attempts to trace it."""
 
     program: XdpProgram
     part: Part
     attachments: tuple[Attachment, ...] = ()
-    reason: Reason | None = Reason.NOT_ATTACHED  # why its packets are not seen; None: they are
+    reason: Reason | None = Reason.NOT_ATTACHED  # why it is not traced; None: traced
     tracer: Tracer | None = None
     refusal: Reason | None = None  # why the last attempt to attach failed
     refusals: int = 0
     again_at: float = 0.0
     flow_refusals: int = 0
     flows_again_at: float = 0.0
-    shown: bool = False  # whether readers see it: not before its first ``reason`` is known
-    recorded: bool = True  # False: what a tracer counted before this agent started is not read yet
+    shown: bool = False  # whether readers see it; True once its first ``reason`` is known
+    recorded: bool = True  # False until the agent has read the counts of an adopted tracer
 
     @property
     def armed(self) -> bool:
-        tracer = self.tracer  # any thread may ask, while another takes the tracer away
+        tracer = self.tracer  # one thread may call this while another removes the tracer
         return tracer is not None and tracer.attached
 
     @property
     def idle(self) -> bool:
-        """Whether a tracer of verdicts alone is in place although no packets come."""
+        """Return whether the tracer counts verdicts only, and the program is not in service."""
         waits = self.armed and self.recorded and self.reason is Reason.NOT_ATTACHED
         return waits and not self.counts_flows
 
@@ -62,42 +62,44 @@ class Target:
 
     @property
     def ends_flows(self) -> bool:
-        """Whether flows are still counted although the program went out of service."""
+        """Return whether the tracer still counts flows after the program went out of service."""
         return self.reason is Reason.NOT_ATTACHED and self.counts_flows
 
 
 class Targets:
-    """Attaches and detaches tracers. Each target fails alone.
+    """Attach and detach tracers. A failure of one target does not affect the others.
 
-    A program is traced while it is attached somewhere. One that is loaded but attached
-    nowhere is *armed*: its tracer is in place, so that not one packet is missed when it is
-    put to work, in place of another program say. That must not keep it alive, so it is let
-    go as soon as tracers alone hold it; and a dispatcher is not armed,
-    because libxdp may still replace its entry function, which a tracer would forbid. Nor does a
-    tracer stay where an extension is loaded that is meant for its place.
+    The agent traces a program while it is in service. A program that is loaded but not yet in
+    service is *armed*: it has a tracer, so that its first packet counts. Three rules limit this:
 
-    The tracer of an idle program counts verdicts only. So it can be told which packets came while
-    nothing ran the program: those are of BPF_PROG_RUN, and are not counted.
+    - A tracer must not keep its target alive. The agent detaches it as soon as only tracers hold
+      references to the program.
+    - A dispatcher or a component is not armed. libxdp may still replace the entry function of a
+      dispatcher, which a tracer would prevent.
+    - The agent detaches a tracer when an extension is loaded for the same entry function.
 
-    One thread keeps targets in step; any thread may read them meanwhile, and waits for nothing.
-    Readers may see some targets as they are now and others as they were.
+    The tracer of an idle program counts verdicts only. The packets of an idle program come from
+    BPF_PROG_RUN, and the agent does not add them to the totals.
+
+    One thread changes targets. Any thread may read them at the same time, without waiting. A reader
+    may then see some targets before a change and others after it.
     """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._targets: dict[int, Target] = {}
-        self._changing = threading.Lock()  # of that: which targets there are
+        self._changing = threading.Lock()  # guards the set of targets
         self._tidied = not engine.templates.adopted
-        self._pinned: dict[int, TargetPins] = {}  # by program id; nobody's yet
+        self._pinned: dict[int, TargetPins] = {}  # by program id; not adopted yet
         for pins in engine.pinned():
-            # Without counts it was never used, or is being removed.
+            # Pins without counts were never used, or an agent ended while it removed them.
             if pins.has_counts and pins.program not in self._pinned:
                 self._pinned[pins.program] = pins
             else:
                 pins.remove()
-        self._settled: tuple[Snapshot, Selection] | None = None  # with which all are in step
+        self._settled: tuple[Snapshot, Selection] | None = None  # what all targets match
         self._unlogged: list[XdpProgram] = []  # newly traced
-        self._complete_once = False  # whether all were ever in step
+        self._complete_once = False  # whether all targets have matched a scan once
         self._found: set[int] = set()  # programs that the last scan found, and no scan before
         self.failures: Counter[Reason] = Counter()
 
@@ -107,7 +109,7 @@ class Targets:
         return (target for target in found if target.shown)
 
     def close(self) -> None:
-        """Detaches every tracer that is not pinned."""
+        """Detach every tracer that is not pinned."""
         with self._changing:
             targets, self._targets = self._targets, {}
         for target in targets.values():
@@ -117,10 +119,10 @@ class Targets:
     def reconcile(
         self, snapshot: Snapshot, selection: Selection, interrupted: Callable[[], bool]
     ) -> list[int]:
-        """Brings the tracers in step with ``snapshot``; the ids of programs that are gone.
+        """Attach and detach tracers to match ``snapshot``. Return the ids of vanished programs.
 
-        What is pinned is taken over first, and what is pinned of programs that are gone is
-        removed. Returns early, with the rest undone, once ``interrupted`` says so.
+        This call first adopts pinned state. At the end, it removes the pins of programs that
+        have vanished. It returns early, with part of the work, once ``interrupted`` returns true.
         """
         self._found.clear()
         if (
@@ -157,22 +159,25 @@ class Targets:
         return [id for id in self._targets if id not in snapshot.programs]
 
     def log_attached(self) -> None:
-        """Says in the log what has come to be traced. Nothing is to wait for hundreds of lines."""
+        """Log newly traced programs.
+
+        The scan calls this after it has attached all tracers, because hundreds of lines take time.
+        """
         unlogged, self._unlogged = self._unlogged, []
         for program in unlogged:
             _log.info("tracing", program=program.function, program_id=program.id)
 
     def incomplete(self) -> list[Target]:
-        """Return targets in service of which only verdicts are counted so far.
+        """Return targets in service whose tracers do not count flows yet.
 
-        Without those that the last scan was the first to find: to count flows of a program takes
-        ten times what it takes to count its verdicts, and many programs do not live long.
+        The result omits programs that the last scan found first. To start counting the flows of a
+        program takes ten times as long as its verdicts, and many programs are short-lived.
         """
         return [target for target in self._waiting() if target.program.id not in self._found]
 
     @property
     def postponed(self) -> bool:
-        """Whether ``incomplete`` leaves out a program that the last scan was the first to find."""
+        """Return whether ``incomplete`` omits a program that the last scan found first."""
         return any(target.program.id in self._found for target in self._waiting())
 
     def _waiting(self) -> Iterator[Target]:
@@ -184,7 +189,7 @@ class Targets:
                 yield target
 
     def follow_up(self, target: Target) -> None:
-        """Has a target's flows counted, too."""
+        """Start to count the flows of a target."""
         if target.tracer is None or not target.armed or target.tracer.complete:
             return
         try:
@@ -205,7 +210,7 @@ class Targets:
             target.flow_refusals = 0
 
     def vanish(self, program_ids: Iterable[int]) -> None:
-        """Marks programs as gone; their counts stay readable until ``remove``."""
+        """Mark programs as vanished. Their counts stay readable until ``remove``."""
         for program_id in program_ids:
             target = self._targets[program_id]
             target.attachments = ()
@@ -213,17 +218,20 @@ class Targets:
             self._detach(target)
 
     def remove(self, program_id: int) -> Target | None:
-        """Take out a program that is gone; None if it is out already. Then ``discard`` it."""
+        """Remove a vanished program, and return its target for ``discard``.
+
+        Return None if the program is already removed.
+        """
         with self._changing:
             return self._targets.pop(program_id, None)
 
     @staticmethod
     def discard(target: Target) -> None:
-        """Give up a target that was taken out, and its counts."""
+        """Discard the tracer of a removed target, and its counts."""
         _discard(target)
 
     def _tidy(self) -> None:
-        """Removes what is pinned and, as is now known, nobody's."""
+        """Remove the pins that no target has adopted, because their programs have vanished."""
         while self._pinned:
             program_id, pins = self._pinned.popitem()
             pins.remove()
@@ -255,10 +263,10 @@ class Targets:
         selection: Selection,
         interrupted: Callable[[], bool],
     ) -> bool:
-        """Attaches to those that are to be traced, lets go of the others; False if interrupted.
+        """Attach the tracers that are needed, and detach the others. Return False if interrupted.
 
-        All are made ready before the first is attached, so that each counts from as early as
-        can be.
+        This call prepares all tracers before it attaches the first one. Each tracer then starts to
+        count as early as possible.
         """
         arming: list[tuple[Target, Reason | None]] = []
         for target in targets:
@@ -273,7 +281,8 @@ class Targets:
                     self._prepare(target)
                     arming.append((target, reason))
                     continue
-                # At the second scan: one alone may have missed a device that moved.
+                # Two scans have found the program out of service. A single scan may have missed a
+                # device that moved.
                 if arm and target.ends_flows:
                     self._stop_flows(target)
             elif target.armed:
@@ -306,7 +315,7 @@ class Targets:
         return self._engine.tells_targets and snapshot.holders.get(program.id, 0) > 0
 
     def _prepare(self, target: Target) -> None:
-        """Makes what it takes to attach a tracer, unless it is there or too early."""
+        """Create a tracer, unless the target has one or the next attempt is not due."""
         if target.tracer is not None or time.monotonic() < target.again_at:
             return
         try:
@@ -315,7 +324,7 @@ class Targets:
             self._refused(target, error)
 
     def _arm(self, target: Target) -> None:
-        """Attaches a tracer; else ``refusal`` says why not."""
+        """Attach the tracer of a target. If that fails, set ``refusal``."""
         if target.tracer is None or time.monotonic() < target.again_at:
             return
         try:
@@ -326,7 +335,7 @@ class Targets:
             target.refusal, target.refusals = None, 0
 
     def _stop_flows(self, target: Target) -> None:
-        """Replace the tracer of a program that went out of service by one of verdicts."""
+        """Replace the tracing programs of a target out of service by one that counts verdicts."""
         if target.tracer is None:
             return
         self._detach(target)
@@ -351,7 +360,7 @@ class Targets:
         self.failures[reason] += 1
         target.again_at = time.monotonic() + _pause_after(target.refusals)
         if reason is Reason.UNSUPPORTED_ENTRY:
-            target.again_at = inf  # The verifier's answer stays the same.
+            target.again_at = inf  # The verifier would refuse every time.
         target.refusals += 1
         if target.refusals == 1:
             _cannot_trace(target.program, reason, str(error))
@@ -368,12 +377,12 @@ def _discard(target: Target) -> None:
 
 
 def _pause_after(refusals: int) -> float:
-    """Seconds until the next attempt."""
+    """Return the seconds until the next attempt."""
     return min(_LONGEST_PAUSE, 2.0 ** min(refusals, 10))
 
 
 def _cannot_trace(program: XdpProgram, reason: Reason, error: str) -> None:
-    # That a program is gone before we come is nobody's fault.
+    # A program may vanish before the agent traces it. That is not an error.
     say = _log.info if reason is Reason.VANISHED else _log.warning
     say(
         "cannot trace",
@@ -388,6 +397,7 @@ def _reason_of(error: KernelError | OSError) -> Reason:
     if isinstance(error, VanishedError):
         return Reason.VANISHED
     if isinstance(error, LoadError) and error.errno == EACCES and error.log:
-        # The verifier lets the same tracer read the packet of other targets, but not of this one.
+        # The verifier allows the same tracer to read the packets of other targets, but not of
+        # this target.
         return Reason.UNSUPPORTED_ENTRY
     return Reason.BUSY if error.errno in (EBUSY, E2BIG) else Reason.KERNEL_REFUSED

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The programs that are copied for each target, and which of them a kernel takes.
+"""Load the templates, and copy them for each target.
 
-One object is loaded of two: ``verdicts``, an exit alone; ``flows``, an entry and an exit.
-Of both there are variants, from the cheapest to the one that every kernel takes. Which
-one this kernel takes is found by loading.
+There are two objects, and the agent loads one. ``verdicts`` has an fexit program. ``flows`` has an
+fentry and an fexit program. Both have variants, from the cheapest to one that every kernel accepts.
+The agent loads one variant after the other until the kernel accepts one.
 """
 
 import secrets
@@ -42,7 +42,7 @@ from xdpscope.libbpf import (
 
 _ONLY_KEY = b"\0\0\0\0"
 
-# bpf/common/xdpscope.h: what stands for a constant in the templates.
+# Placeholders for constants in the templates: see bpf/common/xdpscope.h.
 _TARGET = 0x7A26E7
 _SAMPLE_RATE = 0x5A3BCA7
 _BY_INODE = 0x1DE0DE
@@ -50,47 +50,46 @@ _SET_SHIFT = 61
 _HASHES = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
 
 WAYS = 4
-"""Places in a set."""
+"""The number of ways in a set."""
 
 _FLOW_STATE = ".data.taken"
 _SETS = 2
 
-# Secret factors, odd, that targets choose their two from.
+# The number of secret factors. All are odd, and each target uses two.
 _FACTORS = 16
 
-# Any other constant in the place of _BY_INODE.
+# Any constant other than _BY_INODE.
 _BY_COOKIE = 0
 
 _HOOK = "device_appears"
-# How packets are read, from the cheapest.
+# The ways to read packets, the cheapest first.
 _READERS = ("plain", "cast", "copy")
 
 
 @dataclass(frozen=True, slots=True)
 class FlowSizes:
-    """What the flow tables are loaded with."""
+    """Hold the sizes of the flow tables."""
 
-    sets: int  # of flows of each family, on each CPU: a power of two from 2 on
+    sets: int  # of each family, on each CPU: a power of two, at least 2
     sample_rate: int
-    cpus: int = 0  # how many, from the first on, have sets in plain arrays; 0: per-CPU arrays
+    cpus: int = 0  # in plain arrays, the number of CPUs that have sets; 0: per-CPU arrays
     entries: int = (
-        0  # `flows.max_entries` that the others follow from; 0: they stand for themselves
+        0  # `flows.max_entries`, from which the other sizes are calculated; 0: there is none
     )
 
     @classmethod
     def for_entries(cls, entries: int, sample_rate: int, online: int, possible: int) -> Self:
-        """For so many flows, over all CPUs.
+        """Return the sizes for a number of flows, over all CPUs.
 
-        One CPU alone may have them all, but on many it is less and less likely to: what
-        they have room for together grows with their number no further than to
-        32 times what each has.
+        One CPU may have all flows, but the more CPUs there are, the less likely that is. The room
+        on each CPU therefore shrinks as the number of CPUs grows to 32, and not further.
 
         Args:
             entries: ``flows.max_entries``.
             sample_rate: ``flows.sample_rate``.
-            online: How many CPUs are to be served, from the first on.
-            possible: How many a per-CPU array has values for. It is taken if that is at most
-                twice as many.
+            online: The number of CPUs that need sets, from the first CPU on.
+            possible: The number of CPUs in a per-CPU array. The agent uses per-CPU arrays if this
+                is at most twice ``online``.
         """
         slots = entries / max(1, min(online, 32) // 2)
         sets = 1 << max(1, ceil(log2(slots / WAYS)))
@@ -98,34 +97,37 @@ class FlowSizes:
 
     @property
     def identity(self) -> tuple[int, int]:
-        """What pinned tables must agree in: not the number of CPUs that were online then."""
+        """Return what must be equal to adopt pinned tables. The number of CPUs may differ."""
         return self.sample_rate, self.entries or self.sets * WAYS
 
     def found_in(self, table: MapInfo, sets: int) -> Self:
-        """Return the sizes of an earlier agent's tables.
+        """Return the sizes of the tables of an earlier agent.
 
         Args:
-            table: One of them.
-            sets: How many each CPU has.
+            table: One of these tables.
+            sets: The number of sets of each CPU.
         """
         return replace(self, sets=sets, cpus=0 if table.per_cpu else table.max_entries // sets)
 
     @property
     def first_sets(self) -> NDArray[np.uint64]:
-        """Where in the tables the sets of each possible CPU begin; of a CPU without, at the end."""
+        """Return the index of the first set of each possible CPU.
+
+        For a CPU without sets, the index is the end of the table.
+        """
         before = np.minimum(np.arange(possible_cpus(), dtype=np.uint64), np.uint64(self.cpus))
         return before * np.uint64(self.sets)
 
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """Programs of one object that work together."""
+    """Hold the programs of one object that work together."""
 
     object: str
-    first: str  # counts verdicts; loaded soon
+    first: str  # counts verdicts; attached first
     watches_devices: bool
-    # To follow, in the order of attaching, and to take its place; the same for targets that
-    # never alter a packet.
+    # The programs that replace the first one, in the order of attaching. ``rest_read_only`` is for
+    # targets that never alter a packet.
     rest: tuple[str, ...] = ()
     rest_read_only: tuple[str, ...] = ()
 
@@ -134,14 +136,14 @@ class Variant:
         return tuple(dict.fromkeys((self.first, *self.rest, *self.rest_read_only)))
 
     def id(self, sizes: FlowSizes | None) -> str:
-        """Equal for what can be pinned by one agent and taken over by the next."""
+        """Return the id of the pinned state. An agent adopts only a state with an equal id."""
         of_sizes = None if sizes is None else sizes.identity
         parts = bpf.path_of(self.object).read_bytes(), repr((self, of_sizes)).encode()
         return sha256(b"".join(sha256(part).digest() for part in parts)).hexdigest()[:16]
 
 
 def variants(flows: FlowSizes | None, watch_devices: bool) -> Iterator[Variant]:
-    """What there is to try, the best first."""
+    """Yield the variants to try, the best first."""
     for watches in (True, False) if watch_devices else (False,):
         known = "by_epoch" if watches else "by_identity"
         if flows is None:
@@ -150,7 +152,7 @@ def variants(flows: FlowSizes | None, watch_devices: bool) -> Iterator[Variant]:
         sampled = flows.sample_rate > 1
         for reader in ("sampled",) if sampled else _READERS:
             leave = f"exit_flows_sampled_{known}" if sampled else f"exit_flows_{known}"
-            # The exit before the entry: see bpf/probes/flows.bpf.c.
+            # Attach the exit before the entry: see bpf/probes/flows.bpf.c.
             pair = leave, f"entry_flows_{reader}"
             alone = (f"exit_only_{reader}",) if watches else pair
             yield Variant("flows", f"exit_verdicts_{known}", watches, pair, alone)
@@ -158,43 +160,43 @@ def variants(flows: FlowSizes | None, watch_devices: bool) -> Iterator[Variant]:
 
 @dataclass(frozen=True, slots=True)
 class _Copyable:
-    """One template and where it takes what differs by target."""
+    """Hold a template, and the instructions in it that differ by target."""
 
     template: Template
     counts: Slots
     number: Slots
     hashes: tuple[Slots, Slots]
-    device: Slots  # the device of a packet is the one it came by, or switched the one it leaves by
+    device: Slots  # select the device: the receiving one, or if switched, the sending one
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A template with what one target has in it."""
+    """Hold a template that is patched for one target."""
 
     name: str
     template: Template
 
     @property
     def title(self) -> str:
-        """What the program is called in the kernel, which cuts it at 15 characters."""
+        """Return the name of the program in the kernel, which has at most 15 characters."""
         return f"xdpscope_{self.name.partition('_')[0]}"[:15]
 
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """A tracing program in place."""
+    """Hold an attached tracing program."""
 
     program: Program
     link: Link
 
     def close(self) -> None:
-        """Detaches and unloads it."""
+        """Detach and unload the program."""
         self.link.close()
         self.program.close()
 
 
 class SilentHookError(KernelError):
-    """The kernel takes the hook on devices, but never runs it."""
+    """Report that the kernel accepts the hook on devices, but never runs it."""
 
     def __init__(self, why: str) -> None:
         super().__init__(f"the hook on devices is silent: {why}", EPROTO)
@@ -202,7 +204,7 @@ class SilentHookError(KernelError):
 
 
 class Templates:
-    """A loaded object; makes the tracing programs of each target."""
+    """Hold a loaded object, and create the tracing programs of each target."""
 
     def __init__(
         self,
@@ -212,12 +214,12 @@ class Templates:
         entry: EntryFunction,
         state: State | None = None,
     ) -> None:
-        """Loads it, aimed at the anchor's entry function.
+        """Load the object. Its attach target is the entry function of the self-test.
 
-        With ``state``, with the maps that are pinned there, if any are.
+        With ``state``, the object uses the maps that are pinned there, if there are any.
 
         Raises:
-            LoadError: the kernel refused one of its programs.
+            LoadError: the kernel refused a program of the object.
         """
         self.variant = variant
         self.tells_targets = False
@@ -264,7 +266,7 @@ class Templates:
             }
             self._object = loaded
             self._counts = stack.enter_context(loaded.map("counts"))
-            self.hook_failure = ""  # of a variant that was tried before
+            self.hook_failure = ""  # why the hook of an earlier variant was silent
             self.hook = (
                 DeviceHook(stack.enter_context(loaded.map(".data.epoch")))
                 if variant.watches_devices
@@ -292,23 +294,23 @@ class Templates:
         )
 
     def close(self) -> None:
-        """Unloads everything."""
+        """Unload everything."""
         self._resources.close()
 
     @property
     def btf(self) -> Btf:
-        """The types of the records."""
+        """Return the types of the records."""
         return self._object.btf
 
     def map(self, name: str) -> Map:
-        """One of the maps that all targets share."""
+        """Return one of the maps that all targets share."""
         return self._object.map(name)
 
     def pin(self, state: State) -> None:
-        """Pins what targets share, unless it was taken over from there.
+        """Pin the maps and links that targets share, unless they are adopted.
 
         Raises:
-            KernelError: it cannot be.
+            KernelError: a map or link cannot be pinned.
         """
         if not self.adopted:
             with ExitStack() as stack:
@@ -317,11 +319,11 @@ class Templates:
 
     @property
     def counts_info(self) -> MapInfo:
-        """Describe the map of any target's counts."""
+        """Return the properties of the map that holds the counts of a target."""
         return self._counts.info
 
     def new_counts(self) -> Map:
-        """An empty map for the counts of one target."""
+        """Create an empty map for the counts of one target."""
         counts = self._counts.sibling("xdpscope_counts")
         if self.sizes is not None and self.sizes.cpus:
             with ExitStack() as stack:
@@ -335,15 +337,15 @@ class Templates:
     def copies(
         self, names: Iterable[str], number: int, counts: Map, *, at_egress: bool = False
     ) -> list[Copy]:
-        """A copy of each of these programs for one target, to be loaded.
+        """Return a copy of each of these programs for one target. The copies are not loaded yet.
 
         Args:
-            names: Of the programs.
-            number: The target's.
-            counts: The target's own.
-            at_egress: Packets are counted at the device that they leave by.
+            names: The names of the programs.
+            number: The number of the target.
+            counts: The map with the counts of the target.
+            at_egress: Whether packets count at the device through which they leave.
         """
-        # Which flows share a set is nobody's to know, and differs from target to target.
+        # Nobody must be able to predict which flows share a set. The factors differ by target.
         hashes = self._factors[number % _FACTORS], self._factors[(3 * number + 1) % _FACTORS]
         found = []
         for name in names:
@@ -362,13 +364,14 @@ class Templates:
     def attach(
         copies: Iterable[Copy], target: Program, entry: EntryFunction
     ) -> Generator[tuple[str, Attached], None, None]:
-        """Loads each copy as a tracer of ``target``, or none; then attaches them.
+        """Load all copies as tracing programs of ``target``, then attach them one by one.
 
-        One after the other: each is the caller's, with its name, before the next is attached.
+        If one copy does not load, none is attached. The generator yields each program with its
+        name before it attaches the next one. The caller then owns the program.
 
         Raises:
             LoadError: the kernel refused a copy.
-            KernelError: it could not be attached.
+            KernelError: a copy could not be attached.
         """
         waiting: list[tuple[Copy, Program]] = []
         try:
@@ -385,14 +388,14 @@ class Templates:
                 program.close()
 
     def try_on(self, self_test: Program, entry: EntryFunction) -> None:
-        """Traces a program of our own, for a moment, in each of the ways there are.
+        """Trace the self-test for a moment, with ``rest`` and with ``rest_read_only``.
 
-        What a copy is refused for may be in code that its template has no use for; and what
-        counts is to be replaced without a packet lost or counted twice, whichever of two exits
-        this kernel runs first.
+        The kernel may load a template and refuse its copy, because of code that only a copy uses.
+        The test also checks that one packet counts once while two fexit programs are attached. The
+        kernel may run these in any order.
 
         Raises:
-            KernelError: it cannot be done in one of them.
+            KernelError: a test failed.
         """
         for rest in {self.variant.rest, self.variant.rest_read_only}:
             with ExitStack() as stack:
@@ -402,15 +405,16 @@ class Templates:
                     for names in ((self.variant.first,), rest)
                 ):
                     stack.callback(each.close)
-                    # Whether a tracer's reference can be told from a user's (Linux 5.13).
+                    # From Linux 5.13, the agent can distinguish its references from those of users.
                     self.tells_targets = each.link.ends().target == self_test.info().id
                 self_test.test_run(bytes(64))
                 self._check_one(counts)
 
     def test_hook(self) -> None:
-        """Make sure that devices are recognised exactly.
+        """Test the hook on devices.
 
-        ``kernel.ftrace_enabled`` may be switched on again: until then the hook is not trusted.
+        While ``kernel.ftrace_enabled`` is 0, the hook is not trusted. That is not an error, because
+        somebody may set it to 1 again.
 
         Raises:
             SilentHookError: the hook does not run, and never will.
@@ -437,11 +441,11 @@ def _flow_state(map_: Map) -> NDArray[np.uint32]:
 def load(
     flows: FlowSizes | None, watch_devices: bool, self_test: Program, pins: PinPath | None = None
 ) -> tuple[Templates, State | None]:
-    """The best variant that this kernel takes; and where, with pins, its state is.
+    """Load the best variant that this kernel accepts. With pins, also return its state.
 
     Raises:
-        UnsupportedHostError: programs have no BTF here, so that none can be traced.
-        KernelError: why it takes not even the last variant.
+        UnsupportedHostError: this kernel keeps no BTF of programs, so it can trace none.
+        KernelError: the kernel does not accept the last variant either.
     """
     entry = self_test.entry_function()
     if entry is None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One target's tracer: attached, detached, and readable until it is closed."""
+"""Attach, detach and read the tracer of one target."""
 
 import threading
 import time
@@ -25,63 +25,67 @@ _log = structlog.get_logger(__name__)
 
 _ONLY_KEY = b"\0\0\0\0"
 
-# Seconds that the kernel may take for detaching what was unpinned.
+# Seconds that the kernel may take to detach an unpinned tracing program.
 _PATIENCE = 1.0
 
-# Records that are read, and then booked, together: as many, and as many bytes. All of them may have
-# changed, and to book one takes a millisecond on a slow machine.
+# The largest number of records, and of bytes, that one step reads and adds to the totals. All
+# records may have changed, and to add one takes a millisecond on a slow machine.
 _READ_AT_ONCE = 8
 _READ_SIZE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Expense:
-    """What the kernel says of a target's tracing programs."""
+    """Hold what the kernel reports about the tracing programs of a target."""
 
-    missed: int  # packets that the exit, which counts, was not run for
-    run_seconds: float | None  # spent in all of them, ever; None if the kernel never counted
+    missed: int  # packets for which the kernel did not run the fexit program, which counts
+    run_seconds: float | None  # total run time of all programs; None if the kernel never counted it
 
 
 class Tracer:
-    """Counts what one program decides, from ``attach`` until ``detach``.
+    """Count the verdicts of one program, from ``attach`` until ``detach``.
 
-    One thread attaches and detaches; any thread may read meanwhile. No reader waits until the
-    kernel has loaded, attached or detached something.
+    One thread attaches and detaches. Any thread may read at the same time. A reader never waits
+    while the kernel loads, attaches or detaches a program.
 
-    Attached, it holds a reference on its target, as everything that traces does. Its
-    counts stay readable after ``detach``, and go on growing if it is attached again.
+    An attached tracer holds a reference to its target, as every tracing program does. Its counts
+    stay readable after ``detach``. They continue to grow if the tracer is attached again.
 
-    With pins it outlives the agent. Of the tracing programs these may then be found: the first,
-    alone or with some of those that follow it; or all of one way of following it; or none. Each
-    of these sets counts every packet once (see bpf/probes/flows.bpf.c), and both ``follow_up`` and
-    ``detach`` go through such sets only, until with what is left nothing counts any more:
-    that is for ``attach`` to begin anew.
+    With pins, the tracer outlives the agent. The next agent may then find one of these sets of
+    tracing programs:
+
+    - the first program, alone or with some programs of ``rest`` or ``rest_read_only``;
+    - all programs of ``rest``, or all of ``rest_read_only``;
+    - no program.
+
+    The first two sets count every packet once (see bpf/probes/flows.bpf.c). ``follow_up`` and
+    ``detach`` pass through these sets only, until the remaining programs count nothing. ``attach``
+    then starts again.
     """
 
     def __init__(
         self, engine: Engine, program: XdpProgram, pinned: TargetPins | None = None
     ) -> None:
-        """Takes over what is pinned of the program, attached or not; or readies ``attach``.
+        """Adopt the pins of the program, attached or not. Without pins, prepare ``attach``.
 
         Raises:
             VanishedError: the program is gone.
-            KernelError: there is no room for its counts; or what is pinned is not what it
-                should be.
+            KernelError: the map for its counts cannot be created, or the pins are not valid.
         """
         self._engine = engine
-        # Guards what readers use: the descriptors, and the costs that are summed over them.
+        # The lock guards what readers use: the descriptors, and the sums of their costs.
         self._changing = threading.Lock()
         self._target = program.id
         self._at_egress = program.at_egress
         self._entry = EntryFunction(program.function, program.entry_type_id)
         self._attached: dict[str, Attached] = {}  # in the order of attaching
-        self._ready: list[Copy] | None = None  # of the first, to be attached
-        self._last: Expense | None = Expense(0, None)  # None: it is attached
+        self._ready: list[Copy] | None = None  # the first program, not attached yet
+        self._last: Expense | None = Expense(0, None)  # None while the tracer is attached
         self._reported = Expense(0, None)
         self._missed = 0
-        self._spent_ns = 0  # by programs that are detached
+        self._spent_ns = 0  # run time of detached programs
         self._ran = False  # whether the kernel has ever counted run time
-        self._detached: list[int] = []  # programs
+        self._detached: list[int] = []  # ids of programs
         self.complete = False
         with ExitStack() as stack:
             if pinned is not None:
@@ -106,12 +110,12 @@ class Tracer:
             if name in names:
                 link = stack.enter_context(pinned.link(name))
                 ends = link.ends()
-                if ends.target not in (0, self._target):  # 0: a kernel that does not tell
+                if ends.target not in (0, self._target):  # 0: this kernel does not report it
                     raise VanishedError(f"what is pinned traces program {ends.target}")
                 tracing = stack.enter_context(Program.open(ends.program))
                 self._attached[name] = Attached(tracing, link)
-        # Start the run time at 0 with each agent: the time of programs that an earlier agent
-        # detached is lost, so a continued sum would fall, and a rate would take all of it as new.
+        # The run time starts at 0 with each agent. The time of programs that an earlier agent
+        # detached is lost. A continued sum would decrease, and a rate would count all of it again.
         self._spent_ns = -sum(each.program.info().run_time_ns for each in self._attached.values())
         ways = [set(way) for way in (variant.rest, variant.rest_read_only)]
         if variant.first not in self._attached and set(self._attached) not in ways:
@@ -123,12 +127,12 @@ class Tracer:
         )
 
     def attach(self) -> None:
-        """Attaches it: all or nothing. Its counts go on from where they are.
+        """Attach the tracer completely or not at all. Its counts continue from their last values.
 
         Raises:
             VanishedError: the program is gone.
             LoadError: the kernel refused the tracing program.
-            KernelError: it could not be attached: EBUSY, E2BIG, …
+            KernelError: the tracing program could not be attached: EBUSY, E2BIG, …
         """
         variant = self._engine.templates.variant
         copies = self._ready
@@ -142,7 +146,7 @@ class Tracer:
 
     def _begin_anew(self) -> None:
         self._wait_until_detached()
-        # What is in there now is not of the packets to come.
+        # The content of ``entry`` belongs to a packet of the past.
         records = self._counts.lookup(_ONLY_KEY)
         entry = typed(records, self._engine.target_counts)["entry"]
         entry[...] = np.zeros((), entry.dtype)
@@ -154,7 +158,7 @@ class Tracer:
         )
 
     def _attach(self, copies: Iterable[Copy], target: Program) -> None:
-        """Attaches one after the other; each is pinned before the next is there."""
+        """Attach one copy after the other. Pin each before the next is attached."""
         with closing(self._engine.templates.attach(copies, target, self._entry)) as attaching:
             for name, each in attaching:
                 if self._pins is not None:
@@ -166,16 +170,16 @@ class Tracer:
                     self._attached[name] = each
 
     def follow_up(self, writes_packets: Callable[[Program], bool]) -> None:
-        """Attaches the rest, which counts flows, in the place of what counts verdicts.
+        """Attach the programs that count flows, and detach the one that counts verdicts only.
 
-        Not a packet is missed or counted twice. After a failure it may be tried again.
+        The tracer misses no packet and counts none twice. The caller may try again after a failure.
 
         Args:
-            writes_packets: Says of a target whether it may alter a packet; if not, that is read
-                at the exit.
+            writes_packets: Returns whether a target may alter a packet. If not, the fexit program
+                reads the packet, and there is no fentry program.
 
         Raises:
-            KernelError: verdicts alone are counted on.
+            KernelError: the tracer continues to count verdicts only.
         """
         variant = self._engine.templates.variant
         with Program.open(self._target) as target:
@@ -188,15 +192,15 @@ class Tracer:
         self.complete = True
 
     def _begun(self) -> tuple[str, ...] | None:
-        """What another agent had begun to attach."""
+        """Return the programs that an earlier agent had begun to attach. None if there are none."""
         variant = self._engine.templates.variant
         ways = variant.rest, variant.rest_read_only
         return next((way for way in ways if not self._attached.keys().isdisjoint(way)), None)
 
     def _drop(self, names: Sequence[str], *, last: bool = False) -> None:
-        """Detach some of the programs, or all of them for the ``last`` time.
+        """Detach some programs. With ``last``, also record the final cost of the tracer.
 
-        The first of them is an exit, in every variant: what it missed counts.
+        In every variant, the first of these programs is an fexit program. Its misses count.
         """
         for name in names:
             if self._pins is not None:
@@ -221,7 +225,13 @@ class Tracer:
             _log.warning("the cost of a tracer is lost", program_id=self._target, error=str(each))
 
     def _wait_until_detached(self) -> None:
-        """What was unpinned is detached a moment later, and its program is gone only then."""
+        """Wait until the kernel has unloaded the detached programs.
+
+        The kernel detaches an unpinned link a moment later, and unloads its program only then.
+
+        Raises:
+            KernelError: a program is still loaded after ``_PATIENCE``.
+        """
         end = time.monotonic() + _PATIENCE
         while any(_is_loaded(id) for id in self._detached):
             if time.monotonic() > end:
@@ -235,21 +245,21 @@ class Tracer:
 
     @property
     def counts_flows(self) -> bool:
-        """Whether any of the programs that count flows is attached."""
+        """Return whether any program that counts flows is attached."""
         return bool(self._attached.keys() - {self._engine.templates.variant.first})
 
     @property
     def unused(self) -> bool:
-        """Whether it never was attached."""
+        """Return whether the tracer was never attached."""
         return self._ready is not None
 
     def detach(self) -> None:
-        """Lets the target go. A packet still inside it may be counted a moment later."""
+        """Detach the tracer. A packet that is still in the target may count a moment later."""
         if self._last is None:
             self._drop(list(self._attached), last=True)
 
     def close(self) -> None:
-        """Ends it, and gives up the counts; but what is pinned counts on."""
+        """Detach the tracer, and close its counts. With pins, it stays attached and counts."""
         if self._pins is None:
             self.discard()
             return
@@ -260,7 +270,7 @@ class Tracer:
             self._counts.close()
 
     def discard(self) -> None:
-        """Detaches, and gives up the counts, pinned or not."""
+        """Detach the tracer, and discard its counts, pinned or not."""
         self.detach()
         if self._pins is not None:
             self._pins.remove()
@@ -269,14 +279,17 @@ class Tracer:
         self._engine.give_up_number(self.number)
 
     def records(self) -> NDArray[Any]:
-        """``struct target_counts`` of each CPU; without those in the engine's ``overflow``."""
+        """Return ``struct target_counts`` of each CPU, without the overflow records."""
         return typed(self._counts.lookup(_ONLY_KEY), self._engine.target_counts)
 
     def read_into(self, values: NDArray[np.uint8]) -> bool:
-        """Read the bytes of the same, shape (CPUs, stride); return False if it is closed by now.
+        """Read the bytes of ``records`` into ``values``, shape (CPUs, stride).
+
+        Returns:
+            False if the tracer is already closed.
 
         Raises:
-            KernelError: they cannot be read.
+            KernelError: the counts cannot be read.
         """
         with self._changing:
             if self._counts.closed:
@@ -285,7 +298,7 @@ class Tracer:
             return True
 
     def expense(self) -> Expense:
-        """Misses and, if known, cost: of the last time, if the kernel does not tell now."""
+        """Return the misses and, if known, the run time. On an error, return the last values."""
         with self._changing:
             if self._last is not None:
                 return self._last
@@ -302,7 +315,7 @@ class Tracer:
 
 
 def read_counts(tracers: Sequence[Tracer]) -> Iterator[Counted]:
-    """The records of many, by parts; without those that the kernel does not give."""
+    """Yield the records of many tracers, in parts. Omit those that cannot be read."""
     if not tracers:
         return
     engine = tracers[0]._engine
