@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent: which parts start and stop, in which order, and on which signal.
+"""Start and stop the parts of the agent, in a defined order, and handle signals.
 
-The event loop serves requests and receives signals. A thread of its own scans the host: its system
-calls block, for seconds when hundreds of programs appear together.
+The event loop serves requests and receives signals. A separate thread scans the host, because its
+system calls block. When hundreds of programs appear together, they block for seconds.
 """
 
 import asyncio
@@ -32,24 +32,24 @@ from xdpscope.web.server import WebServer
 
 _log = structlog.get_logger(__name__)
 
-# Changes come in bursts: an attachment alone makes several messages.
+# Changes come in bursts: a single attachment causes several messages.
 _SETTLING = 0.05
-# The time for closing after a signal. The kernel closes the rest with the process.
+# Seconds for closing after a signal. The kernel releases the rest when the process ends.
 _CLOSING = 0.5
 
 
 class Agent:
-    """Everything ``xdpscope run`` runs."""
+    """Own all parts of ``xdpscope run``."""
 
     def __init__(
         self, config: Config, read: Callable[[], Config], file: Path | None = None
     ) -> None:
-        """Start nothing yet.
+        """Create an agent. It starts nothing until ``run``.
 
         Args:
-            config: What to begin with.
-            read: Returns the configuration of this moment, for a reload. Raises `ConfigError`.
-            file: What ``config`` was read from, for errors of the file that its key names.
+            config: The first configuration.
+            read: Returns the current configuration, for a reload. Raises `ConfigError`.
+            file: The file of ``config``. Errors in the file that ``web_config`` names refer to it.
         """
         self._file = file
         self._read = read
@@ -57,10 +57,10 @@ class Agent:
         self._scan_thread = ScanThread(config)
 
     async def run(self) -> None:
-        """Run until a signal ends it.
+        """Run until a signal ends the agent.
 
         Raises:
-            XdpscopeError: it could not start; nothing new is left attached.
+            XdpscopeError: the agent could not start. Nothing new stays attached.
         """
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
@@ -108,7 +108,7 @@ class Agent:
         if self._scan_thread.failure is not None:
             raise self._scan_thread.failure
         if self._scan_thread.is_alive():
-            # The thread is in a system call. It releases the rest, as at any exit.
+            # The thread is in a system call. The kernel releases the rest, as at any exit.
             sys.stderr.flush()
             os._exit(0)
 
@@ -142,10 +142,10 @@ def _warn_of(config: Config) -> None:
 
 
 def run(config: Config, read: Callable[[], Config], file: Path | None) -> None:
-    """Run the agent in the foreground; the arguments are those of `Agent`.
+    """Run the agent in the foreground. The arguments are those of `Agent`.
 
     Raises:
-        XdpscopeError: it could not start, or cannot go on.
+        XdpscopeError: the agent could not start, or cannot continue.
     """
     machine.require_supported()
     _allow_descriptors()
@@ -153,9 +153,9 @@ def run(config: Config, read: Callable[[], Config], file: Path | None) -> None:
 
 
 def _allow_descriptors() -> None:
-    """Take as many descriptors as we may have: a target needs up to five.
+    """Raise the limit of open descriptors to its maximum. A target needs up to five.
 
-    Hosts give 1,024 to begin with, for the sake of select(2), which nothing here uses.
+    The usual limit of 1,024 exists for select(2). The agent does not use that.
     """
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

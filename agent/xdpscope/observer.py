@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host as it is observed: discovery, tracing and accounting.
+"""Observe the host: discover programs, trace them and count their packets.
 
-One thread runs ``scan``, now and then; any thread may ask for counts and programs. A lock guards
-what is accounted. Reading the kernel's tables and booking what is in them goes in short steps, with
-the lock held for one step at a time (``read_lock.py``). To load, attach and detach tracers takes
-no lock.
+One thread calls ``scan``. Any thread may read counts and program statuses. A lock guards the totals
+and flows. The observer reads the kernel's tables and updates the totals in short steps, and holds
+the lock for one step at a time (``read_lock.py``). It holds no lock while it loads, attaches and
+detaches tracers.
 """
 
 import threading
@@ -43,28 +43,28 @@ from xdpscope.report import Count, FlowReport, FlowRow, FlowsFound, ProgramStatu
 if TYPE_CHECKING:
     from xdpscope.read_lock import Steps
 
-# Interfaces come and go all day where containers do, under ever new names. So many that
-# are gone keep their totals, to go on from should the name come back.
+# Where containers start and stop, interfaces with new names appear and disappear all day. The
+# totals of this many locations stay after they disappear, so that they continue if one returns.
 _LOCATIONS_REMEMBERED = 4096
 
-# So many overflow records are deleted at each scan, and in each of its steps.
+# The number of overflow records that a scan deletes, and that one step of it deletes.
 _FORGOTTEN_AT_ONCE = 1000
 _FORGOTTEN_IN_STEP = 100
 
-# So many programs are listed in each step.
+# The number of programs that one step lists.
 _LISTED_IN_STEP = 8
 
 _NO_TALLY = Tally()
 
 
 def _selects(glob: str | None, *names: str) -> bool:
-    """Return whether a shell glob matches one of the names; None matches everything."""
+    """Return whether a shell glob matches one of the names. None matches everything."""
     return glob is None or glob in names or any(fnmatchcase(name, glob) for name in names)
 
 
 @contextmanager
 def _noting(failures: list[KernelError | OSError]) -> Iterator[None]:
-    """Go on after an error of the kernel's, and keep it."""
+    """Append an error of the kernel to ``failures``, and continue."""
     try:
         yield
     except (KernelError, OSError) as error:
@@ -72,7 +72,7 @@ def _noting(failures: list[KernelError | OSError]) -> Iterator[None]:
 
 
 class Observer:
-    """Finds programs, traces them, keeps their accounts."""
+    """Find programs, trace them, and keep their totals and flows."""
 
     def __init__(
         self,
@@ -82,14 +82,14 @@ class Observer:
         flows: Flows | None = None,
         patience: float = PATIENCE,
     ) -> None:
-        """Observe nothing yet.
+        """Create an observer. It observes nothing until ``scan``.
 
         Args:
-            engine: What traces programs.
-            inventory: What finds them.
-            selection: Which of them, and of their interfaces, are observed.
-            flows: Limits of what is kept of flows.
-            patience: Seconds for which a client is waited for to see a flow's new series at 0.
+            engine: Creates the tracers.
+            inventory: Finds the programs.
+            selection: The programs and interfaces to observe.
+            flows: The limits for flows.
+            patience: Seconds to wait until each client has seen a new series of a flow at 0.
         """
         self._engine = engine
         self._inventory = inventory
@@ -108,15 +108,15 @@ class Observer:
         self._locations_hidden: dict[Location, None] = {}
         self._scanned = False
         self._unfinished = 0
-        self._booked_at = self._flows_at = -inf  # when the last complete readings began
+        self._booked_at = self._flows_at = -inf  # when the last complete reads began
         self._counter_reader = CounterReader(self._totals)
         self._series_index = SeriesIndex()
         tables = engine.flow_tables()
         self._flows = FlowTotals(tables, flows or Flows(), patience) if tables else None
-        self._flows_of = -1  # version of the books at whose flows were read last
+        self._flows_of = -1  # version of the counter reader at the last read of flows
 
     def close(self) -> None:
-        """Detaches every tracer that is not pinned; a ``scan`` under way ends soon."""
+        """Detach every tracer that is not pinned. A running ``scan`` ends soon."""
         self._interrupt.set()
         self._targets.close()
 
@@ -127,48 +127,49 @@ class Observer:
         self.close()
 
     def interrupt(self) -> None:
-        """Has a ``scan`` under way end before its next target."""
+        """Make a running ``scan`` end before its next target."""
         self._interrupt.set()
 
     @property
     def scanned(self) -> bool:
-        """Whether there was a first complete look."""
+        """Return whether a first scan is complete."""
         return self._scanned
 
     @property
     def unfinished(self) -> int:
-        """Of how many programs the flows are still to be counted: another look does that."""
+        """Return how many programs wait for the next scan to start counting their flows."""
         return self._unfinished
 
     @property
     def snapshot(self) -> Snapshot:
-        """What the last scan found; empty before the first."""
+        """Return the snapshot of the last scan. It is empty before the first scan."""
         return self._snapshot
 
     @property
     def postponed(self) -> bool:
-        """Whether another look is to come soon: flows of programs new in the last one are left."""
+        """Return whether the next scan must come soon, to count the flows of new programs."""
         return self._targets.postponed
 
     @property
     def watches_devices(self) -> bool:
-        """Whether devices are recognised without reading their identity for each packet."""
+        """Return whether tracers recognise devices without reading their identity per packet."""
         return self._engine.watches_devices
 
     @property
     def sample_rate(self) -> int:
-        """Of so many packets one is taken for flows."""
+        """Return the sample rate: one of this many packets counts for flows."""
         return self._engine.sample_rate
 
     def reconfigure(
         self, selection: Selection, flows: Flows | None = None, *, everywhere: bool | None = None
     ) -> None:
-        """Observes, from the next look on, what this scope has in it, within these limits.
+        """Use another selection and other limits from the next scan on.
 
         Args:
-            selection: Programs and interfaces.
-            flows: If given, limits of what is kept of flows.
-            everywhere: If given, whether in all network namespaces or in our own alone.
+            selection: The programs and interfaces to observe.
+            flows: The limits for flows. None: they stay.
+            everywhere: Whether to observe all network namespaces, or only that of the agent. None:
+                this stays.
         """
         with self._lock:
             self._selection = selection
@@ -178,24 +179,26 @@ class Observer:
                 self._flows.limits = flows
 
     def scan(self, retention: float, follow_up: float = inf) -> None:
-        """Looks at the host, and attaches and detaches what has changed.
+        """Scan the host, and attach and detach tracers to match it.
 
         Args:
-            retention: Seconds for which what is gone stays on the page.
-            follow_up: Seconds in which programs newly traced get their flows counted, too; at
-                least one does. The others are ``unfinished``: meanwhile nothing new is seen.
+            retention: Seconds for which the series of a vanished program or interface stay.
+            follow_up: Seconds in which the scan starts to count the flows of newly traced programs.
+                It always does so for at least one program. The others are ``unfinished``, because
+                the scan finds nothing new during this time.
 
         Raises:
-            KernelError: some part of the host cannot be looked at: what was found there before
-                stays. Everything else was done.
-            OSError: the same.
+            KernelError: a part of the host could not be read. The last state of that part stays,
+                and the scan did everything else.
+            OSError: a part of the host could not be read, as for KernelError.
         """
         failures: list[KernelError | OSError] = []
         self._unfinished = 0
         idle: list[Counted] = []
         overflow: Mapping[int, OverflowReading] = {}
         with _noting(failures):
-            # Before the inventory: what is not in service then has run in tests only until now.
+            # Read this before the inventory. A program that is not in service in the inventory has
+            # run only in tests until now.
             idle, overflow = self._work.do(self._read_idle)
         snapshot = self._inventory.take()
         failures += self._inventory.failures
@@ -221,7 +224,7 @@ class Observer:
             raise failures[0]
 
     def _read_idle(self) -> "Steps[tuple[list[Counted], Mapping[int, OverflowReading]]]":
-        """Read what idle programs have counted up to now: it is not to be booked."""
+        """Read the counts of idle programs so far. The totals must not contain them."""
         idle: list[Counted] = []
         for part in read_counts([t.tracer for t in self._targets if t.idle and t.tracer]):
             idle.append(part)
@@ -230,26 +233,26 @@ class Observer:
         return idle, (yield from self._engine.overflow()) if overflowing else {}
 
     def _apply(self, snapshot: Snapshot, failures: list[KernelError | OSError]) -> "Steps[None]":
-        """Book all there is under the names of before, then go over to those of ``snapshot``."""
+        """Add all counts to the totals under the old names, then use the names of ``snapshot``."""
         self._device_names.expect(snapshot)
         overflow: Mapping[int, OverflowReading] = {}
         with _noting(failures):
             overflow = yield from self._record(self._device_names.at_once)
             yield from self._read_flows(self._device_names.at_once)
         if snapshot is not self._snapshot:
-            # Under the old names still, of interfaces that were renamed or are gone: what
-            # has come since the flows were read.
+            # Add the packets that came during the read of flows. Renamed and vanished interfaces
+            # still have their old names.
             with _noting(failures):
                 overflow = yield from self._record(self._device_names.at_once)
         self._device_names.settle()
         self._snapshot = snapshot
         self._uppers.update(snapshot, time.monotonic())
-        if self._scanned:  # else there may be some that were never booked
+        if self._scanned:  # before, some records may not be in the totals yet
             with _noting(failures):
                 yield from self._delete_overflow(overflow)
 
     def _trace(self, snapshot: Snapshot, retention: float) -> list[Target]:
-        """Attach and detach tracers; return programs of which flows are to be counted, too."""
+        """Attach and detach tracers. Return the targets whose flows are not counted yet."""
         gone = self._targets.reconcile(snapshot, self._selection, self._interrupt.is_set)
         if self._interrupt.is_set():
             return []
@@ -261,18 +264,19 @@ class Observer:
 
     @property
     def flows_held(self) -> int | None:
-        """How many flows there were at the last reading; None if none are kept."""
+        """Return the number of flows at the last read. None if flows are not counted."""
         return self._flows.entries if self._flows is not None else None
 
     def counts(self, since: float | None = None) -> list[Count]:
-        """The totals of this moment of every program and place to be shown.
+        """Return the current totals of every program and location to show.
 
         Args:
-            since: A moment of the monotonic clock. What anybody has read since then is not read
-                again. All that read counts take this.
+            since: A time of the monotonic clock. If a complete read began later, this call does not
+                read the kernel again.
 
         Raises:
-            ObserverBusyError: a scan is busy for long. So do all that read counts and programs.
+            ObserverBusyError: a scan is busy for long. All methods that read counts or programs
+                raise this.
         """
         began = time.monotonic() if since is None else since
 
@@ -292,7 +296,7 @@ class Observer:
         return self._work.do(steps, self._lock.reading)
 
     def cpu_counts(self) -> dict[Owner, CpuCounts]:
-        """Return the counts of each CPU by program's id and location; see counters/by_cpu.py."""
+        """Return the counts of each CPU, by program id and location: see counters/by_cpu.py."""
 
         def steps() -> "Steps[dict[Owner, CpuCounts]]":
             found: dict[int, dict[Location, CpuCounts]] = {}
@@ -316,10 +320,10 @@ class Observer:
         return self._work.do(steps, self._lock.reading)
 
     def flow_counts(self, client: str = "", since: float | None = None) -> FlowReport | None:
-        """Return the flows of this moment; None if none are kept.
+        """Return the current flows. None if flows are not counted.
 
         Args:
-            client: Who is shown them: a scraper, by whatever tells it from others. Empty: nobody.
+            client: The id of the scraper that receives the flows. Empty: there is none.
             since: See ``counts``.
         """
         began = time.monotonic() if since is None else since
@@ -356,7 +360,7 @@ class Observer:
         return self._work.do(steps, self._lock.reading)
 
     def held_flows(self, query: FlowQuery | None = None) -> FlowsFound:
-        """Return flows that are held; by default all, those with the highest rates first."""
+        """Return flows in the flow table, the highest rates first. By default, return all."""
         query = query or FlowQuery()
         began = time.monotonic()
         programs: dict[int, XdpProgram] = {}
@@ -372,14 +376,17 @@ class Observer:
         held = self._work.do(steps, self._lock.reading)
         if held is None:
             return FlowsFound(enabled=False)
-        # Without the lock: describing thousands of flows takes a while.
+        # Describing thousands of flows takes time, so this holds no lock.
         flows = [FlowRow.of(programs[count.owner[0]], count) for count in held.describe()]
         return FlowsFound(flows, held.matched, held.entries, self.sample_rate)
 
     def _admitted_by(
         self, query: FlowQuery, programs: Mapping[int, XdpProgram]
     ) -> Callable[[int, Location], bool]:
-        """Return whether a query admits flows of a program's id at a location."""
+        """Return a function that says whether a query admits flows of a program at a location.
+
+        Its arguments are the id of the program, and the location.
+        """
         wanted = {
             id for id, program in programs.items() if _selects(query.program, *program.selectors)
         }
@@ -395,7 +402,7 @@ class Observer:
         return admitted
 
     def statuses(self) -> list[ProgramStatus]:
-        """Every program there is, in the order of their ids."""
+        """Return the status of every program, in the order of their ids."""
 
         def steps() -> "Steps[list[ProgramStatus]]":
             found: list[ProgramStatus] = []
@@ -407,14 +414,14 @@ class Observer:
         return self._work.do(steps, self._lock.reading)
 
     def attach_failures(self) -> Counter[Reason]:
-        """How often attaching a tracer failed, by reason."""
+        """Return how often attaching a tracer failed, by reason."""
         return Counter(self._targets.failures)
 
     def _shown(self, target: Target) -> Iterator[tuple[Location, Tally]]:
         totals = self._totals.of(target.program.id)
         locations = dict.fromkeys(totals)
         if target.reason is None:
-            # Noughts too, so that a rate knows where a count began.
+            # Show zeros too, so that a rate has the first value of a series.
             locations.update(
                 dict.fromkeys((at.netns, at.interface) for at in target.attachments if at.receives)
             )
@@ -442,7 +449,7 @@ class Observer:
         return self._selection.interfaces.admits(interface, *self._uppers.of(location))
 
     def _record(self, location_of: LocationOf) -> "Steps[Mapping[int, OverflowReading]]":
-        """Book all there is; return what the engine's ``overflow`` had."""
+        """Add all counts to the totals. Return the overflow records."""
         began = time.monotonic()
         overflow = yield from self._engine.overflow()
         tracers, idle = [], set()
@@ -461,14 +468,14 @@ class Observer:
         return overflow
 
     def _update_flows(self, began: float) -> "Steps[None]":
-        """Read totals and flows, unless both were read after that moment."""
+        """Read totals and flows, each only if its last read began before ``began``."""
         if self._booked_at <= began:
             yield from self._record(self._device_names.of)
         if self._flows_at <= began:
             yield from self._read_flows(self._device_names.of)
 
     def _read_flows(self, location_of: LocationOf) -> "Steps[None]":
-        """Read the flows. The totals must have been booked before: see counters/flows.py."""
+        """Read the flows. The totals must be up to date before: see counters/flows.py."""
         if self._flows is None:
             return
 
@@ -502,7 +509,11 @@ class Observer:
                 self._counter_reader.close_overflow(number, readings, self._device_names.until_now)
 
     def _retire(self, programs: set[int], retention: float) -> "Steps[list[Target]]":
-        """Remove what has been gone for long; return targets, to be discarded without the lock."""
+        """Remove programs and locations after their retention.
+
+        Returns:
+            The removed targets. The caller discards them without holding the lock.
+        """
         now = time.monotonic()
         for id in programs:
             self._programs_gone.gone(id, now)
@@ -521,9 +532,10 @@ class Observer:
 
         here = {*self._snapshot.interfaces.values(), UNKNOWN_LOCATION}
         namespaces = {netns for _, netns in self._snapshot.namespaces.values()}
-        # Where we cannot look: what is counted there is there.
+        # The scan does not see every namespace. In a namespace that it does not see, a location
+        # exists if its totals have grown.
         here.update(location for location in self._totals.grown() if location[0] not in namespaces)
-        # Also if nothing was ever counted there: what was may be forgotten by now.
+        # Do this for locations without totals too, because their totals may already be forgotten.
         for location in here.intersection(self._locations_gone):
             self._locations_gone.back(location)
         for location in here.intersection(self._locations_hidden):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A lock for one scan thread and many readers, and work that holds it in short steps only."""
+"""Provide a lock for one scan thread and many readers, and do work in short steps under it."""
 
 from __future__ import annotations
 
@@ -17,28 +17,30 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 if TYPE_CHECKING:
-    # Yields wherever others may have the lock, and returns a result.
+    # A generator that yields where other threads may take the lock, and returns a result.
     Steps: TypeAlias = Generator[None, None, T]
 
 __all__ = ["ReadLock", "Work"]
 
-# Seconds that a reader waits. Prometheus gives up a scrape after ten.
+# Seconds that a reader waits. Prometheus aborts a scrape after ten.
 _PATIENCE = 5.0
-# The same limit for readers after one that gave up: a scrape reads three times in sequence.
+# The limit in seconds for readers after one reader gave up. A scrape reads three times in sequence.
 _NO_PATIENCE = 0.1
-# Seconds for which the scan leaves a job to a reader before it takes steps again.
+# Seconds for which the scan leaves a job to a waiting reader, before it takes steps again.
 _TO_READERS = 0.1
 
 
 class ReadLock:
-    """A lock. ``with lock`` waits for as long as it takes, ``with lock.reading()`` does not.
+    """Lock for one thread at a time.
 
-    Whoever releases it hands it to the thread that has waited longest. A thread that takes the lock
-    again and again therefore keeps nobody waiting for more than one turn.
+    ``with lock`` waits without a limit. ``with lock.reading()`` waits for a limited time.
+
+    A release hands the lock to the thread that has waited longest. A thread that takes the lock
+    again and again therefore delays each other thread by at most one turn.
     """
 
     def __init__(self) -> None:
-        self._state = threading.Lock()  # guards the two below
+        self._state = threading.Lock()  # guards _held and _waiting
         self._held = False
         self._waiting: deque[threading.Lock] = deque()  # each is locked until its thread's turn
         self._given_up = False
@@ -57,7 +59,7 @@ class ReadLock:
             if turn in self._waiting:
                 self._waiting.remove(turn)
                 return False
-        return True  # it was handed over just now
+        return True  # the releasing thread has just handed the lock over
 
     def _release(self) -> None:
         with self._state:
@@ -68,7 +70,7 @@ class ReadLock:
 
     @property
     def wanted(self) -> bool:
-        """Whether another thread waits."""
+        """Return whether another thread waits."""
         return bool(self._waiting)
 
     def __enter__(self) -> None:
@@ -80,10 +82,10 @@ class ReadLock:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Hold the lock.
+        """Hold the lock as a reader.
 
         Raises:
-            ObserverBusyError: others have held it for some seconds.
+            ObserverBusyError: other threads have held the lock for some seconds.
         """
         if not self._acquire(_NO_PATIENCE if self._given_up else _PATIENCE):
             self._given_up = True
@@ -96,7 +98,7 @@ class ReadLock:
 
 
 class _Job(Generic[T]):
-    """Work that is to be done."""
+    """Hold the steps of one piece of work, and its result."""
 
     def __init__(self, begin: Callable[[], Steps[T]]) -> None:
         self.ended = threading.Event()
@@ -122,36 +124,37 @@ class _Job(Generic[T]):
             self.ended.set()
 
     def result(self) -> T:
-        """Return what the work returned, or raise what it raised."""
+        """Return the result of the work, or raise its error."""
         if self._error is not None:
             raise self._error
         return self._result[0]
 
 
 class Work:
-    """Long work on what a lock guards: one job at a time, and the lock is held for a step only.
+    """Do long jobs on data that a lock guards, one job at a time, and hold the lock per step.
 
-    A thread that needs a job done takes its steps itself, after those of the jobs that others have
-    asked for before. So nobody waits for more than a step of another thread, and a thread that
-    gives up leaves nothing half done. The scan leaves its steps to a reader that waits: the reader
-    then need not wait again after each of them.
+    A thread that requests a job takes its steps itself. Before that, it takes the steps of the jobs
+    that other threads requested earlier. No thread therefore waits for more than one step of
+    another thread. A thread that gives up leaves no job unfinished. The scan leaves its steps to a
+    waiting reader. The reader then does not wait again after each step.
     """
 
     def __init__(self, lock: ReadLock) -> None:
-        """Have nothing to do yet."""
+        """Create an empty queue of jobs."""
         self._lock = lock
-        self._jobs: deque[_Job[Any]] = deque()  # in the order of asking; the first is under way
+        self._jobs: deque[_Job[Any]] = deque()  # in the order of requests; the first has begun
 
     def do(
         self,
         begin: Callable[[], Steps[T]],
         hold: Callable[[], AbstractContextManager[None]] | None = None,
     ) -> T:
-        """Have a job done; return its result, or raise what it raised.
+        """Do a job. Return its result, or raise its error.
 
         Args:
-            begin: Returns the steps of the job. Called when its turn has come, with the lock held.
-            hold: Holds the lock, for a reader; the lock itself, for the scan, if not given.
+            begin: Returns the steps of the job. It is called with the lock held, when the job is
+                the first in the queue.
+            hold: Returns a context that holds the lock for a reader. None: the caller is the scan.
         """
         mine = _Job(begin)
         first: _Job[Any] = mine

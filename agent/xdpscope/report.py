@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain values that metrics, the API, the page and commands show. No kernel access, no I/O."""
+"""Define the plain values that metrics, the API, the page and commands show.
+
+This module does not access the kernel, and does no I/O.
+"""
 
 from dataclasses import dataclass, field
 from typing import Self
@@ -14,7 +17,7 @@ __all__ = ["Count", "FlowReport", "FlowRow", "FlowsFound", "ProgramStatus"]
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """What one program did at one place."""
+    """Hold the totals of one program at one location."""
 
     program: XdpProgram
     location: Location
@@ -23,19 +26,19 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class ProgramStatus:
-    """One program, what part it plays, where it is attached and how it stands with us."""
+    """Hold what the agent reports about one program: role, attachments, and if it is traced."""
 
     program: XdpProgram
     part: Part
     attachments: tuple[Attachment, ...]
-    reason: Reason | None  # None: traced
-    missed: int  # packets the tracer was not run for
-    run_seconds: float | None  # spent in the tracer; None while the kernel does not count
+    reason: Reason | None  # why the program is not traced; None: traced
+    missed: int  # packets for which the kernel did not run the tracer
+    run_seconds: float | None  # run time of the tracer; None if the kernel never counted it
 
 
 @dataclass(frozen=True, slots=True)
 class FlowRow:
-    """One flow of one program at one place with one verdict."""
+    """Hold one flow of one program, location and verdict."""
 
     program: XdpProgram
     location: Location
@@ -47,11 +50,11 @@ class FlowRow:
     destination_port: int
     packets: int
     bytes: int
-    rate: float  # packets a second, recently
+    rate: float  # recent packets per second
 
     @classmethod
     def of(cls, program: XdpProgram, count: FlowCount) -> Self:
-        """One that was counted, of this program."""
+        """Return the row for a counted flow of this program."""
         flow = count.flow
         return cls(
             program=program,
@@ -70,7 +73,7 @@ class FlowRow:
 
 @dataclass(frozen=True, slots=True)
 class FlowReport:
-    """Flows that have series of their own, and what there is beside them."""
+    """Hold the exported flows, and the counts of all other packets."""
 
     entries: int
     evictions: dict[str, int]
@@ -78,15 +81,15 @@ class FlowReport:
     exported: list[FlowRow] = field(default_factory=list)
     others: list[Count] = field(default_factory=list)
     unaccounted: list[Count] = field(default_factory=list)
-    max_entries: int = 0  # flows that can be held, flows.max_entries
+    max_entries: int = 0  # the largest number of flows in the table, flows.max_entries
 
 
 @dataclass(frozen=True, slots=True)
 class FlowsFound:
-    """Flows that were asked for, and how many there are."""
+    """Hold the flows that a query requested, and the number of flows."""
 
     flows: list[FlowRow] = field(default_factory=list)
-    matched: int = 0  # flows that the query admits, its limit aside
-    held: int = 0  # flows that are held
+    matched: int = 0  # flows that the query admits, without its limit
+    held: int = 0  # flows in the table
     sample_rate: int = 1
-    enabled: bool = True  # whether flows are counted at all
+    enabled: bool = True  # whether the agent counts flows

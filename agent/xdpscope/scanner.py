@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The scan thread, and how often it scans a host on which something always changes."""
+"""Run the scan thread, and limit how often it scans a host that changes all the time."""
 
 import threading
 import time
@@ -24,18 +24,18 @@ from xdpscope.scans import ScanRecord
 
 _log = structlog.get_logger(__name__)
 
-# Retention in seconds: every scraper with an interval of up to a minute reads the last counts. The
-# number of scans is a second limit, because a device is missing from one while it moves.
+# The retention in seconds. Every scraper with an interval of up to a minute reads the last counts.
+# The number of scans is a second limit, because a scan does not find a device while it moves.
 _RETENTION = 65.0
 _RETENTION_SCANS = 2
-# Seconds after which a scan leaves the flows of further programs to the next one.
+# Seconds after which a scan leaves the flows of further programs to the next scan.
 _FOLLOW_UP = 0.25
 
 # If a host changes all the time, the programs that change it need the CPU.
 _SHARE = 0.1
-"""The share of the time that scans take in the long run."""
+"""The largest share of the time that scans take in the long term."""
 _CREDIT = 2.0
-"""Seconds of scans that may come earlier than their share of the time."""
+"""Seconds of scans that may exceed their share of the time."""
 _PROMPT = 0.5
 """The longest wait in seconds while there is credit."""
 _LONGEST = 5.0
@@ -43,10 +43,10 @@ _LONGEST = 5.0
 
 
 class ScanLimiter:
-    """Allows scans in quick succession for a while, on a slow machine too, but not for ever."""
+    """Allow scans in quick succession, also on a slow machine, but only for a limited time."""
 
     def __init__(self) -> None:
-        self._owed = 0.0  # seconds of scans, minus their share of the time since
+        self._owed = 0.0  # seconds of scans, minus their share of the time since then
         self._at = 0.0
 
     def rest(self, took: float, now: float, interval: float) -> float:
@@ -55,14 +55,14 @@ class ScanLimiter:
         Args:
             took: Seconds that the scan took.
             now: When it ended, in seconds of a monotonic clock.
-            interval: Seconds after which another scan is due in any case.
+            interval: Seconds after which the next scan is due in any case.
 
         Returns:
-            Seconds, not more than ``interval``.
+            Seconds, at most ``interval``.
         """
         longest = min(interval, _LONGEST)
         owed = max(0.0, self._owed - _SHARE * (now - self._at)) + took
-        # The longest wait pays back a part. The rest is forgotten.
+        # The longest wait pays back a part of it. The limiter forgets the rest.
         self._owed = min(owed, _CREDIT + _SHARE * longest)
         self._at = now
         prompt = min((1 / _SHARE - 1) * took, _PROMPT)
@@ -70,7 +70,7 @@ class ScanLimiter:
 
 
 class ScanThread(threading.Thread):
-    """The thread that scans the host, at intervals and on request."""
+    """Scan the host in a thread, at intervals and on request."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(name="watch", daemon=True)
@@ -81,7 +81,7 @@ class ScanThread(threading.Thread):
         self.started: Callable[[Observer], None] | None = None  # called after the first scan
         self.probes = RunningProbes(make() for make in REGISTRY)
         self._wake = threading.Event()
-        self._hurry = threading.Event()  # ends a rest
+        self._hurry = threading.Event()  # ends the wait between two scans
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -137,7 +137,7 @@ class ScanThread(threading.Thread):
             with self.scans.scan():
                 try:
                     observer.scan(retention, _FOLLOW_UP)
-                finally:  # what could not be read is as it was; all else is new
+                finally:  # after an error, the part that could not be read has its last state
                     self.probes.update(Scan(observer.snapshot))
         except Exception as error:
             if isinstance(error, NotPermittedError) and not capabilities.may_open_programs():
@@ -152,9 +152,9 @@ class ScanThread(threading.Thread):
         self._wake.set()
 
     def reconfigure(self, config: Config) -> None:
-        """Use another configuration from the next scan on, which starts now.
+        """Use another configuration from the next scan on, and request that scan now.
 
-        The caller serves requests, and must not wait for a scan that hangs.
+        The caller serves requests. This call therefore does not wait, because a scan may hang.
         """
         self.config = config
         self._hurry.set()

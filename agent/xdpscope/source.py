@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the web application shows of a running agent."""
+"""Read from a running agent what the web application shows."""
 
 import platform
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ from xdpscope.scans import ScanStatus
 
 
 class AgentSource:
-    """The source of the web application; empty until the thread has loaded the BPF programs."""
+    """Give the web application its data. There is none until the BPF programs are loaded."""
 
     def __init__(self, scan_thread: ScanThread, probes: RunningProbes | None = None) -> None:
         self._scan_thread = scan_thread
@@ -53,20 +53,19 @@ class AgentSource:
         self.registry.register(collectors)
 
     def ready(self) -> bool:
-        """Return whether the first discovery has finished."""
+        """Return whether the first scan has finished."""
         observer = self._scan_thread.observer
         return observer is not None and observer.scanned
 
     def problem(self) -> str | None:
-        """Return why the agent is not healthy; None if it is."""
+        """Return why the agent is not healthy. None if it is."""
         scans = self._scans()
         return f"last successful scan: {scans}" if scans.overdue else None
 
     def programs(self, cpus: bool = False) -> list[dict[str, object]]:
-        """Return every program, as ``xdpscope list --json`` prints it, with its counts by
-        location.
+        """Return every program as ``xdpscope list --json`` prints it, with counts by location.
 
-        With ``cpus``, also the counts of each CPU.
+        With ``cpus``, also return the counts of each CPU.
         """
         observer = self._scan_thread.observer
         if observer is None:
@@ -92,11 +91,11 @@ class AgentSource:
         return flows_as_json(observer.held_flows(query))
 
     def sockets(self) -> list[dict[str, object]]:
-        """AF_XDP sockets that are open, as ``xdpscope list --json`` prints them."""
+        """Return the open AF_XDP sockets, as ``xdpscope list --json`` prints them."""
         return [socket_as_json(each) for each in self._sockets.sockets()] if self._sockets else []
 
     def events(self, limit: int, since: float | None) -> list[dict[str, object]]:
-        """The newest changes of programs, as ``/api/v1/events`` shows them."""
+        """Return the newest changes of programs, as ``/api/v1/events`` shows them."""
         found = self._events.events(limit, since) if self._events else ()
         return [event_as_json(each) for each in found]
 
