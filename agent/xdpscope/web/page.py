@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page for humans at ``/``: complete as it comes; its script only keeps it up to date.
+"""Render the page for humans at ``/``. It is complete, and its script only updates it.
 
-There are no other files and no other hosts: style and script are within, and allowed by their
-hashes. Whatever has a name is escaped here, and copied as text by the script.
+The page uses no other files and no other hosts. It contains its style and its script, and allows
+them by their hashes. This module escapes all names, and the script copies them as text.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from xdpscope.program_types.xdp import VERDICTS_SHOWN
 __all__ = ["CONTENT_SECURITY_POLICY", "STYLE", "render"]
 
 Shown: TypeAlias = Mapping[str, Any]
-"""A program or a flow, as the API has it."""
+"""A program, a flow or a socket, as the API returns it."""
 
 STYLE, _SCRIPT = (
     f"\n{Path(__file__).with_name(name).read_text(encoding='utf-8')}"
@@ -32,7 +32,7 @@ STYLE, _SCRIPT = (
 
 
 def _hash(text: str) -> str:
-    """The source that a Content-Security-Policy names something inline by."""
+    """Return the source expression of inline text for a Content-Security-Policy."""
     return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
 
 
@@ -41,15 +41,14 @@ CONTENT_SECURITY_POLICY = (
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
-"""What the page may do; for all else that is served, more than it can."""
+"""The policy for the page. Other responses have it too, although they need less."""
 
-# In the order in which one looks for them; aborted and unknown are rare.
-# So many places of a program are shown at once.
+# The number of locations of a program that are visible without opening a list.
 _LOCATIONS = 3
 
-# So many CPUs of a program are shown at once.
+# The number of CPUs of a program that are visible without opening a list.
 _CPUS = 4
-# From how many packets on, and above which share, one CPU is said to handle everything.
+# The page shows a hint from this number of packets on, if one CPU handles more than this share.
 _ENOUGH_PACKETS, _LONE_SHARE = 10_000, 0.95
 _ONE_CPU = (
     "CPU {cpu} handles {share:.1%} of the packets. Give the interface more queues (ethtool -L), and"
@@ -79,7 +78,7 @@ _REASONS = {
     "vanished": "It went away while it was looked at.",
 }
 
-# Drop reasons of AF_XDP sockets, and what they are called here.
+# Drop reasons of AF_XDP sockets, and their names on the page.
 _DROPS = {
     "fill_ring_empty": "Fill ring empty",
     "rx_ring_full": "Rx ring full",
@@ -140,9 +139,15 @@ def render(
     sockets: Sequence[Shown] = (),
     cpus: int = 1,
 ) -> bytes:
-    """The page, in UTF-8. ``flows`` are those of ``verdict``, or of any; the host has ``cpus``.
+    """Return the page in UTF-8.
 
-    ``programs`` is None while they cannot be read.
+    Args:
+        programs: The programs. None while they cannot be read.
+        flows: The flows with ``verdict``.
+        status: The facts at the top of the page, by name.
+        verdict: The verdict of ``flows``. None: any verdict.
+        sockets: The AF_XDP sockets.
+        cpus: The number of CPUs of the host.
     """
     if programs is None:
         return _page(_facts(status), _UNREADABLE)
@@ -242,7 +247,7 @@ def _by_cpu(program: Shown) -> Counter[int]:
 
 
 def _is_lone(most: int, total: int) -> bool:
-    """Return whether the busiest CPU handles nearly all packets, of enough to tell."""
+    """Return whether the busiest CPU handles nearly all packets, if there are enough packets."""
     return total >= _ENOUGH_PACKETS and most > _LONE_SHARE * total
 
 
@@ -373,8 +378,8 @@ def _table(
     before: str = "",
     cards: bool = False,
 ) -> str:
-    # A region that scrolls must be reachable by keyboard, and then needs a name. The roles are
-    # those of the elements, which lose them where the style shows rows as cards.
+    # A region that scrolls must be reachable by keyboard, and therefore needs a name. The roles are
+    # explicit, because elements lose their own roles where the style shows rows as cards.
     return (
         f'<h2 id="{id}">{title}</h2>\n{before}'
         f'<div class="scroll" role="region" aria-labelledby="{id}" tabindex="0">\n'
@@ -450,7 +455,7 @@ def _totals(program: Shown) -> Counter[str]:
 
 
 def _text(value: object) -> str:
-    """Of anything, as text that is shown as it is."""
+    """Return any value as escaped text for the page."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
