@@ -26,8 +26,7 @@ _SKIPPED = re.compile(
     r"|tests/unit/test_prose\.py"
     r"|.*\.(png|svg|pcap)$)"
     # Not checked yet.
-    r"|^agent/xdpscope/(observer\.py|web/page\.)"
-    r"|^agent/xdpscope/attach/(targets|tracer|templates|engine)\."
+    r"|^agent/xdpscope/web/page\."
     r"|^dashboards/(grafana|pictures)/|^tests/prometheus/"
 )
 """Files that hold no prose of ours."""
