@@ -89,7 +89,7 @@ class Engine:
         machine.require_supported()
         self._numbers = itertools.count(1)
         self._in_use: set[int] = set()
-        self._told_of_cpus = False
+        self._logged_cpus = False
         self.sample_rate = flows.sample_rate if flows else 1
         with ExitStack() as stack:
             try:
@@ -152,8 +152,8 @@ class Engine:
             self.templates.hook.check(devices)
         sizes = self.templates.sizes
         cpus = sizes.cpus if sizes is not None else 0
-        if cpus and not self._told_of_cpus and machine.cpus_to_serve() > cpus:
-            self._told_of_cpus = True
+        if cpus and not self._logged_cpus and machine.cpus_to_serve() > cpus:
+            self._logged_cpus = True
             _log.warning(
                 "CPUs were added: their flows are counted as `other` until the agent starts again"
                 " (with pins: after `xdpscope doctor --clean`)",
