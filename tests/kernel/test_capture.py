@@ -25,8 +25,6 @@ from tests.kernel.sessions import (
     told,
 )
 
-pytestmark = pytest.mark.every_kernel
-
 needs_fragments = pytest.mark.skipif(
     kernel() < (5, 18), reason="the program needs multi-buffer XDP (5.18)"
 )
@@ -50,6 +48,7 @@ def after(what: int, sent: bytes) -> tuple[bytes, int]:
 
 
 @needs_fragments
+@pytest.mark.every_kernel
 def test_each_packet_once_at_entry_and_once_at_exit(lab: Lab, tmp_path: Path) -> None:
     veth = lab.veth("xst0", mtu=9000)
     lab.attach(lab.load("does_as_told", "sessions"), veth)
@@ -98,6 +97,7 @@ def test_each_packet_once_at_entry_and_once_at_exit(lab: Lab, tmp_path: Path) ->
 
 
 @needs_fragments
+@pytest.mark.every_kernel
 def test_a_verdict_selects_pairs_with_the_packet_as_it_was_sent(lab: Lab, tmp_path: Path) -> None:
     veth = lab.veth("xst0")
     lab.attach(lab.load("does_as_told", "sessions"), veth)
@@ -117,6 +117,7 @@ def test_a_verdict_selects_pairs_with_the_packet_as_it_was_sent(lab: Lab, tmp_pa
     assert [packet.id for packet in file.at("fentry")] == [p.id for p in file.at("fexit")]
 
 
+@pytest.mark.every_kernel
 def test_under_a_flood_captured_and_lost_are_what_matched(lab: Lab, tmp_path: Path) -> None:
     veth = lab.veth("xst0")
     program = lab.load("decide_drop")
@@ -145,6 +146,7 @@ def test_under_a_flood_captured_and_lost_are_what_matched(lab: Lab, tmp_path: Pa
     assert sum(packet.number(4) or 0 for packet in file.packets) <= lost
 
 
+@pytest.mark.one_kernel
 def test_files_are_rotated_and_the_last_are_kept(lab: Lab, tmp_path: Path) -> None:
     veth = lab.veth("xst0")
     lab.attach(lab.load("decide_pass"), veth)
@@ -167,6 +169,7 @@ def test_files_are_rotated_and_the_last_are_kept(lab: Lab, tmp_path: Path) -> No
     assert numbers == list(range(numbers[0], 300))
 
 
+@pytest.mark.one_kernel
 def test_a_pipe_that_closes_ends_it(lab: Lab) -> None:
     veth = lab.veth("xst0")
     lab.attach(lab.load("decide_pass"), veth)
@@ -185,6 +188,7 @@ def test_a_pipe_that_closes_ends_it(lab: Lab) -> None:
     assert settled_objects() == before
 
 
+@pytest.mark.every_kernel
 def test_a_full_disk_ends_it_with_a_readable_file(lab: Lab, tmp_path: Path) -> None:
     veth = lab.veth("xst0")
     lab.attach(lab.load("decide_pass"), veth)
@@ -204,6 +208,7 @@ def test_a_full_disk_ends_it_with_a_readable_file(lab: Lab, tmp_path: Path) -> N
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
+@pytest.mark.every_kernel
 def test_after_a_kill_the_file_has_what_is_older_than_a_second(lab: Lab, tmp_path: Path) -> None:
     veth = lab.veth("xst0")
     lab.attach(lab.load("decide_pass"), veth)
@@ -218,6 +223,7 @@ def test_after_a_kill_the_file_has_what_is_older_than_a_second(lab: Lab, tmp_pat
     assert settled_objects() == before
 
 
+@pytest.mark.one_kernel
 def test_a_device_limits_it(lab: Lab, tmp_path: Path) -> None:
     program = lab.load("decide_pass")
     one, other = lab.veth("xst0"), lab.veth("xst1")
@@ -235,6 +241,7 @@ def test_a_device_limits_it(lab: Lab, tmp_path: Path) -> None:
     assert len(file.packets) == 6
 
 
+@pytest.mark.one_kernel
 def test_wrong_usage_attaches_nothing(tmp_path: Path) -> None:
     for arguments in (["--keep", "3", "-w", "x"], ["--rotate", "1M", "-w", "-"], []):
         command = Command("capture", *arguments)

@@ -101,7 +101,7 @@ def maps(loaded: Loaded) -> Maps:
     return maps
 
 
-class AgentSource:
+class ProbePage:
     """A probe and what it shows after a scan."""
 
     def __init__(self, inventory: Inventory) -> None:
@@ -141,9 +141,9 @@ class AgentSource:
 
 
 @pytest.fixture
-def page() -> Iterator[AgentSource]:
+def page() -> Iterator[ProbePage]:
     with Inventory() as inventory:
-        page = AgentSource(inventory)
+        page = ProbePage(inventory)
         yield page
         page.probe.close()
 
@@ -159,7 +159,7 @@ def without(names: set[str]) -> dict[str, int]:
     return {name: number for name, number in ENTRIES.items() if name not in names}
 
 
-def test_known_numbers_of_entries(maps: Maps, page: AgentSource) -> None:
+def test_known_numbers_of_entries(maps: Maps, page: ProbePage) -> None:
     page.scan()
     unknown = NEVER_COUNTED if kernel_sums() else NEVER_COUNTED | PREALLOCATED
     assert page.values("xdp_map_entries") == without(unknown)
@@ -202,13 +202,13 @@ def test_entries_follow_changes(maps: Maps, by_cpu: bool) -> None:
     assert found["prefixes"] == ENTRIES["prefixes"] - 8
 
 
-def test_a_map_that_is_empty_has_no_entries(loaded: Loaded, page: AgentSource) -> None:
+def test_a_map_that_is_empty_has_no_entries(loaded: Loaded, page: ProbePage) -> None:
     page.scan()
     assert page.values("xdp_map_entries").get("grown") == 0
     assert "plain" not in page.values("xdp_map_entries")
 
 
-def test_types_and_memory(maps: Maps, page: AgentSource) -> None:
+def test_types_and_memory(maps: Maps, page: ProbePage) -> None:
     page.scan()
     assert page.values("xdp_map_info") == dict.fromkeys(ENTRIES, 1)
     types = {
@@ -235,14 +235,14 @@ def test_types_and_memory(maps: Maps, page: AgentSource) -> None:
         assert more == 0 and memory["grown"] >= SIZE * 12
 
 
-def test_maps_that_programs_share(maps: Maps, page: AgentSource) -> None:
+def test_maps_that_programs_share(maps: Maps, page: ProbePage) -> None:
     page.scan()
     shared = str(maps.ids["grown"])
     everything = {("use_all", str(id)) for id in maps.ids.values()}
     assert page.uses() == everything | {("use_one", shared)}
 
 
-def test_a_map_goes_with_its_last_program(lab: Lab, page: AgentSource) -> None:
+def test_a_map_goes_with_its_last_program(lab: Lab, page: ProbePage) -> None:
     first = lab.load_together("map_kinds", "use_one")
     second = lab.load_together("map_kinds", "use_one")
     page.scan()
@@ -262,7 +262,7 @@ def test_a_map_goes_with_its_last_program(lab: Lab, page: AgentSource) -> None:
 
 
 def test_one_map_cannot_be_opened(
-    maps: Maps, page: AgentSource, monkeypatch: pytest.MonkeyPatch
+    maps: Maps, page: ProbePage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As where a security module forbids one map."""
     opened: Callable[[int], Map] = Map.open
@@ -281,7 +281,7 @@ def test_one_map_cannot_be_opened(
 
 
 def test_without_the_iterator_only_entries_are_missing(
-    maps: Maps, page: AgentSource, monkeypatch: pytest.MonkeyPatch
+    maps: Maps, page: ProbePage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused() -> EntryCounter:
         raise LoadError("loading failed", EINVAL)

@@ -48,7 +48,7 @@ def expect(read: Callable[[], Series], expected: Series) -> None:
     assert read() == expected
 
 
-class AgentSource:
+class ProbePage:
     """A probe and what it shows after a scan."""
 
     def __init__(self, inventory: Inventory, patience: float = 0) -> None:
@@ -92,9 +92,9 @@ class AgentSource:
 
 
 @pytest.fixture
-def page() -> Iterator[AgentSource]:
+def page() -> Iterator[ProbePage]:
     with Inventory() as inventory:
-        page = AgentSource(inventory)
+        page = ProbePage(inventory)
         page.scan()
         yield page
         assert page.lost() == {}
@@ -161,7 +161,7 @@ def road(lab: Lab) -> Road:
 @pytest.mark.parametrize("way", ["redirect_to_index", "redirect_to_device"])
 @pytest.mark.parametrize("error", ["ENETDOWN", "EMSGSIZE"])
 def test_a_target_that_cannot_take_packets(
-    road: Road, page: AgentSource, way: str, mode: str, error: str
+    road: Road, page: ProbePage, way: str, mode: str, error: str
 ) -> None:
     road.run(way, mode, LARGE)
     soon(lambda: road.arrived == PACKETS)
@@ -176,7 +176,7 @@ def test_a_target_that_cannot_take_packets(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_no_interface_of_this_number(road: Road, page: AgentSource, mode: str) -> None:
+def test_no_interface_of_this_number(road: Road, page: ProbePage, mode: str) -> None:
     road.loaded.put("target", 0, 999_999)
     road.run("redirect_to_index", mode)
     expect(page.errors, {("redirect_to_index", "xsin", "EINVAL"): PACKETS})
@@ -184,7 +184,7 @@ def test_no_interface_of_this_number(road: Road, page: AgentSource, mode: str) -
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_map_without_the_entry(road: Road, page: AgentSource, mode: str) -> None:
+def test_a_map_without_the_entry(road: Road, page: ProbePage, mode: str) -> None:
     """bpf_redirect_map() itself returns the fallback, here XDP_ABORTED: no redirect is tried."""
     road.loaded.take_out("devices", 0)
     road.run("redirect_to_device", mode)
@@ -193,7 +193,7 @@ def test_a_map_without_the_entry(road: Road, page: AgentSource, mode: str) -> No
 
 
 @pytest.mark.parametrize("way", ["redirect_to_index", "redirect_to_device"])
-def test_a_driver_that_takes_no_frames(road: Road, page: AgentSource, way: str) -> None:
+def test_a_driver_that_takes_no_frames(road: Road, page: ProbePage, way: str) -> None:
     road.loaded.put("target", 0, 1)  # lo
     road.loaded.put("devices", 0, 1)
     road.run(way, "native")
@@ -201,24 +201,24 @@ def test_a_driver_that_takes_no_frames(road: Road, page: AgentSource, way: str) 
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("problem", ["unbound", "elsewhere", "empty", "full", "reconfigure"])
+@pytest.mark.parametrize("problem", ["unbound", "elsewhere", "empty", "full", "narrow"])
 def test_a_socket_that_takes_no_packet(
-    road: Road, page: AgentSource, mode: str, problem: str
+    road: Road, page: ProbePage, mode: str, problem: str
 ) -> None:
     expected = {
         "unbound": {"ENXIO"},
         "elsewhere": {"EINVAL"},
         "empty": {"ENOMEM", "ENOSPC"},  # from 6.0 on, and before
         "full": {"ENOBUFS", "ENOSPC"},  # the same
-        "reconfigure": {"ENOSPC"},
+        "narrow": {"ENOSPC"},
     }[problem]
     program = road.loaded["redirect_to_socket"]
     road.lab.attach(program, road.source, mode)
-    with XdpSocket(rx=2, headroom=1000 if problem == "reconfigure" else 0) as opened:
+    with XdpSocket(rx=2, headroom=1000 if problem == "narrow" else 0) as opened:
         if problem != "unbound":
             interface = road.target if problem == "elsewhere" else road.source
             opened.bind(interface.index)
-        if problem in ("full", "reconfigure"):
+        if problem in ("full", "narrow"):
             opened.fill(16)
         road.loaded.put("sockets", 0, opened.fileno())
         delivered = 2 if problem == "full" else 0
@@ -238,7 +238,7 @@ def test_a_socket_that_takes_no_packet(
 
 
 @pytest.mark.parametrize("way", ["redirect_to_index", "redirect_to_device"])
-def test_a_driver_that_sends_and_drops(road: Road, page: AgentSource, way: str) -> None:
+def test_a_driver_that_sends_and_drops(road: Road, page: ProbePage, way: str) -> None:
     """The peer is narrower than the interface itself: only the driver finds out."""
     road.run(way, "native", LARGE, times=30)
     expect(page.transmitted, {("xsin", "xsout", "sent"): 30})
@@ -270,7 +270,7 @@ def generic_cpumap() -> bool:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_cpu_that_is_slow(road: Road, page: AgentSource, mode: str) -> None:
+def test_a_cpu_that_is_slow(road: Road, page: ProbePage, mode: str) -> None:
     """Its queue has room for four packets, and its thread is kept from running."""
     road.loaded.put("cpus", 0, 4)
     if mode == "generic" and not generic_cpumap():
@@ -298,7 +298,7 @@ def test_a_cpu_that_is_slow(road: Road, page: AgentSource, mode: str) -> None:
         assert page.errors() == {}
 
 
-def test_a_cpu_that_takes_all(road: Road, page: AgentSource) -> None:
+def test_a_cpu_that_takes_all(road: Road, page: ProbePage) -> None:
     road.loaded.put("cpus", 0, 256)
     road.run("redirect_to_cpu", "native")
     expected = {("enqueued",): PACKETS, ("processed",): PACKETS}
@@ -312,7 +312,7 @@ def test_a_cpu_that_takes_all(road: Road, page: AgentSource) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_an_abort_and_no_verdict(lab: Lab, road: Road, page: AgentSource, mode: str) -> None:
+def test_an_abort_and_no_verdict(lab: Lab, road: Road, page: ProbePage, mode: str) -> None:
     expected = {}
     for program, verdict, times in (
         ("abort_with_a_long_name", "aborted", 5),
@@ -327,7 +327,7 @@ def test_an_abort_and_no_verdict(lab: Lab, road: Road, page: AgentSource, mode: 
     assert ids == {str(road.loaded[each].info().id) for each in programs}
 
 
-def test_a_device_that_cannot_send_back(road: Road, page: AgentSource) -> None:
+def test_a_device_that_cannot_send_back(road: Road, page: ProbePage) -> None:
     """The other end of the pair takes no frames until it runs a program, too."""
     road.run("send_back", "native", times=11)
     expect(page.sent_back, {("xsin", "dropped"): 11})
@@ -341,7 +341,7 @@ def test_a_device_that_cannot_send_back(road: Road, page: AgentSource) -> None:
 # Where, and for how long.
 
 
-def test_namespaces_with_the_same_ifindex(road: Road, page: AgentSource) -> None:
+def test_namespaces_with_the_same_ifindex(road: Road, page: ProbePage) -> None:
     program = road.loaded["abort_with_a_long_name"]
     with namespace("xs-one", program) as one, namespace("xs-two", program) as two:
         assert one.veth.index == two.veth.index and one.inode != two.inode
@@ -355,7 +355,7 @@ def test_namespaces_with_the_same_ifindex(road: Road, page: AgentSource) -> None
         expect(partial(page.series, "xdp_exceptions_total", *labels), expected)
 
 
-def test_a_target_in_another_namespace(road: Road, page: AgentSource) -> None:
+def test_a_target_in_another_namespace(road: Road, page: ProbePage) -> None:
     """A devmap keeps its device, and so its redirects go on, when the source moves away."""
     with road.lab.namespace("xs-away") as name:
         road.lab.attach(road.loaded["redirect_to_device"], road.source)
@@ -372,7 +372,7 @@ def test_a_target_in_another_namespace(road: Road, page: AgentSource) -> None:
         expect(partial(page.series, "xdp_devmap_transmit_packets_total", *labels), expected)
 
 
-def test_a_renamed_interface_takes_nothing_along(road: Road, page: AgentSource) -> None:
+def test_a_renamed_interface_takes_nothing_along(road: Road, page: ProbePage) -> None:
     road.lab.attach(road.loaded["abort_with_a_long_name"], road.source)
     road.source.send(SMALL, times=3)
     function = "abort_with_a_long_name"
@@ -388,7 +388,7 @@ def test_a_renamed_interface_takes_nothing_along(road: Road, page: AgentSource) 
     road.lab.route.link("del", index=index)
 
 
-def test_a_redirect_that_succeeds_runs_no_program_for_errors(road: Road, page: AgentSource) -> None:
+def test_a_redirect_that_succeeds_runs_no_program_for_errors(road: Road, page: ProbePage) -> None:
     with ExitStack() as stack:
         programs = {}
         for id in Program.ids():
@@ -405,7 +405,7 @@ def test_a_redirect_that_succeeds_runs_no_program_for_errors(road: Road, page: A
         assert 1 <= programs["xdp_devmap_xmit"].info().run_count <= 64
 
 
-def test_switched_off_and_on(road: Road, page: AgentSource) -> None:
+def test_switched_off_and_on(road: Road, page: ProbePage) -> None:
 
     assert "xdp_exception" in loaded_tracepoints()
     road.lab.attach(road.loaded["abort_with_a_long_name"], road.source)
@@ -437,7 +437,7 @@ def loaded_tracepoints() -> set[str]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_is_reported(road: Road, page: AgentSource, mode: str) -> None:
+def test_what_is_reported(road: Road, page: ProbePage, mode: str) -> None:
     road.lab.attach(road.loaded["redirect_to_cpu"], road.source, mode)
     reported = {
         outcome
@@ -450,7 +450,7 @@ def test_what_is_reported(road: Road, page: AgentSource, mode: str) -> None:
 
 
 def test_a_kernel_without_a_tracepoint(
-    road: Road, page: AgentSource, monkeypatch: pytest.MonkeyPatch
+    road: Road, page: ProbePage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find = Btf.find
 
@@ -473,7 +473,7 @@ def test_a_kernel_without_a_tracepoint(
 
 
 def test_a_kernel_that_refuses_one_program(
-    road: Road, page: AgentSource, monkeypatch: pytest.MonkeyPatch
+    road: Road, page: ProbePage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load, chosen = Object.load, Object.set_autoload
     names: list[str] = []
@@ -506,7 +506,7 @@ def test_a_scraper_sees_a_new_series_at_zero(road: Road) -> None:
     token = READER.set("a scraper")
     try:
         with Inventory() as inventory:
-            page = AgentSource(inventory, patience=60)
+            page = ProbePage(inventory, patience=60)
             page.scan()
             road.source.send(SMALL, times=3)
             time.sleep(0.5)

@@ -25,8 +25,6 @@ from tests.kernel.sessions import (
 )
 from tests.kernel.test_chains import LINKS, chain, needs_loader, send_some
 
-pytestmark = pytest.mark.every_kernel
-
 FRAGMENTS = kernel() >= (5, 18)
 
 
@@ -34,6 +32,7 @@ def _program(lab: Lab):
     return lab.load("does_as_told", "sessions") if FRAGMENTS else lab.load("decide_pass")
 
 
+@pytest.mark.every_kernel
 def test_each_packet_has_a_line(lab: Lab) -> None:
     if not FRAGMENTS:
         pytest.skip("the program needs multi-buffer XDP (5.18)")
@@ -67,7 +66,15 @@ def test_each_packet_has_a_line(lab: Lab) -> None:
     assert settled_objects() == before
 
 
-@pytest.mark.parametrize("emit", ["entry", "exit", "entry,exit"])
+@pytest.mark.parametrize(
+    "emit",
+    [
+        pytest.param("entry", marks=pytest.mark.nightly),
+        "exit",
+        pytest.param("entry,exit", marks=pytest.mark.nightly),
+    ],
+)
+@pytest.mark.every_kernel
 def test_a_verdict_selects(lab: Lab, emit: str) -> None:
     if not FRAGMENTS:
         pytest.skip("the program needs multi-buffer XDP (5.18)")
@@ -96,6 +103,7 @@ def test_a_verdict_selects(lab: Lab, emit: str) -> None:
     assert "2 captured, 0 lost, 2 matched" in errors
 
 
+@pytest.mark.every_kernel
 def test_a_program_that_comes_later_joins(lab: Lab) -> None:
     veth = lab.veth("xst0")
 
@@ -113,6 +121,7 @@ def test_a_program_that_comes_later_joins(lab: Lab) -> None:
     assert output.count("decide_drop (fentry) (fexit: XDP_DROP)") == 3
 
 
+@pytest.mark.one_kernel
 def test_count_ends_it_and_no_program_is_refused_silently(lab: Lab) -> None:
     veth = lab.veth("xst0")
     lab.attach(lab.load("decide_pass"), veth)
@@ -124,6 +133,7 @@ def test_count_ends_it_and_no_program_is_refused_silently(lab: Lab) -> None:
     assert command.process.returncode == 0
 
 
+@pytest.mark.every_kernel
 def test_nothing_stays_after_a_kill(lab: Lab) -> None:
     veth = lab.veth("xst0")
     lab.attach(lab.load("decide_pass"), veth)
@@ -136,6 +146,7 @@ def test_nothing_stays_after_a_kill(lab: Lab) -> None:
 
 
 @needs_loader
+@pytest.mark.every_kernel
 def test_a_chain_names_the_component_that_dropped(lab: Lab) -> None:
     veth = lab.veth("xst0")
     with (
@@ -150,6 +161,7 @@ def test_a_chain_names_the_component_that_dropped(lab: Lab) -> None:
     assert all(line[-2:] == ["(fexit:", "XDP_DROP)"] for line in words)
 
 
+@pytest.mark.one_kernel
 def test_a_program_that_only_tail_calls_reach_is_refused(lab: Lab) -> None:
     loaded = lab.load_together("maps", "call_near", "leaf_pass")
     loaded.put("near", 1, loaded["leaf_pass"])
