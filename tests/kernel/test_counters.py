@@ -15,7 +15,7 @@ from tests.kernel.lab import Lab
 from tests.kernel.pinned import BPFFS, READ_ONLY, WRITING, udp, wipe
 from xdpscope.attach.reason import Selection
 from xdpscope.attach.templates import FlowSizes
-from xdpscope.config import GlobFilter
+from xdpscope.config import Config, GlobFilter
 from xdpscope.libbpf.stats import run_time_stats
 from xdpscope.observer import Observer
 from xdpscope.source import AgentSource
@@ -40,7 +40,8 @@ def pin_path() -> Iterator[Path]:
 
 def counters(observer: Observer) -> dict[Key, float]:
     """Return every counter on the page of an agent that has this observer."""
-    page = AgentSource(cast(Any, SimpleNamespace(observer=observer)))
+    thread = SimpleNamespace(observer=observer, config=Config())
+    page = AgentSource(cast(Any, thread))
     families = text_string_to_metric_families(generate_latest(page.registry).decode())
     return {
         (sample.name, tuple(sorted(sample.labels.items()))): sample.value
