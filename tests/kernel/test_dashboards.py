@@ -42,16 +42,19 @@ NOUGHT = {
 }
 """Panels in which nothing but 0 is no failure: all but the last count what should not happen."""
 
-EMPTY = {"Firing alerts", "Collectors that failed"}
-"""Panels without rows here: this Prometheus has no rules, and no collector fails."""
 EMPTY = {
     "Firing alerts",
+    "Collectors that failed",
     "Failed redirects",
     "Exceptions",
     "Dropped after the verdict",
     "Outcomes that are not reported",
+    "Drops of AF_XDP sockets",
+    "AF_XDP sockets",
 }
-"""Panels without rows here: this Prometheus has no rules, and nothing need go wrong."""
+"""Panels without rows here: this Prometheus has no rules, nothing need go wrong, and no AF_XDP
+socket is open.
+"""
 
 STEP = 30
 """Seconds from one point of a graph to the next."""
