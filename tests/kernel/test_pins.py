@@ -185,7 +185,7 @@ def test_ended_at_each_step_of_letting_go(lab: Lab, pin_path: Path) -> None:
             expect_drops(observer, {(WRITING, veth.name): expected})
             expected += send_on_each_cpu(veth, udp(4000), 7)
             expect_drops(observer, {(WRITING, veth.name): expected})
-    assert found == [{"enter"}, {"enter"}, set(), set()]
+    assert found == [{"entry_flows"}, {"entry_flows"}, set(), set()]
 
 
 def test_what_is_traced_again_keeps_its_total(lab: Lab, pin_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_all_of_it_works_behind_what_the_unit_shuts(lab: Lab, agent: AgentAt) ->
     with namespace("xst1", program) as other:
         wait_for(lambda: agent.status("/readyz") == 200)
         wait_for(lambda: traced(agent, READ_ONLY) and settled(PATH, program_id))
-        assert pinned_links(PATH, program_id) == {"enter", "leave"}
+        assert pinned_links(PATH, program_id) == {"entry_flows", "exit_flows"}
         wait_for(lambda: agent.value("xdp_program_attachment_info", netns="xst1") == 1)
         veth.send(udp(4000), times=7)
         other.send(5, udp(4000))

@@ -107,11 +107,11 @@ def test_a_verdict_selects(lab: Lab, emit: str) -> None:
 def test_a_program_that_comes_later_joins(lab: Lab) -> None:
     veth = lab.veth("xst0")
 
-    before = tracing_links()
     with running("trace", "--interface", "xst0", waits=True) as command:
         assert command.process.stderr is not None
         while "waiting for one" not in command.process.stderr.readline():
             assert command.process.poll() is None
+        before = tracing_links()  # without those of its iterators
         lab.attach(lab.load("decide_drop"), veth)
         wait_for_links(command, before, 2)
         veth.send(told(KEEP, 1), times=3)
