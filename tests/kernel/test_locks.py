@@ -71,6 +71,11 @@ def packets(observer: Observer) -> Counter[str]:
     return found
 
 
+def programs(observer: Observer) -> set[int]:
+    """Return the ids of all programs. Linux 6.1 never frees some that ran on a bond."""
+    return {status.program.id for status in observer.statuses()}
+
+
 @pytest.fixture
 def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
     """It counts calls into the kernel."""
@@ -115,11 +120,12 @@ def test_the_lock_is_held_for_a_few_programs_at_a_time(lab: Lab, holds: list[Cou
         wait_for(lambda: observer.held_flows().held == PROGRAMS)
         assert packets(observer).total() == PROGRAMS
         check_sums(observer)
-        assert len(observer.statuses()) == PROGRAMS
+        ids = {program.info().id for _, program in attached}
+        assert ids <= programs(observer)
         for veth, program in attached:
             program.close()
             lab.delete(veth)
-        wait_for(lambda: observer.scan(0) or not observer.statuses())
+        wait_for(lambda: observer.scan(0) or not ids & programs(observer))
     assert sum(sum(calls.values()) for calls in holds) > 5 * PROGRAMS
     assert [calls for calls in holds if calls.keys() & LONG] == []
     # Of a program its counts are read, or the costs of its two tracers.
