@@ -221,7 +221,8 @@ class Outcomes:
         default=True,
         metadata=key(
             "Count exceptions, failed redirects and drops from the kernel's xdp:* tracepoints,"
-            " and report AF_XDP sockets with the packets that they drop.",
+            " report AF_XDP sockets with the packets that they drop, and the maps that XDP programs"
+            " use.",
             restart=False,
         ),
     )

@@ -16,6 +16,7 @@ from tests.kernel.conftest import kernel
 from tests.kernel.lab import Lab, Loaded
 from tests.kernel.test_capabilities import granted
 from tests.waiting import wait_for
+from xdpscope.config import Outcomes
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.errors import LoadError, NotPermittedError
 from xdpscope.libbpf import Btf, Map, Program
@@ -206,6 +207,18 @@ def test_a_map_that_is_empty_has_no_entries(loaded: Loaded, page: ProbePage) -> 
     page.scan()
     assert page.values("xdp_map_entries").get("grown") == 0
     assert "plain" not in page.values("xdp_map_entries")
+
+
+def test_without_outcomes_maps_have_no_series(maps: Maps, page: ProbePage) -> None:
+    page.scan()
+    shown = page.types()
+    assert shown.keys() == ENTRIES.keys()
+    page.probe.reconfigure(Outcomes(enabled=False))
+    page.scan()
+    assert (page.types(), page.uses(), page.values("xdp_map_entries")) == ({}, set(), {})
+    page.probe.reconfigure(Outcomes())
+    page.scan()
+    assert page.types() == shown and page.values("xdp_map_entries")
 
 
 def test_types_and_memory(maps: Maps, page: ProbePage) -> None:

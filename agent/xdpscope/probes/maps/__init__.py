@@ -36,8 +36,10 @@ class MapsProbe(Probe):
     """
 
     name = "maps"
+    section = "outcomes"
 
     def __init__(self) -> None:
+        self._enabled = True
         self._counter: EntryCounter | None = None
         self._retries = Retries()
         self._source = MapSource()
@@ -46,6 +48,8 @@ class MapsProbe(Probe):
 
     def update(self, scan: Scan) -> None:
         """Read the maps of the programs in a snapshot."""
+        if not self._enabled:
+            return
         programs = scan.snapshot.programs
         users: dict[int, list[int]] = {}  # program ids by map id
         for program_id, program in sorted(programs.items()):
@@ -69,7 +73,11 @@ class MapsProbe(Probe):
         return families(self._report)
 
     def reconfigure(self, section: object) -> None:
-        """Do nothing: there is nothing to configure."""
+        """Report maps, or not, as ``outcomes.enabled`` says."""
+        self._enabled = bool(getattr(section, "enabled", True))
+        if not self._enabled:
+            self.close()
+            self._report = MapReport()
 
     def close(self) -> None:
         """Unload the iterator."""
