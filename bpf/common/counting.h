@@ -110,6 +110,11 @@ leaving:
 /* Keeps the compiler from moving memory accesses across it. */
 #define barrier() asm volatile("" ::: "memory")
 
+/* A test makes a device appear here. */
+#ifndef BETWEEN_EPOCH_AND_IDENTITY
+#define BETWEEN_EPOCH_AND_IDENTITY() barrier()
+#endif
+
 /* Reads and writes that the compiler leaves where they are. */
 #define read_once(place)	 (*(const volatile __typeof__(place) *)&(place))
 #define write_once(place, value) (*(volatile __typeof__(place) *)&(place) = (value))
@@ -291,7 +296,7 @@ record_of(struct net_device *device, struct target_counts *target, bool unrecogn
 	struct device_counts *known;
 	__u64 identity, index;
 
-	barrier();
+	BETWEEN_EPOCH_AND_IDENTITY();
 	identity = identity_of(device);
 	/* The likely slots first: `find_own` has compared the others. */
 	if (target->devices[DEVICES_INLINE - 1].identity) {

@@ -18,10 +18,12 @@ OUTPUT = REPOSITORY / "build" / "test-programs"
 
 
 def compiled(name: str, *flags: str) -> Path:
-    """Return the object of ``name``.bpf.c, compiled if it is older than its source."""
+    """Return the object of ``name``.bpf.c, compiled if it is older than its source or a header."""
     source = SOURCES / f"{name}.bpf.c"
     output = OUTPUT / f"{name}{''.join(flags)}.bpf.o"
-    if not output.exists() or output.stat().st_mtime < source.stat().st_mtime:
+    sources = source, *(REPOSITORY / "bpf" / "common").glob("*.h")
+    changed = max(each.stat().st_mtime for each in sources)
+    if not output.exists() or output.stat().st_mtime < changed:
         OUTPUT.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=OUTPUT, delete=False) as file:
             command = ["clang", "-target", "bpf", "-mcpu=v3", "-O2", "-Wall", "-Werror"]
