@@ -12,10 +12,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from typing import NamedTuple, TextIO
 
-_COMMANDS = ("run", "doctor", "list", "flows")
+_COMMANDS = ("run", "doctor", "list", "flows", "trace", "capture")
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
@@ -26,32 +28,66 @@ _context.set_forkserver_preload(
 class Started:
     """``xdpscope`` with some arguments; of ``subprocess.Popen`` what tests need."""
 
-    def __init__(self, arguments: Sequence[str], before: Callable[[], object] = bool) -> None:
-        """Start it; it calls ``before`` first, which is pickled."""
-        reader, writer = _context.Pipe(duplex=False)
-        with reader, writer:
-            self._process = _context.Process(target=_run, args=(list(arguments), writer, before))
-            self._process.start()
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        before: Callable[[], object] = bool,
+        stdout: int | None = None,
+    ) -> None:
+        """Start it.
+
+        Args:
+            arguments: Those of the command line.
+            before: What it calls first. It is pickled.
+            stdout: A descriptor, or ``subprocess.PIPE``; None: the standard output of the tests.
+        """
+        with ExitStack() as stack:
+            reader, writer = map(stack.enter_context, _context.Pipe(duplex=False))
             self.stderr: TextIO = os.fdopen(os.dup(reader.fileno()))
+            self.stdout: TextIO | None = None
+            output = None
+            if stdout == subprocess.PIPE:
+                printed, output = map(stack.enter_context, _context.Pipe(duplex=False))
+                self.stdout = os.fdopen(os.dup(printed.fileno()))
+            elif stdout is not None:
+                output = stack.enter_context(Connection(os.dup(stdout), readable=False))
+            self._process = _context.Process(
+                target=_run, args=(list(arguments), writer, output, before)
+            )
+            self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid
 
-    def poll(self) -> int | None:
+    @property
+    def returncode(self) -> int | None:
+        """The exit status; negative: the signal that ended it; None while it runs."""
         return self._process.exitcode
 
-    def send_signal(self, number: signal.Signals) -> None:
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
-    def wait(self, timeout: float) -> int:
+    def wait(self, timeout: float | None = None) -> int:
         self._process.join(timeout)
         status = self.poll()
         if status is None:
+            assert timeout is not None
             raise subprocess.TimeoutExpired("xdpscope", timeout)
         return status
+
+    def communicate(self, timeout: float) -> tuple[str, str]:
+        """Read both streams to their ends, and wait for the end."""
+        with ThreadPoolExecutor() as pool:
+            output = pool.submit(self.stdout.read) if self.stdout is not None else None
+            errors = self.stderr.read()
+            self.wait(timeout)
+            return output.result() if output is not None else "", errors
 
 
 class Finished(NamedTuple):
@@ -95,10 +131,20 @@ def _run_into(arguments: list[str], files: list[str], before: Callable[[], objec
     sys.exit(status)
 
 
-def _run(arguments: list[str], stderr: Connection, before: Callable[[], object]) -> None:
+def _run(
+    arguments: list[str],
+    stderr: Connection,
+    stdout: Connection | None,
+    before: Callable[[], object],
+) -> None:
     os.dup2(stderr.fileno(), sys.stderr.fileno())
     stderr.close()
+    if stdout is not None:
+        os.dup2(stdout.fileno(), sys.stdout.fileno())
+        stdout.close()
     before()
     from xdpscope.__main__ import main
 
-    sys.exit(main(arguments))
+    status = main(arguments)
+    sys.stdout.flush()
+    sys.exit(status)

@@ -5,13 +5,11 @@ import os
 import signal
 import struct
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address
 
-from xdpscope.libbpf import Link
+from tests.kernel.nursery import Started
 
 KEEP, DROP, REWRITE, ENCAPSULATE, DECAPSULATE, ABORT = range(6)
 """What ``does_as_told`` of sessions.bpf.c does with a packet, by its type of service."""
@@ -59,13 +57,7 @@ class Command:
     """A running ``xdpscope`` command."""
 
     def __init__(self, *arguments: str, stdout: int = subprocess.PIPE) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "xdpscope", *arguments],
-            stdout=stdout,
-            stderr=subprocess.PIPE,
-            text=stdout == subprocess.PIPE,
-            env={**os.environ, "COLUMNS": "200"},
-        )
+        self.process = Started(arguments, _widen, stdout)
 
     def finish(self, number: int = signal.SIGINT) -> tuple[str, str]:
         """End it as Ctrl-C does; return what it printed to both."""
@@ -74,41 +66,15 @@ class Command:
 
     def wait(self) -> tuple[str, str]:
         """Wait for its end; return what it printed to both."""
-        output, errors = self.process.communicate(timeout=120)
-        if isinstance(errors, bytes):
-            errors = errors.decode()
-        return output or "", errors
+        return self.process.communicate(timeout=120)
 
-
-def tracing_links() -> set[int]:
-    """Return the ids of all links."""
-    return set(Link.ids())
-
-
-def wait_for_links(command: Command, before: set[int], count: int) -> None:
-    """Wait until a command has attached so many tracers."""
-    end = time.monotonic() + 120
-    while len(tracing_links() - before) < count:
-        if command.process.poll() is not None:
-            _, errors = command.wait()
-            raise AssertionError(f"it ended with {command.process.returncode}: {errors}")
-        if time.monotonic() > end:
-            command.process.kill()
-            raise AssertionError(f"it attaches nothing: {command.wait()}")
-        time.sleep(0.05)
-
-
-def wait_until_tracing(command: Command) -> None:
-    """Wait until a command says that it sees packets.
-
-    Links would tell too early: a trial at the start attaches, too.
-    """
-    assert command.process.stderr is not None
-    said = ""
-    while "; Ctrl-C ends" not in said:
-        line = command.process.stderr.readline()
-        said += line.decode() if isinstance(line, bytes) else line
-        assert line, f"it ended with {command.process.wait()}: {said}"
+    def wait_for_note(self, wanted: str) -> None:
+        """Wait until it has printed a remark."""
+        notes = ""
+        while wanted not in notes:
+            line = self.process.stderr.readline()
+            notes += line
+            assert line, f"it ended with {self.process.wait()}: {notes}"
 
 
 @contextmanager
@@ -122,7 +88,8 @@ def running(
     command = Command(*arguments, stdout=stdout)
     try:
         if not waits:
-            wait_until_tracing(command)
+            # Links would tell too early: a trial at the start attaches, too.
+            command.wait_for_note("; Ctrl-C ends")
         yield command
     finally:
         if command.process.poll() is None:
@@ -131,3 +98,7 @@ def running(
         for stream in (command.process.stdout, command.process.stderr):
             if stream is not None:
                 stream.close()
+
+
+def _widen() -> None:
+    os.environ["COLUMNS"] = "200"

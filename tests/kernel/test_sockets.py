@@ -3,8 +3,6 @@
 
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from errno import ENOENT
@@ -15,6 +13,7 @@ import pytest
 from tests.kernel.agent import QUICK, AgentProcess
 from tests.kernel.conftest import kernel
 from tests.kernel.lab import Lab, Veth, frame
+from tests.kernel.nursery import finished
 from tests.kernel.xsk import XdpSocket
 from tests.waiting import wait_for
 from xdpscope.errors import KernelError
@@ -26,7 +25,7 @@ SPACE = "xssockets"
 ME = {"pid": str(os.getpid()), "comm": Path("/proc/self/comm").read_text().rstrip("\n")}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def agent() -> Iterator[AgentProcess]:
     try:
         read_sockets()
@@ -156,10 +155,9 @@ def test_sockets_in_list_api_and_page(lab: Lab, agent: AgentProcess) -> None:
         }
         wait_for(lambda: json.loads(agent.get("/api/v1/programs"))["sockets"] == [expected])
         assert "xslist" in agent.get("/").decode().partition('id="sockets"')[2]
-        command = [sys.executable, "-m", "xdpscope", "list"]
-        listed = subprocess.run([*command, "--json"], capture_output=True, check=True).stdout
-        assert json.loads(listed)["sockets"] == [expected]
-        text = subprocess.run(command, capture_output=True, check=True, text=True).stdout
+        listed = json.loads(finished("list", "--json").stdout)
+        assert listed["sockets"] == [expected]
+        text = finished("list").stdout
         (line,) = [each for each in text.splitlines() if each.startswith("xslist ")]
         assert line.split() == ["xslist", "1", f"{ME['comm']}", f"({ME['pid']})"]
 

@@ -20,8 +20,6 @@ from tests.kernel.sessions import (
     Command,
     running,
     told,
-    tracing_links,
-    wait_for_links,
 )
 from tests.kernel.test_chains import LINKS, chain, needs_loader, send_some
 
@@ -108,12 +106,10 @@ def test_a_program_that_comes_later_joins(lab: Lab) -> None:
     veth = lab.veth("xst0")
 
     with running("trace", "--interface", "xst0", waits=True) as command:
-        assert command.process.stderr is not None
-        while "waiting for one" not in command.process.stderr.readline():
-            assert command.process.poll() is None
-        before = tracing_links()  # without those of its iterators
-        lab.attach(lab.load("decide_drop"), veth)
-        wait_for_links(command, before, 2)
+        command.wait_for_note("waiting for one")
+        program = lab.load("decide_drop")
+        lab.attach(program, veth)
+        command.wait_for_note(f"tracing decide_drop (program {program.info().id}) too")
         veth.send(told(KEEP, 1), times=3)
         time.sleep(1)
         output, _ = command.finish()

@@ -69,6 +69,7 @@ class Session:
         self._names: dict[tuple[int, int], Device] = {}
         self._attached: dict[int, Target] = {}  # by program id
         self._refused: dict[int, _Refusal] = {}
+        self._following = False
         self._scanned_at = 0.0
         self._scanning = threading.Lock()
         self._end = threading.Event()
@@ -88,6 +89,7 @@ class Session:
             self.tracers.close()
             self._inventory.close()
             raise
+        self._following = True
         self._thread = threading.Thread(target=self._follow, name="scan", daemon=True)
         self._thread.start()
 
@@ -185,6 +187,8 @@ class Session:
             self._refuse(program, reason, detail)
         else:
             self._refused.pop(program.id, None)
+            if self._following:
+                self._note(f"tracing {printable(program.function)} (program {program.id}) too")
 
     def _refuse(self, program: XdpProgram, reason: Reason, detail: str = "") -> None:
         refused = self._refused.get(program.id)
