@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from errno import ENOBUFS
 from pathlib import Path
 
-from pyroute2 import IPRoute
+from pyroute2 import IPRoute, NetlinkError
 from pyroute2.netns import popns, pushns
 
 from tests.kernel.programs import compiled
@@ -211,8 +211,9 @@ class Lab:
         return socket.if_nametoindex(name)
 
     def _delete(self, name: str) -> None:
-        with suppress(OSError):  # a test took it away itself
-            self.route.link("del", index=self.index(name))
+        # By name: to look up the index of a device that is gone, the kernel runs modprobe.
+        with suppress(NetlinkError):  # a test took it away itself
+            self.route.link("del", ifname=name)
 
     def delete(self, veth: Veth) -> None:
         """Take the pair away at once."""

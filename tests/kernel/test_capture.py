@@ -188,7 +188,7 @@ def test_a_pipe_that_closes_ends_it(lab: Lab) -> None:
     assert settled_objects() == before
 
 
-@pytest.mark.every_kernel
+@pytest.mark.one_kernel
 def test_a_full_disk_ends_it_with_a_readable_file(lab: Lab, tmp_path: Path) -> None:
     veth = lab.veth("xst0")
     lab.attach(lab.load("decide_pass"), veth)
@@ -208,7 +208,7 @@ def test_a_full_disk_ends_it_with_a_readable_file(lab: Lab, tmp_path: Path) -> N
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
-@pytest.mark.every_kernel
+@pytest.mark.one_kernel
 def test_after_a_kill_the_file_has_what_is_older_than_a_second(lab: Lab, tmp_path: Path) -> None:
     veth = lab.veth("xst0")
     lab.attach(lab.load("decide_pass"), veth)

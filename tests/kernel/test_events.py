@@ -14,7 +14,7 @@ from tests.kernel.programs import compiled
 from tests.waiting import wait_for
 from xdpscope.libbpf import Object, Program
 
-pytestmark = pytest.mark.every_kernel
+pytestmark = pytest.mark.one_kernel
 
 NAMES = {"decide_drop", "decide_pass"}
 

@@ -149,7 +149,7 @@ sent = 0
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("examples", "each"), [(2, 500), pytest.param(25, 4100, marks=pytest.mark.nightly)]
+    ("examples", "each"), [(2, 250), pytest.param(25, 4100, marks=pytest.mark.nightly)]
 )
 def test_packets_that_nobody_would_send(lab: Lab, examples: int, each: int) -> None:
     global sent

@@ -189,7 +189,7 @@ class Scraper(threading.Thread):
         self.join()
 
 
-@pytest.mark.every_kernel
+@pytest.mark.one_kernel
 def test_scrapes_during_scans_count_exactly(lab: Lab) -> None:
     """Programs come and go under traffic while two scrapers read the page."""
     still = lab.veth("xststill")

@@ -78,9 +78,10 @@ def send_on_each_cpu(veth: Veth, data: bytes, times: int) -> int:
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("kills", [4, pytest.param(12, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("sizes", SIZES)
 def test_killed_at_any_moment_it_loses_no_packet(
-    lab: Lab, pin_path: Path, sizes: FlowSizes | None
+    lab: Lab, pin_path: Path, sizes: FlowSizes | None, kills: int
 ) -> None:
     """Kill the agent while it starts, adopts, adds flows, and counts; under traffic all the
     time.
@@ -95,7 +96,7 @@ def test_killed_at_any_moment_it_loses_no_packet(
     traffic = Drizzle((veth.sender(), udp(4000)) for veth in veths.values())
     seen = set()
     try:
-        for number in range(12):
+        for number in range(kills):
             with Forked(pin_path, sizes) as agent:
                 if number == 0:
                     # From here on each packet has to be counted; flows are yet to follow.

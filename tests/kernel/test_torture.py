@@ -20,7 +20,7 @@ PINNING = QUICK + f"state: {{pin_path: {PIN_PATH}}}\n"
 @pytest.mark.timeout(400)
 def test_nothing_fails_and_all_is_counted_while_everything_changes() -> None:
     before = settled_objects()
-    report = observed(seed=1, count=16, config=PINNING)
+    report = observed(seed=1, count=10, config=PINNING)
     assert report.failures == []
     assert tree(PIN_PATH) != []
     wipe(PIN_PATH)

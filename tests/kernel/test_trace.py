@@ -72,7 +72,7 @@ def test_each_packet_has_a_line(lab: Lab) -> None:
         pytest.param("entry,exit", marks=pytest.mark.nightly),
     ],
 )
-@pytest.mark.every_kernel
+@pytest.mark.one_kernel
 def test_a_verdict_selects(lab: Lab, emit: str) -> None:
     if not FRAGMENTS:
         pytest.skip("the program needs multi-buffer XDP (5.18)")
@@ -129,7 +129,7 @@ def test_count_ends_it_and_no_program_is_refused_silently(lab: Lab) -> None:
     assert command.process.returncode == 0
 
 
-@pytest.mark.every_kernel
+@pytest.mark.one_kernel
 def test_nothing_stays_after_a_kill(lab: Lab) -> None:
     veth = lab.veth("xst0")
     lab.attach(lab.load("decide_pass"), veth)
