@@ -88,7 +88,7 @@ def flows_as_json(found: FlowsFound) -> dict[str, object]:
     """Return a document. ``matched`` of the ``held`` flows are asked for, and may be cut short."""
     return document(
         "flows",
-        [_flow_as_json(flow, found.sample_rate) for flow in found.flows],
+        [_flow_as_json(flow, found) for flow in found.flows],
         enabled=found.enabled,
         sample_rate=found.sample_rate,
         held=found.held,
@@ -96,9 +96,10 @@ def flows_as_json(found: FlowsFound) -> dict[str, object]:
     )
 
 
-def _flow_as_json(flow: FlowRow, sample_rate: int) -> dict[str, object]:
+def _flow_as_json(flow: FlowRow, found: FlowsFound) -> dict[str, object]:
     """Return JSON values. ``rate`` is in packets a second; estimates include packets that were not
-    sampled.
+    sampled. A packet counts as ``flows.sample_rate`` packets. While the budget samples harder,
+    estimates are too low, because nobody knows at which rate each earlier packet was sampled.
     """
     netns, interface = flow.location
     return {
@@ -114,7 +115,7 @@ def _flow_as_json(flow: FlowRow, sample_rate: int) -> dict[str, object]:
         "destination_port": flow.destination_port,
         "packets": flow.packets,
         "bytes": flow.bytes,
-        "estimated_packets": flow.packets * sample_rate,
-        "estimated_bytes": flow.bytes * sample_rate,
-        "rate": round(flow.rate * sample_rate, 3),
+        "estimated_packets": flow.packets * found.usual_sample_rate,
+        "estimated_bytes": flow.bytes * found.usual_sample_rate,
+        "rate": round(flow.rate * found.sample_rate, 3),
     }

@@ -38,7 +38,7 @@ from xdpscope.discovery.model import Snapshot, XdpProgram
 from xdpscope.errors import KernelError
 from xdpscope.kernel.netns import HOST
 from xdpscope.read_lock import ReadLock, Work
-from xdpscope.report import Count, FlowReport, FlowRow, FlowsFound, ProgramStatus
+from xdpscope.report import Count, FlowReport, FlowRow, FlowsFound, ProgramStatus, TracerCost
 
 if TYPE_CHECKING:
     from xdpscope.read_lock import Steps
@@ -157,8 +157,32 @@ class Observer:
 
     @property
     def sample_rate(self) -> int:
-        """Return the sample rate: one of this many packets counts for flows."""
+        """Return the sample rate: one of this many packets counts for flows; 0: none."""
         return self._engine.sample_rate
+
+    @property
+    def usual_sample_rate(self) -> int | None:
+        """Return ``flows.sample_rate``. None if flows are not counted."""
+        return self._engine.usual_sample_rate if self._flows is not None else None
+
+    def sample_flows(self, rate: int) -> None:
+        """Take one of this many packets for flows from now on. With 0, take none.
+
+        Raises:
+            KernelError: the rate stays.
+        """
+        if rate != self._engine.sample_rate:
+            self._engine.sample_flows(rate)
+
+    def costs(self) -> list[TracerCost]:
+        """Return what the kernel has counted about each tracer. It never waits for a scan."""
+        found = []
+        for target in self._targets:
+            tracer = target.tracer
+            if tracer is not None:
+                expense = tracer.expense()
+                found.append(TracerCost(target.program, expense.runs, expense.run_seconds or 0.0))
+        return found
 
     def reconfigure(
         self, selection: Selection, flows: Flows | None = None, *, everywhere: bool | None = None
@@ -378,7 +402,9 @@ class Observer:
             return FlowsFound(enabled=False)
         # Describing thousands of flows takes time, so this holds no lock.
         flows = [FlowRow.of(programs[count.owner[0]], count) for count in held.describe()]
-        return FlowsFound(flows, held.matched, held.entries, self.sample_rate)
+        return FlowsFound(
+            flows, held.matched, held.entries, self.sample_rate, self._engine.usual_sample_rate
+        )
 
     def _admitted_by(
         self, query: FlowQuery, programs: Mapping[int, XdpProgram]
@@ -440,6 +466,7 @@ class Observer:
             reason=target.reason,
             missed=expense.missed if expense else 0,
             run_seconds=expense.run_seconds if expense else None,
+            runs=expense.runs if expense else 0,
         )
 
     def _admits(self, location: Location) -> bool:

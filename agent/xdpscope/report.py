@@ -12,7 +12,7 @@ from xdpscope.counters.flows import FlowCount
 from xdpscope.counters.totals import Location, Tally
 from xdpscope.discovery.model import Attachment, Part, XdpProgram
 
-__all__ = ["Count", "FlowReport", "FlowRow", "FlowsFound", "ProgramStatus"]
+__all__ = ["Count", "FlowReport", "FlowRow", "FlowsFound", "ProgramStatus", "TracerCost"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,16 @@ class ProgramStatus:
     reason: Reason | None  # why the program is not traced; None: traced
     missed: int  # packets for which the kernel did not run the tracer
     run_seconds: float | None  # run time of the tracer; None if the kernel never counted it
+    runs: int = 0  # runs of the tracer at the exit, counted while the run time is
+
+
+@dataclass(frozen=True, slots=True)
+class TracerCost:
+    """Hold what the kernel has counted about the tracer of one program."""
+
+    program: XdpProgram
+    runs: int  # at the exit: one for each packet
+    run_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,5 +101,6 @@ class FlowsFound:
     flows: list[FlowRow] = field(default_factory=list)
     matched: int = 0  # flows that the query admits, without its limit
     held: int = 0  # flows in the table
-    sample_rate: int = 1
+    sample_rate: int = 1  # now; 0: no packet is taken
+    usual_sample_rate: int = 1  # flows.sample_rate
     enabled: bool = True  # whether the agent counts flows

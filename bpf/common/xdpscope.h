@@ -13,10 +13,9 @@
 /*
  * Constants of the templates. The agent loads each copy with others in their place.
  */
-#define TARGET	    0x7a26e7 /* the number of the target */
-#define SAMPLE_RATE 0x5a3bca7 /* flows: one of this many packets */
-#define BY_INODE    0x1de0de /* namespaces are identified by inode; any other: by cookie */
-#define SET_SHIFT   61 /* leaves of a hash the number of a set */
+#define TARGET	  0x7a26e7 /* the number of the target */
+#define BY_INODE  0x1de0de /* namespaces are identified by inode; any other: by cookie */
+#define SET_SHIFT 61 /* leaves of a hash the number of a set */
 /* Odd and secret, so that nobody can choose flows that share a set. */
 #define HASH_FIRST  0x9e3779b97f4a7c15
 #define HASH_SECOND 0xc2b2ae3d27d4eb4f
@@ -151,7 +150,7 @@ struct entry {
 	__u16 kind; /* enum entry_kind, for OWNER_OTHER; 0: there never was one */
 	__u16 counted; /* set by exit_only_*, if exit_verdicts_* must know */
 	__u32 skip; /* packets not to be taken before the next one */
-	__u64 sample_at; /* which of the last SAMPLE_RATE packets was taken */
+	__u64 sample_at; /* which of the last packets was taken, of as many as the sample rate */
 };
 
 struct target_counts {

@@ -20,6 +20,33 @@
 #include "packet.h"
 #include "flow_table.h"
 
+/*
+ * How packets are taken for flows. The agent writes it at any time.
+ *
+ * `key` is 0 if each packet is taken. Any other key finds no element of `counts`. The programs
+ * that take each packet look up their target with it. They find NULL while packets are sampled,
+ * and go another way. That costs nothing while they are not sampled: the verifier wants the
+ * check for NULL in any case.
+ */
+SEC(".data.sampling") struct {
+	__u32 key;
+	__u32 rate; /* one of this many packets is taken; 0: none */
+} sampling;
+
+static __always_inline struct target_counts *target_unless_sampled(void)
+{
+	return bpf_map_lookup_elem(&counts, &sampling.key);
+}
+
+/*
+ * Whether there ever was an entry on this CPU. Each leaves something behind: the protocol, in
+ * the last word of a key, or `kind`.
+ */
+static __always_inline bool entered(const struct entry *entry)
+{
+	return entry->kind || entry->key.words[1] || entry->key.words[4];
+}
+
 /* A packet that does not take the short way. */
 static __noinline int entry_flows_other(struct xdp_buff *xdp, struct target_counts *target)
 {
@@ -58,12 +85,55 @@ static __always_inline int enter_packet(struct xdp_buff *xdp, struct target_coun
 	return 0;
 }
 
-static __always_inline int entry_flows(__u64 *ctx, enum reader reader)
+/*
+ * One of `rate` packets, but at random: traffic has rhythms. The first packet of a CPU is always
+ * taken: see entered(). Returns whether this packet is taken.
+ */
+static __noinline int entry_flows_taken(__u64 *ctx, struct target_counts *target)
+{
+	struct entry *entry = &target->entry;
+	__u64 rate = read_once(sampling.rate), at;
+
+	if (!rate && entered(entry)) {
+		write_once(entry->owner, 0);
+		return 0;
+	}
+	rate += !rate;
+	at = bpf_get_prandom_u32() % rate;
+	/* The rate may have been higher before. */
+	entry->skip = rate - 1 - lesser(entry->sample_at, rate - 1) + at;
+	entry->sample_at = at;
+	entry_flows_other(packet_of(ctx), target);
+	return 1;
+}
+
+static __always_inline int entry_flows_maybe(__u64 *ctx, struct target_counts *target)
+{
+	struct entry *entry = &target->entry;
+
+	if (__builtin_expect(entry->skip, true)) {
+		entry->skip--;
+		write_once(entry->owner, 0);
+		return 0;
+	}
+	entry_flows_taken(ctx, target);
+	return 0;
+}
+
+/* For programs that usually take each packet. */
+static __noinline int entry_flows_harder(__u64 *ctx)
 {
 	struct target_counts *target = target_counts();
 
+	return target ? entry_flows_maybe(ctx, target) : 0;
+}
+
+static __always_inline int entry_flows(__u64 *ctx, enum reader reader)
+{
+	struct target_counts *target = target_unless_sampled();
+
 	if (!target)
-		return 0;
+		return entry_flows_harder(ctx);
 	return enter_packet(packet_of(ctx), target, reader);
 }
 
@@ -109,33 +179,12 @@ int entry_flows_copy(__u64 *ctx)
 	return entry_flows(ctx, READ_COPY);
 }
 
-/* One of SAMPLE_RATE packets, but at random: traffic has rhythms. */
-static __noinline int entry_flows_taken(__u64 *ctx, struct target_counts *target)
-{
-	struct entry *entry = &target->entry;
-	__u32 rate = constant(SAMPLE_RATE);
-	__u32 at = bpf_get_prandom_u32() % rate;
-
-	entry->skip = rate - 1 - entry->sample_at + at;
-	entry->sample_at = at;
-	return entry_flows_other(packet_of(ctx), target);
-}
-
 SEC("fentry")
 int entry_flows_sampled(__u64 *ctx)
 {
 	struct target_counts *target = target_counts();
-	struct entry *entry;
 
-	if (!target)
-		return 0;
-	entry = &target->entry;
-	if (__builtin_expect(entry->skip, true)) {
-		entry->skip--;
-		write_once(entry->owner, 0);
-		return 0;
-	}
-	return entry_flows_taken(ctx, target);
+	return target ? entry_flows_maybe(ctx, target) : 0;
 }
 
 /* Verdict and index as they are in a key: see struct flow4_key. */
@@ -187,15 +236,6 @@ static __always_inline void account(struct xdp_buff *xdp, struct target_counts *
 	else if (kind == ENTRY_IPV6)
 		count_flow6(&key, key.words[4] | exit_bits(verdict, index) << 32, length,
 			    target->first_set, NULL, 0);
-}
-
-/*
- * Whether there ever was an entry on this CPU. Each leaves something behind: the protocol, in
- * the last word of a key, or `kind`.
- */
-static __always_inline bool entered(const struct entry *entry)
-{
-	return entry->kind || entry->key.words[1] || entry->key.words[4];
 }
 
 /*
@@ -341,18 +381,59 @@ static __noinline int leave_by_identity_other(struct xdp_buff *xdp, struct targe
 	return exit_flows_other(xdp, target, returned, length);
 }
 
+/* A packet on the target's first device that was not taken for flows. */
+static __always_inline int exit_flows_untaken(__u64 *ctx, struct device_counts *first, __u64 length)
+{
+	struct tally *tally = &first->verdicts[verdict_of(ctx)];
+
+	add(tally + SAMPLED_OUT_OFFSET, length);
+	add(tally, length);
+	return 0;
+}
+
+/* After entry_flows_sampled(). */
+static __always_inline int exit_flows_sampled(__u64 *ctx, __u64 length, bool by_epoch)
+{
+	struct target_counts *target = target_counts();
+	struct device_counts *first;
+	struct xdp_buff *xdp;
+
+	if (!target)
+		return 0;
+	xdp = packet_of(ctx);
+	first = &target->devices[0];
+	if (__builtin_expect(!recognised(first, device_of(xdp, target), by_epoch), false) ||
+	    __builtin_expect(target->entry.owner - OWNER_OTHER == (__u64)xdp, false))
+		return exit_flows_other(packet_of(ctx), target, ctx[1], length);
+	if (!entered(&target->entry))
+		return 0; /* counted by exit_verdicts() */
+	return exit_flows_untaken(ctx, first, length);
+}
+
+/* After entry_flows_harder(). */
+static __noinline int exit_flows_harder_by_epoch(__u64 *ctx, __u64 length)
+{
+	return exit_flows_sampled(ctx, length, true);
+}
+
+static __noinline int exit_flows_harder_by_identity(__u64 *ctx, __u64 length)
+{
+	return exit_flows_sampled(ctx, length, false);
+}
+
 /* After entry_flows_plain() and its like. */
 static __always_inline int exit_flows(__u64 *ctx, bool by_epoch)
 {
 	__u64 length = length_of(packet_of(ctx));
-	struct target_counts *target = target_counts();
+	struct target_counts *target = target_unless_sampled();
 	struct device_counts *first;
 	struct xdp_buff *xdp;
 	__u64 key[2], owner, returned;
 	__u32 verdict;
 
 	if (!target)
-		return 0;
+		return by_epoch ? exit_flows_harder_by_epoch(ctx, length) :
+				  exit_flows_harder_by_identity(ctx, length);
 	xdp = packet_of(ctx);
 	returned = ctx[1]; /* here, so that `ctx` need not be kept */
 	first = &target->devices[0];
@@ -379,34 +460,32 @@ other:
 	return leave_by_identity_other(xdp, target, returned, length);
 }
 
-/* A packet on the target's first device that was not taken for flows. */
-static __always_inline int exit_flows_untaken(__u64 *ctx, struct device_counts *first, __u64 length)
+/* As exit_only_packet(), of sampled packets. */
+static __always_inline int exit_only_packet_sampled(__u64 *ctx, __u64 length)
 {
-	struct tally *tally = &first->verdicts[verdict_of(ctx)];
-
-	add(tally + SAMPLED_OUT_OFFSET, length);
-	add(tally, length);
-	return 0;
-}
-
-/* After entry_flows_sampled(). */
-static __always_inline int exit_flows_sampled(__u64 *ctx, bool by_epoch)
-{
-	__u64 length = length_of(packet_of(ctx));
 	struct target_counts *target = target_counts();
 	struct device_counts *first;
-	struct xdp_buff *xdp;
+	struct entry *entry;
 
 	if (!target)
 		return 0;
-	xdp = packet_of(ctx);
 	first = &target->devices[0];
-	if (__builtin_expect(!recognised(first, device_of(xdp, target), by_epoch), false) ||
-	    __builtin_expect(target->entry.owner - OWNER_OTHER == (__u64)xdp, false))
+	entry = &target->entry;
+	entry->counted = true;
+	if (__builtin_expect(entry->skip, true))
+		entry->skip--;
+	else if (entry_flows_taken(ctx, target))
 		return exit_flows_other(packet_of(ctx), target, ctx[1], length);
-	if (!entered(&target->entry))
-		return 0; /* counted by exit_verdicts() */
+	if (__builtin_expect(!recognised(first, device_of(packet_of(ctx), target), true), false)) {
+		entry->kind = ENTRY_NONE;
+		return exit_flows_other(packet_of(ctx), target, ctx[1], length);
+	}
 	return exit_flows_untaken(ctx, first, length);
+}
+
+static __noinline int exit_only_harder(__u64 *ctx, __u64 length)
+{
+	return exit_only_packet_sampled(ctx, length);
 }
 
 /*
@@ -417,14 +496,14 @@ static __always_inline int exit_flows_sampled(__u64 *ctx, bool by_epoch)
 static __always_inline int exit_only_packet(__u64 *ctx, enum reader reader)
 {
 	__u64 length = length_of(packet_of(ctx));
-	struct target_counts *target = target_counts();
+	struct target_counts *target = target_unless_sampled();
 	struct device_counts *first;
 	enum entry_kind kind;
 	struct xdp_buff *xdp;
 	__u32 verdict;
 
 	if (!target)
-		return 0;
+		return exit_only_harder(ctx, length);
 	target->entry.counted = true;
 	xdp = packet_of(ctx);
 	first = &target->devices[0];
@@ -443,31 +522,6 @@ static __always_inline int exit_only_packet(__u64 *ctx, enum reader reader)
 other:
 	entry_flows_again(packet_of(ctx), target, reader);
 	return exit_flows_by_epoch_other(packet_of(ctx), target, ctx[1], length);
-}
-
-/* The same of sampled packets. */
-static __always_inline int exit_only_packet_sampled(__u64 *ctx)
-{
-	__u64 length = length_of(packet_of(ctx));
-	struct target_counts *target = target_counts();
-	struct device_counts *first;
-	struct entry *entry;
-
-	if (!target)
-		return 0;
-	first = &target->devices[0];
-	entry = &target->entry;
-	entry->counted = true;
-	if (__builtin_expect(!entry->skip, false)) {
-		entry_flows_taken(ctx, target);
-		return exit_flows_other(packet_of(ctx), target, ctx[1], length);
-	}
-	entry->skip--;
-	if (__builtin_expect(!recognised(first, device_of(packet_of(ctx), target), true), false)) {
-		entry->kind = ENTRY_NONE;
-		return exit_flows_other(packet_of(ctx), target, ctx[1], length);
-	}
-	return exit_flows_untaken(ctx, first, length);
 }
 
 /*
@@ -531,13 +585,13 @@ int exit_flows_by_identity(__u64 *ctx)
 SEC("fexit")
 int exit_flows_sampled_by_epoch(__u64 *ctx)
 {
-	return exit_flows_sampled(ctx, true);
+	return exit_flows_sampled(ctx, length_of(packet_of(ctx)), true);
 }
 
 SEC("fexit")
 int exit_flows_sampled_by_identity(__u64 *ctx)
 {
-	return exit_flows_sampled(ctx, false);
+	return exit_flows_sampled(ctx, length_of(packet_of(ctx)), false);
 }
 
 SEC("fexit")
@@ -561,7 +615,7 @@ int exit_only_copy(__u64 *ctx)
 SEC("fexit")
 int exit_only_sampled(__u64 *ctx)
 {
-	return exit_only_packet_sampled(ctx);
+	return exit_only_packet_sampled(ctx, length_of(packet_of(ctx)));
 }
 
 char LICENSE[] SEC("license") = "GPL";

@@ -90,7 +90,6 @@ class Engine:
         self._numbers = itertools.count(1)
         self._in_use: set[int] = set()
         self._logged_cpus = False
-        self.sample_rate = flows.sample_rate if flows else 1
         with ExitStack() as stack:
             try:
                 self_test = stack.enter_context(Object(bpf.path_of("self_test")))
@@ -104,6 +103,11 @@ class Engine:
                 self._taken = (
                     stack.enter_context(self.templates.map(".data.taken")) if flows else None
                 )
+                self._sampling = (
+                    stack.enter_context(self.templates.map(".data.sampling")) if flows else None
+                )
+                self._usual_rate = flows.sample_rate if flows else 1
+                self.sample_flows(self._usual_rate)
                 self.target_counts = self.templates.btf.struct("target_counts")
                 self._device_counts = self.templates.btf.struct("device_counts")
                 self._overflow_key = self.templates.btf.struct("overflow_key")
@@ -159,6 +163,30 @@ class Engine:
                 " (with pins: after `xdpscope doctor --clean`)",
                 cpus=cpus,
             )
+
+    @property
+    def sample_rate(self) -> int:
+        """Return the sample rate: one of this many packets counts for flows; 0: none."""
+        return self._rate
+
+    @property
+    def usual_sample_rate(self) -> int:
+        """Return the sample rate for which the tracers were made."""
+        return self._usual_rate
+
+    def sample_flows(self, rate: int) -> None:
+        """Take one of this many packets for flows from now on, in all tracers. With 0, take none.
+
+        The tracers stay attached. Each packet counts in a flow, or as sampled out.
+
+        Raises:
+            KernelError: the tracers keep their rate.
+        """
+        if self._sampling is not None:
+            # A reader of the key may still see the old rate: any rate is right.
+            harder = int(rate != self._usual_rate)
+            self._sampling.update(_ONLY_KEY, np.array([harder, rate], np.uint32).tobytes())
+        self._rate = rate
 
     def writes_packets(self, target: Program) -> bool:
         """Return whether a target may alter its packets. False means that it certainly does not.

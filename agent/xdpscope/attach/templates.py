@@ -44,7 +44,6 @@ _ONLY_KEY = b"\0\0\0\0"
 
 # Placeholders for constants in the templates: see bpf/common/xdpscope.h.
 _TARGET = 0x7A26E7
-_SAMPLE_RATE = 0x5A3BCA7
 _BY_INODE = 0x1DE0DE
 _SET_SHIFT = 61
 _HASHES = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
@@ -281,7 +280,6 @@ class Templates:
             template = template.filled((template.constant_slots(_BY_INODE), _BY_COOKIE))
         if sizes is not None:
             template = template.filled(
-                (template.constant_slots(_SAMPLE_RATE), sizes.sample_rate),
                 (template.shift_slots(_SET_SHIFT), 64 - (sizes.sets.bit_length() - 1)),
             )
         first, second = (template.constant_slots(value) for value in _HASHES)

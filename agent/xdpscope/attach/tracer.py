@@ -40,6 +40,7 @@ class Expense:
 
     missed: int  # packets for which the kernel did not run the fexit program, which counts
     run_seconds: float | None  # total run time of all programs; None if the kernel never counted it
+    runs: int = 0  # runs of fexit programs, counted while the run time is
 
 
 class Tracer:
@@ -84,6 +85,7 @@ class Tracer:
         self._reported = Expense(0, None)
         self._missed = 0
         self._spent_ns = 0  # run time of detached programs
+        self._runs = 0  # runs of detached fexit programs
         self._ran = False  # whether the kernel has ever counted run time
         self._detached: list[int] = []  # ids of programs
         self.complete = False
@@ -116,7 +118,10 @@ class Tracer:
                 self._attached[name] = Attached(tracing, link)
         # The run time starts at 0 with each agent. The time of programs that an earlier agent
         # detached is lost. A continued sum would decrease, and a rate would count all of it again.
-        self._spent_ns = -sum(each.program.info().run_time_ns for each in self._attached.values())
+        for name, each in self._attached.items():
+            info = each.program.info()
+            self._spent_ns -= info.run_time_ns
+            self._runs -= info.run_count if _is_exit(name) else 0
         ways = [set(way) for way in (variant.rest, variant.rest_read_only)]
         if variant.first not in self._attached and set(self._attached) not in ways:
             self._drop(list(self._attached))
@@ -217,6 +222,7 @@ class Tracer:
                     continue
                 self._missed += info.recursion_misses if at == 0 else 0
                 self._spent_ns += info.run_time_ns
+                self._runs += info.run_count if _is_exit(name) else 0
                 self._ran |= info.run_count > 0
                 self._detached.append(info.id)
             if last:
@@ -307,11 +313,13 @@ class Tracer:
             return self._reported
 
     def _expense(self) -> Expense:
-        infos = [each.program.info() for each in self._attached.values()]
+        named = {name: each.program.info() for name, each in self._attached.items()}
+        infos = list(named.values())
         missed = self._missed + (infos[0].recursion_misses if infos else 0)
         spent = self._spent_ns + sum(info.run_time_ns for info in infos)
+        runs = self._runs + sum(info.run_count for name, info in named.items() if _is_exit(name))
         self._ran |= any(info.run_count for info in infos)
-        return Expense(missed, spent / 1e9 if self._ran else None)
+        return Expense(missed, spent / 1e9 if self._ran else None, runs)
 
 
 def read_counts(tracers: Sequence[Tracer]) -> Iterator[Counted]:
@@ -336,6 +344,11 @@ def read_counts(tracers: Sequence[Tracer]) -> Iterator[Counted]:
             [tracer.number for tracer in read],
             typed(values[: len(read)], layout),
         )
+
+
+def _is_exit(name: str) -> bool:
+    """Return whether a program of a variant runs at the exit. It runs once per packet."""
+    return not name.startswith("entry_")
 
 
 def _is_loaded(program_id: int) -> bool:

@@ -58,6 +58,8 @@ def _remark(document: dict[str, Any], shown: int, *, filtered: bool) -> None:
         note(f"{shown:,} of {matched:,} {which}: --limit {matched} lists all.")
     if rate > 1 and shown:
         note(f"One packet in {rate:,} is sampled: the numbers are estimates.")
+    if rate == 0:
+        note("The agent takes no packets for flows now: it is above its budget.")
 
 
 def _wide(flows: Sequence[dict[str, Any]]) -> Table:

@@ -95,7 +95,7 @@ def _table(report: "FlowReport") -> Iterable[Metric]:
         evictions.add_metric([reason], number)
     rate = GaugeMetricFamily(
         "xdpscope_flow_sample_rate",
-        "Of so many packets one is taken for flows; 1: all.",
+        "Of so many packets one is taken for flows; 1: all, 0: none.",
         report.sample_rate,
     )
     return [entries, most, evictions, rate]

@@ -72,7 +72,13 @@ class ProgramCollector(Collector):
         )
         cost = CounterMetricFamily(
             "xdpscope_tracer_run_seconds",
-            "Time spent in a tracer, as far as the kernel's statistics of BPF programs were on.",
+            "Time spent in a tracer while the kernel's statistics of BPF programs were on. The"
+            " agent switches them on for 1 % of the time.",
+            labels=_PROGRAM,
+        )
+        runs = CounterMetricFamily(
+            "xdpscope_tracer_runs",
+            "Runs of a tracer that xdpscope_tracer_run_seconds_total covers, one for each packet.",
             labels=_PROGRAM,
         )
         for status in self._statuses():
@@ -82,6 +88,7 @@ class ProgramCollector(Collector):
             missed.add_metric(labels, status.missed)
             if status.run_seconds is not None:
                 cost.add_metric(labels, status.run_seconds)
+                runs.add_metric(labels, status.runs)
             if status.reason is Reason.VANISHED:
                 continue
             if program.load_time:
@@ -96,4 +103,4 @@ class ProgramCollector(Collector):
                 if at.receives:
                     where = [at.netns, at.interface, at.mode, at.via]
                     attachment.add_metric([*labels, *where], 1)
-        return [info, attachment, component, loaded, expected, traced, missed, cost]
+        return [info, attachment, component, loaded, expected, traced, missed, cost, runs]

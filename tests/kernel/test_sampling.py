@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sample rate of flows changes under traffic: no packet is lost, and none counts twice."""
+
+import time
+from contextlib import closing
+
+import pytest
+
+from tests.kernel.flows import check_sums, held, observing, on_one_cpu, unaccounted
+from tests.kernel.lab import Lab
+from tests.kernel.test_flows import PROGRAM, WRITING, udp4
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.templates import FlowSizes
+from xdpscope.attach.tracer import Tracer
+from xdpscope.counters.records import REASONS, of_target
+from xdpscope.discovery.inventory import Inventory
+from xdpscope.libbpf import typed
+
+pytestmark = pytest.mark.every_kernel
+
+SAMPLED_OUT = REASONS.index("sampled_out")
+
+
+@pytest.mark.parametrize("program", [PROGRAM, WRITING])
+@pytest.mark.parametrize("usual", [1, 10], ids=["each", "sampled"])
+def test_each_rate_takes_exactly_its_share(lab: Lab, program: str, usual: int) -> None:
+    """Without an entry and with one. Rate 0 takes no packet, except the first of a CPU."""
+    target = lab.load(program, "flows")
+    lab.attach(target, lab.veth("xst0"))
+    runs, sampled, seen = 600, 0, 0
+    with (
+        Engine(FlowSizes(sets=64, sample_rate=usual)) as engine,
+        observing(engine) as observer,
+        on_one_cpu(),
+    ):
+        observer.scan(0)
+        for rate in (usual, 4, 0, 40, usual, 0, 4):
+            engine.sample_flows(rate)
+            assert (observer.sample_rate, engine.usual_sample_rate) == (rate, usual)
+            for number in range(3):
+                target.test_run(udp4(number), repeat=runs // 3)
+            check_sums(observer)
+            taken = sum(packets for packets, _ in held(observer).values()) - sampled
+            sampled, seen = sampled + taken, seen + runs
+            # The rate before decides when the next packet is taken: at most 80 packets later.
+            assert abs(taken - (runs / rate if rate else 0)) <= (80 / rate if rate > 1 else 0) + 1
+            left = unaccounted(observer)
+            assert {key[3] for key in left} <= {"sampled_out"}
+            assert sum(packets for packets, _ in left.values()) == seen - sampled
+
+
+@pytest.mark.parametrize("alters", [True, False])
+def test_the_rate_changes_under_traffic(lab: Lab, alters: bool) -> None:
+    veth = lab.veth("xst0")
+    program = lab.load("decide_drop", "verdicts")
+    lab.attach(program, veth)
+    with (
+        Engine(FlowSizes(sets=64, sample_rate=1)) as engine,
+        Inventory() as inventory,
+        closing(Tracer(engine, inventory.take().programs[program.info().id])) as tracer,
+    ):
+        tracer.attach()
+        lost = veth.lost
+        with veth.sending(udp4(1)) as traffic:
+            engine.sample_flows(0)
+            tracer.follow_up(lambda _: alters)
+            for rate in (4, 1, 0, 1, 16) * 20:
+                engine.sample_flows(rate)
+                time.sleep(0.01)
+        sent = traffic.sent - (veth.lost - lost)
+        assert sent > 100
+        with engine.templates.map("flows4") as table:
+            end = time.monotonic() + 5
+            while _counted(tracer)[0] < sent and time.monotonic() < end:
+                time.sleep(0.02)  # the kernel may put off the work for a packet
+            time.sleep(0.02)
+            verdicts, sampled_out = _counted(tracer)
+            assert verdicts == sent
+            sets = engine.templates.btf.struct("flow_set4")
+            in_flows = int(typed(table.items()[1], sets)["flows"]["packets"].sum())
+        # The verdicts before the follow-up are in no flow, and not sampled out.
+        assert 0 < in_flows < verdicts
+        assert in_flows + sampled_out <= verdicts
+
+
+def _counted(tracer: Tracer) -> tuple[int, int]:
+    """Return the packets dropped, and those of them that were sampled out."""
+    found = of_target(tracer.records()).values()
+    assert not any(each.counts[1:, [0, 2, 3, 4, 5]].any() for each in found)
+    dropped, sampled_out = (
+        sum(int(each.counts[row, 1, 0]) for each in found) for row in (0, 1 + SAMPLED_OUT)
+    )
+    return dropped, sampled_out
