@@ -61,8 +61,8 @@ NO_YES = {"0": "no", "1": "yes"}
 SILENT = "No agent answers: see whether it runs, and what Prometheus has in Status, Targets."
 NO_FLOWS = "Flows are switched off (flows.enabled), or no agent answers."
 NO_STATISTICS = (
-    "The kernel keeps no statistics of BPF programs: they are off, because every program pays for"
-    " them. sysctl kernel.bpf_stats_enabled=1 switches them on."
+    "Nothing was measured: no agent answers, or the kernel refuses its statistics of BPF programs."
+    " The agent's log says why."
 )
 
 
@@ -175,7 +175,6 @@ def _by_node(words: Words, metric: str, unit: str, *, counter: bool = False) -> 
 
 
 def _cost() -> list[Line]:
-    spent = rate("xdpscope_tracer_run_seconds_total")
     processor = _by_node(
         Words(
             "Time of agents", "Time on a CPU that an agent takes, as a share of one CPU.", SILENT
@@ -196,33 +195,69 @@ def _cost() -> list[Line]:
         "process_open_fds",
         "none",
     )
+    own = series("xdpscope_cpu_ratio")
     share_of_cpu = lines(
         Words(
-            "Time in tracers",
-            f"What observing costs: time spent in tracers, as a share of one CPU. {TEN}",
+            "Own cost",
+            f"An agent's process and its tracers, as a share of one CPU. {TEN}",
             NO_STATISTICS,
         ),
         {
             NODE_LEGEND: busiest(
-                total(spent, *NODE),
-                total(extreme("increase", "xdpscope_tracer_run_seconds_total"), *NODE),
+                total(own, *NODE),
+                total(extreme("max_over_time", "xdpscope_cpu_ratio"), *NODE),
                 *NODE,
             )
+        },
+        "percentunit",
+    )
+    programs = lines(
+        Words(
+            "Time in programs and in their tracers",
+            "Time in XDP programs with their tracers, and in the tracers alone, as a share of one"
+            " CPU. Measured for a moment each ten seconds.",
+            NO_STATISTICS,
+        ),
+        {
+            "{{program}}": total(series("xdp_program_cpu_ratio"), "program"),
+            "tracers of {{program}}": total(series("xdpscope_tracer_cpu_ratio"), "program"),
         },
         "percentunit",
     )
     each = lines(
         Words(
             "Time for a packet",
-            "Time spent in a program's tracers, divided by the packets they counted.",
+            "Time in a program's tracers, divided by the packets in that time.",
             NO_STATISTICS,
         ),
-        {"{{program}}": share(spent, rate("xdp_packets_total"), "program")},
+        {
+            "{{program}}": share(
+                rate("xdpscope_tracer_run_seconds_total"),
+                rate("xdpscope_tracer_runs_total"),
+                "program",
+            )
+        },
         "s",
+    )
+    maps = _by_node(
+        Words("Memory of maps", "Kernel memory of the maps that an agent holds.", SILENT),
+        "xdpscope_map_memory_bytes",
+        "bytes",
+    )
+    level = _by_node(
+        Words(
+            "Budget",
+            "What the budget has done: 0 nothing, 1 flows are sampled four times harder, 2 no"
+            " packet is taken for flows. Without budget.cpu_percent it stays 0.",
+            SILENT,
+        ),
+        "xdpscope_budget_level",
+        "none",
     )
     return [
         Line(8, [(8, processor), (8, memory), (8, files)]),
-        Line(8, [(12, share_of_cpu), (12, each)]),
+        Line(8, [(12, share_of_cpu), (6, maps), (6, level)]),
+        Line(8, [(12, programs), (12, each)]),
     ]
 
 

@@ -209,8 +209,8 @@ def _about_filters(board: Board, metrics: Mapping[str, Metric]) -> Iterator[str]
                 yield f"{title}: query {target.get('refId')} is not filtered by {name}"
 
 
-_WITHOUT: Final = ("xdpscope_tracer_run_seconds_total", "ALERTS")
-"""Metrics that are absent by default: without the kernel's statistics, and without alerts."""
+_WITHOUT: Final = ("ALERTS",)
+"""Metrics that are absent by default: without alerts."""
 
 
 def _about_rows(board: Board) -> Iterator[str]:
@@ -345,6 +345,8 @@ def _about_unit(unit: object, query: str, panel: Panel) -> Iterator[str]:
             yield "shows bytes and calls them bits"
     elif "_memory_bytes{" in query:
         wanted = {"bytes"}
+    elif "_ratio{" in query:
+        wanted = {"percentunit"}
     elif "_duration_seconds{" in query or query.startswith("(time() - "):
         wanted = {"s"}
     elif "_seconds_total{" in query:

@@ -22,6 +22,7 @@ from xdpscope._schema import Container, Scalar, key, printable_text, structure
 from xdpscope._yaml import compose, read_text
 
 __all__ = [
+    "Budget",
     "Config",
     "ConfigWarning",
     "Discovery",
@@ -72,6 +73,17 @@ def _whole(least: int, most: int) -> Scalar:
         return int(text)
 
     return Scalar(f"a whole number from {least} to {most}", convert, looks=("integer",))
+
+
+def _percent(least: float, most: int) -> Scalar:
+    def convert(text: str) -> float:
+        if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text):
+            raise ValueError
+        if not least <= float(text) <= most:
+            raise ValueError
+        return float(text)
+
+    return Scalar(f"a number from {least} to {most}", convert, looks=("integer", "number"))
 
 
 def _absolute(text: str) -> Path:
@@ -229,6 +241,20 @@ class Outcomes:
 
 
 @dataclass(frozen=True)
+class Budget:
+    """A limit for what observing costs."""
+
+    cpu_percent: Annotated[float, _percent(0.1, 100_000)] | None = field(
+        default=None,
+        metadata=key(
+            "CPU time of the agent and its tracers, in percent of one CPU. Above it, flows are"
+            " sampled harder, then off. Verdicts stay exact.",
+            restart=False,
+        ),
+    )
+
+
+@dataclass(frozen=True)
 class State:
     """The section ``state``: data that outlives the agent."""
 
@@ -279,6 +305,9 @@ class Config:
     outcomes: Outcomes = field(
         default_factory=Outcomes,
         metadata={"doc": "What happened to packets after the verdict."},
+    )
+    budget: Budget = field(
+        default_factory=Budget, metadata={"doc": "A limit for what observing costs."}
     )
     state: State = field(default_factory=State, metadata={"doc": "What outlives the agent."})
     log: Log = field(

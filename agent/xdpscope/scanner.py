@@ -138,7 +138,7 @@ class ScanThread(threading.Thread):
                 try:
                     observer.scan(retention, _FOLLOW_UP)
                 finally:  # after an error, the part that could not be read has its last state
-                    self.probes.update(Scan(observer.snapshot))
+                    self.probes.update(Scan(observer.snapshot, observer))
         except Exception as error:
             if isinstance(error, NotPermittedError) and not capabilities.may_open_programs():
                 raise

@@ -22,6 +22,8 @@ from xdpscope.metrics import (
     VerdictCollector,
 )
 from xdpscope.probes import RunningProbes
+from xdpscope.probes.cost import CostProbe
+from xdpscope.probes.cost.report import as_text as cost_as_text
 from xdpscope.probes.events import EventsProbe
 from xdpscope.probes.events.report import as_json as event_as_json
 from xdpscope.probes.sockets import SocketsProbe
@@ -38,6 +40,7 @@ class AgentSource:
         self._scan_thread = scan_thread
         self._sockets = probes.find(SocketsProbe) if probes else None
         self._events = probes.find(EventsProbe) if probes else None
+        self._cost = probes.find(CostProbe) if probes else None
         self.registry = CollectorRegistry()
         collectors = IsolatedCollectors(
             {
@@ -110,6 +113,7 @@ class AgentSource:
             traced = f"{sum(s.reason is None for s in statuses)} of {len(statuses)}"
             missed = f"{sum(status.missed for status in statuses):,}"
         held = observer.flows_held if observer is not None else None
+        cost = cost_as_text(self._cost.report) if self._cost else {}
         return {
             "Ready": self.ready(),
             "Last scan": str(self._scans()),
@@ -117,6 +121,7 @@ class AgentSource:
             "Packets missed": missed,
             "Failed attachments": f"{sum(self._attach_failures().values()):,}",
             "Flows held": "off" if held is None else f"{held:,}",
+            **cost,
             "Host": platform.node(),
             "Kernel": platform.release(),
             "Agent": __version__,

@@ -42,6 +42,13 @@ DETACH: Final = SHOWN + 48 * 60
 VERDICTS: Final = ("aborted", "drop", "pass", "tx", "redirect", "unknown")
 FLOW: Final = ("protocol", "source", "source_port", "destination", "destination_port")
 
+_TRACER: Final = 71e-9
+"""Seconds of a packet in a tracer."""
+_PROGRAM: Final = 64e-9
+"""The same in the program."""
+_MEASURED: Final = 0.01
+"""The share of the time in which the agent measures."""
+
 Labels = dict[str, str]
 Course = Callable[[float], float]
 
@@ -85,7 +92,6 @@ class Node:
     programs: list[Program]
     maps: list[tuple[int, str, str, int, int, Course, int]] = field(default_factory=list)
     restart: int = 0
-    statistics: bool = False
 
 
 def wave(mean: float, swing: float, minutes: float, phase: float) -> Course:
@@ -212,7 +218,7 @@ def fleet() -> list[Node]:
     allowed: Course = lambda at: min(64_900, 55_900 + (at - START) * 0.39)  # noqa: E731
     return [
         Node(
-            "edge-1", "berlin", "6.12.57", statistics=True,
+            "edge-1", "berlin", "6.12.57",
             programs=chained(1, 412_000, [ddos(51, attack(0.07, 0.31, SHOWN + 11 * 60, 4))], 0.2),
             maps=[
                 (210, "blocklist_v4", "lpm_trie", 100_000, 51, entries, 9_600_000),
@@ -228,7 +234,7 @@ def fleet() -> list[Node]:
             ],
         ),
         Node(
-            "lb-1", "berlin", "6.6.63", statistics=True, programs=balancer(14, 1_240_000, 0.1),
+            "lb-1", "berlin", "6.6.63", programs=balancer(14, 1_240_000, 0.1),
             maps=[(118, "connections", "lru_hash", 1 << 20, 14, lambda at: 1 << 20, 140_000_000)],
         ),
         Node(
@@ -303,8 +309,7 @@ def _of_program(
         dispatcher, position = program.chain
         chain = {"dispatcher_id": str(dispatcher), "position": str(position)}
         yield one("xdp_program_component_info", of | chain, at)
-    if node.statistics:
-        yield _seconds(made, of, program, at)
+    yield from _costs(made, of, program, at)
     for verdict in VERDICTS:
 
         def rate(t: float, verdict: str = verdict) -> float:
@@ -332,16 +337,23 @@ def _of_program(
         )
 
 
-def _seconds(made: Any, of: Labels, program: Program, at: Iterable[int]) -> Series:
-    total = 0.0
+def _costs(made: Any, of: Labels, program: Program, at: Iterable[int]) -> Iterator[Series]:
+    def counter(each: float) -> Course:
+        total = 0.0
 
-    def value(t: float) -> float:
-        nonlocal total
-        total += program.rate(t) * 71e-9 * STEP
-        return total
+        def value(t: float) -> float:
+            nonlocal total
+            total += program.rate(t) * each * STEP * _MEASURED
+            return total
 
-    found: Series = made("xdpscope_tracer_run_seconds_total", of, value, at)
-    return found
+        return value
+
+    yield made("xdpscope_tracer_run_seconds_total", of, counter(_TRACER), at)
+    yield made("xdpscope_tracer_runs_total", of, counter(1), at)
+    yield made("xdpscope_tracer_cpu_ratio", of, lambda t: program.rate(t) * _TRACER, at)
+    if not program.chain:
+        both = _TRACER + _PROGRAM
+        yield made("xdp_program_cpu_ratio", of, lambda t: program.rate(t) * both, at)
 
 
 def _of_agent(
@@ -371,6 +383,8 @@ def _of_agent(
         "xdp_flow_table_entries": lambda at: round(14_000 * len(node.programs) * seed(at) / 2),
         "xdp_flow_table_max_entries": lambda at: 65_536,
         "xdpscope_flow_sample_rate": lambda at: 1,
+        "xdpscope_map_memory_bytes": lambda at: (9 + 0.1 * len(node.programs)) * 2**20,
+        "xdpscope_budget_level": lambda at: 0,
         "xdpscope_scan_last_success_timestamp_seconds": lambda at: at - (at * 7 % 5),
         "xdpscope_scan_duration_seconds": lambda at: 0.011 * len(node.programs) * seed(at),
         "xdpscope_scan_interval_seconds": lambda at: 5,
@@ -380,6 +394,13 @@ def _of_agent(
     }
     for name, value in gauges.items():
         yield made(name, {}, value)
+    rates = [program.rate for program in node.programs]
+    yield made(
+        "xdpscope_cpu_ratio", {"part": "agent"}, lambda at: 0.006 * (1 + len(rates)) * seed(at)
+    )
+    yield made(
+        "xdpscope_cpu_ratio", {"part": "tracers"}, lambda at: _TRACER * sum(r(at) for r in rates)
+    )
     total = 0.0
     cpu: list[tuple[int, float]] = []
     for at in times():

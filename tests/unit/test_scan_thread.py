@@ -18,6 +18,7 @@ from xdpscope.config import Config, Discovery
 from xdpscope.discovery.model import Snapshot
 from xdpscope.errors import KernelError, NotPermittedError
 from xdpscope.kernel import capabilities
+from xdpscope.report import TracerCost
 from xdpscope.scanner import ScanThread
 
 REST = 60.0
@@ -35,6 +36,7 @@ class Looks:
         self.count = threading.Semaphore(0)
         self.failure: Exception | None = None
         self.reconfigured_by: threading.Thread | None = None
+        self.usual_sample_rate = None
 
     def __enter__(self) -> Self:
         return self
@@ -46,6 +48,9 @@ class Looks:
         self.count.release()
         if self.failure is not None:
             raise self.failure
+
+    def costs(self) -> list[TracerCost]:
+        return []
 
     def reconfigure(self, *_: object, **__: object) -> None:
         self.reconfigured_by = threading.current_thread()

@@ -7,6 +7,7 @@ A new probe is one package here and one line in ``REGISTRY``.
 from collections.abc import Callable
 from typing import Final
 
+from xdpscope.probes.cost import CostProbe
 from xdpscope.probes.events import EventsProbe
 from xdpscope.probes.maps import MapsProbe
 from xdpscope.probes.outcomes import OutcomesProbe
@@ -21,5 +22,6 @@ REGISTRY: Final[tuple[Callable[[], Probe], ...]] = (
     OutcomesProbe,
     SocketsProbe,
     EventsProbe,
+    CostProbe,
 )
 """What makes each probe. Nothing is read or loaded before the first scan."""

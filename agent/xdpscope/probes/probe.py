@@ -1,13 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
 """The interface between the agent and its probes."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from prometheus_client.core import Metric
 
 from xdpscope.discovery.model import Snapshot
+from xdpscope.report import TracerCost
+
+
+class Tracers(Protocol):
+    """The agent's own tracers. Any thread may call this, until the probe is closed."""
+
+    @property
+    def usual_sample_rate(self) -> int | None:
+        """Return ``flows.sample_rate``. None if flows are not counted."""
+
+    def sample_flows(self, rate: int) -> None:
+        """Take one of this many packets for flows from now on. With 0, take none.
+
+        Raises:
+            KernelError: the rate stays.
+        """
+
+    def costs(self) -> Sequence[TracerCost]:
+        """Return what the kernel has counted about each tracer."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +35,7 @@ class Scan:
     """The results of a scan of the host."""
 
     snapshot: Snapshot
+    tracers: Tracers | None = None  # None: there are none
 
 
 class Probe(Protocol):

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The kernel counts what was sent in a window, and the budget acts without losing a packet."""
+
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.flows import TEST_RUN_DEVICE, check_sums, held, observing, sum_of, unaccounted
+from tests.kernel.lab import Lab
+from tests.kernel.test_flows import udp4
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.templates import FlowSizes
+from xdpscope.config import Budget
+from xdpscope.libbpf import Program
+from xdpscope.observer import Observer
+from xdpscope.probes import Scan
+from xdpscope.probes.cost import CostProbe, Level
+from xdpscope.probes.cost.statistics import Statistics, Window, always_on
+
+pytestmark = pytest.mark.every_kernel
+
+PROGRAM = "decide_pass"
+SYSCTL = Path("/proc/sys/kernel/bpf_stats_enabled")
+
+
+@pytest.fixture
+def target(lab: Lab) -> Program:
+    program = lab.load(PROGRAM, "verdicts")
+    lab.attach(program, lab.veth("xst0"))
+    return program
+
+
+@pytest.fixture
+def observer(target: Program) -> Iterator[Observer]:
+    with Engine(FlowSizes(sets=64, sample_rate=1)) as engine, observing(engine) as observer:
+        observer.scan(0)
+        yield observer
+
+
+def run(program: Program, times: int) -> None:
+    if times:
+        program.test_run(udp4(1), repeat=times)
+
+
+def is_counted(program: Program) -> bool:
+    """Return whether the kernel counts runs now."""
+    before = program.info().run_count
+    run(program, 5)
+    return program.info().run_count == before + 5
+
+
+def runs(window: Window) -> list[tuple[int, float]]:
+    """Return runs and seconds in the window, of the only program and of its tracers."""
+    found = []
+    for begin, end in (window.programs, window.tracers):
+        (first,), (last,) = begin.values(), end.values()
+        assert first.program == last.program == PROGRAM and first.at < last.at
+        found.append((last.runs - first.runs, last.run_seconds - first.run_seconds))
+    return found
+
+
+def test_runs_in_a_window_are_the_packets(observer: Observer, target: Program) -> None:
+    assert not always_on() and not is_counted(target)
+    statistics = Statistics()
+    for packets in (40, 0, 7):
+        run(target, 100)  # outside of a window
+        window = statistics.measure(
+            observer.snapshot, observer.costs, partial(run, target, packets)
+        )
+        (of_program, time_of_program), (of_tracers, time_of_tracers) = runs(window)
+        assert of_program == of_tracers == packets
+        assert (time_of_program >= time_of_tracers > 0) or packets == 0
+        assert not is_counted(target), "the window is closed"
+
+
+def test_a_window_that_fails_is_closed(observer: Observer, target: Program) -> None:
+    def fail() -> None:
+        assert is_counted(target)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        Statistics().measure(observer.snapshot, observer.costs, fail)
+    assert not is_counted(target)
+
+
+def test_while_the_sysctl_is_on_each_packet_is_in_a_window(
+    observer: Observer, target: Program
+) -> None:
+    statistics, waits = Statistics(), []
+
+    def measured(packets: int) -> list[int]:
+        run(target, packets)
+        window = statistics.measure(observer.snapshot, observer.costs, lambda: waits.append(0))
+        return [number for number, _ in runs(window)]
+
+    SYSCTL.write_text("1")
+    try:
+        assert measured(3) == [0, 0], "the first window begins now"
+        assert measured(4) == [4, 4]
+        assert measured(5) == [5, 5]
+        assert len(waits) == 1
+    finally:
+        SYSCTL.write_text("0")
+    window = statistics.measure(observer.snapshot, observer.costs, lambda: run(target, 2))
+    assert [number for number, _ in runs(window)] == [2, 2]
+
+
+def test_the_statistics_are_off_after_the_probe_is_closed(
+    observer: Observer, target: Program
+) -> None:
+    probe = CostProbe(interval=100)
+    probe.update(Scan(observer.snapshot, observer))
+    probe.reconfigure(Budget())  # measures at once
+    end = time.monotonic() + 10
+    while not is_counted(target) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert time.monotonic() < end, "the window lasts a second"
+    probe.close()
+    assert not is_counted(target)
+    assert probe.report.programs[0].program == PROGRAM
+    assert (probe.report.map_memory or 0) > 1 << 16
+
+
+def counters(observer: Observer) -> dict[object, int]:
+    """Return all packets in counters, in flows and in none."""
+    report = observer.flow_counts()
+    assert report is not None
+    found: dict[object, int] = {"verdicts": packets_of(observer)}
+    found |= {key: packets for key, (packets, _) in unaccounted(observer).items()}
+    found |= {(f.source_port, f.verdict): f.packets for f in report.exported}
+    return found
+
+
+def packets_of(observer: Observer) -> int:
+    return sum(sum(count.tally.packets) for count in observer.counts())
+
+
+def test_a_flood_is_sampled_harder_then_not_at_all_and_flows_come_back(
+    observer: Observer, target: Program
+) -> None:
+    """Test runs are the flood, and of this process. So the budget sees them."""
+    probe = CostProbe(interval=0.2, budget_interval=0.2, above=1.0, below=1.5)
+    sent, levels, seen = 0, [Level.USUAL], counters(observer)
+
+    def settled(seconds: float, repeat: int, until: Level) -> None:
+        nonlocal sent, seen
+        end = time.monotonic() + seconds
+        while (level := probe.report.level) != until and time.monotonic() < end:
+            if repeat:
+                run(target, repeat)
+                sent += repeat
+                # All quiet at this moment, at each level.
+                check_sums(observer)
+                assert packets_of(observer) == sent
+            else:
+                time.sleep(0.05)
+            now = counters(observer)
+            assert all(now.get(key, 0) >= number for key, number in seen.items())
+            seen = now
+            if levels[-1] != level:
+                levels.append(level)
+        levels.append(probe.report.level)
+        assert levels[-1] is until, levels
+
+    probe.update(Scan(observer.snapshot, observer))
+    try:
+        time.sleep(2)
+        idle = (probe.report.agent_cpu or 0) + (probe.report.tracers_cpu or 0)
+        probe.reconfigure(Budget(cpu_percent=max(1.0, 400 * idle)))
+        settled(30, 500, Level.OFF)
+        assert observer.sample_rate == 0
+        before = sum_of(observer.held_flows().flows)
+        run(target, 100)
+        sent += 100
+        check_sums(observer)
+        assert (sum_of(observer.held_flows().flows), packets_of(observer)) == (before, sent)
+        settled(30, 0, Level.USUAL)
+        assert observer.sample_rate == 1
+        assert list(dict.fromkeys(levels)) == [Level.USUAL, Level.HARDER, Level.OFF]
+        assert levels.index(Level.HARDER) < levels.index(Level.OFF)
+    finally:
+        probe.close()
+    before = sum_of(observer.held_flows().flows)
+    run(target, 10)
+    check_sums(observer)
+    assert sum_of(observer.held_flows().flows) == before + 10
+    assert packets_of(observer) == sent + 10
+    assert {key[1:] for key in unaccounted(observer)} == {(TEST_RUN_DEVICE, "pass", "sampled_out")}
+    assert sum(packets for packets, _ in held(observer).values()) == before + 10
