@@ -3,7 +3,7 @@
 #include "../../bpf/vmlinux.h"
 #include <bpf/bpf_helpers.h>
 
-#include "../../bpf/packet_filter.h"
+#include "../../bpf/common/packet_filter.h"
 
 __u64 matched;
 
