@@ -18,6 +18,9 @@ STEADY4 = "xdpscope, 10,000 flows of IPv4"
 READ_ONLY_SAMPLED4 = "xdpscope, 10,000 flows of IPv4, one packet of 100, without an entry"
 READ_ONLY4 = "xdpscope, 10,000 flows of IPv4, without an entry"
 SAMPLED4 = "xdpscope, 10,000 flows of IPv4, one packet of 100"
+HARDER4 = "xdpscope, 10,000 flows of IPv4, one packet of 4 by the budget"
+OFF4 = "xdpscope, 10,000 flows of IPv4, off by the budget"
+READ_ONLY_OFF4 = "xdpscope, 10,000 flows of IPv4, off by the budget, without an entry"
 FLOOD4 = "xdpscope, a flood of IPv4"
 EMPTY_PAIR6 = "empty fentry and fexit, IPv6"
 STEADY6 = "xdpscope, 10,000 flows of IPv6"
@@ -64,7 +67,12 @@ class Measured:
 
 
 def ours(
-    bench: FlowBench, family: str, *, sample_rate: int = 1, read_only: bool = False
+    bench: FlowBench,
+    family: str,
+    *,
+    sample_rate: int = 1,
+    read_only: bool = False,
+    budget: int | None = None,
 ) -> Measured:
     """Return the cost of a run under the product's tracer.
 
@@ -73,6 +81,7 @@ def ours(
         family: ``flows4`` or ``flows6``.
         sample_rate: one packet of this many is in a flow.
         read_only: traced as if the target altered none.
+        budget: the sample rate that a budget sets after the tracers are attached; 0: no packet.
 
     Raises:
         AssertionError: verdicts were not counted exactly, or a packet is neither in its flow nor
@@ -82,13 +91,15 @@ def ours(
     with Engine(sizes) as engine, closing(Tracer(engine, bench.description)) as tracer:
         tracer.attach()
         tracer.follow_up(lambda _: not read_only)
+        if budget is not None:
+            engine.sample_flows(budget)
         before = bench.runs
         settled = _settled(bench, engine, family)
         settling = bench.runs - before
         cost = bench.instructions()
         runs = bench.runs - before
         table = Table.of(engine, family)
-        sampled_out = runs - table.packets if sample_rate > 1 else 0
+        sampled_out = runs - table.packets if sample_rate > 1 or budget is not None else 0
         check_counts(tracer, engine, [runs], sampled_out)
         return Measured(cost, settling, runs - settling, settled, table)
 
@@ -133,6 +144,16 @@ def sampled(bench: FlowBench, family: str, read_only: bool = False) -> int:
     return found.cost
 
 
+def reduced(bench: FlowBench, rate: int, read_only: bool = False) -> int:
+    """Return the same with a rate that the budget sets. 0 takes no packet but the first."""
+    bench.take_turns()
+    found = ours(bench, "flows4", budget=rate, read_only=read_only)
+    missing = found.settling + found.runs - found.table.packets * rate
+    if abs(missing) > rate if rate else found.table.packets != 1:
+        raise AssertionError(f"not one packet of {rate} is in a flow: {found}")
+    return found.cost
+
+
 def flood(bench: FlowBench, family: str) -> int:
     """Return the cost of a packet whose flow is new and takes the place of another."""
     bench.flood()
@@ -157,6 +178,9 @@ def measure(loaded: Object) -> dict[str, int | None]:
             READ_ONLY4: steady(bench, "flows4", read_only=True),
             SAMPLED4: sampled(bench, "flows4"),
             READ_ONLY_SAMPLED4: sampled(bench, "flows4", read_only=True),
+            HARDER4: reduced(bench, 4),
+            OFF4: reduced(bench, 0),
+            READ_ONLY_OFF4: reduced(bench, 0, read_only=True),
             FLOOD4: flood(bench, "flows4"),
         }
         bench.take_turns()
