@@ -49,8 +49,9 @@ def as_text(report: CostReport) -> dict[str, str]:
     """Return the facts about the own cost, for the page."""
     if report.agent_cpu is None:
         return {}
-    tracers = "not known" if report.tracers_cpu is None else f"{report.tracers_cpu:.1%}"
-    found = {"Own CPU": f"agent {report.agent_cpu:.1%}, tracers {tracers} of one CPU"}
+    found = {"Own CPU": f"agent {report.agent_cpu:.1%} of one CPU"}
+    if report.tracers_cpu is not None:
+        found["Own CPU"] += f", tracers {report.tracers_cpu:.1%}"
     if report.budget is not None:
         found["Budget"] = f"{report.budget:.1%}{_DONE[report.level]}"
     return found

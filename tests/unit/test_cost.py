@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the windows of the kernel's statistics add up to, and what the agent shows of it."""
+
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from xdpscope.probes.cost.metrics import families
+from xdpscope.probes.cost.report import Cost, CostReport, Level, as_text
+from xdpscope.probes.cost.statistics import Reading
+from xdpscope.probes.cost.totals import RETENTION, CostTotals
+
+
+def reading(at: float, runs: int, seconds: float, program_id: int = 7) -> dict[int, Reading]:
+    return {program_id: Reading(program_id, "xdp_filter", at, runs, seconds)}
+
+
+def test_totals_begin_at_nought_and_gauges_are_of_the_last_window() -> None:
+    """The program has run before the agent, and between the windows for somebody else."""
+    totals = CostTotals()
+    totals.add(reading(10.0, 500, 2.0), reading(10.1, 600, 2.02), now=10.1)
+    assert totals.costs() == (
+        Cost(7, "xdp_filter", 100, pytest.approx(0.02), pytest.approx(0.2), pytest.approx(0.0002)),
+    )
+    totals.add(reading(20.0, 900, 2.9), reading(20.1, 950, 2.91), now=20.1)
+    assert totals.costs() == (
+        Cost(7, "xdp_filter", 450, pytest.approx(0.91), pytest.approx(0.1), pytest.approx(0.0002)),
+    )
+
+
+def test_a_window_without_packets_keeps_the_time_of_a_packet() -> None:
+    totals = CostTotals()
+    totals.add(reading(0.0, 0, 0.0), reading(1.0, 4, 0.4), now=1.0)
+    totals.add(reading(9.0, 4, 0.4), reading(10.0, 4, 0.4), now=10.0)
+    (cost,) = totals.costs()
+    assert (cost.cpu, cost.seconds_per_run) == (0.0, pytest.approx(0.1))
+
+
+def test_a_program_that_appears_in_a_window_begins_at_nought() -> None:
+    totals = CostTotals()
+    totals.add({}, reading(1.0, 9, 0.9), now=1.0)
+    assert totals.costs() == (Cost(7, "xdp_filter", 0, 0.0, None, None),)
+
+
+def test_a_vanished_program_keeps_its_totals_for_every_scraper() -> None:
+    totals = CostTotals()
+    totals.add(reading(0.0, 0, 0.0), reading(1.0, 5, 0.5), now=1.0)
+    totals.add(reading(9.0, 5, 0.5), {}, now=10.0)
+    assert totals.costs() == (Cost(7, "xdp_filter", 5, 0.5),), "without a share of the CPU"
+    totals.add({}, {}, now=10.0 + RETENTION - 1)
+    assert len(totals.costs()) == 1
+    totals.add({}, {}, now=10.0 + RETENTION)
+    assert totals.costs() == ()
+
+
+def samples(report: CostReport) -> dict[tuple[str, ...], float]:
+    class Source:
+        def collect(self) -> Any:
+            return families(report)
+
+    registry = CollectorRegistry()
+    registry.register(Source())
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in registry.collect()
+        for sample in family.samples
+    }
+
+
+def test_metrics() -> None:
+    program = Cost(7, "xdp_filter", 450, 0.9, 0.25, 0.002)
+    tracer = Cost(7, "xdp_filter", 450, 0.3, 0.05, 0.0001)
+    report = CostReport((program,), (tracer,), 0.02, 0.05, 4096, 0.1, Level.HARDER)
+    assert samples(report) == {
+        ("xdp_program_kernel_runs_total", "7", "xdp_filter"): 450,
+        ("xdp_program_kernel_run_seconds_total", "7", "xdp_filter"): 0.9,
+        ("xdp_program_cpu_ratio", "7", "xdp_filter"): 0.25,
+        ("xdpscope_tracer_cpu_ratio", "7", "xdp_filter"): 0.05,
+        ("xdpscope_tracer_seconds_per_packet", "7", "xdp_filter"): 0.0001,
+        ("xdpscope_cpu_ratio", "agent"): 0.02,
+        ("xdpscope_cpu_ratio", "tracers"): 0.05,
+        ("xdpscope_map_memory_bytes",): 4096,
+        ("xdpscope_budget_cpu_ratio",): 0.1,
+        ("xdpscope_budget_level",): 1,
+    }
+    assert samples(CostReport()) == {("xdpscope_budget_level",): 0}
+
+
+def test_the_page_shows_cost_and_budget() -> None:
+    assert as_text(CostReport()) == {}
+    assert as_text(CostReport(agent_cpu=0.0213, tracers_cpu=0.004)) == {
+        "Own CPU": "agent 2.1% of one CPU, tracers 0.4%"
+    }
+    found = as_text(CostReport(agent_cpu=0.0213, budget=0.025, level=Level.OFF))
+    assert found == {
+        "Own CPU": "agent 2.1% of one CPU",
+        "Budget": "2.5%: no packet is taken for flows",
+    }
