@@ -1,22 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the windows of the kernel's statistics add up to, and what the agent shows of it."""
 
-from typing import Any
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from xdpscope.discovery.model import Snapshot
+from xdpscope.probes import Scan
+from xdpscope.probes.cost import CostProbe, statistics
 from xdpscope.probes.cost.metrics import families
 from xdpscope.probes.cost.report import Cost, CostReport, Level, as_text
 from xdpscope.probes.cost.statistics import Reading
 from xdpscope.probes.cost.totals import RETENTION, CostTotals
+from xdpscope.probes.probe import Tracers
 
 
 def reading(at: float, runs: int, seconds: float, program_id: int = 7) -> dict[int, Reading]:
     return {program_id: Reading(program_id, "xdp_filter", at, runs, seconds)}
 
 
-def test_totals_begin_at_nought_and_gauges_are_of_the_last_window() -> None:
+def test_totals_begin_at_0_and_gauges_are_of_the_last_window() -> None:
     """The program has run before the agent, and between the windows for somebody else."""
     totals = CostTotals()
     totals.add(reading(10.0, 500, 2.0), reading(10.1, 600, 2.02), now=10.1)
@@ -37,7 +43,7 @@ def test_a_window_without_packets_keeps_the_time_of_a_packet() -> None:
     assert (cost.cpu, cost.seconds_per_run) == (0.0, pytest.approx(0.1))
 
 
-def test_a_program_that_appears_in_a_window_begins_at_nought() -> None:
+def test_a_program_that_appears_in_a_window_begins_at_0() -> None:
     totals = CostTotals()
     totals.add({}, reading(1.0, 9, 0.9), now=1.0)
     assert totals.costs() == (Cost(7, "xdp_filter", 0, 0.0, None, None),)
@@ -97,3 +103,29 @@ def test_the_page_shows_cost_and_budget() -> None:
         "Own CPU": "agent 2.1% of one CPU",
         "Budget": "2.5%: no packet is taken for flows",
     }
+
+
+@pytest.mark.parametrize(
+    ("cpus", "interrupts"), [("", True), ("(null)", True), ("2-3", False), (None, True)]
+)
+def test_isolated_cpus_are_not_interrupted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cpus: str | None, interrupts: bool
+) -> None:
+    """The kernel interrupts each CPU to switch its statistics on: only for a budget, then."""
+    file = tmp_path / "isolated"
+    if cpus is not None:
+        file.write_text(f"{cpus}\n")
+    monkeypatch.setattr(statistics, "_ISOLATED", (file,))
+    monkeypatch.setattr(statistics, "_SYSCTL", tmp_path / "no sysctl")
+    measured: list[str] = []
+
+    def measure(*_: object, **__: object) -> None:
+        measured.append("window")
+
+    monkeypatch.setattr(statistics.Statistics, "measure", measure)
+    probe = CostProbe()
+    scan, tracers = Scan(Snapshot()), cast(Tracers, SimpleNamespace(costs=list))
+    for budget in (None, 0.05):
+        probe._budget = budget
+        probe._window(scan, tracers, 0.1)
+    assert len(measured) == 1 + interrupts

@@ -23,7 +23,7 @@ from xdpscope.probes.cost import memory
 from xdpscope.probes.cost.control import ABOVE, BELOW, BudgetControl, Measurement
 from xdpscope.probes.cost.metrics import families
 from xdpscope.probes.cost.report import CostReport, Level
-from xdpscope.probes.cost.statistics import Statistics, Window
+from xdpscope.probes.cost.statistics import Statistics, Window, always_on, has_isolated_cpus
 from xdpscope.probes.cost.totals import CostTotals
 from xdpscope.probes.probe import Probe, Scan, Tracers
 
@@ -79,6 +79,7 @@ class CostProbe(Probe):
         self._failure: Exception | None = None
         self._memory: tuple[float, int] | None = None  # when it was read, bytes
         self._exhausted = False  # whether the log has said that flows off are not enough
+        self._spared = False  # whether the log has said that isolated CPUs are not interrupted
         self._report = CostReport()
 
     def update(self, scan: Scan) -> None:
@@ -163,6 +164,15 @@ class CostProbe(Probe):
 
     def _window(self, scan: Scan, tracers: Tracers, length: float) -> Window | None:
         if self._statistics is None:
+            return None
+        if self._budget is None and has_isolated_cpus() and not always_on():
+            if not self._spared:
+                _log.info(
+                    "what programs and tracers cost is not measured: it would interrupt isolated"
+                    " CPUs",
+                    hint="to measure it all the same, set budget.cpu_percent",
+                )
+            self._spared = True
             return None
         try:
             return self._statistics.measure(

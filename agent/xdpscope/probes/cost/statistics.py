@@ -18,6 +18,10 @@ from xdpscope.libbpf import Program, run_time_stats
 from xdpscope.report import TracerCost
 
 _SYSCTL = Path("/proc/sys/kernel/bpf_stats_enabled")
+_ISOLATED = (
+    Path("/sys/devices/system/cpu/isolated"),
+    Path("/sys/devices/system/cpu/nohz_full"),
+)
 
 # The kernel counts no runs of these: they run inside of other programs, which include their time.
 _UNCOUNTED = (Role.COMPONENT, Role.EXTENSION, Role.TAILCALL)
@@ -48,6 +52,21 @@ def always_on() -> bool:
         return _SYSCTL.read_text().strip() == "1"
     except OSError:
         return False
+
+
+def has_isolated_cpus() -> bool:
+    """Return whether some CPUs must not be interrupted (``isolcpus``, ``nohz_full``).
+
+    To switch the statistics on or off, the kernel patches its code, and interrupts every CPU.
+    """
+    for file in _ISOLATED:
+        try:
+            cpus = file.read_text().strip()
+        except OSError:  # this kernel is built without it
+            continue
+        if cpus not in ("", "(null)"):
+            return True
+    return False
 
 
 class Statistics:
