@@ -11,7 +11,6 @@ import pytest
 from tests.kernel.flows import (
     TEST_RUN_DEVICE,
     check_sums,
-    held,
     observing,
     on_one_cpu,
     sum_of,
@@ -25,8 +24,9 @@ from xdpscope.config import Budget
 from xdpscope.libbpf import Program
 from xdpscope.observer import Observer
 from xdpscope.probes import Scan
-from xdpscope.probes.cost import CostProbe, Level
+from xdpscope.probes.cost import CostProbe
 from xdpscope.probes.cost.statistics import Statistics, Window, always_on
+from xdpscope.report import TracerCost
 
 pytestmark = pytest.mark.every_kernel
 
@@ -126,10 +126,15 @@ def test_the_statistics_are_off_after_the_probe_is_closed(
     while not is_counted(target) and time.monotonic() < end:
         time.sleep(0.01)
     assert time.monotonic() < end, "the window lasts a second"
+    time.sleep(0.3)  # the readings at the begin are done
+    run(target, 50)
     probe.close()
     assert not is_counted(target)
-    assert probe.report.programs[0].program == PROGRAM
-    assert (probe.report.map_memory or 0) > 1 << 16
+    report = probe.report
+    for cost in (*report.programs, *report.tracers):
+        assert (cost.program, cost.runs >= 50, (cost.cpu or 0) > 0) == (PROGRAM, True, True)
+    assert (report.tracers_cpu or 0) > 0
+    assert (report.map_memory or 0) > 1 << 16
 
 
 def counters(observer: Observer) -> dict[object, int]:
@@ -146,54 +151,59 @@ def packets_of(observer: Observer) -> int:
     return sum(sum(count.tally.packets) for count in observer.counts())
 
 
+class Rates:
+    """An observer's tracers, which note each change of the sample rate."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+        self.seen: list[int] = []
+
+    @property
+    def usual_sample_rate(self) -> int | None:
+        return self._observer.usual_sample_rate
+
+    def costs(self) -> list[TracerCost]:
+        return self._observer.costs()
+
+    def sample_flows(self, rate: int) -> None:
+        if self.seen[-1:] != [rate]:
+            self.seen.append(rate)
+        self._observer.sample_flows(rate)
+
+
 def test_a_flood_is_sampled_harder_then_not_at_all_and_flows_come_back(
     observer: Observer, target: Program
 ) -> None:
     """Test runs are the flood. This process has their time, about a whole CPU, as the agent's."""
-    probe = CostProbe(budget_interval=0.5, above=1.2, below=2.0)
-    sent, levels, seen = 0, [Level.USUAL], counters(observer)
-
-    def settled(seconds: float, repeat: int, until: Level) -> None:
-        nonlocal sent, seen
-        end = time.monotonic() + seconds
-        while (level := probe.report.level) != until and time.monotonic() < end:
-            if repeat:
-                run(target, repeat)
-                sent += repeat
-                # All quiet at this moment, at each level.
+    probe, rates = CostProbe(budget_interval=0.5, above=1.2, below=2.0), Rates(observer)
+    sent, seen = 0, counters(observer)
+    probe.reconfigure(Budget(cpu_percent=50))
+    probe.update(Scan(observer.snapshot, rates))
+    end = time.monotonic() + 60
+    try:
+        with on_one_cpu():  # the first packet of a CPU is always taken
+            while observer.sample_rate and time.monotonic() < end:
+                run(target, 500)
+                sent += 500
+                # All is quiet at this moment, at each level.
                 check_sums(observer)
                 assert packets_of(observer) == sent
                 now = counters(observer)
                 assert all(now.get(key, 0) >= number for key, number in seen.items())
                 seen = now
-            else:
-                time.sleep(0.2)
-            if levels[-1] != level:
-                levels.append(level)
-        levels.append(probe.report.level)
-        assert levels[-1] is until, levels
-
-    probe.update(Scan(observer.snapshot, observer))
-    try:
-        # The first packet of a CPU is always taken.
-        with on_one_cpu():
-            probe.reconfigure(Budget(cpu_percent=50))
-            settled(30, 500, Level.OFF)
-            assert observer.sample_rate == 0
             before = sum_of(observer.held_flows().flows)
             run(target, 100)
-            sent += 100
             check_sums(observer)
-            assert (sum_of(observer.held_flows().flows), packets_of(observer)) == (before, sent)
-        settled(30, 0, Level.USUAL)
-        assert observer.sample_rate == 1
-        assert list(dict.fromkeys(levels)) == [Level.USUAL, Level.HARDER, Level.OFF]
+            assert sum_of(observer.held_flows().flows) == before
+            assert packets_of(observer) == sent + 100
+        while observer.sample_rate != 1 and time.monotonic() < end:
+            time.sleep(0.2)
     finally:
         probe.close()
+    assert rates.seen == [1, 4, 0, 4, 1]
     before = sum_of(observer.held_flows().flows)
     run(target, 10)
     check_sums(observer)
     assert sum_of(observer.held_flows().flows) == before + 10
-    assert packets_of(observer) == sent + 10
+    assert packets_of(observer) == sent + 110
     assert {key[1:] for key in unaccounted(observer)} == {(TEST_RUN_DEVICE, "pass", "sampled_out")}
-    assert sum(packets for packets, _ in held(observer).values()) == before + 10
