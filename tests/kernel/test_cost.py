@@ -177,7 +177,7 @@ def test_a_flood_is_sampled_harder_then_not_at_all_and_flows_come_back(
     """Test runs are the flood. This process has their time, about a whole CPU, as the agent's."""
     probe, rates = CostProbe(budget_interval=0.5, above=1.2, below=2.0), Rates(observer)
     sent, seen = 0, counters(observer)
-    probe.reconfigure(Budget(cpu_percent=50))
+    probe.reconfigure(Budget(cpu_percent=70))
     probe.update(Scan(observer.snapshot, rates))
     end = time.monotonic() + 60
     try:

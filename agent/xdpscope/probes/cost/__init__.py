@@ -182,8 +182,7 @@ class CostProbe(Probe):
             if error.errno not in (EPERM, EACCES, EINVAL):
                 raise
             _log.warning(
-                "the kernel's statistics of BPF programs cannot be used: what programs and tracers"
-                " cost is not known",
+                "the kernel's statistics of BPF programs cannot be used",
                 error=error.summary,
             )
             self._statistics = None
