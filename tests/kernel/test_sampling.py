@@ -51,6 +51,7 @@ def test_each_rate_takes_exactly_its_share(lab: Lab, program: str, usual: int) -
 
 @pytest.mark.parametrize("alters", [True, False])
 def test_the_rate_changes_under_traffic(lab: Lab, alters: bool) -> None:
+    """While no packet is taken, programs that count flows replace the first one."""
     veth = lab.veth("xst0")
     program = lab.load("decide_drop", "verdicts")
     lab.attach(program, veth)
@@ -61,26 +62,35 @@ def test_the_rate_changes_under_traffic(lab: Lab, alters: bool) -> None:
     ):
         tracer.attach()
         lost = veth.lost
-        with veth.sending(udp4(1)) as traffic:
-            engine.sample_flows(0)
+        engine.sample_flows(0)
+        with veth.sending(udp4(1)) as first:
             tracer.follow_up(lambda _: alters)
+            time.sleep(0.1)
+        sent = first.sent - (veth.lost - lost)
+        early = _dropped(engine, tracer, sent)
+        assert sum(early) < sent, "packets before the follow-up are in no flow"
+        with veth.sending(udp4(1)) as traffic:
             for rate in (4, 1, 0, 1, 16) * 20:
                 engine.sample_flows(rate)
                 time.sleep(0.01)
-        sent = traffic.sent - (veth.lost - lost)
-        assert sent > 100
-        with engine.templates.map("flows4") as table:
-            end = time.monotonic() + 5
-            while _counted(tracer)[0] < sent and time.monotonic() < end:
-                time.sleep(0.02)  # the kernel may put off the work for a packet
-            time.sleep(0.02)
-            verdicts, sampled_out = _counted(tracer)
-            assert verdicts == sent
-            sets = engine.templates.btf.struct("flow_set4")
-            in_flows = int(typed(table.items()[1], sets)["flows"]["packets"].sum())
-        # The verdicts before the follow-up are in no flow, and not sampled out.
-        assert 0 < in_flows < verdicts
-        assert in_flows + sampled_out <= verdicts
+        total = first.sent + traffic.sent - (veth.lost - lost)
+        found = _dropped(engine, tracer, total)
+        assert min(now - before for now, before in zip(found, early, strict=True)) > 0
+        assert sum(found) - sum(early) == total - sent
+
+
+def _dropped(engine: Engine, tracer: Tracer, sent: int) -> tuple[int, int]:
+    """Return the packets in flows, and those sampled out, once as many are counted as sent."""
+    end = time.monotonic() + 5
+    while _counted(tracer)[0] < sent and time.monotonic() < end:
+        time.sleep(0.02)  # the kernel may put off the work for a packet
+    time.sleep(0.02)
+    found = _counted(tracer)
+    assert found[0] == sent
+    sets = engine.templates.btf.struct("flow_set4")
+    with engine.templates.map("flows4") as table:
+        in_flows = int(typed(table.items()[1], sets)["flows"]["packets"].sum())
+    return in_flows, found[1]
 
 
 def _counted(tracer: Tracer) -> tuple[int, int]:
