@@ -7,10 +7,12 @@ from typing import Any, cast
 
 import pytest
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from xdpscope.discovery.model import Snapshot
 from xdpscope.probes import Scan
 from xdpscope.probes.cost import CostProbe, statistics
+from xdpscope.probes.cost.control import Measurement
 from xdpscope.probes.cost.metrics import families
 from xdpscope.probes.cost.report import Cost, CostReport, Level, as_text
 from xdpscope.probes.cost.statistics import Reading
@@ -129,3 +131,32 @@ def test_isolated_cpus_are_not_interrupted(
         probe._budget = budget
         probe._window(scan, tracers, 0.1)
     assert len(measured) == 1 + interrupts
+
+
+@pytest.mark.parametrize(
+    ("usual", "rates"), [(1, [1, 4, 0, 4, 1]), (10, [10, 40, 0, 40, 10]), (None, [])]
+)
+def test_each_level_has_a_sample_rate_and_a_message(usual: int | None, rates: list[int]) -> None:
+    """Without flows, there is nothing to reduce."""
+    found: list[int] = []
+
+    def sample_flows(rate: int) -> None:
+        if found[-1:] != [rate]:
+            found.append(rate)
+
+    tracers = SimpleNamespace(usual_sample_rate=usual, sample_flows=sample_flows)
+    probe = CostProbe()
+    probe._budget = 0.1
+    with capture_logs() as log:
+        for second in range(0, 200, 2):
+            measured = Measurement(float(second), 0.0, 0.5 if second < 40 else 0.0)
+            probe._act(measured, cast(Tracers, tracers))
+    assert found == rates
+    assert probe._control.level is Level.USUAL
+    assert [entry["event"] for entry in log] == (usual is not None) * [
+        "above the budget: flows are sampled harder",
+        "above the budget: no packet is taken for flows",
+        "above the budget although no packet is taken for flows",
+        "below half of the budget: flows are sampled again",
+        "flows are counted as configured again",
+    ]

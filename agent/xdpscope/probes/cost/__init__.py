@@ -191,8 +191,8 @@ class CostProbe(Probe):
     def _act(self, measured: Measurement, tracers: Tracers) -> None:
         """Change the sample rate if the budget requires it."""
         before = self._control.level
-        level = self._control.step(measured, self._budget)
-        # Each time: the agent may have loaded its tracers again.
+        counts_flows = tracers.usual_sample_rate is not None
+        level = self._control.step(measured, self._budget if counts_flows else None)
         rate = _apply(level, tracers)
         if rate is None:
             return
