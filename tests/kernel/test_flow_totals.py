@@ -357,9 +357,10 @@ def test_nothing_is_lost_whatever_happens(table: Table) -> None:
     assert flow_totals.evictions["idle"] and flow_totals.evictions["pressure"]
 
 
-def test_coming_and_going_takes_no_memory() -> None:
-    """20 minutes, a reading every five seconds; every flow lives for a minute or two."""
-    resident, readings = [], 240
+@pytest.mark.parametrize("readings", [60, pytest.param(240, marks=pytest.mark.nightly)])
+def test_coming_and_going_takes_no_memory(readings: int) -> None:
+    """A reading every five seconds; every flow lives for a minute or two."""
+    resident = []
     with flow_table(sets=1024) as table:
         flow_totals, known = totals_of(table, max_entries=3000, top=200), series_index()
         packets = 0
@@ -375,7 +376,7 @@ def test_coming_and_going_takes_no_memory() -> None:
             )
             shown = sum(count for count, _ in exported(flow_totals).values())
             assert shown + other(flow_totals)[0] == packets
-            if interval % 20 == 0:
+            if interval % (readings // 12) == 0:
                 resident.append(int(Path("/proc/self/statm").read_text().split()[1]))
     assert flow_totals.entries <= 1300  # what has come in the last minute
     assert sum(flow_totals.evictions.values()) == readings * 100 - flow_totals.entries
@@ -383,9 +384,10 @@ def test_coming_and_going_takes_no_memory() -> None:
     assert resident[-1] - resident[len(resident) // 2] <= pages, resident
 
 
-def test_devices_that_come_and_go_take_no_memory() -> None:
-    """100,000 of them, a thousand at a time, each with a location of its own, some with flows."""
-    rounds, devices, flows = 100, 1000, 50
+@pytest.mark.parametrize("rounds", [20, pytest.param(100, marks=pytest.mark.nightly)])
+def test_devices_that_come_and_go_take_no_memory(rounds: int) -> None:
+    """A thousand at a time, each with a location of its own, some with flows."""
+    devices, flows = 1000, 50
     traced: list[int] = []
 
     def location(serial: int, index: int, inode: int, name: str) -> tuple[str, str]:
@@ -414,7 +416,7 @@ def test_devices_that_come_and_go_take_no_memory() -> None:
             assert len(flow_totals.exported) == flows
             assert {count.owner for count in flow_totals.exported} <= totals.keys()
             assert {count.verdict for count in flow_totals.exported} == {"drop"}
-            if round_ % 10 == 0:
+            if round_ % (rounds // 10) == 0:
                 traced.append(tracemalloc.get_traced_memory()[0])
         tracemalloc.stop()
     assert traced[-1] - traced[2] < 1 << 20, traced
