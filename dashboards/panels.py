@@ -5,11 +5,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from grafana_foundation_sdk.builders import bargauge, common, prometheus, stat, table, timeseries
+from grafana_foundation_sdk.builders import (
+    bargauge,
+    common,
+    prometheus,
+    stat,
+    table,
+    timeseries,
+)
 from grafana_foundation_sdk.builders import dashboard as build
+from grafana_foundation_sdk.builders import heatmap as heat
 from grafana_foundation_sdk.cog import builder as cogbuilder
 from grafana_foundation_sdk.models import common as models
 from grafana_foundation_sdk.models import dashboard as model
+from grafana_foundation_sdk.models import heatmap as heat_model
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 from dashboards.queries import RANGE
@@ -57,8 +66,10 @@ REASONS: Final[Mapping[str, str]] = {
 }
 """The reasons why a program is not traced, in a few words. docs/metrics.md explains them."""
 
-_AnyPanel = TypeVar("_AnyPanel", bargauge.Panel, stat.Panel, table.Panel, timeseries.Panel)
-Panel = bargauge.Panel | stat.Panel | table.Panel | timeseries.Panel
+_AnyPanel = TypeVar(
+    "_AnyPanel", bargauge.Panel, heat.Panel, stat.Panel, table.Panel, timeseries.Panel
+)
+Panel = bargauge.Panel | heat.Panel | stat.Panel | table.Panel | timeseries.Panel
 
 
 @dataclass(frozen=True)
@@ -188,6 +199,29 @@ def bars(words: Words, query: str, legend: str, unit: str, colour: str) -> barga
         .show_unfilled(False)
         .min(0)
         .color_scheme(_fixed(colour))
+    )
+
+
+def heatmap(words: Words, query: str, unit: str) -> heat.Panel:
+    """Return a map of a classic histogram over time. The query has the label ``le`` only.
+
+    ``unit`` is that of the cells. The buckets are in seconds.
+    """
+    return (
+        _said(heat.Panel(), words, unit)
+        .targets([_target("A", query).legend_format("{{le}}").format(PromQueryFormat.HEATMAP)])
+        .calculate(False)
+        .cell_gap(1)
+        .cell_values(heat.CellValues().unit(unit))
+        .y_axis(heat.YAxisConfig().unit("s").axis_placement(models.AxisPlacement.LEFT))
+        .color(
+            heat.HeatmapColorOptions()
+            .mode(heat_model.HeatmapColorMode.SCHEME)
+            .scheme("Oranges")
+            .steps(64)
+        )
+        .filter_values(heat.FilterValueRange().le(1e-9))
+        .show_legend()
     )
 
 

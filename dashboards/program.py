@@ -34,6 +34,7 @@ from dashboards.panels import (
     Panel,
     Words,
     by_verdict,
+    heatmap,
     lines,
     number,
     rows,
@@ -379,6 +380,32 @@ def _flows() -> list[Line]:
     return [Line(10, [(18, flows), (6, parts)])]
 
 
+def _latency() -> list[Line]:
+    times = total(rate("xdp_program_run_seconds_bucket", THIS), "le")
+    empty = "No time is measured: switch latency.enabled on."
+    cells = heatmap(
+        Words(
+            "Time in the program",
+            "Packets by the time that they spend in the program, with the programs that it calls,"
+            " on all interfaces of the nodes chosen. The darker a cell, the more packets.",
+            empty,
+        ),
+        times,
+        PACKETS_RATE,
+    )
+    quantiles = lines(
+        Words(
+            "Median and slowest",
+            "The time that half of the packets do not exceed, and that 99 of 100 do not exceed."
+            " Estimates from buckets that double in width.",
+            empty,
+        ),
+        {f"p{share}": f"histogram_quantile(0.{share}, {times})" for share in (50, 99)},
+        "s",
+    )
+    return [Line(8, [(12, cells), (12, quantiles)])]
+
+
 def program() -> model.Dashboard:
     """Return the dashboard."""
     return dashboard(
@@ -405,6 +432,7 @@ def program() -> model.Dashboard:
                 ],
             ),
             Section("Flows", _flows()),
+            Section("Latency", _latency()),
             Section("Maps", maps(THIS)),
         ],
         THIS,

@@ -38,7 +38,7 @@ _UNITS: Final = frozenset(
 _OF_PACKETS: Final = ("_packets", "_missed", "_exceptions", "_redirect_errors")
 """The endings of the names of packet counters."""
 
-_KINDS: Final = frozenset(("bargauge", "stat", "table", "timeseries"))
+_KINDS: Final = frozenset(("bargauge", "heatmap", "stat", "table", "timeseries"))
 _GIVEN: Final = frozenset(
     ("__rate_interval", "__range", "__from", "__url_time_range", "__value", "__data")
 )
@@ -351,6 +351,8 @@ def _about_unit(unit: object, query: str, panel: Panel) -> Iterator[str]:
         wanted = {"s"}
     elif "_seconds_total{" in query:
         wanted = {"percentunit"}
+    elif "_seconds_bucket{" in query:
+        wanted = {"s"} if "histogram_quantile(" in query else {PACKETS_RATE}
     elif "rate(" in query:
         wanted = {"count:/s"}
     else:

@@ -45,6 +45,9 @@ class _EmptyHost:
     def counts(self, since: float | None) -> list[object]:
         return []
 
+    def latencies(self, since: float | None) -> list[object]:
+        return []
+
     def statuses(self) -> list[object]:
         return []
 

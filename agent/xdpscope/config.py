@@ -28,6 +28,7 @@ __all__ = [
     "Discovery",
     "Flows",
     "GlobFilter",
+    "Latency",
     "Listen",
     "Log",
     "Outcomes",
@@ -226,6 +227,20 @@ class Flows:
 
 
 @dataclass(frozen=True)
+class Latency:
+    """The time that packets spend inside a program."""
+
+    enabled: bool = field(
+        default=False,
+        metadata=key("Count packets by the time that they spend in a program.", restart=False),
+    )
+    sample_rate: Annotated[int, _whole(1, 1_000_000)] = field(
+        default=1,
+        metadata=key("Measure one packet in this many; 1 means each.", restart=False),
+    )
+
+
+@dataclass(frozen=True)
 class Outcomes:
     """What happened to packets after the verdict."""
 
@@ -302,6 +317,10 @@ class Config:
         default_factory=Discovery, metadata={"doc": "How programs are found."}
     )
     flows: Flows = field(default_factory=Flows, metadata={"doc": "Counts by flow."})
+    latency: Latency = field(
+        default_factory=Latency,
+        metadata={"doc": "The time that packets spend inside a program."},
+    )
     outcomes: Outcomes = field(
         default_factory=Outcomes,
         metadata={"doc": "What happened to packets after the verdict."},

@@ -10,7 +10,7 @@ from xdpscope.discovery.model import Attachment
 from xdpscope.formats import document
 from xdpscope.kernel.boot import BOOT_CLOCK
 from xdpscope.program_types.xdp import VERDICTS
-from xdpscope.report import Count, FlowRow, FlowsFound, ProgramStatus
+from xdpscope.report import Count, FlowRow, FlowsFound, Latency, ProgramStatus
 
 
 def as_json(status: ProgramStatus) -> dict[str, object]:
@@ -82,6 +82,16 @@ def cpus_as_json(counts: CpuCounts) -> list[dict[str, object]]:
         for cpu, (packets, sizes) in enumerate(counts.transpose(0, 2, 1).tolist())
         if any(packets)
     ]
+
+
+def latency_as_json(latency: Latency) -> dict[str, object]:
+    """Return JSON values: the packets measured, and quantiles; null as long as there are none."""
+    times = latency.times
+    return {
+        "packets": times.packets,
+        "p50_seconds": times.quantile(0.5),
+        "p99_seconds": times.quantile(0.99),
+    }
 
 
 def flows_as_json(found: FlowsFound) -> dict[str, object]:

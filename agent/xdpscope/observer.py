@@ -17,6 +17,9 @@ from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Self
 
+import structlog
+
+from xdpscope import config
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.reason import Reason, Selection
 from xdpscope.attach.targets import Target, Targets
@@ -32,13 +35,22 @@ from xdpscope.counters.overflow_cleanup import OverflowCleanup
 from xdpscope.counters.records import Reading
 from xdpscope.counters.retention import Retention
 from xdpscope.counters.series_index import Owner, SeriesIndex
+from xdpscope.counters.times import Times
 from xdpscope.counters.totals import Location, LocationOf, Tally, Totals
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.model import Snapshot, XdpProgram
 from xdpscope.errors import KernelError
 from xdpscope.kernel.netns import HOST
 from xdpscope.read_lock import ReadLock, Work
-from xdpscope.report import Count, FlowReport, FlowRow, FlowsFound, ProgramStatus, TracerCost
+from xdpscope.report import (
+    Count,
+    FlowReport,
+    FlowRow,
+    FlowsFound,
+    Latency,
+    ProgramStatus,
+    TracerCost,
+)
 
 if TYPE_CHECKING:
     from xdpscope.read_lock import Steps
@@ -55,6 +67,8 @@ _FORGOTTEN_IN_STEP = 100
 _LISTED_IN_STEP = 8
 
 _NO_TALLY = Tally()
+
+_log = structlog.get_logger(__name__)
 
 
 def _selects(glob: str | None, *names: str) -> bool:
@@ -81,6 +95,7 @@ class Observer:
         selection: Selection,
         flows: Flows | None = None,
         patience: float = PATIENCE,
+        latency: config.Latency | None = None,
     ) -> None:
         """Create an observer. It observes nothing until ``scan``.
 
@@ -90,6 +105,7 @@ class Observer:
             selection: The programs and interfaces to observe.
             flows: The limits for flows.
             patience: Seconds to wait until each client has seen a new series of a flow at 0.
+            latency: Whether to measure times. None: no.
         """
         self._engine = engine
         self._inventory = inventory
@@ -113,6 +129,9 @@ class Observer:
         self._series_index = SeriesIndex()
         tables = engine.flow_tables()
         self._flows = FlowTotals(tables, flows or Flows(), patience) if tables else None
+        self._latency_in_use = config.Latency()
+        self._latency = latency or self._latency_in_use
+        self._times: dict[int, Times] = {}  # by program id
         self._flows_of = -1  # version of the counter reader at the last read of flows
 
     def close(self) -> None:
@@ -185,7 +204,12 @@ class Observer:
         return found
 
     def reconfigure(
-        self, selection: Selection, flows: Flows | None = None, *, everywhere: bool | None = None
+        self,
+        selection: Selection,
+        flows: Flows | None = None,
+        *,
+        everywhere: bool | None = None,
+        latency: config.Latency | None = None,
     ) -> None:
         """Use another selection and other limits from the next scan on.
 
@@ -194,13 +218,27 @@ class Observer:
             flows: The limits for flows. None: they stay.
             everywhere: Whether to observe all network namespaces, or only that of the agent. None:
                 this stays.
+            latency: Whether to measure times. None: this stays.
         """
         with self._lock:
             self._selection = selection
+            if latency is not None:
+                self._latency = latency
             if everywhere is not None:
                 self._inventory.everywhere = everywhere
             if self._flows is not None and flows is not None:
                 self._flows.limits = flows
+
+    def _switch_latency(self) -> None:
+        """Measure times, or not, as configured. All pinned state must be adopted before."""
+        latency = self._latency
+        if latency == self._latency_in_use:
+            return
+        self._latency_in_use = latency
+        try:
+            self._engine.set_latency(enabled=latency.enabled, sample_rate=latency.sample_rate)
+        except (KernelError, OSError) as error:
+            _log.warning("times cannot be measured", error=str(error))
 
     def scan(self, retention: float, follow_up: float = inf) -> None:
         """Scan the host, and attach and detach tracers to match it.
@@ -237,13 +275,17 @@ class Observer:
         incomplete = self._trace(snapshot, retention)
         self._targets.log_attached()
         end = time.monotonic() + follow_up
-        for number, target in enumerate(incomplete):
-            if self._interrupt.is_set():
-                return
-            if number and time.monotonic() >= end:
-                self._unfinished = len(incomplete) - number
-                break
-            self._targets.follow_up(target)
+        try:
+            for number, target in enumerate(incomplete):
+                if self._interrupt.is_set():
+                    return
+                if number and time.monotonic() >= end:
+                    self._unfinished = len(incomplete) - number
+                    break
+                self._targets.follow_up(target)
+        finally:
+            with _noting(failures):
+                self._engine.end_handover()
         if failures:
             raise failures[0]
 
@@ -284,6 +326,7 @@ class Observer:
         for target in self._work.do(lambda: self._retire(set(gone), retention)):
             self._targets.discard(target)
         self._scanned = True
+        self._switch_latency()
         return self._targets.incomplete()
 
     @property
@@ -314,6 +357,29 @@ class Observer:
                     for target in part
                     for location, tally in self._shown(target)
                 )
+                yield
+            return found
+
+        return self._work.do(steps, self._lock.reading)
+
+    def latencies(self, since: float | None = None) -> list[Latency]:
+        """Return the times of each program that is measured, or was.
+
+        Args:
+            since: See ``counts``.
+        """
+        began = time.monotonic() if since is None else since
+
+        def steps() -> "Steps[list[Latency]]":
+            if self._booked_at <= began:
+                yield from self._record(self._device_names.of)
+            found: list[Latency] = []
+            for part in _parts(self._targets):
+                for target in part:
+                    times = self._times.get(target.program.id)
+                    measured = self._engine.timed and target.reason is None
+                    if measured or (times is not None and times.packets):
+                        found.append(Latency(target.program, times or Times()))
                 yield
             return found
 
@@ -490,9 +556,18 @@ class Observer:
                 tracers.append(tracer)
                 target.recorded = True
         yield
-        yield from self._counter_reader.record(read_counts(tracers), overflow, location_of, idle)
+        counted = self._with_times(read_counts(tracers))
+        yield from self._counter_reader.record(counted, overflow, location_of, idle)
         self._booked_at = began
         return overflow
+
+    def _with_times(self, counted: Iterable[Counted]) -> Iterator[Counted]:
+        """Yield the same records, after adding their times."""
+        for part in counted:
+            if self._engine.timed or self._times:
+                for program, records in zip(part.programs, part.records, strict=True):
+                    self._times[program] = Times.of(records["timing"])
+            yield part
 
     def _update_flows(self, began: float) -> "Steps[None]":
         """Read totals and flows, each only if its last read began before ``began``."""
@@ -554,6 +629,7 @@ class Observer:
                 if target.tracer is not None:
                     self._counter_reader.forget(target.tracer.number)
             self._totals.forget_program(id)
+            self._times.pop(id, None)
             self._series_index.forget_program(id)
             yield
 

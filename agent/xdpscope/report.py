@@ -9,10 +9,19 @@ from typing import Self
 
 from xdpscope.attach.reason import Reason
 from xdpscope.counters.flows import FlowCount
+from xdpscope.counters.times import Times
 from xdpscope.counters.totals import Location, Tally
 from xdpscope.discovery.model import Attachment, Part, XdpProgram
 
-__all__ = ["Count", "FlowReport", "FlowRow", "FlowsFound", "ProgramStatus", "TracerCost"]
+__all__ = [
+    "Count",
+    "FlowReport",
+    "FlowRow",
+    "FlowsFound",
+    "Latency",
+    "ProgramStatus",
+    "TracerCost",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +31,14 @@ class Count:
     program: XdpProgram
     location: Location
     tally: Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Hold the times that packets spent inside one program."""
+
+    program: XdpProgram
+    times: Times
 
 
 @dataclass(frozen=True, slots=True)

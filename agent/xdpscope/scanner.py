@@ -97,7 +97,7 @@ class ScanThread(threading.Thread):
                 namespaces = NamespaceSource(everywhere=_everywhere(config))
                 inventory = stack.enter_context(Inventory(namespaces))
                 observer = stack.enter_context(
-                    Observer(engine, inventory, _selection(config), flows)
+                    Observer(engine, inventory, _selection(config), flows, latency=config.latency)
                 )
                 self.observer = observer
                 stack.enter_context(self.probes)
@@ -110,7 +110,10 @@ class ScanThread(threading.Thread):
                     if config is not self.config:
                         config = self.config
                         observer.reconfigure(
-                            _selection(config), config.flows, everywhere=_everywhere(config)
+                            _selection(config),
+                            config.flows,
+                            everywhere=_everywhere(config),
+                            latency=config.latency,
                         )
                         self.probes.reconfigure(config)
                     began = time.monotonic()

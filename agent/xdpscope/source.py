@@ -10,13 +10,14 @@ from xdpscope import __version__
 from xdpscope.attach.reason import Reason
 from xdpscope.counters.clients import READER
 from xdpscope.counters.flow_query import FlowQuery
-from xdpscope.describe import as_json, count_as_json, cpus_as_json, flows_as_json
+from xdpscope.describe import as_json, count_as_json, cpus_as_json, flows_as_json, latency_as_json
 from xdpscope.errors import ObserverBusyError
 from xdpscope.metrics import (
     SCRAPE_BEGAN,
     AgentCollector,
     FlowCollector,
     IsolatedCollectors,
+    LatencyCollector,
     ProgramCollector,
     ScanCollector,
     VerdictCollector,
@@ -28,7 +29,7 @@ from xdpscope.probes.events import EventsProbe
 from xdpscope.probes.events.report import as_json as event_as_json
 from xdpscope.probes.sockets import SocketsProbe
 from xdpscope.probes.sockets.report import as_json as socket_as_json
-from xdpscope.report import Count, FlowReport, FlowsFound, ProgramStatus
+from xdpscope.report import Count, FlowReport, FlowsFound, Latency, ProgramStatus
 from xdpscope.scanner import ScanThread
 from xdpscope.scans import ScanStatus
 
@@ -46,6 +47,7 @@ class AgentSource:
             {
                 "verdicts": VerdictCollector(self._counts),
                 "flows": FlowCollector(self._flow_report),
+                "latency": LatencyCollector(self._latencies),
                 "programs": ProgramCollector(self._statuses, self._expects),
                 "agent": AgentCollector(self._attach_failures, self._watches_devices),
                 "scans": ScanCollector(self._scans),
@@ -81,8 +83,11 @@ class AgentSource:
                 found = of_cpus.get((count.program.id, count.location))
                 shown["cpus"] = [] if found is None else cpus_as_json(found)
             counts.setdefault(count.program.id, []).append(shown)
+        latencies = {each.program.id: latency_as_json(each) for each in observer.latencies()}
         return [
-            as_json(status) | {"counts": counts.get(status.program.id, [])}
+            as_json(status)
+            | {"counts": counts.get(status.program.id, [])}
+            | {"latency": latencies.get(status.program.id)}
             for status in observer.statuses()
         ]
 
@@ -133,6 +138,10 @@ class AgentSource:
     def _counts(self) -> Sequence[Count]:
         observer = self._scan_thread.observer
         return observer.counts(SCRAPE_BEGAN.get()) if observer is not None else ()
+
+    def _latencies(self) -> Sequence[Latency]:
+        observer = self._scan_thread.observer
+        return observer.latencies(SCRAPE_BEGAN.get()) if observer is not None else ()
 
     def _flow_report(self) -> FlowReport | None:
         observer = self._scan_thread.observer

@@ -47,7 +47,10 @@ SEC(".data.epoch") struct {
 	__u64 kept;
 } epoch;
 
-/* The key of the only element of `counts`: cheaper here than on the stack. */
+/* Its `key` is the key of the only element of `counts`: cheaper here than on the stack. */
+SEC(".data.control") struct control control = { .latency_rate = 1 };
+
+/* The same key, also in a handover. */
 __u32 only;
 
 /*
@@ -121,7 +124,34 @@ leaving:
 
 static __always_inline struct target_counts *target_counts(void)
 {
+	return bpf_map_lookup_elem(&counts, &control.key);
+}
+
+static __always_inline struct target_counts *target_counts_in_handover(void)
+{
 	return bpf_map_lookup_elem(&counts, &only);
+}
+
+/*
+ * Whether an exit must not count a packet, because an exit that replaces it has counted it. The
+ * new exit runs first: the kernel calls what was attached last before the others.
+ */
+static __always_inline bool is_handed_over(struct target_counts *target, bool timed)
+{
+	__u32 number = read_once(control.key);
+
+	/* No time is measured in a handover: two entries may run. */
+	target->timing.packet = 0;
+	if (!number)
+		return false;
+	if ((number & 1) == timed) {
+		target->handed_over = number;
+		return false;
+	}
+	if (target->handed_over != number)
+		return false;
+	target->handed_over = 0;
+	return true;
 }
 
 /*

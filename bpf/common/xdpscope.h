@@ -52,6 +52,8 @@ enum limits {
 	NO_INDEX = 0x1fffff,
 	/* Flows that share a hash value. */
 	FLOW_WAYS = 4,
+	/* Bucket n counts times of up to 2^n ns, and the last one all longer times too. */
+	TIME_BUCKETS = 32,
 };
 
 struct tally {
@@ -153,6 +155,21 @@ struct entry {
 	__u64 sample_at; /* which of the last packets was taken, of as many as the sample rate */
 };
 
+/*
+ * When the packet that is measured entered the target, on this CPU. An exit uses only the time of
+ * its own entry: `packet` is the address of its struct xdp_buff, and since then no other packet
+ * was skipped. The order of reads and writes is that of `owner` in struct entry.
+ */
+struct timing {
+	__u64 packet; /* 0: none */
+	__u64 started; /* nanoseconds */
+	__u32 skip; /* packets not to be measured before the next one */
+	__u32 skip_after; /* the same when `packet` entered */
+	__u32 sample_at; /* which of the last latency_rate packets was measured */
+	__u64 total; /* nanoseconds in all buckets */
+	__u64 buckets[TIME_BUCKETS];
+};
+
 struct target_counts {
 	struct entry entry;
 	struct device_counts devices[DEVICES_INLINE];
@@ -167,6 +184,26 @@ struct target_counts {
 	__u64 first_set;
 	/* Packets for which `overflow` had no place left. */
 	struct tally unplaced[VERDICTS];
+	struct timing timing;
+	/* The last handover in which an exit of the new programs counted a packet: see struct control. */
+	__u32 handed_over;
+};
+
+/*
+ * One for all CPUs and targets. Only the agent writes it.
+ *
+ * The keys are those of the only element of `counts`, 0, or any other number, by which a program
+ * finds NULL. Then it goes another way. That costs nothing at other times: the verifier wants the
+ * check for NULL in any case.
+ *
+ * In a handover, new programs of a target replace others while packets pass. Neither key is 0
+ * then, so that every program takes a slow path. There, only one of two exits counts a packet.
+ */
+struct control {
+	__u32 key; /* 0. In a handover: its number */
+	__u32 unsampled_key; /* for programs that take each packet: not 0 while packets are sampled */
+	__u32 handovers; /* the number of the last one: odd if the new programs measure times */
+	__u32 latency_rate; /* times: one of this many packets */
 };
 
 /*

@@ -17,25 +17,22 @@
  */
 #include <stddef.h>
 #include "counting.h"
+#include "latency.h"
 #include "packet.h"
 #include "flow_table.h"
 
-/*
- * How packets are taken for flows. The agent writes it at any time.
- *
- * `key` is 0 if each packet is taken. Any other key finds no element of `counts`. The programs
- * that take each packet look up their target with it. They find NULL while packets are sampled,
- * and go another way. That costs nothing while they are not sampled: the verifier wants the
- * check for NULL in any case.
- */
+/* How packets are taken for flows. The agent writes it at any time. */
 SEC(".data.sampling") struct {
-	__u32 key;
 	__u32 rate; /* one of this many packets is taken; 0: none */
 } sampling;
 
+/*
+ * For programs that take each packet: NULL while packets are sampled, and in a handover. See
+ * struct control.
+ */
 static __always_inline struct target_counts *target_unless_sampled(void)
 {
-	return bpf_map_lookup_elem(&counts, &sampling.key);
+	return bpf_map_lookup_elem(&counts, &control.unsampled_key);
 }
 
 /*
@@ -120,21 +117,40 @@ static __always_inline int entry_flows_maybe(__u64 *ctx, struct target_counts *t
 	return 0;
 }
 
-/* For programs that usually take each packet. */
-static __noinline int entry_flows_harder(__u64 *ctx)
+/* While programs of the target replace each other: see struct control. */
+static __noinline int entry_flows_in_handover(__u64 *ctx)
 {
-	struct target_counts *target = target_counts();
+	struct target_counts *target = target_counts_in_handover();
 
 	return target ? entry_flows_maybe(ctx, target) : 0;
 }
 
-static __always_inline int entry_flows(__u64 *ctx, enum reader reader)
+static __always_inline int entry_flows_sampling(__u64 *ctx, bool timed)
+{
+	struct target_counts *target = target_counts();
+
+	if (!target)
+		return entry_flows_in_handover(ctx);
+	entry_flows_maybe(ctx, target);
+	return timed ? start_time(ctx, target) : 0;
+}
+
+/* For programs that usually take each packet. */
+static __noinline int entry_flows_harder(__u64 *ctx, bool timed)
+{
+	return entry_flows_sampling(ctx, timed);
+}
+
+static __always_inline int entry_flows(__u64 *ctx, enum reader reader, bool timed)
 {
 	struct target_counts *target = target_unless_sampled();
 
 	if (!target)
-		return entry_flows_harder(ctx);
-	return enter_packet(packet_of(ctx), target, reader);
+		return entry_flows_harder(ctx, timed);
+	if (!timed)
+		return enter_packet(packet_of(ctx), target, reader);
+	enter_packet(packet_of(ctx), target, reader);
+	return start_time(ctx, target);
 }
 
 /* At the exit, where there is no entry: by itself, so that usual packets do without it. */
@@ -164,27 +180,49 @@ static __always_inline int entry_flows_again(struct xdp_buff *xdp, struct target
 SEC("fentry")
 int entry_flows_plain(__u64 *ctx)
 {
-	return entry_flows(ctx, READ_PLAIN);
+	return entry_flows(ctx, READ_PLAIN, false);
+}
+
+SEC("fentry")
+int entry_flows_plain_timed(__u64 *ctx)
+{
+	return entry_flows(ctx, READ_PLAIN, true);
 }
 
 SEC("fentry")
 int entry_flows_cast(__u64 *ctx)
 {
-	return entry_flows(ctx, READ_CAST);
+	return entry_flows(ctx, READ_CAST, false);
+}
+
+SEC("fentry")
+int entry_flows_cast_timed(__u64 *ctx)
+{
+	return entry_flows(ctx, READ_CAST, true);
 }
 
 SEC("fentry")
 int entry_flows_copy(__u64 *ctx)
 {
-	return entry_flows(ctx, READ_COPY);
+	return entry_flows(ctx, READ_COPY, false);
+}
+
+SEC("fentry")
+int entry_flows_copy_timed(__u64 *ctx)
+{
+	return entry_flows(ctx, READ_COPY, true);
 }
 
 SEC("fentry")
 int entry_flows_sampled(__u64 *ctx)
 {
-	struct target_counts *target = target_counts();
+	return entry_flows_sampling(ctx, false);
+}
 
-	return target ? entry_flows_maybe(ctx, target) : 0;
+SEC("fentry")
+int entry_flows_sampled_timed(__u64 *ctx)
+{
+	return entry_flows_sampling(ctx, true);
 }
 
 /* Verdict and index as they are in a key: see struct flow4_key. */
@@ -391,15 +429,26 @@ static __always_inline int exit_flows_untaken(__u64 *ctx, struct device_counts *
 	return 0;
 }
 
+static __noinline int exit_flows_in_handover(__u64 *ctx, __u64 length, bool timed)
+{
+	struct target_counts *target = target_counts_in_handover();
+
+	if (!target || is_handed_over(target, timed))
+		return 0;
+	return exit_flows_other(packet_of(ctx), target, ctx[1], length);
+}
+
 /* After entry_flows_sampled(). */
-static __always_inline int exit_flows_sampled(__u64 *ctx, __u64 length, bool by_epoch)
+static __always_inline int exit_flows_sampled(__u64 *ctx, __u64 length, bool by_epoch, bool timed)
 {
 	struct target_counts *target = target_counts();
 	struct device_counts *first;
 	struct xdp_buff *xdp;
 
+	if (timed && stop_time(ctx, target))
+		target = target_counts();
 	if (!target)
-		return 0;
+		return exit_flows_in_handover(ctx, length, timed);
 	xdp = packet_of(ctx);
 	first = &target->devices[0];
 	if (__builtin_expect(!recognised(first, device_of(xdp, target), by_epoch), false) ||
@@ -411,18 +460,18 @@ static __always_inline int exit_flows_sampled(__u64 *ctx, __u64 length, bool by_
 }
 
 /* After entry_flows_harder(). */
-static __noinline int exit_flows_harder_by_epoch(__u64 *ctx, __u64 length)
+static __noinline int exit_flows_harder_by_epoch(__u64 *ctx, __u64 length, bool timed)
 {
-	return exit_flows_sampled(ctx, length, true);
+	return exit_flows_sampled(ctx, length, true, timed);
 }
 
-static __noinline int exit_flows_harder_by_identity(__u64 *ctx, __u64 length)
+static __noinline int exit_flows_harder_by_identity(__u64 *ctx, __u64 length, bool timed)
 {
-	return exit_flows_sampled(ctx, length, false);
+	return exit_flows_sampled(ctx, length, false, timed);
 }
 
 /* After entry_flows_plain() and its like. */
-static __always_inline int exit_flows(__u64 *ctx, bool by_epoch)
+static __always_inline int exit_flows(__u64 *ctx, bool by_epoch, bool timed)
 {
 	__u64 length = length_of(packet_of(ctx));
 	struct target_counts *target = target_unless_sampled();
@@ -431,9 +480,11 @@ static __always_inline int exit_flows(__u64 *ctx, bool by_epoch)
 	__u64 key[2], owner, returned;
 	__u32 verdict;
 
+	if (timed && stop_time(ctx, target))
+		target = target_unless_sampled();
 	if (!target)
-		return by_epoch ? exit_flows_harder_by_epoch(ctx, length) :
-				  exit_flows_harder_by_identity(ctx, length);
+		return by_epoch ? exit_flows_harder_by_epoch(ctx, length, timed) :
+				  exit_flows_harder_by_identity(ctx, length, timed);
 	xdp = packet_of(ctx);
 	returned = ctx[1]; /* here, so that `ctx` need not be kept */
 	first = &target->devices[0];
@@ -460,15 +511,35 @@ other:
 	return leave_by_identity_other(xdp, target, returned, length);
 }
 
+static __noinline int exit_only_in_handover(__u64 *ctx, __u64 length, bool timed)
+{
+	struct target_counts *target = target_counts_in_handover();
+	struct entry *entry;
+
+	if (!target || is_handed_over(target, timed))
+		return 0;
+	entry = &target->entry;
+	entry->counted = true;
+	if (entry->skip) {
+		entry->skip--;
+		entry->kind = ENTRY_NONE;
+	} else if (!entry_flows_taken(ctx, target)) {
+		entry->kind = ENTRY_NONE;
+	}
+	return exit_flows_other(packet_of(ctx), target, ctx[1], length);
+}
+
 /* As exit_only_packet(), of sampled packets. */
-static __always_inline int exit_only_packet_sampled(__u64 *ctx, __u64 length)
+static __always_inline int exit_only_packet_sampled(__u64 *ctx, __u64 length, bool timed)
 {
 	struct target_counts *target = target_counts();
 	struct device_counts *first;
 	struct entry *entry;
 
+	if (timed && stop_time(ctx, target))
+		target = target_counts();
 	if (!target)
-		return 0;
+		return exit_only_in_handover(ctx, length, timed);
 	first = &target->devices[0];
 	entry = &target->entry;
 	entry->counted = true;
@@ -483,9 +554,9 @@ static __always_inline int exit_only_packet_sampled(__u64 *ctx, __u64 length)
 	return exit_flows_untaken(ctx, first, length);
 }
 
-static __noinline int exit_only_harder(__u64 *ctx, __u64 length)
+static __noinline int exit_only_harder(__u64 *ctx, __u64 length, bool timed)
 {
-	return exit_only_packet_sampled(ctx, length);
+	return exit_only_packet_sampled(ctx, length, timed);
 }
 
 /*
@@ -493,7 +564,7 @@ static __noinline int exit_only_harder(__u64 *ctx, __u64 length)
  * As long as there is exit_verdicts(), too, that comes second, and `counted` keeps it from
  * counting.
  */
-static __always_inline int exit_only_packet(__u64 *ctx, enum reader reader)
+static __always_inline int exit_only_packet(__u64 *ctx, enum reader reader, bool timed)
 {
 	__u64 length = length_of(packet_of(ctx));
 	struct target_counts *target = target_unless_sampled();
@@ -502,8 +573,10 @@ static __always_inline int exit_only_packet(__u64 *ctx, enum reader reader)
 	struct xdp_buff *xdp;
 	__u32 verdict;
 
+	if (timed && stop_time(ctx, target))
+		target = target_unless_sampled();
 	if (!target)
-		return exit_only_harder(ctx, length);
+		return exit_only_harder(ctx, length, timed);
 	target->entry.counted = true;
 	xdp = packet_of(ctx);
 	first = &target->devices[0];
@@ -540,6 +613,8 @@ static __always_inline int exit_verdicts(__u64 *ctx, bool by_epoch)
 	struct net_device *device;
 	struct entry *entry;
 
+	if (!target)
+		target = target_counts_in_handover();
 	if (!target || verdict >= VERDICTS)
 		return 0;
 	entry = &target->entry;
@@ -573,49 +648,97 @@ int exit_verdicts_by_identity(__u64 *ctx)
 SEC("fexit")
 int exit_flows_by_epoch(__u64 *ctx)
 {
-	return exit_flows(ctx, true);
+	return exit_flows(ctx, true, false);
+}
+
+SEC("fexit")
+int exit_flows_by_epoch_timed(__u64 *ctx)
+{
+	return exit_flows(ctx, true, true);
 }
 
 SEC("fexit")
 int exit_flows_by_identity(__u64 *ctx)
 {
-	return exit_flows(ctx, false);
+	return exit_flows(ctx, false, false);
+}
+
+SEC("fexit")
+int exit_flows_by_identity_timed(__u64 *ctx)
+{
+	return exit_flows(ctx, false, true);
 }
 
 SEC("fexit")
 int exit_flows_sampled_by_epoch(__u64 *ctx)
 {
-	return exit_flows_sampled(ctx, length_of(packet_of(ctx)), true);
+	return exit_flows_sampled(ctx, length_of(packet_of(ctx)), true, false);
+}
+
+SEC("fexit")
+int exit_flows_sampled_by_epoch_timed(__u64 *ctx)
+{
+	return exit_flows_sampled(ctx, length_of(packet_of(ctx)), true, true);
 }
 
 SEC("fexit")
 int exit_flows_sampled_by_identity(__u64 *ctx)
 {
-	return exit_flows_sampled(ctx, length_of(packet_of(ctx)), false);
+	return exit_flows_sampled(ctx, length_of(packet_of(ctx)), false, false);
+}
+
+SEC("fexit")
+int exit_flows_sampled_by_identity_timed(__u64 *ctx)
+{
+	return exit_flows_sampled(ctx, length_of(packet_of(ctx)), false, true);
 }
 
 SEC("fexit")
 int exit_only_plain(__u64 *ctx)
 {
-	return exit_only_packet(ctx, READ_PLAIN);
+	return exit_only_packet(ctx, READ_PLAIN, false);
+}
+
+SEC("fexit")
+int exit_only_plain_timed(__u64 *ctx)
+{
+	return exit_only_packet(ctx, READ_PLAIN, true);
 }
 
 SEC("fexit")
 int exit_only_cast(__u64 *ctx)
 {
-	return exit_only_packet(ctx, READ_CAST);
+	return exit_only_packet(ctx, READ_CAST, false);
+}
+
+SEC("fexit")
+int exit_only_cast_timed(__u64 *ctx)
+{
+	return exit_only_packet(ctx, READ_CAST, true);
 }
 
 SEC("fexit")
 int exit_only_copy(__u64 *ctx)
 {
-	return exit_only_packet(ctx, READ_COPY);
+	return exit_only_packet(ctx, READ_COPY, false);
+}
+
+SEC("fexit")
+int exit_only_copy_timed(__u64 *ctx)
+{
+	return exit_only_packet(ctx, READ_COPY, true);
 }
 
 SEC("fexit")
 int exit_only_sampled(__u64 *ctx)
 {
-	return exit_only_packet_sampled(ctx, length_of(packet_of(ctx)));
+	return exit_only_packet_sampled(ctx, length_of(packet_of(ctx)), false);
+}
+
+SEC("fexit")
+int exit_only_sampled_timed(__u64 *ctx)
+{
+	return exit_only_packet_sampled(ctx, length_of(packet_of(ctx)), true);
 }
 
 char LICENSE[] SEC("license") = "GPL";

@@ -8,6 +8,7 @@
  * by a map of that target alone, and TARGET by its number.
  */
 #include "counting.h"
+#include "latency.h"
 
 /* Any device except the device in the target's first slot. */
 static __noinline int count_other(struct net_device *device, struct target_counts *target,
@@ -20,15 +21,28 @@ static __noinline int count_other(struct net_device *device, struct target_count
 	return 0;
 }
 
-static __always_inline int count(__u64 *ctx, bool by_epoch)
+/* While programs of the target replace each other: see struct control. */
+static __noinline int count_in_handover(__u64 *ctx, bool timed)
+{
+	struct target_counts *target = target_counts_in_handover();
+
+	if (!target || is_handed_over(target, timed))
+		return 0;
+	return count_other(device_of(packet_of(ctx), target), target, verdict_of(ctx),
+			   length_of(packet_of(ctx)));
+}
+
+static __always_inline int count(__u64 *ctx, bool by_epoch, bool timed)
 {
 	__u64 length = length_of(packet_of(ctx));
 	struct target_counts *target = target_counts(), *shifted;
 	struct net_device *device;
 	enum verdict verdict;
 
+	if (timed && stop_time(ctx, target))
+		target = target_counts();
 	if (!target)
-		return 0;
+		return count_in_handover(ctx, timed);
 	device = device_of(packet_of(ctx), target);
 	verdict = verdict_of(ctx);
 	shifted = target;
@@ -42,14 +56,27 @@ static __always_inline int count(__u64 *ctx, bool by_epoch)
 SEC("fexit")
 int count_by_epoch(__u64 *ctx)
 {
-	return count(ctx, true);
+	return count(ctx, true, false);
 }
 
 /* Without: reads its identity for each packet, about 20 instructions more. */
 SEC("fexit")
 int count_by_identity(__u64 *ctx)
 {
-	return count(ctx, false);
+	return count(ctx, false, false);
+}
+
+/* Both, with times: see entry_time(). */
+SEC("fexit")
+int count_by_epoch_timed(__u64 *ctx)
+{
+	return count(ctx, true, true);
+}
+
+SEC("fexit")
+int count_by_identity_timed(__u64 *ctx)
+{
+	return count(ctx, false, true);
 }
 
 char LICENSE[] SEC("license") = "GPL";

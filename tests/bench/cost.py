@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from tests.bench import flows
 from tests.bench.compiled import BUILT
-from tests.bench.guest import EMPTY_EXIT, ONE_DEVICE
+from tests.bench.guest import EMPTY_EXIT, EMPTY_PAIR, ONE_DEVICE, TIMED_SAMPLED
 from tests.vm.kernels import VmError
 from tests.vm.run import Machine, run
 
@@ -109,6 +109,13 @@ FLOWS = (
     Ratio(flows.READ_ONLY6, _flows6(flows.READ_ONLY6)),
     Ratio(flows.FLOOD4, _flows4(flows.FLOOD4), ((_EVERYWHERE, 3.0),)),
     Ratio(flows.FLOOD6, _flows6(flows.FLOOD6)),
+    Ratio(
+        TIMED_SAMPLED,
+        lambda cost: cost.ratio(TIMED_SAMPLED, EMPTY_PAIR),
+        (((6, 12), 1.35), ((7, 0), 1.45)),
+    ),
+    Ratio(flows.TIMED4, _flows4(flows.TIMED4)),
+    Ratio(flows.TIMED_SAMPLED4, _flows4(flows.TIMED_SAMPLED4)),
     Ratio(flows.LRU, _flows4(flows.LRU)),
     Ratio(flows.XDPDUMP_ENTRY, _flows4(flows.XDPDUMP_ENTRY)),
     Ratio(flows.XDPDUMP_BOTH, _flows4(flows.XDPDUMP_BOTH)),

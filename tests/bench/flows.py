@@ -5,7 +5,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 
 from tests.bench.peers import lru, xdpdump
-from tests.bench.rig import check_counts, floor, packet4, packet6
+from tests.bench.rig import check_counts, check_times, floor, packet4, packet6
 from tests.bench.turns import FLOWS, FlowBench
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.templates import FlowSizes
@@ -22,6 +22,8 @@ HARDER4 = "xdpscope, 10,000 flows of IPv4, one packet of 4 by the budget"
 OFF4 = "xdpscope, 10,000 flows of IPv4, off by the budget"
 READ_ONLY_OFF4 = "xdpscope, 10,000 flows of IPv4, off by the budget, without an entry"
 FLOOD4 = "xdpscope, a flood of IPv4"
+TIMED4 = "xdpscope, 10,000 flows of IPv4, with times"
+TIMED_SAMPLED4 = "xdpscope, 10,000 flows of IPv4, with times of one packet of 100"
 EMPTY_PAIR6 = "empty fentry and fexit, IPv6"
 STEADY6 = "xdpscope, 10,000 flows of IPv6"
 READ_ONLY6 = "xdpscope, 10,000 flows of IPv6, without an entry"
@@ -73,6 +75,7 @@ def ours(
     sample_rate: int = 1,
     read_only: bool = False,
     budget: int | None = None,
+    times: int = 0,
 ) -> Measured:
     """Return the cost of a run under the product's tracer.
 
@@ -82,6 +85,7 @@ def ours(
         sample_rate: one packet of this many is in a flow.
         read_only: traced as if the target altered none.
         budget: the sample rate that a budget sets after the tracers are attached; 0: no packet.
+        times: the time of one packet of this many is measured; 0: of none.
 
     Raises:
         AssertionError: verdicts were not counted exactly, or a packet is neither in its flow nor
@@ -89,6 +93,7 @@ def ours(
     """
     sizes = FlowSizes(SETS, sample_rate)
     with Engine(sizes) as engine, closing(Tracer(engine, bench.description)) as tracer:
+        engine.set_latency(enabled=bool(times), sample_rate=times or 1)
         tracer.attach()
         tracer.follow_up(lambda _: not read_only)
         if budget is not None:
@@ -101,6 +106,8 @@ def ours(
         table = Table.of(engine, family)
         sampled_out = runs - table.packets if sample_rate > 1 or budget is not None else 0
         check_counts(tracer, engine, [runs], sampled_out)
+        if times:
+            check_times(tracer, runs, times)
         return Measured(cost, settling, runs - settling, settled, table)
 
 
@@ -121,10 +128,10 @@ def _settled(bench: FlowBench, engine: Engine, family: str) -> Table:
     return table
 
 
-def steady(bench: FlowBench, family: str, read_only: bool = False) -> int:
+def steady(bench: FlowBench, family: str, read_only: bool = False, times: int = 0) -> int:
     """Return the cost of a run among flows that are known; each packet is found in its flow."""
     bench.take_turns()
-    found = ours(bench, family, read_only=read_only)
+    found = ours(bench, family, read_only=read_only, times=times)
     settled = found.settled
     if found.table != replace(settled, packets=settled.packets + found.runs):
         raise AssertionError(f"not all packets are in flows that were known: {found}")
@@ -176,6 +183,8 @@ def measure(loaded: Object) -> dict[str, int | None]:
             EMPTY_PAIR4: floor(bench, "empty_entry", "empty_exit"),
             STEADY4: steady(bench, "flows4"),
             READ_ONLY4: steady(bench, "flows4", read_only=True),
+            TIMED4: steady(bench, "flows4", times=1),
+            TIMED_SAMPLED4: steady(bench, "flows4", times=SAMPLE_RATE),
             SAMPLED4: sampled(bench, "flows4"),
             READ_ONLY_SAMPLED4: sampled(bench, "flows4", read_only=True),
             HARDER4: reduced(bench, 4),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.bench import flows
 from tests.bench.compiled import path_of
-from tests.bench.rig import Bench, check_counts, floor, packet4
+from tests.bench.rig import Bench, check_counts, check_times, floor, packet4
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.tracer import Tracer
 from xdpscope.libbpf import Object
@@ -24,8 +24,11 @@ EMPTY_PAIR = "empty fentry and fexit"
 ONE_DEVICE = "xdpscope, one device"
 SECOND_DEVICE = "xdpscope, second to fourth device"
 FIFTH_DEVICE = "xdpscope, fifth device and on"
+TIMED = "xdpscope, one device, with times"
+TIMED_SAMPLED = "xdpscope, one device, with times of one packet of 100"
 WITHOUT_EPOCHS = "xdpscope, one device, known by identity"
 
+TIMED_RATE = 100
 DEVICES_INLINE = 4  # bpf/common/xdpscope.h
 _CLONE_NEWNET = 0x40000000  # unshare(2)
 
@@ -79,6 +82,27 @@ def ours(bench: Bench, engine: Engine, devices: int) -> list[int]:
     return found
 
 
+def timed(bench: Bench, engine: Engine, sample_rate: int) -> int:
+    """Return the cost of a run whose time inside the target is measured too.
+
+    Raises:
+        AssertionError: packets, bytes or times were not counted exactly.
+    """
+    engine.set_latency(enabled=True, sample_rate=sample_rate)
+    with closing(Tracer(engine, bench.description)) as tracer:
+        tracer.attach()
+        tracer.follow_up(lambda _: True)
+        engine.end_handover()
+        # One packet of 100 is not ten of each thousand.
+        bench.slack = int(sample_rate > 1)
+        before = bench.runs
+        cost = bench.instructions()
+        bench.slack = 0
+        check_counts(tracer, engine, [bench.runs - before])
+        check_times(tracer, bench.runs - before, sample_rate)
+    return cost
+
+
 def verdicts(loaded: Object) -> dict[str, object]:
     """Return what it costs to count verdicts, beside a few facts."""
     with loaded.program(TARGET) as program:
@@ -91,7 +115,9 @@ def verdicts(loaded: Object) -> dict[str, object]:
         with Engine() as engine:
             recognised_by_epoch = engine.watches_devices
             first, second, _, _, fifth = ours(bench, engine, devices=5)
-        added |= {ONE_DEVICE: first, SECOND_DEVICE: second, FIFTH_DEVICE: fifth}
+            added |= {ONE_DEVICE: first, SECOND_DEVICE: second, FIFTH_DEVICE: fifth}
+            added[TIMED] = timed(bench, engine, 1)
+            added[TIMED_SAMPLED] = timed(bench, engine, TIMED_RATE)
         with Engine(watch_devices=False) as engine:
             (added[WITHOUT_EPOCHS],) = ours(bench, engine, devices=1)
         if bench.instructions() != untraced:

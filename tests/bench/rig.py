@@ -12,6 +12,7 @@ from tests.tables import every_step
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.tracer import Tracer
 from xdpscope.counters.records import REASONS, no_counts, of_target
+from xdpscope.counters.times import Times
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.model import XdpProgram
 from xdpscope.libbpf import Link, Object, Program, run_time_stats
@@ -66,6 +67,13 @@ def check_counts(tracer: Tracer, engine: Engine, runs: list[int], sampled_out: i
     counted = [each.counts.tolist() for each in reading.values()]
     if sorted(counted) != sorted(wanted):
         raise AssertionError(f"counted {counted}, but there were {wanted}")
+
+
+def check_times(tracer: Tracer, runs: int, sample_rate: int) -> None:
+    """Raise AssertionError if not one packet in so many was measured, give or take one."""
+    found = Times.of(tracer.records()["timing"]).packets
+    if abs(found * sample_rate - runs) >= (sample_rate if sample_rate > 1 else 1):
+        raise AssertionError(f"of {runs} packets {found} have a time")
 
 
 class Bench:

@@ -130,7 +130,25 @@ def test_reload(lab: Lab) -> None:
         wait_for(lambda: traced(agent, "decide_drop"))
         veth.send(frame(60), times=4)
         assert agent.value("xdp_packets_total", program="decide_drop", verdict="drop") == 7
+
+        assert measured(agent) is None
+        agent.configure(QUICK + "latency: {enabled: true}\n")
+        agent.send(signal.SIGHUP)
+        # While the agent switches, no packet is measured.
+        wait_for(lambda: veth.send(frame(60)) and measured(agent))
+        before = measured(agent)
+        veth.send(frame(60), times=5)
+        wait_for(lambda: measured(agent) == before + 5)
+        agent.configure(QUICK)
+        agent.send(signal.SIGHUP)
+        wait_for(lambda: agent.events().count("configuration reloaded") == 5)
+        wait_for(lambda: measured(agent) == (veth.send(frame(60)) and measured(agent)))
         assert agent.stop() == 0
+
+
+def measured(agent: AgentProcess) -> float | None:
+    """Return the number of times in the histogram; None if there is none."""
+    return agent.value("xdp_program_run_seconds_count", program="decide_drop")
 
 
 @pytest.mark.one_kernel

@@ -13,8 +13,9 @@ import numpy as np
 
 from xdpscope.cli.parser import FLOW_OPTIONS
 from xdpscope.counters.flow_query import Order
+from xdpscope.counters.times import BOUNDS, Times
 from xdpscope.counters.totals import Tally
-from xdpscope.describe import as_json, count_as_json, cpus_as_json, flows_as_json
+from xdpscope.describe import as_json, count_as_json, cpus_as_json, flows_as_json, latency_as_json
 from xdpscope.discovery.model import Attachment, ChainPosition, Mode, Part, Role, XdpProgram
 from xdpscope.doctor import Finding, Removed, Status
 from xdpscope.formats import document
@@ -24,7 +25,7 @@ from xdpscope.probes.events.report import as_json as event_as_json
 from xdpscope.probes.sockets.report import Owner, XdpSocket
 from xdpscope.probes.sockets.report import as_json as socket_as_json
 from xdpscope.program_types.xdp import VERDICTS
-from xdpscope.report import Count, FlowRow, FlowsFound, ProgramStatus
+from xdpscope.report import Count, FlowRow, FlowsFound, Latency, ProgramStatus
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 EXAMPLES = {
@@ -61,6 +62,8 @@ def test_the_example_of_programs() -> None:
     at = (Attachment(*LOCATION, Mode.NATIVE),)
     listed = as_json(ProgramStatus(PROGRAM, part, at, None, 0, None))
     listed |= {"counts": [count_as_json(Count(PROGRAM, LOCATION, Tally()))]}
+    times = Times((1,) * (len(BOUNDS) + 1))
+    listed |= {"latency": latency_as_json(Latency(PROGRAM, times))}
     socket = XdpSocket(
         48211, 1, *LOCATION, 3, 0, (0,) * len(REASONS), 0, 0, 0, 0, False, Owner(1, "")
     )

@@ -18,6 +18,7 @@ from xdpscope.agent import Agent
 from xdpscope.config import (
     Config,
     GlobFilter,
+    Latency,
     Listen,
     Programs,
     load,
@@ -79,6 +80,7 @@ def test_every_key_is_read() -> None:
         interfaces: {exclude: [lo]}
         discovery: {interval: 500ms, netns: host}
         flows: {enabled: false, max_entries: 10, top: 0, sample_rate: 100, idle_timeout: 1.5h}
+        latency: {enabled: true, sample_rate: 100}
         outcomes: {enabled: false}
         budget: {cpu_percent: 2.5}
         state: {pin_path: /sys/fs/bpf/xdpscope}
@@ -94,6 +96,7 @@ def test_every_key_is_read() -> None:
     assert config.interfaces == GlobFilter(("*",), ("lo",))
     assert (config.discovery.interval, config.discovery.netns) == (0.5, "host")
     assert dataclasses.astuple(config.flows) == (False, 10, 0, 100, 5400.0)
+    assert config.latency == Latency(enabled=True, sample_rate=100)
     assert not config.outcomes.enabled
     assert config.budget.cpu_percent == 2.5
     assert config.state.pin_path == Path("/sys/fs/bpf/xdpscope")
@@ -113,6 +116,7 @@ def test_keys_that_need_a_restart_are_named() -> None:
         interfaces: {include: [a], exclude: [b]}
         discovery: {interval: 1s, netns: host}
         flows: {enabled: false, max_entries: 1, top: 1, sample_rate: 2, idle_timeout: 1s}
+        latency: {enabled: true, sample_rate: 2}
         budget: {cpu_percent: 5}
         state: {pin_path: /x}
         log: {level: debug, format: json}
@@ -186,7 +190,7 @@ Listen: 1.2.3.4:5
         "x.yaml:5: discovery.netns: must be one of all, host, not 'hots' (did you mean host?)",
         "x.yaml:9: programs.include[1]: must be a shell glob, a number or a tag, not a list",
         "x.yaml:10: Listen: unknown key, did you mean listen? (allowed: listen, web_config, "
-        "programs, interfaces, discovery, flows, outcomes, budget, state, log)",
+        "programs, interfaces, discovery, flows, latency, outcomes, budget, state, log)",
     ]
 
 
@@ -212,7 +216,7 @@ listen: "[::1]"
         "x.yaml:2: state.pin_path: must be an absolute path, or null, not 'here'",
         "x.yaml:2: state.pin_path: is given twice, first on line 2",
         "x.yaml:3: '(mapping as key)': unknown key (allowed: listen, web_config, programs, "
-        "interfaces, discovery, flows, outcomes, budget, state, log)",
+        "interfaces, discovery, flows, latency, outcomes, budget, state, log)",
         "x.yaml:6: interfaces.exclude[1]: must be a shell glob, a number or a tag, not '' "
         "(empty, or with unprintable characters)",
         "x.yaml:6: interfaces.exclude[2]: must be a shell glob, a number or a tag, not a list",
@@ -222,9 +226,9 @@ listen: "[::1]"
         "x.yaml:8: flows: must be a mapping with keys among enabled, max_entries, top, "
         "sample_rate, idle_timeout, not a list",
         "x.yaml:9: 'the key': unknown key (allowed: listen, web_config, programs, interfaces, "
-        "discovery, flows, outcomes, budget, state, log)",
+        "discovery, flows, latency, outcomes, budget, state, log)",
         "x.yaml:10: '': unknown key (allowed: listen, web_config, programs, interfaces, discovery, "
-        "flows, outcomes, budget, state, log)",
+        "flows, latency, outcomes, budget, state, log)",
         "x.yaml:11: programs.arm: must be true or false, not 1",
         "x.yaml:11: programs.arm: is given twice, first on line 11",
         "x.yaml:11: programs.ARM: unknown key, did you mean arm? "

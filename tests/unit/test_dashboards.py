@@ -29,6 +29,7 @@ from xdpscope.metrics import (
     AgentCollector,
     FlowCollector,
     IsolatedCollectors,
+    LatencyCollector,
     ProgramCollector,
     ScanCollector,
     VerdictCollector,
@@ -55,6 +56,7 @@ def served() -> dict[str, Metric]:
     )
     collectors = (
         VerdictCollector(list),
+        LatencyCollector(list),
         ProgramCollector(list),
         AgentCollector(dict),
         FlowCollector(lambda: report),
@@ -72,6 +74,8 @@ def served() -> dict[str, Metric]:
             counter = family.type == "counter"
             labels = frozenset(getattr(family, "_labelnames", ()))
             found[family.name + "_total" * counter] = Metric(counter, labels)
+            if family.type == "histogram":
+                found[family.name + "_bucket"] = Metric(counter=True, labels=labels | {"le"})
     program = Metric(counter=False, labels=frozenset(("program_id", "program")))
     found.setdefault("xdp_program_loaded_timestamp_seconds", program)
     return found

@@ -21,10 +21,11 @@ from tests.unit.served import HOSTILE, Served, assert_secure, serving
 from xdpscope.attach.reason import Reason
 from xdpscope.config import Config
 from xdpscope.counters.flow_query import FlowQuery
+from xdpscope.counters.times import BOUNDS, Times
 from xdpscope.counters.totals import Tally
 from xdpscope.discovery.model import Attachment, Mode, Part, Role, XdpProgram
 from xdpscope.program_types.xdp import VERDICTS
-from xdpscope.report import Count, FlowsFound, ProgramStatus
+from xdpscope.report import Count, FlowsFound, Latency, ProgramStatus
 from xdpscope.scans import ScanRecord
 from xdpscope.source import AgentSource
 from xdpscope.web.page import render
@@ -152,6 +153,7 @@ def test_the_page_of_the_agent_is_made_of_what_it_observes() -> None:
         counts=lambda: [Count(program, ("host", "eth0"), tally)],
         held_flows=lambda _: FlowsFound(),
         attach_failures=lambda: {Reason.BUSY: 3},
+        latencies=lambda: [Latency(program, Times((0, 0, 100, *[0] * (len(BOUNDS) - 2))))],
     )
     scan_thread = SimpleNamespace(observer=observer, scans=ScanRecord(), config=Config())
     with scan_thread.scans.scan():
@@ -167,8 +169,14 @@ def test_the_page_of_the_agent_is_made_of_what_it_observes() -> None:
             "bytes": {"aborted": 0, "drop": 5678, "pass": 0, "tx": 0, "redirect": 0, "unknown": 0},
         }
     ]
+    assert listed["latency"] == {
+        "packets": 100,
+        "p50_seconds": pytest.approx(48e-9),
+        "p99_seconds": pytest.approx(63.68e-9),
+    }
     shown = Parsed(render([listed], source.flows(FlowQuery())["flows"], source.status())).text
     assert all(part in shown for part in ("entry_function", "eth0", "1,234", "1 of 1", "0 s ago"))
+    assert all(part in shown for part in ("48 ns", "63.7 ns", "Packets measured"))
 
 
 # --- in a browser ---------------------------------------------------------------------------------

@@ -77,7 +77,7 @@ def host(monkeypatch: pytest.MonkeyPatch, scans: Looks) -> None:
     engine = SimpleNamespace(watches_devices=True)
     monkeypatch.setattr(scanner, "Engine", lambda *_, **__: nullcontext(engine))
     monkeypatch.setattr(scanner, "Inventory", lambda _: nullcontext())
-    monkeypatch.setattr(scanner, "Observer", lambda *_: scans)
+    monkeypatch.setattr(scanner, "Observer", lambda *_, **__: scans)
 
 
 @pytest.fixture

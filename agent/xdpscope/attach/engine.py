@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from xdpscope import bpf
 from xdpscope.attach import packet_writes, templates
+from xdpscope.attach.handover import Handover
 from xdpscope.attach.pins import PinPath, TargetPins
 from xdpscope.attach.templates import FlowSizes
 from xdpscope.counters.overflow import OverflowReading
@@ -90,6 +91,8 @@ class Engine:
         self._numbers = itertools.count(1)
         self._in_use: set[int] = set()
         self._logged_cpus = False
+        self.timed = False
+        """Whether tracers of programs in service measure times. See ``set_latency``."""
         with ExitStack() as stack:
             try:
                 self_test = stack.enter_context(Object(bpf.path_of("self_test")))
@@ -184,8 +187,8 @@ class Engine:
         """
         if self._sampling is not None:
             # A reader of the key may still see the old rate: any rate is right.
-            harder = int(rate != self._usual_rate)
-            self._sampling.update(_ONLY_KEY, np.array([harder, rate], np.uint32).tobytes())
+            self._sampling.update(_ONLY_KEY, np.uint32(rate).tobytes())
+            self.handover.sample(rate != self._usual_rate)
         self._rate = rate
 
     def writes_packets(self, target: Program) -> bool:
@@ -206,6 +209,34 @@ class Engine:
         except KernelError as error:
             _log.debug("no helper counts as harmless", error=str(error))
             return frozenset()
+
+    def set_latency(self, *, enabled: bool, sample_rate: int = 1) -> None:
+        """Measure times, or not, in each target that ``Targets.follow_up`` handles from now on.
+
+        Raises:
+            KernelError: this kernel does not accept the programs that measure times.
+        """
+        entry = self._self_test.entry_function()
+        assert entry is not None  # noqa: S101 - the templates are loaded
+        if enabled:
+            self.timed = False
+            self.handover.set_rate(sample_rate)
+            self.templates.load_timed(self._self_test, entry)
+        self.timed = enabled
+
+    @property
+    def handover(self) -> Handover:
+        """Return what lets tracing programs of a target be replaced while packets pass."""
+        return self.templates.handover
+
+    def end_handover(self) -> None:
+        """End a handover that this agent began. Without one, do nothing.
+
+        Raises:
+            KernelError: the handover could not be ended. The next call tries again.
+        """
+        if self.handover.active:
+            self.handover.end()
 
     def next_number(self) -> int:
         """Return a number for a target. No other target of the same shared maps ever gets it.
@@ -241,8 +272,10 @@ class Engine:
     def all_known(self) -> None:
         """Record that every target of an earlier agent is adopted.
 
-        From now on, a record with any other number belongs to no target.
+        From now on, a record with any other number belongs to no target. A handover in which that
+        agent ended is over.
         """
+        self.handover.end()
         self._all_known = True
 
     def overflow(self) -> Generator[None, None, dict[int, OverflowReading]]:

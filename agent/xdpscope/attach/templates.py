@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from xdpscope import bpf
 from xdpscope.attach.device_hook import DeviceHook, ftrace_is_off
+from xdpscope.attach.handover import Handover
 from xdpscope.attach.pins import PinPath, Shared, State
 from xdpscope.counters.records import of_target
 from xdpscope.errors import KernelError, UnsupportedHostError
@@ -132,7 +133,31 @@ class Variant:
 
     @property
     def programs(self) -> tuple[str, ...]:
+        """Return the programs that measure no times."""
         return tuple(dict.fromkeys((self.first, *self.rest, *self.rest_read_only)))
+
+    @property
+    def timed_programs(self) -> tuple[str, ...]:
+        """Return the programs that replace others while the agent measures times."""
+        return tuple(dict.fromkeys(chain(*self.ways(timed=True))))
+
+    def way(self, *, writes_packets: bool, timed: bool) -> tuple[str, ...]:
+        """Return the programs of a target in service, in the order of attaching.
+
+        The first one is an fexit program, which counts.
+        """
+        way = (self.rest if writes_packets else self.rest_read_only) or (self.first,)
+        if not timed:
+            return way
+        names = tuple(f"{name}_timed" for name in way)
+        return names if len(way) > 1 else (*names, "entry_time")
+
+    def ways(self, *, timed: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Return the result of ``way`` for targets that alter packets, and for others."""
+        return (
+            self.way(writes_packets=True, timed=timed),
+            self.way(writes_packets=False, timed=timed),
+        )
 
     def id(self, sizes: FlowSizes | None) -> str:
         """Return the id of the pinned state. An agent adopts only a state with an equal id."""
@@ -263,6 +288,7 @@ class Templates:
             self._copyables = {
                 name: self._copyable(loaded, name, sizes) for name in variant.programs
             }
+            self.handover = Handover(stack.enter_context(loaded.map(".data.control")))
             self._object = loaded
             self._counts = stack.enter_context(loaded.map("counts"))
             self.hook_failure = ""  # why the hook of an earlier variant was silent
@@ -272,6 +298,37 @@ class Templates:
                 else None
             )
             self._resources = stack.pop_all()
+
+    def load_timed(self, self_test: Program, entry: EntryFunction) -> None:
+        """Load the programs that measure times, and try them on the self-test.
+
+        They use the maps of the programs that are loaded already. Again is no error.
+
+        Raises:
+            LoadError: the kernel refused one of them.
+            KernelError: a test failed.
+        """
+        names = self.variant.timed_programs
+        if names[0] in self._copyables:
+            return
+        with ExitStack() as stack:
+            loaded = stack.enter_context(Object(bpf.path_of(self.variant.object)))
+            loaded.set_autoload(*names)
+            for name in names:
+                loaded.set_attach_target(name, self_test, entry.name)
+                loaded.keep_log(name)
+            for name in loaded.maps():
+                with self.map(name) as shared:
+                    loaded.reuse_fd(name, shared)
+            loaded.load()
+            timed = {name: self._copyable(loaded, name, self.sizes) for name in names}
+            try:
+                self._copyables |= timed
+                self._try_handover(self_test, entry)
+            except KernelError:
+                self._copyables = {k: v for k, v in self._copyables.items() if k not in timed}
+                raise
+            self._resources.push(stack.pop_all())
 
     @staticmethod
     def _copyable(loaded: Object, name: str, sizes: FlowSizes | None) -> _Copyable:
@@ -406,7 +463,34 @@ class Templates:
                     # From Linux 5.13, the agent can distinguish its references from those of users.
                     self.tells_targets = each.link.ends().target == self_test.info().id
                 self_test.test_run(bytes(64))
-                self._check_one(counts)
+                self._check(counts, packets=1)
+
+    def _try_handover(self, self_test: Program, entry: EntryFunction) -> None:
+        """Replace programs on the self-test by those that measure times.
+
+        Each packet must count once, also while all of them are attached. A packet under the timed
+        programs alone must have a time, and no other packet.
+
+        Raises:
+            KernelError: a test failed.
+        """
+        ways = (self.variant.ways(timed=flag) for flag in (False, True))
+        for plain, timed in dict.fromkeys(zip(*ways, strict=True)):
+            with ExitStack() as stack:
+                counts = stack.enter_context(self.new_counts())
+                attached = ExitStack()
+                for number, way in enumerate((plain, timed)):
+                    old, attached = attached, stack.enter_context(ExitStack())
+                    with old:
+                        self.handover.begin(timed=way == timed)
+                        copies = self.copies(way, 0, counts)
+                        for _, each in self.attach(copies, self_test, entry):
+                            attached.callback(each.close)
+                        self_test.test_run(bytes(64))
+                        self._check(counts, packets=2 * number + 1)
+                    self.handover.end()
+                    self_test.test_run(bytes(64))
+                    self._check(counts, packets=2 * number + 2, times=number)
 
     def test_hook(self) -> None:
         """Test the hook on devices.
@@ -423,11 +507,14 @@ class Templates:
         if not self.hook.trusted and not ftrace_is_off():
             raise SilentHookError(self.hook.failure)
 
-    def _check_one(self, counts: Map) -> None:
+    def _check(self, counts: Map, packets: int, times: int = 0) -> None:
         records = typed(counts.lookup(_ONLY_KEY), self.btf.struct("target_counts"))
-        packets = sum(int(each.counts[0, :, 0].sum()) for each in of_target(records).values())
-        if packets != 1:
-            raise KernelError(f"one packet was counted {packets} times", EPROTO)
+        found = sum(int(each.counts[0, :, 0].sum()) for each in of_target(records).values())
+        if found != packets:
+            raise KernelError(f"of {packets} packets {found} were counted", EPROTO)
+        found = int(records["timing"]["buckets"].sum())
+        if found != times:
+            raise KernelError(f"of {times} packets {found} have a time", EPROTO)
 
 
 def _flow_state(map_: Map) -> NDArray[np.uint32]:

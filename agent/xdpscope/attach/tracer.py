@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from errno import EAGAIN
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -52,16 +53,18 @@ class Tracer:
     An attached tracer holds a reference to its target, as every tracing program does. Its counts
     stay readable after ``detach``. They continue to grow if the tracer is attached again.
 
-    With pins, the tracer outlives the agent. The next agent may then find one of these sets of
-    tracing programs:
+    A *way* is a set of programs for a target in service: ``Variant.way``. With pins, the tracer
+    outlives the agent. The next agent may then find one of these sets of tracing programs:
 
-    - the first program, alone or with some programs of ``rest`` or ``rest_read_only``;
-    - all programs of ``rest``, or all of ``rest_read_only``;
+    - the first program, alone or with some programs of a way that counts flows;
+    - all programs of a way;
+    - all programs of a way, and some of the way that replaces it or that it replaces;
     - no program.
 
-    The first two sets count every packet once (see bpf/probes/flows.bpf.c). ``follow_up`` and
-    ``detach`` pass through these sets only, until the remaining programs count nothing. ``attach``
-    then starts again.
+    The first two sets count every packet once (see bpf/probes/flows.bpf.c). So does the third,
+    while the handover lasts: the next agent detaches the additional programs, and ends it.
+    ``follow_up`` and ``detach`` pass through these sets only, until the remaining programs count
+    nothing. ``attach`` then starts again.
     """
 
     def __init__(
@@ -88,7 +91,6 @@ class Tracer:
         self._runs = 0  # runs of detached fexit programs
         self._ran = False  # whether the kernel has ever counted run time
         self._detached: list[int] = []  # ids of programs
-        self.complete = False
         with ExitStack() as stack:
             if pinned is not None:
                 self._pins: TargetPins | None = pinned
@@ -108,7 +110,7 @@ class Tracer:
 
     def _adopt(self, pinned: TargetPins, stack: ExitStack) -> None:
         variant, names = self._engine.templates.variant, pinned.links()
-        for name in variant.programs:
+        for name in (*variant.programs, *variant.timed_programs):
             if name in names:
                 link = stack.enter_context(pinned.link(name))
                 ends = link.ends()
@@ -122,14 +124,18 @@ class Tracer:
             info = each.program.info()
             self._spent_ns -= info.run_time_ns
             self._runs -= info.run_count if _is_exit(name) else 0
-        ways = [set(way) for way in (variant.rest, variant.rest_read_only)]
-        if variant.first not in self._attached and set(self._attached) not in ways:
-            self._drop(list(self._attached))
+        self._drop([name for name in self._attached if name not in self._valid()])
         if self._attached:
             self._last = None
-        self.complete = bool(self._attached) and not (
-            variant.rest and variant.first in self._attached
-        )
+
+    def _valid(self) -> set[str]:
+        """Return those of the attached programs that together count every packet once."""
+        variant, attached = self._engine.templates.variant, set(self._attached)
+        if variant.rest and variant.first in attached:
+            begun = self._begun()
+            return {variant.first, *(() if begun is None else begun)}
+        ways = chain(*(variant.ways(timed=timed) for timed in (False, True)))
+        return next((set(way) for way in ways if attached.issuperset(way)), set())
 
     def attach(self) -> None:
         """Attach the tracer completely or not at all. Its counts continue from their last values.
@@ -146,15 +152,15 @@ class Tracer:
             copies = self._copies((variant.first,))
         with Program.open(self._target) as target:
             self._attach(copies, target)
-        self.complete = not variant.rest
         self._ready = self._last = None
 
     def _begin_anew(self) -> None:
         self._wait_until_detached()
-        # The content of ``entry`` belongs to a packet of the past.
+        # The content of ``entry`` and ``timing.packet`` belongs to a packet of the past.
         records = self._counts.lookup(_ONLY_KEY)
-        entry = typed(records, self._engine.target_counts)["entry"]
-        entry[...] = np.zeros((), entry.dtype)
+        counts = typed(records, self._engine.target_counts)
+        counts["entry"] = np.zeros((), counts["entry"].dtype)
+        counts["timing"]["packet"] = 0
         self._counts.update(_ONLY_KEY, records.tobytes())
 
     def _copies(self, names: Iterable[str]) -> list[Copy]:
@@ -174,32 +180,56 @@ class Tracer:
                 with self._changing:
                     self._attached[name] = each
 
+    @property
+    def complete(self) -> bool:
+        """Return whether the attached programs are those for a target in service."""
+        ways = self._engine.templates.variant.ways(timed=self._engine.timed)
+        return any(self._attached.keys() == set(way) for way in ways)
+
     def follow_up(self, writes_packets: Callable[[Program], bool]) -> None:
-        """Attach the programs that count flows, and detach the one that counts verdicts only.
+        """Attach the programs that count flows and measure times, and detach others.
 
         The tracer misses no packet and counts none twice. The caller may try again after a failure.
 
         Args:
             writes_packets: Returns whether a target may alter a packet. If not, the fexit program
-                reads the packet, and there is no fentry program.
+                reads the packet, and there is no fentry program for it.
 
         Raises:
-            KernelError: the tracer continues to count verdicts only.
+            KernelError: the tracer continues as before.
         """
-        variant = self._engine.templates.variant
+        variant, timed = self._engine.templates.variant, self._engine.timed
         with Program.open(self._target) as target:
-            rest = self._begun()
-            if rest is None:
-                rest = variant.rest if writes_packets(target) else variant.rest_read_only
-            names = [name for name in rest if name not in self._attached]
-            self._attach(self._copies(names), target)
-        self._drop([variant.first])
-        self.complete = True
+            way = self._begun()
+            if way is None:
+                way = variant.way(writes_packets=writes_packets(target), timed=timed)
+            if variant.rest and variant.first in self._attached:
+                self._attach_missing(way, target)
+                self._drop([variant.first])
+            if not self.complete:
+                at = variant.ways(timed=not timed).index(way)
+                self._replace(way, variant.ways(timed=timed)[at], target)
+
+    def _replace(self, old: Sequence[str], new: Sequence[str], target: Program) -> None:
+        """Attach one way, and detach the other. The caller ends the handover."""
+        handover = self._engine.handover
+        handover.begin(timed=self._engine.timed)
+        try:
+            self._attach_missing(new, target)
+        except (KernelError, OSError):
+            self._drop([name for name in new if name in self._attached])
+            raise
+        self._drop(old)
+        handover.replaced(self._detached[-len(old) :])
+
+    def _attach_missing(self, names: Iterable[str], target: Program) -> None:
+        missing = [name for name in names if name not in self._attached]
+        self._attach(self._copies(missing), target)
 
     def _begun(self) -> tuple[str, ...] | None:
-        """Return the programs that an earlier agent had begun to attach. None if there are none."""
+        """Return the way of which some programs are attached. None if there is none."""
         variant = self._engine.templates.variant
-        ways = variant.rest, variant.rest_read_only
+        ways = chain(*(variant.ways(timed=timed) for timed in (False, True)))
         return next((way for way in ways if not self._attached.keys().isdisjoint(way)), None)
 
     def _drop(self, names: Sequence[str], *, last: bool = False) -> None:
@@ -251,7 +281,7 @@ class Tracer:
 
     @property
     def counts_flows(self) -> bool:
-        """Return whether any program that counts flows is attached."""
+        """Return whether any program is attached that does more than count verdicts."""
         return bool(self._attached.keys() - {self._engine.templates.variant.first})
 
     @property

@@ -4,6 +4,7 @@
 from xdpscope.metrics.agent import AgentCollector
 from xdpscope.metrics.flows import FlowCollector
 from xdpscope.metrics.isolation import SCRAPE_BEGAN, IsolatedCollectors
+from xdpscope.metrics.latency import LatencyCollector
 from xdpscope.metrics.programs import ProgramCollector
 from xdpscope.metrics.scans import ScanCollector
 from xdpscope.metrics.verdicts import VerdictCollector
@@ -13,6 +14,7 @@ __all__ = [
     "AgentCollector",
     "FlowCollector",
     "IsolatedCollectors",
+    "LatencyCollector",
     "ProgramCollector",
     "ScanCollector",
     "VerdictCollector",

@@ -157,6 +157,7 @@ def render(
         _facts(status),
         _programs(traced, any_at_all=bool(programs)),
         _chains(programs),
+        _latencies(programs),
         _cpus(traced, cpus) if cpus > 1 else "",
         _untraced(rest),
         _sockets(sockets),
@@ -206,6 +207,39 @@ def _programs(programs: Sequence[Shown], *, any_at_all: bool) -> str:
             f"{''.join(cells)}</tr>"
         )
     return _table("programs", "Programs", heads, rows, cards=True)
+
+
+def _latencies(programs: Sequence[Shown]) -> str:
+    rows = []
+    for program in programs:
+        latency = program.get("latency")
+        if latency is None:
+            continue
+        quantiles = (
+            _cell(_duration(latency[f"{name}_seconds"]), "number", name) for name in ("p50", "p99")
+        )
+        rows.append(
+            f'<tr role="row" id="t{_text(program["id"])}">'
+            + _program(program)
+            + "".join(quantiles)
+            + _cell(f"{latency['packets']:,}", "number", "Packets measured")
+            + "</tr>"
+        )
+    if not rows:
+        return ""
+    title = "Time in programs <small>estimates, over all packets measured</small>"
+    heads = [_head("Program"), *(_head(n, "number") for n in ("p50", "p99", "Packets measured"))]
+    return _table("latency", title, heads, rows, cards=True)
+
+
+def _duration(seconds: float | None) -> str:
+    """Return a time with three digits, in a unit from ns to s."""
+    if seconds is None:
+        return "-"
+    for unit, size in (("ns", 1e-9), ("µs", 1e-6), ("ms", 1e-3)):
+        if seconds < 999.5 * size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
 
 
 def _cpus(programs: Sequence[Shown], cpus: int) -> str:
