@@ -221,6 +221,7 @@ def heatmap(words: Words, query: str, unit: str) -> heat.Panel:
             .steps(64)
         )
         .filter_values(heat.FilterValueRange().le(1e-9))
+        .color_scheme(_fixed(PLAIN))
         .show_legend()
     )
 

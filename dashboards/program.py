@@ -381,7 +381,7 @@ def _flows() -> list[Line]:
 
 
 def _latency() -> list[Line]:
-    times = total(rate("xdp_program_run_seconds_bucket", THIS), "le")
+    times = total(here(rate("xdp_program_run_seconds_bucket", THIS)), "le")
     empty = "No time is measured: switch latency.enabled on."
     cells = heatmap(
         Words(

@@ -135,6 +135,8 @@ def labels(tree: syntax.Expr, metrics: Mapping[str, Metric]) -> set[str]:
         return set()
     if isinstance(tree, syntax.Call) and tree.func.name == "label_replace":
         return labels(tree.args[0], metrics) | {tree.args[1].val}
+    if isinstance(tree, syntax.Call) and tree.func.name == "histogram_quantile":
+        return labels(tree.args[1], metrics) - {"le"}
     return set().union(*(labels(child, metrics) for child in _children(tree)))
 
 
