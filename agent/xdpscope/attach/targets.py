@@ -168,7 +168,7 @@ class Targets:
             _log.info("tracing", program=program.function, program_id=program.id)
 
     def incomplete(self) -> list[Target]:
-        """Return targets in service whose tracers do not count flows yet.
+        """Return targets in service whose tracers do not count flows, or measure times, as wanted.
 
         The result omits programs that the last scan found first. To start counting the flows of a
         program takes ten times as long as its verdicts, and many programs are short-lived.
@@ -189,7 +189,7 @@ class Targets:
                 yield target
 
     def follow_up(self, target: Target) -> None:
-        """Start to count the flows of a target."""
+        """Start to count the flows of a target, and switch the measuring of times."""
         if target.tracer is None or not target.armed or target.tracer.complete:
             return
         try:
@@ -200,8 +200,9 @@ class Targets:
             target.flows_again_at = time.monotonic() + _pause_after(target.flow_refusals)
             target.flow_refusals += 1
             if target.flow_refusals == 1:
+                without_flows = self._engine.templates.variant.rest and not target.counts_flows
                 _log.warning(
-                    "flows are not counted",
+                    "flows are not counted" if without_flows else "times are not switched",
                     program=program.function,
                     program_id=program.id,
                     error=str(error),
