@@ -3,10 +3,9 @@
 #ifndef __XDPSCOPE_COUNTING_H
 #define __XDPSCOPE_COUNTING_H
 
-#include "vmlinux.h"
+#include "packet_access.h"
 #include "xdpscope.h"
 #include <bpf/bpf_helpers.h>
-#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 
 struct {
@@ -63,13 +62,7 @@ SEC(".data.budget") __s64 budget = 1;
 /* What a record in `overflow` begins as: too large for the stack. */
 struct device_counts blank;
 
-/* Constants of the template, which the agent replaces in each copy. */
-#define constant(value)                                           \
-	({                                                        \
-		__u64 __c;                                        \
-		asm volatile("%0 = %1" : "=r"(__c) : "i"(value)); \
-		__c;                                              \
-	})
+/* A constant of 64 bits of the template. */
 #define constant64(value)                                            \
 	({                                                           \
 		__u64 __c;                                           \
@@ -110,17 +103,10 @@ leaving:
 	return device;
 }
 
-/* Keeps the compiler from moving memory accesses across it. */
-#define barrier() asm volatile("" ::: "memory")
-
 /* A test makes a device appear here. */
 #ifndef BETWEEN_EPOCH_AND_IDENTITY
 #define BETWEEN_EPOCH_AND_IDENTITY() barrier()
 #endif
-
-/* Reads and writes that the compiler leaves where they are. */
-#define read_once(place)	 (*(const volatile __typeof__(place) *)&(place))
-#define write_once(place, value) (*(volatile __typeof__(place) *)&(place) = (value))
 
 static __always_inline struct target_counts *target_counts(void)
 {
@@ -166,25 +152,6 @@ static __always_inline __u64 identity_of(struct net_device *device)
 	__u64 serial = constant(BY_INODE) == BY_INODE ? net->ns.inum : net->net_cookie;
 
 	return serial << 32 | (__u32)device->ifindex;
-}
-
-/* The whole packet, fragments of a multi-buffer one included. */
-static __always_inline __u64 length_of(struct xdp_buff *xdp)
-{
-	/* Kernels without the helper have no multi-buffer packets. */
-	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_xdp_get_buff_len))
-		return bpf_xdp_get_buff_len((struct xdp_md *)xdp);
-	return (__u64)xdp->data_end - (__u64)xdp->data;
-}
-
-/*
- * The arguments of a fexit, read again wherever they are needed. Keeping a register across
- * a call is more expensive. Older verifiers know no bounds of a number that was stored on
- * the stack.
- */
-static __always_inline struct xdp_buff *packet_of(__u64 *ctx)
-{
-	return (struct xdp_buff *)*(volatile __u64 *)&ctx[0];
 }
 
 /* Cuts a number to 32 bits by one instruction, where the compiler takes two. */

@@ -9,9 +9,8 @@
  */
 #include "vmlinux.h"
 #include "capture.h"
+#include "packet_access.h"
 #include "packet_filter.h"
-#include <bpf/bpf_helpers.h>
-#include <bpf/bpf_core_read.h>
 
 /* Set before the object is loaded; the verifier removes what it makes unreachable. */
 const volatile struct capture_config config = {
@@ -85,23 +84,6 @@ struct {
 
 __u32 only;
 
-#define constant(value)                                           \
-	({                                                        \
-		__u64 __c;                                        \
-		asm volatile("%0 = %1" : "=r"(__c) : "i"(value)); \
-		__c;                                              \
-	})
-
-#define barrier()		 asm volatile("" ::: "memory")
-#define read_once(place)	 (*(const volatile __typeof__(place) *)&(place))
-#define write_once(place, value) (*(volatile __typeof__(place) *)&(place) = (value))
-
-/* A volatile read: the compiler would take an equal number for the pointer, the verifier would not. */
-static __always_inline struct xdp_buff *packet_of(__u64 *ctx)
-{
-	return (struct xdp_buff *)*(volatile __u64 *)&ctx[0];
-}
-
 static __always_inline struct net_device *device_of(struct xdp_buff *xdp)
 {
 	struct net_device *device;
@@ -114,46 +96,6 @@ static __always_inline struct net_device *device_of(struct xdp_buff *xdp)
 	device = xdp->rxq->dev;
 	asm volatile("" : "+r"(device));
 	return device;
-}
-
-/* include/uapi/linux/if_arp.h: devices whose packets begin with an IP header, and Ethernet. */
-enum {
-	ARPHRD_ETHER = 1,
-	ARPHRD_PPP = 512,
-	ARPHRD_RAWIP = 519,
-	ARPHRD_TUNNEL = 768,
-	ARPHRD_TUNNEL6 = 769,
-	ARPHRD_SIT = 776,
-	ARPHRD_IPGRE = 778,
-	ARPHRD_IP6GRE = 823,
-	ARPHRD_NONE = 0xfffe,
-};
-
-static __always_inline bool is_layer3(struct net_device *device)
-{
-	switch (device->type) {
-	case ARPHRD_PPP:
-	case ARPHRD_RAWIP:
-	case ARPHRD_TUNNEL:
-	case ARPHRD_TUNNEL6:
-	case ARPHRD_SIT:
-	case ARPHRD_IPGRE:
-	case ARPHRD_IP6GRE:
-	case ARPHRD_NONE:
-		return true;
-	case ARPHRD_ETHER:
-		return device->hard_header_len == 0;
-	default:
-		return false;
-	}
-}
-
-static __always_inline __u64 length_of(struct xdp_buff *xdp)
-{
-	/* Kernels without the helper (before 5.18) have no multi-buffer packets. */
-	if (bpf_core_enum_value_exists(enum bpf_func_id, BPF_FUNC_xdp_get_buff_len))
-		return bpf_xdp_get_buff_len((struct xdp_md *)xdp);
-	return (__u64)xdp->data_end - (__u64)xdp->data;
 }
 
 static __always_inline bool is_selected(struct xdp_buff *xdp)
