@@ -3,6 +3,7 @@
 
 from random import Random
 
+from xdpscope.libbpf import instruction as isa
 from xdpscope.sessions.packet_filter import classic
 from xdpscope.sessions.packet_filter.classic import Classic
 
@@ -28,10 +29,10 @@ def program(random: Random) -> tuple[Classic, ...]:
     """
     size = random.choice((1, 3, 8, 20, 60))
     words = random.sample(range(16), random.randrange(4)) if random.random() < 0.5 else []
-    start = [Classic(classic.LD | classic.IMM, 0, 0, 0)] if random.random() < 0.5 else []
-    start += [Classic(classic.ST, 0, 0, word) for word in words]
+    start = [Classic(isa.LD | isa.IMM, 0, 0, 0)] if random.random() < 0.5 else []
+    start += [Classic(isa.ST, 0, 0, word) for word in words]
     body = [_instruction(random, size - at, words) for at in range(size)]
-    end = random.choice((classic.K, classic.A))
+    end = random.choice((isa.K, classic.A))
     return (*start, *body, Classic(classic.RET | end, 0, 0, _constant(random)))
 
 
@@ -41,8 +42,8 @@ def _instruction(random: Random, left: int, words: list[int]) -> Classic:
     if choice < 0.35:
         code = random.choice(
             (
-                *(classic.LD | size | mode for size in classic.SIZES for mode in (0x20, 0x40)),
-                classic.LDX | classic.MSH | classic.B,
+                *(isa.LD | size | mode for size in classic.SIZES for mode in (0x20, 0x40)),
+                isa.LDX | classic.MSH | isa.B,
             )
         )
         indirect = code & 0xE0 == classic.IND
@@ -51,29 +52,29 @@ def _instruction(random: Random, left: int, words: list[int]) -> Classic:
         )
     if choice < 0.6:
         operation = random.choice(classic._ARITHMETIC)
-        source = random.choice((classic.K, classic.X))
+        source = random.choice((isa.K, isa.X))
         k = _constant(random)
-        if source == classic.K and operation in (classic.LSH, classic.RSH):
+        if source == isa.K and operation in (isa.LSH, isa.RSH):
             k %= 32
-        if source == classic.K and operation in (classic.DIV, classic.MOD):
+        if source == isa.K and operation in (isa.DIV, isa.MOD):
             k = k or 5
-        return Classic(classic.ALU | operation | source, 0, 0, k)
+        return Classic(isa.ALU | operation | source, 0, 0, k)
     if choice < 0.8:
-        operation = random.choice((classic.JEQ, classic.JGT, classic.JGE, classic.JSET))
-        source = random.choice((classic.K, classic.K, classic.X))
+        operation = random.choice((isa.JEQ, isa.JGT, isa.JGE, isa.JSET))
+        source = random.choice((isa.K, isa.K, isa.X))
         jumps = [random.randrange(min(left, random.choice((2, 8, 255)))) for _ in range(2)]
-        return Classic(classic.JMP | operation | source, *jumps, _constant(random))
+        return Classic(isa.JMP | operation | source, *jumps, _constant(random))
     if choice < 0.83:
-        return Classic(classic.JMP | classic.JA, 0, 0, random.randrange(left))
+        return Classic(isa.JMP | isa.JA, 0, 0, random.randrange(left))
     if choice < 0.86:
-        return Classic(classic.RET | random.choice((classic.K, classic.A)), 0, 0, _constant(random))
+        return Classic(classic.RET | random.choice((isa.K, classic.A)), 0, 0, _constant(random))
     kinds = [
-        classic.LD | classic.IMM, classic.LDX | classic.IMM, classic.LD | classic.LEN,
-        classic.LDX | classic.LEN, classic.ALU | classic.NEG, classic.MISC | classic.TAX,
+        isa.LD | isa.IMM, isa.LDX | isa.IMM, isa.LD | classic.LEN,
+        isa.LDX | classic.LEN, isa.ALU | isa.NEG, classic.MISC | classic.TAX,
         classic.MISC | classic.TXA,
     ]  # fmt: skip
     if words and random.random() < 0.5:
-        code = random.choice((classic.ST, classic.STX, classic.LD | 0x60, classic.LDX | 0x60))
+        code = random.choice((isa.ST, isa.STX, isa.LD | 0x60, isa.LDX | 0x60))
         return Classic(code, 0, 0, random.choice(words))
     return Classic(random.choice(kinds), 0, 0, _constant(random))
 

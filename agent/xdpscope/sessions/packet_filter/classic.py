@@ -9,16 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-# Classes, sizes, modes, operations: linux/bpf_common.h and linux/filter.h.
-LD, LDX, ST, STX, ALU, JMP, RET, MISC = range(8)
-W, H, B = 0x00, 0x08, 0x10
-IMM, ABS, IND, MEM, LEN, MSH = 0x00, 0x20, 0x40, 0x60, 0x80, 0xA0
-ADD, SUB, MUL, DIV, OR, AND, LSH, RSH, NEG, MOD, XOR = range(0x00, 0xB0, 0x10)
-JA, JEQ, JGT, JGE, JSET = range(0x00, 0x50, 0x10)
-K, X, A = 0x00, 0x08, 0x10
+from xdpscope.libbpf import instruction as isa
+
+# What classic BPF alone has: linux/bpf_common.h and linux/filter.h. Everything else is as in BPF.
+RET, MISC = 0x06, 0x07
+ABS, IND, LEN, MSH = 0x20, 0x40, 0x80, 0xA0
+A = 0x10
 TAX, TXA = 0x00, 0x80
 
-SIZES = {W: 4, H: 2, B: 1}
+SIZES = {isa.W: 4, isa.H: 2, isa.B: 1}
 MEMORY_WORDS = 16
 MAX_INSTRUCTIONS = 4096
 """``BPF_MAXINSNS``: no kernel takes a longer classic program."""
@@ -26,17 +25,41 @@ MAX_INSTRUCTIONS = 4096
 MAX_LINEAR = 1 << 24
 """More bytes than the first part of a packet ever has: bytes behind are never there."""
 
-_ARITHMETIC = (ADD, SUB, MUL, DIV, MOD, OR, AND, XOR, LSH, RSH)
+_ARITHMETIC = (
+    isa.ADD,
+    isa.SUB,
+    isa.MUL,
+    isa.DIV,
+    isa.MOD,
+    isa.OR,
+    isa.AND,
+    isa.XOR,
+    isa.LSH,
+    isa.RSH,
+)
 _LOADS = (
-    {LD | size | mode for size in SIZES for mode in (ABS, IND)}
-    | {LDX | MSH | B}
-    | {kind | mode for kind in (LD, LDX) for mode in (IMM, MEM, LEN)}
+    {isa.LD | size | mode for size in SIZES for mode in (ABS, IND)}
+    | {isa.LDX | MSH | isa.B}
+    | {kind | mode for kind in (isa.LD, isa.LDX) for mode in (isa.IMM, isa.MEM, LEN)}
 )
 _CODES = (
     _LOADS
-    | {ST, STX, MISC | TAX, MISC | TXA, RET | K, RET | A, JMP | JA, ALU | NEG}
-    | {ALU | operation | source for operation in _ARITHMETIC for source in (K, X)}
-    | {JMP | operation | source for operation in (JEQ, JGT, JGE, JSET) for source in (K, X)}
+    | {
+        isa.ST,
+        isa.STX,
+        MISC | TAX,
+        MISC | TXA,
+        RET | isa.K,
+        RET | A,
+        isa.JMP | isa.JA,
+        isa.ALU | isa.NEG,
+    }
+    | {isa.ALU | operation | source for operation in _ARITHMETIC for source in (isa.K, isa.X)}
+    | {
+        isa.JMP | operation | source
+        for operation in (isa.JEQ, isa.JGT, isa.JGE, isa.JSET)
+        for source in (isa.K, isa.X)
+    }
 )
 
 
@@ -61,7 +84,7 @@ class Classic(NamedTuple):
     @property
     def by_x(self) -> bool:
         """Return whether the operand of an ``ALU`` or ``JMP`` instruction is the register X."""
-        return bool(self.code & X)
+        return bool(self.code & isa.X)
 
     @property
     def mode(self) -> int:
@@ -76,12 +99,12 @@ class Classic(NamedTuple):
     @property
     def reads_packet(self) -> bool:
         """Return whether this is a load of packet bytes."""
-        return self.klass in (LD, LDX) and self.mode in (ABS, IND, MSH)
+        return self.klass in (isa.LD, isa.LDX) and self.mode in (ABS, IND, MSH)
 
     @property
     def is_indirect(self) -> bool:
         """Return whether this is a load of packet bytes at an offset that depends on X."""
-        return self.klass == LD and self.mode == IND
+        return self.klass == isa.LD and self.mode == IND
 
     @property
     def end(self) -> int:
@@ -91,7 +114,7 @@ class Classic(NamedTuple):
     @property
     def reads_length(self) -> bool:
         """Return whether this is a load of the packet's length."""
-        return self.klass in (LD, LDX) and self.mode == LEN
+        return self.klass in (isa.LD, isa.LDX) and self.mode == LEN
 
     @property
     def never_there(self) -> bool:
@@ -101,32 +124,37 @@ class Classic(NamedTuple):
     @property
     def divides_by_zero(self) -> bool:
         """Return whether this is a division by the constant 0."""
-        return self.klass == ALU and self.operation in (DIV, MOD) and not self.by_x and self.k == 0
+        return (
+            self.klass == isa.ALU
+            and self.operation in (isa.DIV, isa.MOD)
+            and not self.by_x
+            and self.k == 0
+        )
 
     @property
     def reads(self) -> frozenset[str]:
         """Return the registers and memory words that it reads: ``A``, ``X``, ``M3`` …"""
         found = set()
-        if self.klass in (LD, LDX) and self.mode == MEM:
+        if self.klass in (isa.LD, isa.LDX) and self.mode == isa.MEM:
             found.add(f"M{self.k}")
-        if self.is_indirect or self.code in (STX, MISC | TXA):
+        if self.is_indirect or self.code in (isa.STX, MISC | TXA):
             found.add("X")
-        if self.klass in (ALU, JMP) and self.code != JMP | JA:
+        if self.klass in (isa.ALU, isa.JMP) and self.code != isa.JMP | isa.JA:
             found.add("A")
             if self.by_x:
                 found.add("X")
-        if self.code in (ST, MISC | TAX, RET | A):
+        if self.code in (isa.ST, MISC | TAX, RET | A):
             found.add("A")
         return frozenset(found)
 
     @property
     def writes(self) -> str | None:
         """Return the register or memory word that the instruction writes, if any."""
-        if self.klass in (LD, ALU) or self.code == MISC | TXA:
+        if self.klass in (isa.LD, isa.ALU) or self.code == MISC | TXA:
             return "A"
-        if self.klass == LDX or self.code == MISC | TAX:
+        if self.klass == isa.LDX or self.code == MISC | TAX:
             return "X"
-        if self.klass in (ST, STX):
+        if self.klass in (isa.ST, isa.STX):
             return f"M{self.k}"
         return None
 
@@ -142,7 +170,9 @@ def check(program: Sequence[Classic]) -> str | None:
     for at, each in enumerate(program):
         if each.code not in _CODES:
             return f"instruction {at} has the unknown code {each.code:#x}"
-        memory = each.klass in (ST, STX) or (each.klass in (LD, LDX) and each.mode == MEM)
+        memory = each.klass in (isa.ST, isa.STX) or (
+            each.klass in (isa.LD, isa.LDX) and each.mode == isa.MEM
+        )
         if memory and each.k >= MEMORY_WORDS:
             return f"instruction {at} uses the memory word {each.k}; there are {MEMORY_WORDS}"
         if each.divides_by_zero:
@@ -154,9 +184,9 @@ def check(program: Sequence[Classic]) -> str | None:
 
 def _jumps(at: int, each: Classic) -> tuple[int, ...]:
     """Return where a jump leads."""
-    if each.klass != JMP:
+    if each.klass != isa.JMP:
         return ()
-    if each.operation == JA:
+    if each.operation == isa.JA:
         return (at + 1 + each.k,)
     return at + 1 + each.jt, at + 1 + each.jf
 

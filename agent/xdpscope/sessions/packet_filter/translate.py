@@ -37,14 +37,6 @@ _KFUNC_CALL = 2  # BPF_PSEUDO_KFUNC_CALL
 _MAX_OFFSET = 0x7F00  # that an instruction can hold, and some more
 
 _DROP, _END = "drop", "end"
-_ALU = {
-    classic.ADD: isa.ADD, classic.SUB: isa.SUB, classic.MUL: isa.MUL, classic.DIV: isa.DIV,
-    classic.MOD: isa.MOD, classic.OR: isa.OR, classic.AND: isa.AND, classic.XOR: isa.XOR,
-    classic.LSH: isa.LSH, classic.RSH: isa.RSH,
-}  # fmt: skip
-_JUMPS = {
-    classic.JEQ: isa.JEQ, classic.JGT: isa.JGT, classic.JGE: isa.JGE, classic.JSET: isa.JSET,
-}  # fmt: skip
 _OPPOSITE = {isa.JEQ: isa.JNE, isa.JGT: isa.JLE, isa.JGE: isa.JLT}
 
 
@@ -178,7 +170,7 @@ class _Translation:
 
     def _is_drop(self, at: int) -> bool:
         """Return whether the instruction only returns 0: all of these become one."""
-        return self._program[at].code == classic.RET | classic.K and self._program[at].k == 0
+        return self._program[at].code == classic.RET | isa.K and self._program[at].k == 0
 
     def _target(self, at: int) -> Label:
         return _DROP if self._is_drop(at) else at
@@ -190,29 +182,29 @@ class _Translation:
             self._out.jump(_DROP)
         elif each.reads_packet:
             copied = self._load_packet(at, each, copied)
-        elif each.klass in (classic.LD, classic.LDX):
+        elif each.klass in (isa.LD, isa.LDX):
             self._load(each)
-        elif each.klass in (classic.ST, classic.STX):
-            self._keep(f"M{each.k}", R0 if each.klass == classic.ST else R5)
-        elif each.klass == classic.ALU:
+        elif each.klass in (isa.ST, isa.STX):
+            self._keep(f"M{each.k}", R0 if each.klass == isa.ST else R5)
+        elif each.klass == isa.ALU:
             self._alu(each)
-        elif each.klass == classic.JMP:
+        elif each.klass == isa.JMP:
             self._jump(at, each)
         elif each.klass == classic.MISC:
             self._out.move(*((R5, R0) if each.code == classic.MISC | classic.TAX else (R0, R5)))
         else:
-            if each.code == classic.RET | classic.K:
+            if each.code == classic.RET | isa.K:
                 self._out.constant(R0, each.k)
             self._out.jump(_END)
-        if (at + 1,) == classic.successors(at, each) and each.klass != classic.JMP:
+        if (at + 1,) == classic.successors(at, each) and each.klass != isa.JMP:
             self._go(at, at + 1)
         return copied
 
     def _load(self, each: Classic) -> None:
-        register = R0 if each.klass == classic.LD else R5
-        if each.mode == classic.IMM:
+        register = R0 if each.klass == isa.LD else R5
+        if each.mode == isa.IMM:
             self._out.constant(register, each.k)
-        elif each.mode == classic.MEM:
+        elif each.mode == isa.MEM:
             self._fetch(register, f"M{each.k}")
         elif self._calls:
             self._fetch(register, "length")
@@ -221,18 +213,18 @@ class _Translation:
 
     def _alu(self, each: Classic) -> None:
         out, operation = self._out, each.operation
-        if operation == classic.NEG:
+        if operation == isa.NEG:
             out.emit(isa.ALU | isa.NEG, R0)
             return
-        code = isa.ALU | _ALU[operation]
-        shifts = operation in (classic.LSH, classic.RSH)
+        code = isa.ALU | operation
+        shifts = operation in (isa.LSH, isa.RSH)
         if not each.by_x:
             if shifts and each.k > 31:
                 out.constant(R0, 0)
             else:
                 out.emit(code | isa.K, R0, imm=each.k)
             return
-        if operation in (classic.DIV, classic.MOD):
+        if operation in (isa.DIV, isa.MOD):
             out.jump(_DROP, isa.JEQ, R5, 0)
         if shifts:
             out.emit(isa.JMP32 | isa.JLT | isa.K, R5, off=2, imm=32)
@@ -242,14 +234,14 @@ class _Translation:
 
     def _jump(self, at: int, each: Classic) -> None:
         out = self._out
-        if each.operation == classic.JA:
+        if each.operation == isa.JA:
             self._go(at, at + 1 + each.k)
             return
         yes, no = at + 1 + each.jt, at + 1 + each.jf
         if yes == no:
             self._go(at, yes)
             return
-        operation = _JUMPS[each.operation]
+        operation = each.operation
         if yes == at + 1 and operation in _OPPOSITE:
             yes, no, operation = no, yes, _OPPOSITE[operation]
         if each.by_x:
@@ -274,7 +266,7 @@ class _Translation:
             out.jump_if_above(_DROP, R0, R2)
         elif known is None or known.length < each.end:
             out.jump_if_below(_DROP, R2, each.end)
-        register = R5 if each.klass == classic.LDX else R0
+        register = R5 if each.klass == isa.LDX else R0
         if self._reader == "copy":
             copied = self._load_by_copy(at, each, register, copied)
         else:
@@ -283,7 +275,7 @@ class _Translation:
             else:
                 self._load_from(R1, each.k, register, each.size)
             out.from_network(register, each.size)
-        if each.klass == classic.LDX:
+        if each.klass == isa.LDX:
             out.emit(isa.ALU | isa.AND | isa.K, R5, imm=15)
             out.emit(isa.ALU | isa.LSH | isa.K, R5, imm=2)
         return copied
