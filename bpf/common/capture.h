@@ -66,7 +66,7 @@ struct capture_config {
 	__u8 devices; /* only packets of devices in the map `devices` */
 	__u8 filter; /* a packet filter is inserted */
 	__u8 filter_length; /* … which reads the length of the packet */
-	__u8 padding;
+	__u8 inner; /* a filter of packets inside tunnels is inserted */
 };
 
 /* Counts of one target, at one point, on one CPU. */
@@ -75,6 +75,20 @@ struct capture_counts {
 	__u64 captured; /* emitted */
 	__u64 lost; /* not emitted: the ring was full */
 	__u64 pending; /* lost since the last one that was emitted */
+};
+
+enum inner_kind {
+	INNER_NONE,
+	INNER_ETHERNET,
+	INNER_IP,
+};
+
+/* The packet inside a tunnel: see tunnel.h. */
+struct inner_packet {
+	__u64 kind; /* enum inner_kind */
+	__u64 start; /* its offset in the packet */
+	__u64 linear; /* its bytes in the first part of the packet */
+	__u64 length; /* its bytes in the whole packet */
 };
 
 /*
@@ -94,6 +108,7 @@ struct capture_state {
 	__u64 displaced; /* packets whose exit cannot be recognised: counted by the entry tracer */
 	__u64 orphaned; /* the same, counted by the exit tracer */
 	struct capture_counts points[CAPTURE_POINTS];
+	struct inner_packet inner; /* of the packet that a filter sees now */
 };
 
 struct capture_device {

@@ -10,9 +10,12 @@
 #ifndef __XDPSCOPE_PACKET_FILTER_H
 #define __XDPSCOPE_PACKET_FILTER_H
 
-/* Which of the two translations user space puts here: constants that nothing else contains. */
+/* Which translation user space puts here: constants that nothing else contains. */
 #define FILTER_ETHERNET 0x7c4f11e7dead0001 /* for packets that begin with an Ethernet header */
 #define FILTER_RAW_IP	0x7c4f11e7dead000c /* for packets that begin with an IP header */
+/* The same of the filter for packets inside tunnels. */
+#define INNER_FILTER_ETHERNET 0x7c4f11e7dead1001
+#define INNER_FILTER_RAW_IP   0x7c4f11e7dead100c
 
 #define FILTER_TEXT_(constant) #constant
 #define FILTER_TEXT(constant)  FILTER_TEXT_(constant)
@@ -21,13 +24,13 @@
  * Returns what libpcap's bpf_filter() returns: 0 if the packet does not match.
  *
  * data:   xdp->data itself, not converted to a number, so that it keeps the type which the
- *	   verifier has for it.
+ *	   verifier has for it. A number that the verifier knows the limits of may be added.
  * linear: the bytes that can be read at `data`: data_end - data. Bytes behind them (the fragments of
  *	   a multi-buffer packet) count as not there.
  * length: of the whole packet, fragments included. Only filters with `len`, `less` or `greater` read
  *	   it; if it costs something to get, see PacketFilter.uses_length.
  *
- * marker: FILTER_ETHERNET or FILTER_RAW_IP.
+ * marker: one of the constants above.
  */
 #define packet_filter(marker, data, linear, length)                                         \
 	({                                                                                  \

@@ -11,6 +11,7 @@
 #include "capture.h"
 #include "packet_access.h"
 #include "packet_filter.h"
+#include "tunnel.h"
 
 /* Set before the object is loaded; the verifier removes what it makes unreachable. */
 const volatile struct capture_config config = {
@@ -23,6 +24,7 @@ const volatile struct capture_config config = {
 	.devices = 1,
 	.filter = 1,
 	.filter_length = 1,
+	.inner = 1,
 };
 
 /* One ring for each CPU: a ring that many CPUs write to is ten times slower. */
@@ -98,6 +100,51 @@ static __always_inline struct net_device *device_of(struct xdp_buff *xdp)
 	return device;
 }
 
+/* As a number: newer verifiers bound what may be added to a pointer. */
+static __noinline int locate_inner(struct xdp_buff *xdp, struct inner_packet *found, bool layer3)
+{
+	__u64 linear = (__u64)xdp->data_end - (__u64)xdp->data;
+
+	find_inner((__u64)BPF_CORE_READ(xdp, data), linear, length_of(xdp), layer3, found);
+	return 0;
+}
+
+/* Whether the packet is a tunnel's, and the packet inside matches. */
+static __always_inline bool inner_matches(struct xdp_buff *xdp, bool layer3)
+{
+	struct capture_state *now = bpf_map_lookup_elem(&state, &only);
+	struct inner_packet *found;
+	__u64 start;
+
+	if (!now)
+		return false;
+	found = &now->inner;
+	locate_inner(xdp, found, layer3);
+	/* From memory, so that the verifier follows one path from here, and not one a tunnel. */
+	barrier();
+	start = found->start;
+	if (start > INNER_START)
+		return false;
+	if (found->kind == INNER_ETHERNET)
+		return packet_filter(INNER_FILTER_ETHERNET, xdp->data + start, found->linear,
+				     found->length);
+	if (found->kind == INNER_IP)
+		return packet_filter(INNER_FILTER_RAW_IP, xdp->data + start, found->linear,
+				     found->length);
+	return false;
+}
+
+static __always_inline bool outer_matches(struct xdp_buff *xdp, bool layer3)
+{
+	__u64 linear = (__u64)xdp->data_end - (__u64)xdp->data, length = linear;
+
+	if (config.filter_length)
+		length = length_of(xdp);
+	if (layer3)
+		return packet_filter(FILTER_RAW_IP, xdp->data, linear, length);
+	return packet_filter(FILTER_ETHERNET, xdp->data, linear, length);
+}
+
 static __always_inline bool is_selected(struct xdp_buff *xdp)
 {
 	if (config.devices) {
@@ -110,16 +157,9 @@ static __always_inline bool is_selected(struct xdp_buff *xdp)
 		if (!bpf_map_lookup_elem(&devices, &key))
 			return false;
 	}
-	if (config.filter) {
-		__u64 linear = (__u64)xdp->data_end - (__u64)xdp->data, length = linear;
-
-		if (config.filter_length)
-			length = length_of(xdp);
-		if (is_layer3(device_of(xdp)))
-			return packet_filter(FILTER_RAW_IP, xdp->data, linear, length);
-		return packet_filter(FILTER_ETHERNET, xdp->data, linear, length);
-	}
-	return true;
+	if (config.filter && !outer_matches(xdp, is_layer3(device_of(xdp))))
+		return false;
+	return !config.inner || inner_matches(xdp, is_layer3(device_of(xdp)));
 }
 
 /* include/linux/skbuff.h: before 6.9 the first member points to a page, since then it is a netmem_ref. */

@@ -5,7 +5,7 @@ import argparse
 import sys
 
 from xdpscope.cli.console import note
-from xdpscope.cli.sessions import announce, filter_of, print_summary, selectors_of
+from xdpscope.cli.sessions import announce, filter_of, inner_of, print_summary, selectors_of
 from xdpscope.errors import UsageError
 from xdpscope.sessions import capture, events
 from xdpscope.sessions.session import Session
@@ -35,6 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
         snaplen=arguments.snaplen,
         selectors=selectors_of(arguments),
         filter=filter_of(arguments),
+        inner=inner_of(arguments),
     )
     files = capture.Files(arguments.write, rotating=bool(arguments.rotate), keep=arguments.keep)
     with Session(plan, note) as session:

@@ -183,6 +183,12 @@ def _add_selectors(command: argparse.ArgumentParser) -> None:
         help="inside the program for at least so long, such as 20us",
     )
     chosen.add_argument(
+        "--inner",
+        metavar="FILTER",
+        help="with a packet inside that matches this expression: in VXLAN, Geneve, GRE, IPIP or"
+        " GTP-U; '' matches each",
+    )
+    chosen.add_argument(
         "filter",
         nargs="*",
         metavar="FILTER",

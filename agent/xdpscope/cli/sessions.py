@@ -4,7 +4,7 @@
 import argparse
 
 from xdpscope.cli.console import note
-from xdpscope.sessions.packet_filter import PacketFilter
+from xdpscope.sessions.packet_filter import FilterError, PacketFilter
 from xdpscope.sessions.selectors import Selectors
 from xdpscope.sessions.session import Session
 from xdpscope.sessions.trace import summary
@@ -30,9 +30,26 @@ def filter_of(arguments: argparse.Namespace) -> PacketFilter | None:
     expression = " ".join(arguments.filter)
     if not expression.strip():
         return None
-    compiled = PacketFilter.compile(expression)
-    for warning in compiled.warnings:
-        note(f"warning: {warning}")
+    return PacketFilter.compile(expression)
+
+
+def inner_of(arguments: argparse.Namespace) -> PacketFilter | None:
+    """Return the compiled filter for packets inside tunnels; None if there is none.
+
+    Raises:
+        FilterError: it is wrong.
+    """
+    if arguments.inner is None:
+        return None
+    try:
+        compiled = PacketFilter.compile(arguments.inner)
+    except FilterError as error:
+        raise FilterError(f"--inner: {error}") from None
+    if compiled.raw_ip_error is not None:
+        note(
+            "warning: --inner matches no packet that is not Ethernet, such as one in IPIP, GTP-U or"
+            f" plain GRE: {compiled.raw_ip_error}"
+        )
     return compiled
 
 

@@ -5,7 +5,7 @@ import argparse
 import sys
 
 from xdpscope.cli.console import console, note
-from xdpscope.cli.sessions import announce, filter_of, print_summary, selectors_of
+from xdpscope.cli.sessions import announce, filter_of, inner_of, print_summary, selectors_of
 from xdpscope.sessions import trace
 from xdpscope.sessions.session import Session
 from xdpscope.sessions.tracers import Plan
@@ -20,6 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
         snaplen=trace.SNAPLEN,
         selectors=selectors_of(arguments),
         filter=filter_of(arguments),
+        inner=inner_of(arguments),
     )
     terminal = sys.stdout.isatty()
     with Session(plan, note) as session:

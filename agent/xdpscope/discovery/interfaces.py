@@ -48,8 +48,9 @@ BOND, NETVSC = "bond", "hv_netvsc"
 _BUS_OF_NETVSC = "vmbus"
 
 # include/uapi/linux/sockios.h, ethtool.h, if.h
-_SIOCETHTOOL, _ETHTOOL_GDRVINFO = 0x8946, 3
+_SIOCETHTOOL, _ETHTOOL_GDRVINFO, _ETHTOOL_GFLAGS = 0x8946, 0x03, 0x25
 _DRVINFO_SIZE, _DRVINFO_DRIVER = 196, slice(4, 36)  # struct ethtool_drvinfo
+_FLAGS_SIZE, _STRIPS_VLAN = 8, 1 << 8  # struct ethtool_value, ETH_FLAG_RXVLAN
 _IFREQ = struct.Struct("16sP16x")  # struct ifreq: name, data
 
 _ATTEMPTS = 10
@@ -65,7 +66,9 @@ class Interface:
     programs: tuple[tuple[Mode, int], ...]
     kind: str = ""  # the kernel's name of a virtual device's type, or NETVSC
     master: int = 0  # ifindex of the bond, bridge, … that it is a part of
-    driver: str = ""  # as ethtool(8) shows it; only of one that runs a program, empty if unknown
+    # Only of one that runs a program, or may do so for a bond:
+    driver: str = ""  # as ethtool(8) shows it; empty if unknown
+    strips_vlan: bool = False  # takes VLAN tags out of packets before its program sees them
 
 
 class Decoder:
@@ -202,18 +205,32 @@ def _text(value: memoryview) -> str:
 def _driver(opened: socket.socket, name: bytes) -> str:
     """Return the name of an interface's driver; empty if it is not known.
 
-    Any socket will do: the ioctl goes to the device of that name in the socket's namespace. For a
-    driver that does not answer, the kernel does (net/ethtool/ioctl.c: ethtool_get_drvinfo).
+    For a driver that does not answer, the kernel does (net/ethtool/ioctl.c: ethtool_get_drvinfo).
     """
-    answer = bytearray(_DRVINFO_SIZE)
-    _NUMBER.pack_into(answer, 0, _ETHTOOL_GDRVINFO)
-    room = (ctypes.c_char * _DRVINFO_SIZE).from_buffer(answer)
-    request = _IFREQ.pack(name, ctypes.addressof(room))
+    return _text(_ethtool(opened, name, _ETHTOOL_GDRVINFO, _DRVINFO_SIZE)[_DRVINFO_DRIVER])
+
+
+def _strips_vlan(opened: socket.socket, name: bytes) -> bool:
+    """Return whether an interface has the feature ``rx-vlan-offload`` switched on."""
+    return bool(
+        _NUMBER.unpack_from(_ethtool(opened, name, _ETHTOOL_GFLAGS, _FLAGS_SIZE), 4)[0]
+        & _STRIPS_VLAN
+    )
+
+
+def _ethtool(opened: socket.socket, name: bytes, command: int, size: int) -> memoryview:
+    """Return the answer to a command of ethtool(8), which begins with it; zeroes if there is none.
+
+    Any socket will do: the ioctl goes to the device of that name in the socket's namespace.
+    """
+    answer = bytearray(size)
+    _NUMBER.pack_into(answer, 0, command)
+    room = (ctypes.c_char * size).from_buffer(answer)
     try:
-        fcntl.ioctl(opened, _SIOCETHTOOL, request)
+        fcntl.ioctl(opened, _SIOCETHTOOL, _IFREQ.pack(name, ctypes.addressof(room)))
     except OSError:
-        return ""
-    return _text(memoryview(answer)[_DRVINFO_DRIVER])
+        return memoryview(bytes(size))
+    return memoryview(answer)
 
 
 def _interface(message: memoryview, opened: socket.socket | None = None) -> Interface:
@@ -237,5 +254,7 @@ def _interface(message: memoryview, opened: socket.socket | None = None) -> Inte
                 if number in _MODES
             )
     runs = programs or master  # a bond runs its program on its lower devices
-    driver = _driver(opened, raw) if runs and opened is not None else ""
-    return Interface(index, name, programs, kind, master, driver)
+    if not runs or opened is None:
+        return Interface(index, name, programs, kind, master)
+    driver, strips_vlan = _driver(opened, raw), _strips_vlan(opened, raw)
+    return Interface(index, name, programs, kind, master, driver, strips_vlan)

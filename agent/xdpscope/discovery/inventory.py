@@ -111,6 +111,7 @@ class Inventory:
         attachments: dict[int, set[Attachment]] = defaultdict(set)
         interfaces = {}
         drivers: dict[tuple[str, str], str] = {}
+        strips_vlan = set()
         above: dict[tuple[str, str], tuple[str, ...]] = {}
         for namespace in namespaces.seen:
             uppers = Uppers.of(namespace.interfaces)
@@ -119,6 +120,8 @@ class Inventory:
                 interfaces[namespace.serial, interface.index] = namespace.name, interface.name
                 if interface.driver:
                     drivers[namespace.name, interface.name] = interface.driver
+                if interface.strips_vlan:
+                    strips_vlan.add((namespace.name, interface.name))
                 for mode, program_id in interface.programs:
                     attachments[program_id].update(
                         uppers.attachments(namespace.name, interface, mode)
@@ -151,6 +154,7 @@ class Inventory:
             tail_called=leaves,
             interfaces=interfaces,
             drivers=drivers,
+            strips_vlan=frozenset(strips_vlan),
             uppers=above,
             namespaces={each.serial: (each.inode, each.name) for each in namespaces.seen},
             names=namespaces.names,

@@ -143,6 +143,9 @@ class Snapshot:
     # (namespace name, interface name) to the driver's name, as ethtool(8) shows it, of interfaces
     # that run a program; missing where it is not known.
     drivers: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    # (namespace name, interface name) of those that take VLAN tags out of packets before their
+    # program sees them.
+    strips_vlan: frozenset[tuple[str, str]] = frozenset()
     # (namespace name, interface name) to the names of the bonds, or the like, that it is a lower
     # device of, the nearest first.
     uppers: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)

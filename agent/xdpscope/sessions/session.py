@@ -66,6 +66,8 @@ class Session:
         """
         self._note = note
         self._selectors: Selectors = plan.selectors
+        self._uses_vlan = plan.filter is not None and plan.filter.uses_vlan
+        self._warned: set[tuple[str, str]] = set()
         self._names: dict[tuple[int, int], Device] = {}
         self._attached: dict[int, Target] = {}  # by program id
         self._refused: dict[int, _Refusal] = {}
@@ -168,7 +170,25 @@ class Session:
         for id, program in wanted.items():
             if id not in self._attached:
                 self._attach(program)
+        if self._uses_vlan:
+            self._warn_of_stripped_tags(snapshot)
         self._refused = {id: r for id, r in self._refused.items() if id in snapshot.programs}
+
+    def _warn_of_stripped_tags(self, snapshot: Snapshot) -> None:
+        """Warn once of each interface whose packets have no VLAN tags that a filter could find."""
+        for at in {at for id in self._attached for at in snapshot.attachments.get(id, ())}:
+            name = at.netns, at.interface
+            if (
+                name in snapshot.strips_vlan - self._warned
+                and at.receives
+                and self._selectors.wants_device(*name, snapshot.uppers.get(name, ()))
+            ):
+                self._warned.add(name)
+                keep = f"ethtool -K {printable(at.interface)} rxvlan off"
+                self._note(
+                    f"warning: {Device(*name).title} strips VLAN tags before the program sees the"
+                    f" packet, so `vlan` matches nothing there; `{keep}` keeps them"
+                )
 
     def _is_named(self, program: XdpProgram) -> bool:
         return bool(self._selectors.programs) and self._selectors.wants_program(program)

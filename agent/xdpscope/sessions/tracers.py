@@ -62,6 +62,13 @@ class Plan:
     snaplen: int = SNAPLEN
     selectors: Selectors = field(default_factory=Selectors)
     filter: PacketFilter | None = None
+    inner: PacketFilter | None = None
+    """The filter for packets inside tunnels."""
+
+    @property
+    def filtered(self) -> bool:
+        """Whether the packet as it arrives decides if it is wanted."""
+        return self.filter is not None or self.inner is not None
 
     def programs(self, *, writes_packets: bool) -> tuple[str, ...]:
         """Return the tracers that a target needs, in the order of attaching.
@@ -74,7 +81,7 @@ class Plan:
         needs_pair = bool(self.selectors.min_inside) or (self.entry and self.exit)
         if not needs_pair:
             # The packet at exit is what is wanted, or it is as it was at entry.
-            as_it_leaves = self.exit and self.filter is None
+            as_it_leaves = self.exit and not self.filtered
             if as_it_leaves or not writes_packets:
                 return ("capture_exit_only",)
         return ("capture_exit", "capture_entry")
@@ -212,7 +219,7 @@ class Tracers:
         self.rings = self._make_rings(loaded, cpus, stack)
         self._templates = {name: loaded.template(name) for name in names}
         self._reader = _READERS[0]
-        if plan.filter is not None:
+        if plan.filtered:
             self._find_reader(anchor, entry)
 
     def _config(self, loaded: Object) -> bytes:
@@ -227,6 +234,7 @@ class Tracers:
         value["devices"] = plan.selectors.by_device
         value["filter"] = plan.filter is not None
         value["filter_length"] = plan.filter is not None and plan.filter.uses_length
+        value["inner"] = plan.inner is not None
         if plan.snaplen > _LARGEST_FRAGMENT_FREE:
             found = _kernel_symbols("page_offset_base", "vmemmap_base")
             if len(found) == 2:
@@ -270,7 +278,11 @@ class Tracers:
             *((template.map_slots(self._fds[map]), each.fileno()) for map, each in maps.items()),
         )
         # Last, because a filter may contain the same constants.
-        return copy if self.plan.filter is None else self.plan.filter.insert(copy, self._reader)
+        depth = template.frame_depth() if self.plan.filtered else 0
+        for each, inner in ((self.plan.filter, False), (self.plan.inner, True)):
+            if each is not None:
+                copy = each.insert(copy, self._reader, inner=inner, depth=depth)
+        return copy
 
     def close(self) -> None:
         """Detach from all programs, and unload everything."""

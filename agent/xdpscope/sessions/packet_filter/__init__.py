@@ -2,7 +2,6 @@
 """tcpdump's filters, compiled by libpcap and run in the kernel before anything is copied.
 
     packet_filter = PacketFilter.compile("tcp port 80")    # FilterError: exit code 2
-    for warning in packet_filter.warnings: ...
     template = packet_filter.insert(template, "cast")      # before Program.load()
 
 ``bpf/common/packet_filter.h`` has the place in a BPF program where ``insert`` puts the filter.

@@ -18,6 +18,9 @@ from xdpscope.sessions.packet_filter.translate import Cast, Reader, StackError, 
 MARKERS = {LinkType.ETHERNET: 0x7C4F11E7DEAD0001, LinkType.RAW_IP: 0x7C4F11E7DEAD000C}
 """``FILTER_*`` of bpf/common/packet_filter.h. Each takes the room of two instructions."""
 
+INNER_MARKERS = {LinkType.ETHERNET: 0x7C4F11E7DEAD1001, LinkType.RAW_IP: 0x7C4F11E7DEAD100C}
+"""``INNER_FILTER_*`` of the same file, for packets inside tunnels."""
+
 _MARKER_SIZE = 2
 
 # Structures that end with bytes; some kernel has not the first.
@@ -25,11 +28,6 @@ _STRUCTURES = ("ip_options", "linux_dirent64")
 
 _ALL: tuple[Classic, ...] = (Classic(RET, 0, 0, libpcap.SNAPLEN),)
 _NONE: tuple[Classic, ...] = (Classic(RET, 0, 0, 0),)
-
-_VLAN_WARNING = (
-    "the filter looks for VLAN tags in the packet: a device that strips them (ethtool -k:"
-    " rx-vlan-offload) shows XDP programs packets without tags"
-)
 
 
 class FilterError(UsageError):
@@ -44,7 +42,7 @@ class PacketFilter:
     ethernet: tuple[Classic, ...]
     raw_ip: tuple[Classic, ...]
     raw_ip_error: str | None = None
-    """Why no packet that begins with IP can match, such as those of tun devices."""
+    """Why no packet that begins with IP can match, such as those of tun devices and of IPIP."""
     uses_vlan: bool = False
     """Whether the filter searches the packet for VLAN tags."""
 
@@ -86,30 +84,34 @@ class PacketFilter:
         return cls(expression, ethernet, raw_ip, raw_ip_error, text.uses_vlan(tokens))
 
     @property
-    def warnings(self) -> tuple[str, ...]:
-        """Return what the user should know before relying on the filter, one sentence each."""
-        return (_VLAN_WARNING,) if self.uses_vlan else ()
-
-    @property
     def uses_length(self) -> bool:
         """Return whether the filter reads the length of the whole packet."""
         return any(each.reads_length for each in (*self.ethernet, *self.raw_ip))
 
-    def insert(self, template: Template, reader: Reader) -> Template:
+    def insert(
+        self, template: Template, reader: Reader, *, inner: bool = False, depth: int | None = None
+    ) -> Template:
         """Return the template with the filter at each place that ``packet_filter()`` marks.
 
         Without a marker, the result equals the template. Slots of the template do not apply to
         the result.
+
+        Args:
+            template: The program.
+            reader: How packet bytes are read.
+            inner: The filter is about packets inside tunnels: it goes to their places.
+            depth: How many bytes of the stack the program uses without filters. Two filters of one
+                program use the same bytes below. None: it contains no filter yet.
 
         Raises:
             FilterError: the filter is too long for one program, or needs too much stack.
             KernelError: this kernel has no ``bpf_rdonly_cast``, and the reader is ``cast``.
         """
         cast = kernel_cast() if reader == "cast" else None
-        depth = template.frame_depth()
+        depth = template.frame_depth() if depth is None else depth
         programs = {LinkType.ETHERNET: self.ethernet, LinkType.RAW_IP: self.raw_ip}
         try:
-            for link_type, marker in MARKERS.items():
+            for link_type, marker in (INNER_MARKERS if inner else MARKERS).items():
                 instructions = translate(programs[link_type], reader, cast, depth)
                 while slots := template.constant_slots(marker):
                     template = template.replaced(slots[0], _MARKER_SIZE, instructions)

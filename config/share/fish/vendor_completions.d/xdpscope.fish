@@ -44,7 +44,7 @@ function _shtab_xdpscope_using
 end
 
 set -g _shtab_xdpscope_commands run list doctor check-config flows trace capture help
-set -g _shtab_xdpscope_opts_with_value --ca --cert --config --connect --count --destination --emit --interface --keep --key --last --limit --listen --log-format --log-level --min-latency --netns --on --port --program --protocol --rotate --seconds --snaplen --sort --source --verdict --write -w
+set -g _shtab_xdpscope_opts_with_value --ca --cert --config --connect --count --destination --emit --inner --interface --keep --key --last --limit --listen --log-format --log-level --min-latency --netns --on --port --program --protocol --rotate --seconds --snaplen --sort --source --verdict --write -w
 
 complete -c xdpscope -e
 complete -c xdpscope -f
@@ -109,6 +109,7 @@ complete -c xdpscope -n '_shtab_xdpscope_using trace' -l interface -x -d 'of thi
 complete -c xdpscope -n '_shtab_xdpscope_using trace' -l netns -x -d 'in this network namespace (host is the agent'"'"'s own); may be a shell glob; repeatable'
 complete -c xdpscope -n '_shtab_xdpscope_using trace' -l verdict -xka "aborted drop pass tx redirect unknown" -d 'with one of these verdicts: aborted, drop, pass, tx, redirect, unknown'
 complete -c xdpscope -n '_shtab_xdpscope_using trace' -l min-latency -x -d 'inside the program for at least so long, such as 20us'
+complete -c xdpscope -n '_shtab_xdpscope_using trace' -l inner -x -d 'with a packet inside that matches this expression: in VXLAN, Geneve, GRE, IPIP or GTP-U; '"'"''"'"' matches each'
 complete -c xdpscope -n '_shtab_xdpscope_using trace' -l count -x -d 'after N packets'
 complete -c xdpscope -n '_shtab_xdpscope_using trace' -l seconds -x -d 'after S seconds'
 complete -c xdpscope -n '_shtab_xdpscope_using trace' -l emit -xka "entry exit entry,exit" -d 'entry, exit or entry,exit (the default): where packets are shown'
@@ -123,6 +124,7 @@ complete -c xdpscope -n '_shtab_xdpscope_using capture' -l interface -x -d 'of t
 complete -c xdpscope -n '_shtab_xdpscope_using capture' -l netns -x -d 'in this network namespace (host is the agent'"'"'s own); may be a shell glob; repeatable'
 complete -c xdpscope -n '_shtab_xdpscope_using capture' -l verdict -xka "aborted drop pass tx redirect unknown" -d 'with one of these verdicts: aborted, drop, pass, tx, redirect, unknown'
 complete -c xdpscope -n '_shtab_xdpscope_using capture' -l min-latency -x -d 'inside the program for at least so long, such as 20us'
+complete -c xdpscope -n '_shtab_xdpscope_using capture' -l inner -x -d 'with a packet inside that matches this expression: in VXLAN, Geneve, GRE, IPIP or GTP-U; '"'"''"'"' matches each'
 complete -c xdpscope -n '_shtab_xdpscope_using capture' -l count -x -d 'after N packets'
 complete -c xdpscope -n '_shtab_xdpscope_using capture' -l seconds -x -d 'after S seconds'
 complete -c xdpscope -n '_shtab_xdpscope_using capture' -l emit -xka "entry exit both" -d 'entry, exit or both (the default): where packets are captured'
