@@ -13,13 +13,14 @@ from tests.tools.random_filters import packet, program
 from tests.tools.reference import Reference
 
 from xdpscope import __main__ as command
-from xdpscope.cli import parser
+from xdpscope.cli import parser, sessions
 from xdpscope.errors import XdpscopeError
 from xdpscope.sessions.packet_filter import FilterError, PacketFilter, Reader, libpcap
 from xdpscope.sessions.packet_filter.assembler import TooLongError
 from xdpscope.sessions.packet_filter.classic import Classic, check
 from xdpscope.sessions.packet_filter.expression import MAX_LENGTH, REFUSED
 from xdpscope.sessions.packet_filter.translate import Cast, StackError, translate
+from xdpscope.sessions.tracers import Plan
 
 CAST = Cast(function=1, type=2, array=16)
 READERS: tuple[Reader, ...] = ("plain", "cast", "copy")
@@ -237,3 +238,26 @@ def test_too_much_stack_or_too_far_a_jump_is_an_error() -> None:
     loads = [Classic(0x40, 0, 0, 1), Classic(0x3C, 0, 0, 0)] * 2047
     with pytest.raises(TooLongError):
         translate([*loads, Classic(RET, 0, 0, 1)], "cast", CAST)
+
+
+def test_an_inner_filter_says_that_it_is_wrong_or_matches_ethernet_only(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def inner(*arguments: str) -> PacketFilter | None:
+        return sessions.inner_of(parser.parse(["trace", *arguments]))
+
+    with pytest.raises(FilterError, match=r"\A--inner: .*syntax error\n    tcp prot 80\n"):
+        inner("--inner", "tcp prot 80")
+    assert inner() is None
+    everything = inner("--inner", "")
+    assert everything is not None and everything.ethernet == everything.raw_ip
+    assert inner("--inner", "udp port 53") is not None
+    assert capsys.readouterr().err == ""
+    assert inner("--inner", "vlan 5") is not None
+    assert "no packet that is not Ethernet" in capsys.readouterr().err
+
+
+def test_a_filter_for_what_is_inside_needs_the_packet_as_it_arrives() -> None:
+    tunnelled = Plan(entry=False, inner=PacketFilter.compile("udp"))
+    assert tunnelled.programs(writes_packets=True) == ("capture_exit", "capture_entry")
+    assert tunnelled.programs(writes_packets=False) == ("capture_exit_only",)

@@ -218,7 +218,8 @@ class Tracers:
         self._losses = stack.enter_context(loaded.map("losses"))
         self.rings = self._make_rings(loaded, cpus, stack)
         self._templates = {name: loaded.template(name) for name in names}
-        self._reader = _READERS[0]
+        self.reader = _READERS[0]
+        """How filters read packets on this kernel."""
         if plan.filtered:
             self._find_reader(anchor, entry)
 
@@ -257,13 +258,13 @@ class Tracers:
 
     def _find_reader(self, anchor: Program, entry: EntryFunction) -> None:
         """Find the cheapest way to read packets in a filter that this kernel accepts."""
-        for self._reader in _READERS:
+        for self.reader in _READERS:
             try:
                 for name in self._templates:
                     copy = self._copy(name, 0, at_egress=False, maps={})
                     Program.load(copy, name[:15], anchor, entry).close()
             except KernelError:
-                if self._reader == _READERS[-1]:
+                if self.reader == _READERS[-1]:
                     raise
             else:
                 return
@@ -281,7 +282,7 @@ class Tracers:
         depth = template.frame_depth() if self.plan.filtered else 0
         for each, inner in ((self.plan.filter, False), (self.plan.inner, True)):
             if each is not None:
-                copy = each.insert(copy, self._reader, inner=inner, depth=depth)
+                copy = each.insert(copy, self.reader, inner=inner, depth=depth)
         return copy
 
     def close(self) -> None:
