@@ -25,7 +25,8 @@ Reader = Literal["plain", "cast", "copy"]
 (6.2). ``copy``: with ``bpf_probe_read_kernel`` (5.5). Load a program to find what a kernel takes.
 """
 
-STACK = 512  # MAX_BPF_STACK of include/linux/filter.h
+STACK = 512  # MAX_BPF_STACK of include/linux/filter.h: of a function and those that it calls
+_FRAME_UNIT = 32  # in which the verifier counts the stack of each function
 _WINDOWS = 128
 """Bytes of the stack that copies of packet bytes may take."""
 _WINDOW_STEP = 40
@@ -75,7 +76,7 @@ def translate(
         program: One that ``classic.check()`` accepts.
         reader: How packet bytes are read.
         cast: For the reader ``cast``.
-        depth: How many bytes below the frame pointer are in use.
+        depth: How many bytes below the frame pointer the program's functions use.
 
     Raises:
         StackError: too little stack is left.
@@ -95,6 +96,8 @@ class _Translation:
         self._analysis = Analysis.of(program)
         self._out = Assembler()
         self._depth = -(-depth // 8) * 8
+        # A function that the program calls may need as much as the program itself.
+        self._room = STACK - -(-depth // _FRAME_UNIT) * _FRAME_UNIT
         self._slots: dict[str, int] = {}
         reached = [p for p, known in zip(program, self._analysis.before, strict=True) if known]
         self._loads = [each for each in reached if each.reads_packet and not each.never_there]
@@ -128,7 +131,7 @@ class _Translation:
     def _reserve(self, size: int) -> int:
         """Return the offset of new bytes, a multiple of eight."""
         self._depth += -(-size // 8) * 8
-        if self._depth > STACK:
+        if self._depth > self._room:
             raise StackError("the filter needs more stack than there is")
         return -self._depth
 
