@@ -62,10 +62,14 @@ def _options(data: bytes) -> list[tuple[int, bytes]]:
     return found
 
 
-def read(path: Path) -> File:
-    """Read a file of one section."""
+def read(path: Path, *, cut: bool = False) -> File:
+    """Read a file of one section; with ``cut``, its last block may be incomplete."""
     data, at, file = path.read_bytes(), 0, File()
     while at < len(data):
+        if cut and (
+            at + 8 > len(data) or at + int.from_bytes(data[at + 4 :][:4], "little") > len(data)
+        ):
+            break
         kind, size = struct.unpack_from("=II", data, at)
         assert size % 4 == 0
         assert struct.unpack_from("=I", data, at + size - 4)[0] == size
