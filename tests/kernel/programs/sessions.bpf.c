@@ -78,8 +78,7 @@ static __always_inline int decapsulate(struct xdp_md *ctx)
 	return XDP_PASS;
 }
 
-SEC("xdp.frags")
-int does_as_told(struct xdp_md *ctx)
+static __always_inline int as_told(struct xdp_md *ctx)
 {
 	__u8 *data = (__u8 *)(long)ctx->data, *end = (__u8 *)(long)ctx->data_end;
 	struct ip *ip = (struct ip *)(data + ETH);
@@ -109,6 +108,37 @@ int does_as_told(struct xdp_md *ctx)
 	default:
 		return XDP_PASS;
 	}
+}
+
+SEC("xdp.frags")
+int does_as_told(struct xdp_md *ctx)
+{
+	return as_told(ctx);
+}
+
+/* Like libxdp's dispatcher: a component takes the place of its slot. */
+__attribute__((noinline)) int prog0(struct xdp_md *ctx)
+{
+	volatile int verdict = XDP_PASS;
+
+	if (!ctx)
+		return XDP_ABORTED;
+	/* Newer kernels let a component change packets only where its slot may, too. */
+	if (verdict != XDP_PASS)
+		return bpf_xdp_adjust_head(ctx, 0);
+	return verdict;
+}
+
+SEC("xdp")
+int xdp_dispatcher(struct xdp_md *ctx)
+{
+	return prog0(ctx);
+}
+
+SEC("freplace")
+int component(struct xdp_md *ctx)
+{
+	return as_told(ctx);
 }
 
 char LICENSE[] SEC("license") = "GPL";
