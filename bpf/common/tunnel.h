@@ -4,7 +4,7 @@
  *
  * A header whose lengths do not fit the packet means that there is no packet inside. The same
  * holds for fragments of the outer packet: no tunnel takes one as it is. Only the outermost
- * tunnel is looked into. Formats: RFC 7348, 8926, 2784, 2890, 2003, 2473, 4213; 3GPP TS 29.281.
+ * tunnel is opened. Formats: RFC 7348, 8926, 2784, 2890, 2003, 2473, 4213; 3GPP TS 29.281.
  */
 #ifndef __XDPSCOPE_TUNNEL_H
 #define __XDPSCOPE_TUNNEL_H

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets in tunnels: one of each kind that ``--inner`` looks into, and malformed ones."""
+"""Packets in tunnels: one of each kind that ``--inner`` opens, and malformed ones."""
 
 import struct
 from collections.abc import Iterator
@@ -49,7 +49,8 @@ def _extension(following: int, words: int) -> bytes:
     return bytes((following, words)) + bytes(6 + 8 * words)
 
 
-def _vxlan(inner: bytes) -> bytes:
+def vxlan(inner: bytes) -> bytes:
+    """Return a frame behind a header of VXLAN."""
     return struct.pack("!II", 8 << 24, 42 << 8) + inner
 
 
@@ -79,7 +80,7 @@ def tunnelled(packet4: bytes, packet6: bytes, ethernet: bytes) -> Iterator[Tunne
     option = bytes.fromhex("0102030100000001")
     for over in (over4, over6):
         for port in (4789, 8472):
-            yield over(f"VXLAN to {port}", 17, udp(port, _vxlan(ethernet)), ethernet, ETHERNET)
+            yield over(f"VXLAN to {port}", 17, udp(port, vxlan(ethernet)), ethernet, ETHERNET)
         for options in (b"", option, option * 7):
             yield over(
                 f"Geneve, {len(options)} bytes of options", 17,
@@ -122,9 +123,9 @@ def malformed(packet: bytes, ethernet: bytes) -> Iterator[Tunnelled]:
         return over4(name, 17, udp(port, payload))
 
     yield over_udp("VXLAN without an identifier", 4789, bytes(8) + ethernet)
-    yield over_udp("VXLAN from the port", 4790, _vxlan(ethernet))
-    yield over_udp("VXLAN with nothing inside", 4789, _vxlan(b""))
-    yield over_udp("VXLAN with half a header inside", 4789, _vxlan(ethernet[:13]))
+    yield over_udp("VXLAN from the port", 4790, vxlan(ethernet))
+    yield over_udp("VXLAN with nothing inside", 4789, vxlan(b""))
+    yield over_udp("VXLAN with half a header inside", 4789, vxlan(ethernet[:13]))
     yield over_udp("Geneve of another version", 6081, b"\x40" + _geneve(ethernet)[1:])
     yield over_udp("Geneve with too many options", 6081, b"\x3f" + _geneve(ethernet)[1:])
     yield over_udp("Geneve with ARP", 6081, _geneve(ethernet[14:], 0x0806))
