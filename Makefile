@@ -129,8 +129,9 @@ nightly: build ## the long variants: floods, thousands of rounds, torture, machi
 	@$(MAKE) torture
 	@$(MAKE) fresh
 
-bench: build ## what observing costs: instructions a packet, reading flows
+bench: build ## what observing costs: instructions a packet, trace and capture, reading flows
 	@$(PYTHON) -m tests.bench
+	@$(PYTHON) -m tests.bench.sessions
 	@$(PYTHON) -m tests.bench.reading
 
 torture: build ## what hosts do to XDP programs, five minutes each without, with and without the agent

@@ -4,7 +4,7 @@
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,18 +21,24 @@ class Cost:
 
     kernel: str
     release: str
-    recognised_by_epoch: bool
-    untraced: int
-    added: dict[str, int]
-    added_with_flows: dict[str, int | None]
+    recognised_by_epoch: bool = True
+    untraced: int = 0
+    added: dict[str, int] = field(default_factory=dict)
+    added_with_flows: dict[str, int | None] = field(default_factory=dict)
     """None: what cannot be run on this kernel."""
+    added_with_filters: dict[str, int | None] = field(default_factory=dict)
 
     @classmethod
-    def measure(cls, kernel: str) -> Self:
-        """Boot the kernel and measure; raises VmError if that fails."""
+    def measure(cls, kernel: str, part: str = "tests.bench.guest") -> Self:
+        """Boot the kernel and measure there; raises VmError if that fails.
+
+        Args:
+            kernel: The kernel's name.
+            part: The module that measures, and writes these fields to a file.
+        """
         with tempfile.TemporaryDirectory(dir=BUILT) as directory:
             result = Path(directory) / "result.json"
-            command = ["python", "-m", "tests.bench.guest", str(result)]
+            command = ["python", "-m", part, str(result)]
             machine = Machine(icount=True, timeout=900)
             if status := run(command, kernel=kernel, machine=machine):
                 raise VmError(f"measuring on kernel {kernel} failed with status {status}")
@@ -46,7 +52,7 @@ class Cost:
 
     def ratio(self, row: str, floor: str) -> float | None:
         """One row in terms of another."""
-        added = self.added | self.added_with_flows
+        added = self.added | self.added_with_flows | self.added_with_filters
         one, other = added[row], added[floor]
         return None if one is None or not other else one / other
 

@@ -1,63 +1,108 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Instructions that a packet filter adds to a packet that does not match, in the guest.
+"""Measures filters and captures, with the product's tracers, in the guest: see sessions.py."""
 
-``python -m tests.vm.run --kernel 6.12 --icount -- python -m tests.bench.filters`` prints a line for
-each reader and packet: an empty pair of tracers, and the same with a filter in the entry.
-"""
-
+import json
 import platform
 import sys
-from contextlib import ExitStack
+from contextlib import closing
+from pathlib import Path
 
 from tests.bench.compiled import path_of
-from tests.bench.rig import Bench, Tracing, floor, packet4, packet6
-from xdpscope.errors import KernelError
-from xdpscope.libbpf import Link, Object, Program
-from xdpscope.sessions.packet_filter import PacketFilter, Reader
+from tests.bench.peers import xdpdump
+from tests.bench.rig import Bench, floor, packet4, packet6
+from tests.bench.turns import FlowBench
+from tests.tools.tunnels import frame, ipv4, udp, vxlan
+from xdpscope.libbpf import Object
+from xdpscope.sessions.packet_filter import PacketFilter
+from xdpscope.sessions.tracers import Plan, Tracers
 
 TARGET = "bench_target"
 NOTHING = "tcp port 80"
-READERS: tuple[Reader, ...] = ("plain", "cast", "copy")
+EXPENSIVE = "icmp or icmp6 or arp or udp port 67 or udp port 68"
+"""Takes most instructions of all filters of the tests, for packets that do not match."""
+SNAPLEN = 96
+
+# Names of what is measured, as tables show them.
+EMPTY_PAIR = "empty fentry and fexit"
+EMPTY_EXIT = "empty fexit"
+NOTHING4 = f"filter {NOTHING!r}, no match, IPv4"
+NOTHING6 = f"filter {NOTHING!r}, no match, IPv6"
+EXIT4 = f"filter {NOTHING!r}, no match, IPv4, at the exit alone"
+EXIT6 = f"filter {NOTHING!r}, no match, IPv6, at the exit alone"
+EXPENSIVE4 = "the most expensive filter of the tests, no match, IPv4"
+EXPENSIVE6 = "the most expensive filter of the tests, no match, IPv6"
+INNER4 = f"--inner {NOTHING!r}, no tunnel, IPv4"
+INNER_VXLAN = f"--inner {NOTHING!r}, no match, VXLAN"
+CAPTURED = "captured at entry and exit, IPv4"
+XDPDUMP = "xdpdump, entry and exit, IPv4"
 
 
-def filtered(bench: Bench, expression: str, reader: Reader) -> int:
-    """Return the cost of a run with a filter at the entry and an empty tracer at the exit."""
-    entry = bench.program.entry_function()
-    assert entry
-    with ExitStack() as stack:
-        stack.enter_context(Tracing(bench, "floor", ("empty_exit",)))
-        loaded = stack.enter_context(Object(path_of("filter")))
-        loaded.set_autoload("filter_entry")
-        loaded.set_attach_target("filter_entry", bench.program, bench.function)
-        loaded.load()
-        template = PacketFilter.compile(expression).insert(loaded.template("filter_entry"), reader)
-        program = stack.enter_context(Program.load(template, "filter", bench.program, entry))
-        stack.enter_context(Link.trace(program, template.attach_type))
-        return bench.instructions()
+class _Drained(Bench):
+    """A target whose captured packets are read after each series."""
+
+    def __init__(self, bench: Bench, tracers: Tracers) -> None:
+        super().__init__(bench.program, bench.function, bench.packet)
+        self._tracers = tracers
+        # The ring's end moves with what was read; a few instructions depend on where it is.
+        self.slack = 5
+
+    def run(self, repeat: int) -> int:
+        cost = super().run(repeat)
+        while self._tracers.rings.read(all=True):
+            pass
+        return cost
 
 
-def main(expressions: list[str]) -> None:
-    with Object(path_of("target")) as target:
-        target.set_autoload(TARGET)
-        target.load()
-        program = target.program(TARGET)
-        for name, packet in (("IPv4", packet4()), ("IPv6", packet6())):
-            bench = Bench(program, TARGET, packet)
-            untraced = bench.instructions()
-            pair = floor(bench, "empty_entry", "empty_exit") - untraced
-            alone = floor(bench, "empty_exit") - untraced
-            print(platform.release(), name, "empty pair", pair, "empty fexit", alone, flush=True)
-            for expression in expressions or [NOTHING]:
-                for reader in READERS:
-                    try:
-                        cost = filtered(bench, expression, reader) - untraced
-                    except KernelError as error:
-                        print(name, reader, "refused:", error.summary, flush=True)
-                        continue
-                    ratio = f"{cost / pair:.2f}"
-                    print(name, expression, reader, cost, cost - pair, ratio, flush=True)
-        program.close()
+def traced(bench: Bench, plan: Plan, *, matches: bool = False) -> int:
+    """Return the cost of a run under the tracers of a session.
+
+    Raises:
+        AssertionError: they did not see exactly the packets that there were.
+    """
+    with Tracers(plan) as tracers:
+        tracers.attach(bench.description)
+        running = _Drained(bench, tracers)
+        cost = running.instructions()
+        wanted = running.runs if matches else 0
+        for _, _, counts in tracers.counts():
+            if (counts.matched, counts.captured, counts.lost) != (wanted, wanted, 0):
+                raise AssertionError(f"{counts}, but {wanted} of {running.runs} were to match")
+    return cost
+
+
+def measure(loaded: Object) -> dict[str, int | None]:
+    """Return what each variant adds to a packet on this kernel, by name."""
+    added: dict[str, int | None] = {}
+    nothing, expensive = PacketFilter.compile(NOTHING), PacketFilter.compile(EXPENSIVE)
+    tunnel = frame(0x0800, ipv4(17, udp(4789, vxlan(packet4()))))
+    with loaded.program(TARGET) as program:
+        bench = Bench(program, TARGET, packet4())
+        untraced = bench.instructions()
+        added[EMPTY_PAIR] = floor(bench, "empty_entry", "empty_exit") - untraced
+        added[EMPTY_EXIT] = floor(bench, "empty_exit") - untraced
+        captured = traced(bench, Plan(snaplen=SNAPLEN), matches=True)
+        added[CAPTURED] = captured - untraced
+        for name, packet, plan in (
+            (NOTHING4, packet4(), Plan(filter=nothing)),
+            (NOTHING6, packet6(), Plan(filter=nothing)),
+            (EXIT4, packet4(), Plan(entry=False, filter=nothing)),
+            (EXIT6, packet6(), Plan(entry=False, filter=nothing)),
+            (EXPENSIVE4, packet4(), Plan(filter=expensive)),
+            (EXPENSIVE6, packet6(), Plan(filter=expensive)),
+            (INNER4, packet4(), Plan(inner=nothing)),
+            (INNER_VXLAN, tunnel, Plan(inner=nothing)),
+        ):
+            added[name] = traced(Bench(program, TARGET, packet), plan) - untraced
+            print(f"bench: {name}: {added[name]}", file=sys.stderr, flush=True)
+    with closing(FlowBench(loaded, "bench_flows4", packet4(), 26)) as flows:
+        untraced = flows.instructions()
+        cost = xdpdump(flows, "entry,exit")
+        added[XDPDUMP] = None if cost is None else cost - untraced
+    return added
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with Object(path_of("target")) as opened:
+        opened.load()
+        found = {"release": platform.release(), "added_with_filters": measure(opened)}
+    Path(sys.argv[1]).write_text(json.dumps(found))

@@ -6,6 +6,8 @@ import time
 from random import Random
 
 import pytest
+from tests.bench.filters import EXPENSIVE
+from tests.bench.rig import packet4, packet6
 from tests.tools.expressions import expressions
 from tests.tools.interpreter import Machine
 from tests.tools.packets import made
@@ -15,6 +17,7 @@ from tests.tools.reference import Reference
 from xdpscope import __main__ as command
 from xdpscope.cli import parser, sessions
 from xdpscope.errors import XdpscopeError
+from xdpscope.libbpf import Instruction
 from xdpscope.sessions.packet_filter import FilterError, PacketFilter, Reader, libpcap
 from xdpscope.sessions.packet_filter.assembler import TooLongError
 from xdpscope.sessions.packet_filter.classic import Classic, check
@@ -261,3 +264,24 @@ def test_a_filter_for_what_is_inside_needs_the_packet_as_it_arrives() -> None:
     tunnelled = Plan(entry=False, inner=PacketFilter.compile("udp"))
     assert tunnelled.programs(writes_packets=True) == ("capture_exit", "capture_entry")
     assert tunnelled.programs(writes_packets=False) == ("capture_exit_only",)
+
+
+@pytest.mark.parametrize("packet", [packet4(), packet6()])
+def test_the_most_expensive_filter_is_the_one_that_is_measured(packet: bytes) -> None:
+    """For a packet that does not match, up to one instruction; a helper's call stands for 30."""
+
+    class Counting(Machine):
+        steps = 0
+
+        def _step(self, at: int, each: Instruction) -> int:
+            self.steps += 30 if each.calls_helper else 1
+            return super()._step(at, each)
+
+    programs = {text: PacketFilter.compile(text).ethernet for text in expressions()}
+    for reader in READERS:
+        steps = {}
+        for text, classic in programs.items():
+            machine = Counting(packet, len(packet), len(packet))
+            if not machine.run(translate(classic, reader, CAST)):
+                steps[text] = machine.steps
+        assert steps[EXPENSIVE] >= max(steps.values()) - 1
