@@ -47,7 +47,7 @@ from dashboards.queries import (
     grown,
     lasting,
     once,
-    or_nought,
+    or_zero,
     rate,
     series,
     share,
@@ -110,7 +110,7 @@ def _numbers() -> list[tuple[int, Panel]]:
                     " what reads them failed. The agent's log says why.",
                     "no agent answers",
                 ),
-                or_nought(
+                or_zero(
                     f"count(min_over_time({series('xdpscope_collector_success')}[{RANGE}]) == 0)"
                 ),
                 "none",
@@ -126,7 +126,7 @@ def _numbers() -> list[tuple[int, Panel]]:
                     "Scans of a host that failed in the time shown. The agent's log says why.",
                     "no agent answers",
                 ),
-                or_nought(whole(total(grown("xdpscope_scan_failures_total")))),
+                or_zero(whole(total(grown("xdpscope_scan_failures_total")))),
                 "none",
                 bad_from=1,
                 links=[{"title": "Where, and when", "url": _of_this("Failed scans")}],
@@ -140,7 +140,7 @@ def _numbers() -> list[tuple[int, Panel]]:
                     "Programs whose packets are counted.",
                     "no agent answers",
                 ),
-                or_nought(total(series("xdp_program_traced"))),
+                or_zero(total(series("xdp_program_traced"))),
                 "none",
                 links=[{"title": "And those not traced", "url": _of_this("Programs by standing")}],
             ),

@@ -146,7 +146,7 @@ def unsampled(flow_rates: str) -> str:
     return f"({_enclosed(flow_rates)} * on (cluster, job, instance) group_left () {factor})"
 
 
-def or_nought(query: str) -> str:
+def or_zero(query: str) -> str:
     """Return the query, with 0 instead of no result if at least one agent answers."""
     return f"{query} or 0 * count({series(AGENT_UP)})"
 

@@ -65,7 +65,7 @@ async function ask(target) {
   return answer.data.result;
 }
 
-/** What is told of a panel's queries, by panel and query. */
+/** What is known about a panel's queries, by panel and query. */
 async function answersFor(board) {
   const answers = {};
   for (const panel of board.panels) {

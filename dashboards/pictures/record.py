@@ -191,7 +191,7 @@ def main() -> None:
         server = prometheus(options.instance, address, directory)
         stack.callback(server.kill)
         wait_for(answers)
-        time.sleep(12)  # some pages of nought
+        time.sleep(12)  # some pages with zeros
         print(f"recording {options.instance} for {options.seconds:g} s", flush=True)
         began = last = time.monotonic()
         while last - began < options.seconds:

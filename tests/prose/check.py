@@ -25,9 +25,7 @@ _SKIPPED = re.compile(
     r"^(LICENSES/|requirements/|dashboards/\w+\.json|tests/kernel/captures/|tests/prose/\w+\.txt"
     r"|tests/unit/test_prose\.py"
     r"|.*\.(png|svg|pcap)$)"
-    # Not checked yet.
-    r"|^agent/xdpscope/web/page\."
-    r"|^dashboards/(grafana|pictures)/|^tests/prometheus/"
+    r"|^dashboards/grafana/"
 )
 """Files that hold no prose of ours."""
 

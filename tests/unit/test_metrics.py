@@ -183,7 +183,7 @@ def test_a_program_that_vanished_keeps_its_counters() -> None:
     assert ("xdpscope_tracer_run_seconds_total", EXAMPLE, 0.25) in samples
 
 
-def test_attach_failures_start_at_nought() -> None:
+def test_attach_failures_start_at_0() -> None:
     samples = page(a=AgentCollector(lambda: Counter({Reason.BUSY: 2})))
     found = {labels["reason"]: v for name, labels, v in samples if "failures" in name}
     assert found == {"busy": 2, "kernel_refused": 0, "unsupported_entry": 0, "vanished": 0}

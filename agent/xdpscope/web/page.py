@@ -433,9 +433,9 @@ def _cell(content: str, kind: str = "", label: str = "") -> str:
 
 
 def _number(total: int, verdict: str) -> str:
-    nought = "" if total else " nought"
+    zero = "" if total else " zero"
     content = f'<b data-own></b><data value="{total}">{total:,}</data>'
-    return _cell(content, f"number {verdict}{nought}", verdict)
+    return _cell(content, f"number {verdict}{zero}", verdict)
 
 
 def _key(verdict: str) -> str:
