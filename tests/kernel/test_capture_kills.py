@@ -21,7 +21,7 @@ def _has_packets(path: Path) -> bool:
 
 @pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.nightly)])
 @pytest.mark.timeout(1800)
-@pytest.mark.every_kernel
+@pytest.mark.one_kernel
 def test_a_kill_at_any_moment(lab: Lab, tmp_path: Path, kills: int) -> None:
     """From its start until it has captured for a while; packets come all the time."""
     veth, packet = lab.veth("xst0"), told(KEEP, 7)
