@@ -30,8 +30,8 @@ def send(veth: Veth, cpu: int, numbers: range) -> None:
 @pytest.mark.parametrize(
     "number",
     [
-        pytest.param(10_000, marks=pytest.mark.at_once),
-        pytest.param(50_000, marks=pytest.mark.nightly),
+        pytest.param(2_000, marks=pytest.mark.at_once),
+        pytest.param(10_000, marks=pytest.mark.nightly),
     ],
 )
 @pytest.mark.timeout(600)

@@ -19,7 +19,7 @@ def _has_packets(path: Path) -> bool:
     return path.exists() and path.stat().st_size > 4096
 
 
-@pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("kills", [5, pytest.param(200, marks=pytest.mark.nightly)])
 @pytest.mark.timeout(1800)
 @pytest.mark.one_kernel
 def test_a_kill_at_any_moment(lab: Lab, tmp_path: Path, kills: int) -> None:
