@@ -139,7 +139,8 @@ def test_a_scan_that_hangs_with_the_lock_keeps_nobody_waiting(
                 assert time.monotonic() - began < 2, "each collector has waited for itself"
                 metrics(served)
             # Once of each collector, and not with each scrape.
-            assert sorted(entry["collector"] for entry in log) == ["flows", "programs", "verdicts"]
+            failed = sorted(entry["collector"] for entry in log)
+            assert failed == ["flows", "latency", "programs", "verdicts"]
             assert during[success, "verdicts"] == during[success, "programs"] == 0
             assert during[success, "scans"] == during[success, "agent"] == 1
             assert during[last, ""] == before[last, ""]
