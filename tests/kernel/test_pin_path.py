@@ -116,6 +116,15 @@ def test_agents_come_and_go_and_the_account_goes_on(lab: Lab) -> None:
         assert agent.stop() == 0
 
 
+def least_objects() -> dict[str, int]:
+    """Return what the kernel holds beside the iterators of a scan, which come and go."""
+    readings = []
+    for _ in range(10):
+        readings.append(kernel_objects())
+        time.sleep(0.07)
+    return {kind: min(each[kind] for each in readings) for kind in readings[0]}
+
+
 @pytest.mark.every_kernel
 def test_a_directory_is_one_agents_until_it_is_cleaned(lab: Lab) -> None:
     veth, program = lab.veth("xst0"), lab.load(READ_ONLY, "flows")
@@ -125,7 +134,7 @@ def test_a_directory_is_one_agents_until_it_is_cleaned(lab: Lab) -> None:
     with AgentProcess(PINNING) as agent:
         agent.ready()
         wait_for(lambda: traced(agent, READ_ONLY) and settled(PATH, program_id))
-        running = tree(PATH), kernel_objects()
+        running = tree(PATH), least_objects()
         with AgentProcess(PINNING) as second:
             assert second.wait() == 1
             said = second.failure().splitlines()
@@ -137,7 +146,7 @@ def test_a_directory_is_one_agents_until_it_is_cleaned(lab: Lab) -> None:
         findings = json.loads(doctor(PINNING, "--json").stdout)["checks"]
         assert findings[-1]["check"] == "state.pin_path" and findings[-1]["status"] == "ok"
         assert "in use" in findings[-1]["found"]
-        assert running == (tree(PATH), kernel_objects())
+        assert running == (tree(PATH), least_objects())
         veth.send(udp(4000), times=5)
         expect(agent, 5)
         assert agent.stop() == 0
