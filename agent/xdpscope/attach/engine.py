@@ -207,7 +207,7 @@ class Engine:
         try:
             return packet_writes.read_only_calls()
         except KernelError as error:
-            _log.debug("no helper counts as harmless", error=str(error))
+            _log.debug("no helper counts as read-only", error=str(error))
             return frozenset()
 
     def set_latency(self, *, enabled: bool, sample_rate: int = 1) -> None:

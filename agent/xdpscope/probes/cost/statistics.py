@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measure runs and run time of programs, which the kernel counts only on request.
 
-The kernel's statistics cost every run of every BPF program on the host some tens of nanoseconds.
+The kernel's statistics cost every run of every BPF program on the host two readings of the clock.
 The agent therefore switches them on for short windows. It uses a descriptor: they go off with it,
 also if the agent is killed. The sysctl would stay on.
 """
