@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.bench.compiled import compile_all
-from tests.bench.cost import FLOWS, VERDICTS, Cost, Ratio
+from tests.bench.cost import FLOWS, VERDICTS, Cost, Ratio, report_passed
 from tests.bench.table import insert, markdown
 from tests.vm.kernels import KERNELS, MATRIX
 from tests.vm.run import supervised
@@ -65,17 +65,11 @@ def bench(options: argparse.Namespace) -> int:
         options.json.write_text(json.dumps(list(map(for_machines, costs)), indent=2) + "\n")
     if options.write:
         insert(options.write, "packets", text)
-    passed = [(cost, ratio) for cost in costs for ratio in RATIOS if ratio.passed(cost)]
-    for cost, ratio in passed:
-        print(
-            f"bench: kernel {cost.release}: {ratio.name}: "
-            f"{ratio.of(cost):.3f} > {ratio.limit(cost)}",
-            file=sys.stderr,
-        )
+    passed = report_passed(costs, RATIOS)
     for cost in costs:
         if not cost.recognised_by_epoch:
             print(f"bench: kernel {cost.release} lets no epochs be kept", file=sys.stderr)
-    return int(bool(passed))
+    return int(passed)
 
 
 def main() -> int:

@@ -2,8 +2,9 @@
 """What was measured on one kernel, and what it may be at most."""
 
 import json
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -79,6 +80,18 @@ class Ratio:
     def passed(self, cost: Cost) -> bool:
         value, limit = self.of(cost), self.limit(cost)
         return value is not None and limit is not None and value > limit
+
+
+def report_passed(costs: Sequence[Cost], ratios: Sequence[Ratio]) -> bool:
+    """Print each limit that is passed; return whether any is."""
+    passed = [(cost, ratio) for cost in costs for ratio in ratios if ratio.passed(cost)]
+    for cost, ratio in passed:
+        print(
+            f"bench: kernel {cost.release}: {ratio.name}: "
+            f"{ratio.of(cost):.3f} > {ratio.limit(cost)}",
+            file=sys.stderr,
+        )
+    return bool(passed)
 
 
 def _flows4(row: str) -> Callable[[Cost], float | None]:

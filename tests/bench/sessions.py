@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.bench import filters
 from tests.bench.__main__ import shown
 from tests.bench.compiled import compile_all
-from tests.bench.cost import Cost, Limits, Ratio
+from tests.bench.cost import Cost, Limits, Ratio, report_passed
 from tests.bench.table import insert, markdown
 from tests.vm.kernels import KERNELS
 from tests.vm.run import supervised
@@ -62,14 +62,7 @@ def bench(options: argparse.Namespace) -> int:
     print(text)
     if options.write:
         insert(options.write, "sessions", text)
-    passed = [(cost, ratio) for cost in costs for ratio in RATIOS if ratio.passed(cost)]
-    for cost, ratio in passed:
-        print(
-            f"bench: kernel {cost.release}: {ratio.name}: "
-            f"{ratio.of(cost):.3f} > {ratio.limit(cost)}",
-            file=sys.stderr,
-        )
-    return int(bool(passed))
+    return int(report_passed(costs, RATIOS))
 
 
 def main() -> int:
