@@ -7,6 +7,8 @@ from collections.abc import Generator, Iterator
 
 import pyroute2.config
 import pytest
+import structlog
+from structlog.typing import EventDict
 
 from tests.kernel.lab import Lab
 from xdpscope.attach.engine import Engine
@@ -33,6 +35,38 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         terminal = item.config.pluginmanager.get_plugin("terminalreporter")
         terminal.write_line(f"\nFAILED {report.nodeid}, {report.when}: {report.longreprtext}\n")
     return report
+
+
+exceptions_logged: list[str] = []
+"""What the code under test logged with a traceback since the test began."""
+
+
+def _note_exception(_: object, __: str, event: EventDict) -> EventDict:
+    if event.get("exc_info"):
+        exceptions_logged.append(f"{event['event']}: {event['exc_info']}")
+    return event
+
+
+# By default structlog draws tracebacks with all variables: a minute each in an emulated machine.
+structlog.configure(
+    processors=[
+        structlog.processors.add_log_level,
+        _note_exception,
+        structlog.processors.format_exc_info,
+        structlog.processors.KeyValueRenderer(key_order=["level", "event"]),
+    ]
+)
+
+
+@pytest.fixture(autouse=True)
+def no_exception_is_logged() -> Iterator[None]:
+    """Fail a test in which a part of the agent failed and only said so in the log.
+
+    A test that causes that clears ``exceptions_logged``.
+    """
+    exceptions_logged.clear()
+    yield
+    assert exceptions_logged == []
 
 
 @pytest.fixture(autouse=True)

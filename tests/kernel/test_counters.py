@@ -18,6 +18,7 @@ from xdpscope.attach.templates import FlowSizes
 from xdpscope.config import Config, GlobFilter
 from xdpscope.libbpf.stats import run_time_stats
 from xdpscope.observer import Observer
+from xdpscope.scans import ScanRecord
 from xdpscope.source import AgentSource
 
 pytestmark = pytest.mark.every_kernel
@@ -40,7 +41,7 @@ def pin_path() -> Iterator[Path]:
 
 def counters(observer: Observer) -> dict[Key, float]:
     """Return every counter on the page of an agent that has this observer."""
-    thread = SimpleNamespace(observer=observer, config=Config())
+    thread = SimpleNamespace(observer=observer, config=Config(), scans=ScanRecord())
     page = AgentSource(cast(Any, thread))
     families = text_string_to_metric_families(generate_latest(page.registry).decode())
     return {
