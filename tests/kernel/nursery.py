@@ -5,6 +5,7 @@ An emulated machine takes eight seconds for Python to read what the agent needs.
 of its own all the same, child of a server that has no descriptor of the tests'.
 """
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -16,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from typing import NamedTuple, TextIO
+
+_PR_SET_THP_DISABLE = 41  # linux/prctl.h
 
 _COMMANDS = ("run", "doctor", "list", "flows", "trace", "capture")
 
@@ -111,11 +114,17 @@ def finished(*arguments: str, before: Callable[[], object] = bool) -> Finished:
         return Finished(process.exitcode, stdout.read(), stderr.read())
 
 
-def forget_soon() -> None:
-    """What a ``before`` may be: what is gone leaves the page after two scans."""
+def forget_soon_in_small_pages() -> None:
+    """What a ``before`` may be: what is gone leaves the page after two scans.
+
+    And resident memory says what is used: a huge page counts whole when a part of it is.
+    """
     from xdpscope import scanner
 
     scanner._RETENTION = 0.0
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_THP_DISABLE)")
 
 
 def _run_into(arguments: list[str], files: list[str], before: Callable[[], object]) -> None:
