@@ -3,9 +3,11 @@
 
 import struct
 import time
+from contextlib import suppress
 from ipaddress import ip_address
 from pathlib import Path
 
+from xdpscope.errors import VanishedError
 from xdpscope.libbpf import Link
 
 BPFFS = Path("/sys/fs/bpf")
@@ -35,6 +37,15 @@ def tree(path: Path) -> list[str]:
 def links() -> int:
     """Return how many links there are in all."""
     return len(list(Link.ids()))
+
+
+def tracers_of(program_id: int) -> int:
+    """Return how many tracers of a program are attached, pinned or not (Linux 5.13)."""
+    found = 0
+    for link_id in Link.ids():
+        with suppress(VanishedError), Link.open(link_id) as link:
+            found += link.ends().target == program_id
+    return found
 
 
 def pinned_links(path: Path, program_id: int) -> set[str]:

@@ -15,10 +15,9 @@ from tests.kernel.lab import Drizzle, Lab, kernel_objects, settled_objects
 from tests.kernel.nursery import Finished, finished
 from tests.kernel.pinned import (
     BPFFS,
-    OWN_LINKS,
     READ_ONLY,
-    links,
     settled,
+    tracers_of,
     tree,
     udp,
     wipe,
@@ -110,7 +109,7 @@ def test_agents_come_and_go_and_the_account_goes_on(lab: Lab) -> None:
         said = [entry for entry in agent.log if "counters start again" in str(entry["event"])]
         assert [(entry["path"], entry["programs"]) for entry in said] == [(str(state), 1)]
         assert not state.exists()
-        wait_for(lambda: links() == OWN_LINKS + 1)  # and the target's: no others are left
+        wait_for(lambda: tracers_of(program_id) == 1)  # no other is left
         veth.send(udp(4000), times=9)
         expect(agent, 9)
         assert agent.stop() == 0
