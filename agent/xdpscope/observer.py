@@ -22,6 +22,7 @@ import structlog
 from xdpscope import config
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.reason import Reason, Selection
+from xdpscope.attach.spec import Spec
 from xdpscope.attach.targets import Target, Targets
 from xdpscope.attach.tracer import read_counts
 from xdpscope.config import Flows
@@ -118,7 +119,7 @@ class Observer:
         self._uppers = Uppers()
         self._overflow = OverflowCleanup()
         self._totals = Totals()
-        self._targets = Targets(engine)
+        self._targets = Targets(engine, self._specs)
         self._programs_gone: Retention[int] = Retention()
         self._locations_gone: Retention[Location] = Retention()
         self._locations_hidden: dict[Location, None] = {}
@@ -130,6 +131,7 @@ class Observer:
         tables = engine.flow_tables()
         self._flows = FlowTotals(tables, flows or Flows(), patience) if tables else None
         self._latency_in_use = config.Latency()
+        self._timed = False
         self._latency = latency or self._latency_in_use
         self._times: dict[int, Times] = {}  # by program id
         self._flows_of = -1  # version of the counter reader at the last read of flows
@@ -235,10 +237,24 @@ class Observer:
         if latency == self._latency_in_use:
             return
         self._latency_in_use = latency
+        self._timed = False
+        if not latency.enabled:
+            return
         try:
-            self._engine.set_latency(enabled=latency.enabled, sample_rate=latency.sample_rate)
+            self._engine.prepare_times(latency.sample_rate)
         except (KernelError, OSError) as error:
             _log.warning("times cannot be measured", error=str(error))
+        else:
+            self._timed = True
+
+    def _specs(self, target: Target) -> Spec:
+        """Return what the tracer of a target must do."""
+        if target.reason is not None:
+            return Spec.VERDICTS
+        spec = Spec.VERDICTS
+        if self._flows is not None:
+            spec |= Spec.FLOWS
+        return spec | Spec.TIMES if self._timed else spec
 
     def scan(self, retention: float, follow_up: float = inf) -> None:
         """Scan the host, and attach and detach tracers to match it.
@@ -377,7 +393,7 @@ class Observer:
             for part in _parts(self._targets):
                 for target in part:
                     times = self._times.get(target.program.id)
-                    measured = self._engine.timed and target.reason is None
+                    measured = self._timed and target.reason is None
                     if measured or (times is not None and times.packets):
                         found.append(Latency(target.program, times or Times()))
                 yield
@@ -564,7 +580,7 @@ class Observer:
     def _with_times(self, counted: Iterable[Counted]) -> Iterator[Counted]:
         """Yield the same records, after adding their times."""
         for part in counted:
-            if self._engine.timed or self._times:
+            if self._timed or self._times:
                 for program, records in zip(part.programs, part.records, strict=True):
                     self._times[program] = Times.of(records["timing"])
             yield part

@@ -8,6 +8,7 @@ from tests.bench.peers import lru, xdpdump
 from tests.bench.rig import check_counts, check_times, floor, packet4, packet6
 from tests.bench.turns import FLOWS, FlowBench
 from xdpscope.attach.engine import Engine
+from xdpscope.attach.spec import Spec
 from xdpscope.attach.templates import FlowSizes
 from xdpscope.attach.tracer import Tracer
 from xdpscope.libbpf import Object, typed
@@ -93,9 +94,10 @@ def ours(
     """
     sizes = FlowSizes(SETS, sample_rate)
     with Engine(sizes) as engine, closing(Tracer(engine, bench.description)) as tracer:
-        engine.set_latency(enabled=bool(times), sample_rate=times or 1)
+        if times:
+            engine.prepare_times(times)
         tracer.attach()
-        tracer.follow_up(lambda _: not read_only)
+        tracer.follow_up(Spec.TIMES if times else Spec.FLOWS, lambda _: not read_only)
         if budget is not None:
             engine.sample_flows(budget)
         before = bench.runs

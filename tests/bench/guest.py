@@ -13,6 +13,7 @@ from tests.bench import flows
 from tests.bench.compiled import path_of
 from tests.bench.rig import Bench, check_counts, check_times, floor, packet4
 from xdpscope.attach.engine import Engine
+from xdpscope.attach.spec import Spec
 from xdpscope.attach.tracer import Tracer
 from xdpscope.libbpf import Object
 
@@ -88,10 +89,10 @@ def timed(bench: Bench, engine: Engine, sample_rate: int) -> int:
     Raises:
         AssertionError: packets, bytes or times were not counted exactly.
     """
-    engine.set_latency(enabled=True, sample_rate=sample_rate)
+    engine.prepare_times(sample_rate)
     with closing(Tracer(engine, bench.description)) as tracer:
         tracer.attach()
-        tracer.follow_up(lambda _: True)
+        tracer.follow_up(Spec.TIMES, lambda _: True)
         engine.end_handover()
         # One packet of 100 is not ten of each thousand.
         bench.slack = int(sample_rate > 1)

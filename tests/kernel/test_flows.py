@@ -32,6 +32,7 @@ from tests.kernel.mixture import FLOWS, samples
 from tests.kernel.test_lifecycle import extension_of
 from tests.reference import NOT_IP, TRUNCATED, Flow, flow_of
 from xdpscope.attach.engine import Engine
+from xdpscope.attach.spec import Spec
 from xdpscope.attach.templates import FlowSizes
 from xdpscope.attach.tracer import Tracer
 from xdpscope.counters.records import of_target
@@ -342,8 +343,8 @@ def test_flows_follow_under_traffic_without_a_packet_missed_or_twice(
             lost = veth.lost
             with veth.sending(udp4(1)) as traffic:
                 time.sleep(0.1)
-                assert not tracer.complete
-                tracer.follow_up(lambda _: alters)
+                assert not tracer.does(Spec.FLOWS)
+                tracer.follow_up(Spec.FLOWS, lambda _: alters)
                 time.sleep(0.1)
             sent = traffic.sent - (veth.lost - lost)
             assert sent > 100

@@ -45,7 +45,6 @@ def observer(engine: Engine) -> Iterator[Observer]:
         Observer(engine, inventory, Selection(), Flows()) as observer,
     ):
         yield observer
-    engine.set_latency(enabled=False)
 
 
 def slow() -> bytes:

@@ -10,6 +10,7 @@ from tests.kernel.flows import check_sums, held, observing, on_one_cpu, unaccoun
 from tests.kernel.lab import Lab
 from tests.kernel.test_flows import PROGRAM, WRITING, udp4
 from xdpscope.attach.engine import Engine
+from xdpscope.attach.spec import Spec
 from xdpscope.attach.templates import FlowSizes
 from xdpscope.attach.tracer import Tracer
 from xdpscope.counters.records import REASONS, of_target
@@ -64,7 +65,7 @@ def test_the_rate_changes_under_traffic(lab: Lab, alters: bool) -> None:
         lost = veth.lost
         engine.sample_flows(0)
         with veth.sending(udp4(1)) as first:
-            tracer.follow_up(lambda _: alters)
+            tracer.follow_up(Spec.FLOWS, lambda _: alters)
             time.sleep(0.1)
         sent = first.sent - (veth.lost - lost)
         early = _dropped(engine, tracer, sent)

@@ -91,8 +91,6 @@ class Engine:
         self._numbers = itertools.count(1)
         self._in_use: set[int] = set()
         self._logged_cpus = False
-        self.timed = False
-        """Whether tracers of programs in service measure times. See ``set_latency``."""
         with ExitStack() as stack:
             try:
                 self_test = stack.enter_context(Object(bpf.path_of("self_test")))
@@ -210,19 +208,19 @@ class Engine:
             _log.debug("no helper counts as read-only", error=str(error))
             return frozenset()
 
-    def set_latency(self, *, enabled: bool, sample_rate: int = 1) -> None:
-        """Measure times, or not, in each target that ``Targets.follow_up`` handles from now on.
+    def prepare_times(self, sample_rate: int) -> None:
+        """Load the programs for ``Spec.TIMES``. Again is no error: it sets the rate.
+
+        Args:
+            sample_rate: Measure the time of one of this many packets.
 
         Raises:
             KernelError: this kernel does not accept the programs that measure times.
         """
         entry = self._self_test.entry_function()
         assert entry is not None  # noqa: S101 - the templates are loaded
-        if enabled:
-            self.timed = False
-            self.handover.set_rate(sample_rate)
-            self.templates.load_timed(self._self_test, entry)
-        self.timed = enabled
+        self.handover.set_rate(sample_rate)
+        self.templates.load_timed(self._self_test, entry)
 
     @property
     def handover(self) -> Handover:

@@ -14,6 +14,7 @@ import structlog
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.pins import TargetPins
 from xdpscope.attach.reason import Reason, Selection
+from xdpscope.attach.spec import Spec
 from xdpscope.attach.tracer import Tracer
 from xdpscope.discovery.model import Attachment, Part, Role, Snapshot, XdpProgram
 from xdpscope.errors import KernelError, LoadError, VanishedError
@@ -85,8 +86,15 @@ class Targets:
     may then see some targets before a change and others after it.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, specs: Callable[[Target], Spec]) -> None:
+        """Find pinned state, and adopt none yet.
+
+        Args:
+            engine: What the tracers share.
+            specs: Returns what the tracer of a target must do, for all probes together.
+        """
         self._engine = engine
+        self._specs = specs
         self._targets: dict[int, Target] = {}
         self._changing = threading.Lock()  # guards the set of targets
         self._tidied = not engine.templates.adopted
@@ -168,7 +176,7 @@ class Targets:
             _log.info("tracing", program=program.function, program_id=program.id)
 
     def incomplete(self) -> list[Target]:
-        """Return targets in service whose tracers do not count flows, or measure times, as wanted.
+        """Return targets in service whose tracers do not do what the probes need.
 
         The result omits programs that the last scan found first. To start counting the flows of a
         program takes ten times as long as its verdicts, and many programs are short-lived.
@@ -184,16 +192,17 @@ class Targets:
         now = time.monotonic()
         for target in self:
             tracer = target.tracer
-            waiting = target.reason is None and tracer is not None and not tracer.complete
-            if waiting and now >= target.flows_again_at:
+            if target.reason is not None or tracer is None or now < target.flows_again_at:
+                continue
+            if not tracer.does(self._specs(target)):
                 yield target
 
     def follow_up(self, target: Target) -> None:
-        """Start to count the flows of a target, and switch the measuring of times."""
-        if target.tracer is None or not target.armed or target.tracer.complete:
+        """Let the tracer of a target do what the probes need."""
+        if target.tracer is None or not target.armed:
             return
         try:
-            target.tracer.follow_up(self._engine.writes_packets)
+            target.tracer.follow_up(self._specs(target), self._engine.writes_packets)
         except (KernelError, OSError) as error:
             self.failures[_reason_of(error)] += 1
             program = target.program

@@ -23,6 +23,7 @@ from xdpscope import bpf
 from xdpscope.attach.device_hook import DeviceHook, ftrace_is_off
 from xdpscope.attach.handover import Handover
 from xdpscope.attach.pins import PinPath, Shared, State
+from xdpscope.attach.spec import Spec
 from xdpscope.counters.records import of_target
 from xdpscope.errors import KernelError, UnsupportedHostError
 from xdpscope.kernel import netns
@@ -139,24 +140,26 @@ class Variant:
     @property
     def timed_programs(self) -> tuple[str, ...]:
         """Return the programs that replace others while the agent measures times."""
-        return tuple(dict.fromkeys(chain(*self.ways(timed=True))))
+        return tuple(dict.fromkeys(chain(*self.ways(Spec.TIMES))))
 
-    def way(self, *, writes_packets: bool, timed: bool) -> tuple[str, ...]:
-        """Return the programs of a target in service, in the order of attaching.
+    def way(self, spec: Spec, *, writes_packets: bool) -> tuple[str, ...]:
+        """Return the programs that do what ``spec`` says, in the order of attaching.
 
         The first one is an fexit program, which counts.
         """
+        if not spec & (Spec.FLOWS | Spec.TIMES):
+            return (self.first,)
         way = (self.rest if writes_packets else self.rest_read_only) or (self.first,)
-        if not timed:
+        if Spec.TIMES not in spec:
             return way
         names = tuple(f"{name}_timed" for name in way)
         return names if len(way) > 1 else (*names, "entry_time")
 
-    def ways(self, *, timed: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def ways(self, spec: Spec) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the result of ``way`` for targets that alter packets, and for others."""
         return (
-            self.way(writes_packets=True, timed=timed),
-            self.way(writes_packets=False, timed=timed),
+            self.way(spec, writes_packets=True),
+            self.way(spec, writes_packets=False),
         )
 
     def id(self, sizes: FlowSizes | None) -> str:
@@ -474,7 +477,7 @@ class Templates:
         Raises:
             KernelError: a test failed.
         """
-        ways = (self.variant.ways(timed=flag) for flag in (False, True))
+        ways = (self.variant.ways(spec) for spec in (Spec.FLOWS, Spec.TIMES))
         for plain, timed in dict.fromkeys(zip(*ways, strict=True)):
             with ExitStack() as stack:
                 counts = stack.enter_context(self.new_counts())

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.pins import TargetPins
+from xdpscope.attach.spec import Spec
 from xdpscope.attach.templates import Attached, Copy
 from xdpscope.counters.counter_reader import Counted
 from xdpscope.discovery.model import XdpProgram
@@ -134,7 +135,7 @@ class Tracer:
         if variant.rest and variant.first in attached:
             begun = self._begun()
             return {variant.first, *(() if begun is None else begun)}
-        ways = chain(*(variant.ways(timed=timed) for timed in (False, True)))
+        ways = chain(variant.ways(Spec.FLOWS), variant.ways(Spec.TIMES))
         return next((set(way) for way in ways if attached.issuperset(way)), set())
 
     def attach(self) -> None:
@@ -180,40 +181,45 @@ class Tracer:
                 with self._changing:
                     self._attached[name] = each
 
-    @property
-    def complete(self) -> bool:
-        """Return whether the attached programs are those for a target in service."""
-        ways = self._engine.templates.variant.ways(timed=self._engine.timed)
+    def does(self, spec: Spec) -> bool:
+        """Return whether the attached programs do what ``spec`` says, and nothing else."""
+        ways = self._engine.templates.variant.ways(spec)
         return any(self._attached.keys() == set(way) for way in ways)
 
-    def follow_up(self, writes_packets: Callable[[Program], bool]) -> None:
-        """Attach the programs that count flows and measure times, and detach others.
+    def follow_up(self, spec: Spec, writes_packets: Callable[[Program], bool]) -> None:
+        """Attach the programs that do what ``spec`` says, and detach others.
 
         The tracer misses no packet and counts none twice. The caller may try again after a failure.
 
         Args:
+            spec: What to do from now on. A tracer that counts flows continues to do so.
             writes_packets: Returns whether a target may alter a packet. If not, the fexit program
                 reads the packet, and there is no fentry program for it.
 
         Raises:
             KernelError: the tracer continues as before.
         """
-        variant, timed = self._engine.templates.variant, self._engine.timed
+        if self.does(spec):
+            return
+        variant, timed = self._engine.templates.variant, Spec.TIMES in spec
+        wanted, other = (Spec.TIMES, Spec.FLOWS) if timed else (Spec.FLOWS, Spec.TIMES)
         with Program.open(self._target) as target:
             way = self._begun()
             if way is None:
-                way = variant.way(writes_packets=writes_packets(target), timed=timed)
+                way = variant.way(wanted, writes_packets=writes_packets(target))
             if variant.rest and variant.first in self._attached:
                 self._attach_missing(way, target)
                 self._drop([variant.first])
-            if not self.complete:
-                at = variant.ways(timed=not timed).index(way)
-                self._replace(way, variant.ways(timed=timed)[at], target)
+            if not self.does(wanted):
+                at = variant.ways(other).index(way)
+                self._replace(way, variant.ways(wanted)[at], target, timed=timed)
 
-    def _replace(self, old: Sequence[str], new: Sequence[str], target: Program) -> None:
+    def _replace(
+        self, old: Sequence[str], new: Sequence[str], target: Program, *, timed: bool
+    ) -> None:
         """Attach one way, and detach the other. The caller ends the handover."""
         handover = self._engine.handover
-        handover.begin(timed=self._engine.timed)
+        handover.begin(timed=timed)
         try:
             self._attach_missing(new, target)
         except (KernelError, OSError):
@@ -229,7 +235,7 @@ class Tracer:
     def _begun(self) -> tuple[str, ...] | None:
         """Return the way of which some programs are attached. None if there is none."""
         variant = self._engine.templates.variant
-        ways = chain(*(variant.ways(timed=timed) for timed in (False, True)))
+        ways = chain(variant.ways(Spec.FLOWS), variant.ways(Spec.TIMES))
         return next((way for way in ways if not self._attached.keys().isdisjoint(way)), None)
 
     def _drop(self, names: Sequence[str], *, last: bool = False) -> None:

@@ -25,7 +25,8 @@ from tests.bench.scale.namespaces import spread, within
 from xdpscope import log
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.reason import Selection
-from xdpscope.attach.targets import Targets
+from xdpscope.attach.spec import Spec
+from xdpscope.attach.targets import Target, Targets
 from xdpscope.attach.templates import FlowSizes
 from xdpscope.config import Flows
 from xdpscope.discovery.inventory import Inventory
@@ -99,7 +100,7 @@ def measure(programs: int) -> Growth:
     size = programs // PER_NAMESPACE, programs, programs
     with spread(*size, by_link=True) as names, observed(flows) as (engine, inventory):
         time.sleep(_SETTLING)
-        with closing(Targets(engine)) as targets:
+        with closing(Targets(engine, everything)) as targets:
             attaching, following = attach(targets, inventory, programs)
         finding = least(inventory.take)
         with Observer(engine, inventory, Selection(), flows) as observer:
@@ -111,6 +112,11 @@ def measure(programs: int) -> Growth:
             scan = least(lambda: observer.scan(0))
             expect_packets(observer, programs)
     return Growth(programs, attaching, following, finding, scan)
+
+
+def everything(_: Target) -> Spec:
+    """Return what an agent with default settings needs."""
+    return Spec.VERDICTS | Spec.FLOWS
 
 
 def attach(targets: Targets, inventory: Inventory, programs: int) -> tuple[Spent, Spent]:

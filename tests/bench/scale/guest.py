@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.bench.scale import PROGRAMS
 from tests.bench.scale.crowd import crowd
-from tests.bench.scale.growth import attach, observed
+from tests.bench.scale.growth import attach, everything, observed
 from tests.bench.scale.page import resident
 from tests.bench.scale.rounds import seconds_of_round
 from xdpscope import log
@@ -91,7 +91,7 @@ def _attaching() -> float:
     with (
         tempfile.TemporaryFile("w") as stream,
         observed(Flows()) as (engine, inventory),
-        closing(Targets(engine)) as targets,
+        closing(Targets(engine, everything)) as targets,
     ):
         log.configure("info", "json", stream)
         spent, _ = attach(targets, inventory, PROGRAMS)
