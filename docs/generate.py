@@ -23,7 +23,6 @@ from docs.commands import FILES, SHARE
 
 from xdpscope._schema import declared
 from xdpscope.config import Config
-from xdpscope.report import FlowReport
 from xdpscope.scanner import ScanThread
 from xdpscope.source import AgentSource
 
@@ -38,21 +37,12 @@ RUNBOOK = PAGES.parent / "agent" / "xdpscope" / "web" / "runbook.html"
 
 
 class _EmptyHost:
-    """Stands for the observer: no programs, no failures, flows that nobody has."""
+    """Stands for the observer: no programs, and no failures."""
 
     watches_devices = True
 
-    def counts(self, since: float | None) -> list[object]:
-        return []
-
-    def latencies(self, since: float | None) -> list[object]:
-        return []
-
     def statuses(self) -> list[object]:
         return []
-
-    def flow_counts(self, client: str, since: float | None) -> FlowReport:
-        return FlowReport(0, {}, 1)
 
     def attach_failures(self) -> dict[object, int]:
         return {}
@@ -62,7 +52,7 @@ def families() -> list[Metric]:
     """Return every metric that an agent may serve, in the page's order."""
     scan_thread = ScanThread(Config())
     scan_thread.observer = cast("Any", _EmptyHost())
-    found = list(AgentSource(scan_thread, scan_thread.probes).registry.collect())
+    found = list(AgentSource(scan_thread).registry.collect())
     failed = [
         sample.labels
         for family in found

@@ -72,9 +72,7 @@ class Agent:
         listener = WebServer.bind(self._config.listen.host, self._config.listen.port)
         with listener, LinkEvents() as events:
             loop.add_reader(events, self._changed, events)
-            app = create_app(
-                AgentSource(self._scan_thread, self._scan_thread.probes), policy=policy
-            )
+            app = create_app(AgentSource(self._scan_thread), policy=policy)
             server = WebServer(app, listener, policy=policy)
             serving = asyncio.create_task(server.serve())
             host, port = listener.getsockname()[:2]

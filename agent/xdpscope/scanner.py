@@ -11,15 +11,14 @@ import structlog
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.pins import PinPath
 from xdpscope.attach.reason import Selection
-from xdpscope.attach.templates import FlowSizes
-from xdpscope.config import Config, Flows
+from xdpscope.config import Config
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.namespaces import NamespaceSource
 from xdpscope.errors import KernelError, NotPermittedError
-from xdpscope.kernel import capabilities, machine
-from xdpscope.libbpf import possible_cpus
+from xdpscope.kernel import capabilities
 from xdpscope.observer import Observer
 from xdpscope.probes import REGISTRY, RunningProbes, Scan
+from xdpscope.probes.flows import flow_sizes
 from xdpscope.scans import ScanRecord
 
 _log = structlog.get_logger(__name__)
@@ -89,19 +88,17 @@ class ScanThread(threading.Thread):
         try:
             with ExitStack() as stack:
                 config = self.config
-                flows = config.flows
                 path = config.state.pin_path
                 pins = stack.enter_context(PinPath.open(path)) if path else None
-                sizes = _sizes(flows) if flows.enabled else None
-                engine = stack.enter_context(Engine(sizes, pins=pins))
+                engine = stack.enter_context(Engine(flow_sizes(config.flows), pins=pins))
                 namespaces = NamespaceSource(everywhere=_everywhere(config))
                 inventory = stack.enter_context(Inventory(namespaces))
+                self.probes.reconfigure(config)
                 observer = stack.enter_context(
-                    Observer(engine, inventory, _selection(config), flows, latency=config.latency)
+                    Observer(engine, inventory, _selection(config), self.probes)
                 )
                 self.observer = observer
                 stack.enter_context(self.probes)
-                self.probes.reconfigure(config)
                 if not engine.watches_devices:
                     why = {"error": engine.hook_failure} if engine.hook_failure else {}
                     _log.warning("devices cannot be watched: tracing costs a little more", **why)
@@ -109,12 +106,7 @@ class ScanThread(threading.Thread):
                 while not self._stopping.is_set():
                     if config is not self.config:
                         config = self.config
-                        observer.reconfigure(
-                            _selection(config),
-                            config.flows,
-                            everywhere=_everywhere(config),
-                            latency=config.latency,
-                        )
+                        observer.reconfigure(_selection(config), everywhere=_everywhere(config))
                         self.probes.reconfigure(config)
                     began = time.monotonic()
                     self._scan(observer)
@@ -178,9 +170,3 @@ def _everywhere(config: Config) -> bool:
 
 def _selection(config: Config) -> Selection:
     return Selection(config.programs, config.interfaces, config.programs.arm)
-
-
-def _sizes(flows: Flows) -> FlowSizes:
-    return FlowSizes.for_entries(
-        flows.max_entries, flows.sample_rate, machine.cpus_to_serve(), possible_cpus()
-    )

@@ -8,28 +8,25 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from xdpscope import __version__
 from xdpscope.attach.reason import Reason
-from xdpscope.counters.clients import READER
 from xdpscope.counters.flow_query import FlowQuery
 from xdpscope.describe import as_json, count_as_json, cpus_as_json, flows_as_json, latency_as_json
 from xdpscope.errors import ObserverBusyError
 from xdpscope.metrics import (
-    SCRAPE_BEGAN,
     AgentCollector,
-    FlowCollector,
     IsolatedCollectors,
-    LatencyCollector,
     ProgramCollector,
     ScanCollector,
-    VerdictCollector,
 )
-from xdpscope.probes import RunningProbes
 from xdpscope.probes.cost import CostProbe
 from xdpscope.probes.cost.report import as_text as cost_as_text
 from xdpscope.probes.events import EventsProbe
 from xdpscope.probes.events.report import as_json as event_as_json
+from xdpscope.probes.flows import FlowsProbe
+from xdpscope.probes.latency import LatencyProbe
 from xdpscope.probes.sockets import SocketsProbe
 from xdpscope.probes.sockets.report import as_json as socket_as_json
-from xdpscope.report import Count, FlowReport, FlowsFound, Latency, ProgramStatus
+from xdpscope.probes.verdicts import VerdictsProbe
+from xdpscope.report import FlowsFound, ProgramStatus
 from xdpscope.scanner import ScanThread
 from xdpscope.scans import ScanStatus
 
@@ -37,22 +34,23 @@ from xdpscope.scans import ScanStatus
 class AgentSource:
     """Give the web application its data. There is none until the BPF programs are loaded."""
 
-    def __init__(self, scan_thread: ScanThread, probes: RunningProbes | None = None) -> None:
+    def __init__(self, scan_thread: ScanThread) -> None:
         self._scan_thread = scan_thread
-        self._sockets = probes.find(SocketsProbe) if probes else None
-        self._events = probes.find(EventsProbe) if probes else None
-        self._cost = probes.find(CostProbe) if probes else None
+        probes = scan_thread.probes
+        self._verdicts = probes.find(VerdictsProbe)
+        self._flows = probes.find(FlowsProbe)
+        self._latency = probes.find(LatencyProbe)
+        self._sockets = probes.find(SocketsProbe)
+        self._events = probes.find(EventsProbe)
+        self._cost = probes.find(CostProbe)
         self.registry = CollectorRegistry()
         collectors = IsolatedCollectors(
             {
-                "verdicts": VerdictCollector(self._counts),
-                "flows": FlowCollector(self._flow_report),
-                "latency": LatencyCollector(self._latencies),
+                **probes.collectors(),
                 "programs": ProgramCollector(self._statuses, self._expects),
                 "agent": AgentCollector(self._attach_failures, self._watches_devices),
                 "scans": ScanCollector(self._scans),
                 "process": ProcessCollector(registry=None),
-                **(probes.collectors() if probes else {}),
             }
         )
         self.registry.register(collectors)
@@ -75,15 +73,16 @@ class AgentSource:
         observer = self._scan_thread.observer
         if observer is None:
             return []
-        of_cpus = observer.cpu_counts() if cpus else None
+        of_cpus = self._verdicts.cpu_counts() if cpus and self._verdicts else None
         counts: dict[int, list[dict[str, object]]] = {}
-        for count in observer.counts():
+        for count in self._verdicts.counts() if self._verdicts else ():
             shown = count_as_json(count)
             if of_cpus is not None:
                 found = of_cpus.get((count.program.id, count.location))
                 shown["cpus"] = [] if found is None else cpus_as_json(found)
             counts.setdefault(count.program.id, []).append(shown)
-        latencies = {each.program.id: latency_as_json(each) for each in observer.latencies()}
+        measured = self._latency.latencies() if self._latency else ()
+        latencies = {each.program.id: latency_as_json(each) for each in measured}
         return [
             as_json(status)
             | {"counts": counts.get(status.program.id, [])}
@@ -93,10 +92,9 @@ class AgentSource:
 
     def flows(self, query: FlowQuery) -> dict[str, object]:
         """Return the flows in the table, as ``/api/v1/flows`` shows them."""
-        observer = self._scan_thread.observer
-        if observer is None:
+        if self._scan_thread.observer is None or self._flows is None:
             return flows_as_json(FlowsFound(enabled=self._scan_thread.config.flows.enabled))
-        return flows_as_json(observer.held_flows(query))
+        return flows_as_json(self._flows.find(query))
 
     def sockets(self) -> list[dict[str, object]]:
         """Return the open AF_XDP sockets, as ``xdpscope list --json`` prints them."""
@@ -109,7 +107,6 @@ class AgentSource:
 
     def status(self) -> dict[str, object]:
         """Return the facts at the top of the page."""
-        observer = self._scan_thread.observer
         try:
             statuses = self._statuses()
         except ObserverBusyError:
@@ -117,7 +114,7 @@ class AgentSource:
         else:
             traced = f"{sum(s.reason is None for s in statuses)} of {len(statuses)}"
             missed = f"{sum(status.missed for status in statuses):,}"
-        held = observer.flows_held if observer is not None else None
+        held = self._flows.held if self._flows else None
         cost = cost_as_text(self._cost.report) if self._cost else {}
         return {
             "Ready": self.ready(),
@@ -134,20 +131,6 @@ class AgentSource:
 
     def _scans(self) -> ScanStatus:
         return self._scan_thread.scans.status(self._scan_thread.config.discovery.interval)
-
-    def _counts(self) -> Sequence[Count]:
-        observer = self._scan_thread.observer
-        return observer.counts(SCRAPE_BEGAN.get()) if observer is not None else ()
-
-    def _latencies(self) -> Sequence[Latency]:
-        observer = self._scan_thread.observer
-        return observer.latencies(SCRAPE_BEGAN.get()) if observer is not None else ()
-
-    def _flow_report(self) -> FlowReport | None:
-        observer = self._scan_thread.observer
-        if observer is None:
-            return None
-        return observer.flow_counts(READER.get(), SCRAPE_BEGAN.get())
 
     def _statuses(self) -> Sequence[ProgramStatus]:
         observer = self._scan_thread.observer

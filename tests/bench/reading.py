@@ -22,11 +22,13 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from tests.bench.table import insert, markdown
+from tests.collecting import Collecting
 from tests.tables import OWNER, PROGRAM, TARGET, Table, every_step, flow_table, series_index, total
 from xdpscope.config import Flows
 from xdpscope.counters.flows import FlowTotals
 from xdpscope.discovery.model import XdpProgram
-from xdpscope.metrics import FlowCollector, IsolatedCollectors
+from xdpscope.metrics import IsolatedCollectors
+from xdpscope.probes.flows.metrics import families
 from xdpscope.report import Count, FlowReport, FlowRow
 from xdpscope.web.app import create_app
 from xdpscope.web.server import WebServer
@@ -132,7 +134,7 @@ def scrape(reading: Reading) -> float:
         def status(self) -> dict[str, object]:
             return {}
 
-    Source.registry.register(IsolatedCollectors({"flows": FlowCollector(report)}))
+    Source.registry.register(IsolatedCollectors({"flows": Collecting(lambda: families(report()))}))
     listener = WebServer.bind("127.0.0.1", 0)
     server = WebServer(create_app(Source()), listener)
     loop = asyncio.new_event_loop()

@@ -11,12 +11,12 @@ import structlog
 from structlog.typing import EventDict
 
 from tests.kernel.lab import Lab
+from tests.kernel.observing import Observer
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.reason import Selection
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.errors import VanishedError
 from xdpscope.libbpf import Program
-from xdpscope.observer import Observer
 
 # A child that makes a namespace has two seconds, else; a busy emulator takes longer.
 pyroute2.config.default_communicate_timeout = 60

@@ -14,13 +14,13 @@ from typing import Any
 
 import dpkt
 
+from tests.kernel.observing import Observer
 from tests.reference import Flow, flow_of
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.reason import Selection
 from xdpscope.config import Flows
 from xdpscope.counters.records import REASONS
 from xdpscope.discovery.inventory import Inventory
-from xdpscope.observer import Observer
 from xdpscope.program_types.xdp import VERDICTS
 
 CAPTURES = Path(__file__).parent / "captures"

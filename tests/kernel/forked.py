@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
+from tests.kernel.observing import Observer
 from xdpscope.attach import pins
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.pins import PinPath
@@ -23,7 +24,6 @@ from xdpscope.attach.templates import FlowSizes
 from xdpscope.config import Flows
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.libbpf import Link, Map
-from xdpscope.observer import Observer
 
 PLACED, UNPINNED = "new_target", "_removed"
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from pyroute2 import netns as named
 
 from tests.kernel.lab import Lab, frame
+from tests.kernel.observing import Observer
 from tests.waiting import wait_for
 from xdpscope.discovery.interfaces import InterfaceSource
 from xdpscope.kernel import netns
 from xdpscope.libbpf import Program
-from xdpscope.observer import Observer
 from xdpscope.program_types.xdp import VERDICTS
 
 Counts = dict[tuple[str, str], int]

@@ -17,9 +17,9 @@ import pytest
 
 from tests.kernel.conftest import Counts, expect
 from tests.kernel.lab import Lab, Veth
+from tests.kernel.observing import Observer
 from tests.kernel.test_xdp_tools import ALL, BYTES, TCP, UDP
 from tests.waiting import wait_for
-from xdpscope.observer import Observer
 
 TREE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "xdpscope", "bcc")
 EXAMPLES = TREE / "usr/share/doc/bpfcc-tools/examples/networking/xdp"

@@ -12,6 +12,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from tests.kernel.conftest import expect, reasons
 from tests.kernel.lab import Lab, Veth, frame
 from tests.kernel.namespaces import inside, namespace, path_of
+from tests.kernel.observing import Observer
 from tests.kernel.test_lifecycle import link_targets  # noqa: F401 - a fixture
 from tests.waiting import wait_for
 from xdpscope.__main__ import main
@@ -23,7 +24,6 @@ from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.model import Attachment, Mode
 from xdpscope.libbpf import Btf
 from xdpscope.libbpf.stats import run_time_stats
-from xdpscope.observer import Observer
 
 pytestmark = pytest.mark.every_kernel
 

@@ -13,13 +13,13 @@ import pytest
 
 from tests.kernel.conftest import Counts, counted, expect
 from tests.kernel.lab import Lab, Veth, addressed, frame
+from tests.kernel.observing import Observer
 from tests.kernel.programs import compiled
 from tests.kernel.test_lifecycle import extension_of, link_targets  # noqa: F401 - a fixture
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.reason import Reason
 from xdpscope.discovery.model import ChainPosition
 from xdpscope.libbpf import Descriptor, Program
-from xdpscope.observer import Observer
 from xdpscope.report import ProgramStatus
 
 pytestmark = pytest.mark.every_kernel

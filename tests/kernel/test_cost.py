@@ -17,12 +17,12 @@ from tests.kernel.flows import (
     unaccounted,
 )
 from tests.kernel.lab import Lab
+from tests.kernel.observing import Observer
 from tests.kernel.test_flows import udp4
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.templates import FlowSizes
 from xdpscope.config import Budget
 from xdpscope.libbpf import Program
-from xdpscope.observer import Observer
 from xdpscope.probes import Scan
 from xdpscope.probes.cost import CostProbe
 from xdpscope.probes.cost.statistics import Statistics, Window, always_on

@@ -12,12 +12,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.kernel.forked import observing
 from tests.kernel.lab import Lab
+from tests.kernel.observing import Observer
 from tests.kernel.pinned import BPFFS, READ_ONLY, WRITING, udp, wipe
 from xdpscope.attach.reason import Selection
 from xdpscope.attach.templates import FlowSizes
 from xdpscope.config import Config, GlobFilter
 from xdpscope.libbpf.stats import run_time_stats
-from xdpscope.observer import Observer
 from xdpscope.scans import ScanRecord
 from xdpscope.source import AgentSource
 
@@ -41,7 +41,9 @@ def pin_path() -> Iterator[Path]:
 
 def counters(observer: Observer) -> dict[Key, float]:
     """Return every counter on the page of an agent that has this observer."""
-    thread = SimpleNamespace(observer=observer, config=Config(), scans=ScanRecord())
+    thread = SimpleNamespace(
+        observer=observer, probes=observer.probes, config=Config(), scans=ScanRecord()
+    )
     page = AgentSource(cast(Any, thread))
     families = text_string_to_metric_families(generate_latest(page.registry).decode())
     return {

@@ -10,11 +10,11 @@ import pytest
 
 from tests.kernel.conftest import expect, reasons
 from tests.kernel.lab import Lab, Veth, frame
+from tests.kernel.observing import Observer
 from tests.kernel.programs import compiled
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.templates import FlowSizes
 from xdpscope.libbpf import Btf, Program
-from xdpscope.observer import Observer
 
 pytestmark = pytest.mark.every_kernel
 

@@ -13,6 +13,7 @@ from tests.kernel.agent import QUICK, AgentProcess, traced
 from tests.kernel.lab import Lab, Veth, frame
 from tests.kernel.namespaces import counted, expect, in_service, inside, path_of
 from tests.kernel.nursery import finished
+from tests.kernel.observing import Observer
 from tests.kernel.test_flows import udp4
 from tests.waiting import wait_for
 from xdpscope.attach.engine import Engine
@@ -21,7 +22,6 @@ from xdpscope.attach.templates import FlowSizes
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.kernel import netns
 from xdpscope.libbpf.stats import run_time_stats
-from xdpscope.observer import Observer
 
 pytestmark = pytest.mark.every_kernel
 

@@ -11,10 +11,10 @@ import pytest
 from tests.kernel import raw
 from tests.kernel.conftest import counted, expect, reasons
 from tests.kernel.lab import Lab, frame
+from tests.kernel.observing import Observer
 from xdpscope.attach import targets
 from xdpscope.libbpf import Instruction, Program
 from xdpscope.metrics.programs import ProgramCollector
-from xdpscope.observer import Observer
 
 pytestmark = pytest.mark.every_kernel
 

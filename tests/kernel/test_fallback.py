@@ -7,10 +7,10 @@ import pytest
 
 from tests.kernel import test_lifecycle, test_verdicts
 from tests.kernel.lab import Lab
+from tests.kernel.observing import Observer
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.reason import Selection
 from xdpscope.discovery.inventory import Inventory
-from xdpscope.observer import Observer
 
 pytestmark = [pytest.mark.every_kernel, pytest.mark.at_once]
 

@@ -13,6 +13,7 @@ import pytest
 from tests.kernel.conftest import reasons
 from tests.kernel.faults import ERRORS, Faults, faulty
 from tests.kernel.lab import Lab, frame
+from tests.kernel.observing import Observer
 from xdpscope.attach import targets
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.reason import Selection
@@ -23,7 +24,6 @@ from xdpscope.discovery.inventory import Inventory
 from xdpscope.errors import KernelError, NotPermittedError
 from xdpscope.kernel.netns import HOST
 from xdpscope.libbpf import Program
-from xdpscope.observer import Observer
 
 pytestmark = pytest.mark.one_kernel
 

@@ -11,11 +11,11 @@ import pytest
 
 from tests.kernel.flows import check_sums, held, key_of, observing, on_one_cpu
 from tests.kernel.lab import Lab, frame
+from tests.kernel.observing import Observer
 from tests.reference import Flow, flow_of
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.templates import FlowSizes
 from xdpscope.libbpf import Program
-from xdpscope.observer import Observer
 
 pytestmark = pytest.mark.every_kernel
 

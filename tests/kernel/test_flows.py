@@ -29,6 +29,7 @@ from tests.kernel.flows import (
 )
 from tests.kernel.lab import Lab, frame
 from tests.kernel.mixture import FLOWS, samples
+from tests.kernel.observing import Observer
 from tests.kernel.test_lifecycle import extension_of
 from tests.reference import NOT_IP, TRUNCATED, Flow, flow_of
 from xdpscope.attach.engine import Engine
@@ -38,7 +39,6 @@ from xdpscope.attach.tracer import Tracer
 from xdpscope.counters.records import of_target
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.libbpf import Program
-from xdpscope.observer import Observer
 from xdpscope.program_types.xdp import VERDICTS
 
 pytestmark = pytest.mark.every_kernel

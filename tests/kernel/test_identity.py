@@ -7,6 +7,7 @@ import pytest
 
 from tests.kernel.lab import Lab, frame
 from tests.kernel.namespaces import expect, locations, namespace
+from tests.kernel.observing import Observer
 from tests.kernel.programs import compiled
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.reason import Selection
@@ -15,7 +16,6 @@ from xdpscope.discovery.interfaces import InterfaceSource
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.kernel import netns
 from xdpscope.libbpf import Link, Object
-from xdpscope.observer import Observer
 
 pytestmark = pytest.mark.every_kernel
 

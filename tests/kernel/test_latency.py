@@ -8,6 +8,7 @@ import pytest
 from tests.kernel.conftest import counted, expect
 from tests.kernel.flows import check_sums
 from tests.kernel.lab import Drizzle, Lab, addressed, frame
+from tests.kernel.observing import Observer
 from tests.kernel.pinned import READ_ONLY, WRITING
 from tests.kernel.test_lifecycle import extension_of, link_targets  # noqa: F401 - a fixture
 from tests.waiting import wait_for
@@ -17,7 +18,6 @@ from xdpscope.attach.templates import FlowSizes
 from xdpscope.config import Flows, Latency
 from xdpscope.counters.times import BOUNDS, Times
 from xdpscope.discovery.inventory import Inventory
-from xdpscope.observer import Observer
 
 pytestmark = pytest.mark.every_kernel
 
@@ -58,7 +58,7 @@ def times(observer: Observer) -> dict[str, Times]:
 
 def measure(observer: Observer, latency: Latency = ON) -> None:
     """Switch it on or off, and wait until that is done for each program."""
-    observer.reconfigure(Selection(), latency=latency)
+    observer.measure(latency)
     wait_for(lambda: observer.scan(0) or not observer._targets.incomplete())
 
 

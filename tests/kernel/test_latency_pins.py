@@ -8,11 +8,10 @@ import pytest
 from tests.kernel.conftest import expect
 from tests.kernel.forked import observing
 from tests.kernel.lab import Lab, addressed, frame
+from tests.kernel.observing import Observer
 from tests.kernel.pinned import READ_ONLY
 from tests.kernel.test_latency import OFF, SIZES, measure, times
 from tests.kernel.test_pins import pin_path  # noqa: F401 - a fixture
-from xdpscope.attach.reason import Selection
-from xdpscope.observer import Observer
 
 pytestmark = pytest.mark.every_kernel
 
@@ -43,7 +42,7 @@ def test_an_agent_that_ends_while_it_switches(lab: Lab, pin_path: Path, name: st
         veth.send(data, times=13)
         check(observer, 36, 18)
         # As an agent leaves it that ends before it detaches what it has replaced.
-        observer.reconfigure(Selection(), latency=OFF)
+        observer.measure(OFF)
         (target,) = observer._targets
         target.tracer._drop = lambda *_: None
         observer._engine.end_handover = lambda: None

@@ -15,6 +15,7 @@ import pytest
 
 from tests.kernel.conftest import counted, expect, reasons
 from tests.kernel.lab import Lab, frame
+from tests.kernel.observing import Observer
 from tests.kernel.programs import compiled
 from xdpscope.attach import targets
 from xdpscope.attach.engine import Engine
@@ -26,7 +27,6 @@ from xdpscope.discovery.links import TracingLinks
 from xdpscope.discovery.model import Snapshot
 from xdpscope.errors import KernelError
 from xdpscope.libbpf import Btf, Link, Object, Program
-from xdpscope.observer import Observer
 
 pytestmark = pytest.mark.every_kernel
 

@@ -15,16 +15,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.kernel.faults import Faults, faulty
 from tests.kernel.flows import check_sums
 from tests.kernel.lab import Lab, Veth
+from tests.kernel.observing import Observer
 from tests.kernel.pinned import udp
 from tests.waiting import wait_for
-from xdpscope import observer as observing_module
+from xdpscope import target_reader
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.reason import Selection
 from xdpscope.attach.templates import FlowSizes
 from xdpscope.config import Config, Flows
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.libbpf import Program
-from xdpscope.observer import Observer
 from xdpscope.read_lock import ReadLock
 from xdpscope.scans import ScanRecord
 from xdpscope.source import AgentSource
@@ -49,7 +49,9 @@ def observing() -> Iterator[Observer]:
 
 
 def page_of(observer: Observer) -> AgentSource:
-    scan_thread: Any = SimpleNamespace(observer=observer, config=Config(), scans=ScanRecord())
+    scan_thread: Any = SimpleNamespace(
+        observer=observer, probes=observer.probes, config=Config(), scans=ScanRecord()
+    )
     return AgentSource(scan_thread)
 
 
@@ -105,7 +107,7 @@ def holds(monkeypatch: pytest.MonkeyPatch, faults: Faults) -> list[Counter[str]]
                 yield
                 found.append(Counter(faults.calls[begin:]))
 
-    monkeypatch.setattr(observing_module, "ReadLock", Watched)
+    monkeypatch.setattr(target_reader, "ReadLock", Watched)
     return found
 
 

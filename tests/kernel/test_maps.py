@@ -9,6 +9,7 @@ import pytest
 from tests.kernel.conftest import counted, expect, reasons
 from tests.kernel.flows import Expected, expect_flows, observing
 from tests.kernel.lab import Lab, Loaded, Veth, addressed, frame
+from tests.kernel.observing import Observer
 from tests.kernel.test_lifecycle import (
     extension_of,
     is_loaded,
@@ -20,7 +21,6 @@ from xdpscope.attach.engine import Engine
 from xdpscope.attach.templates import FlowSizes
 from xdpscope.discovery.model import Mode
 from xdpscope.libbpf import Btf, Program
-from xdpscope.observer import Observer
 from xdpscope.report import ProgramStatus
 
 pytestmark = pytest.mark.every_kernel

@@ -12,8 +12,8 @@ import pytest
 from tests.kernel.agent import QUICK, AgentProcess, traced
 from tests.kernel.conftest import expect
 from tests.kernel.lab import Lab, Veth, frame
+from tests.kernel.observing import Observer
 from tests.waiting import wait_for
-from xdpscope.observer import Observer
 
 pytestmark = pytest.mark.every_kernel
 

@@ -29,6 +29,7 @@ from tests.kernel.namespaces import (
     path_of,
     remove,
 )
+from tests.kernel.observing import Observer
 from tests.waiting import wait_for
 from xdpscope.__main__ import main
 from xdpscope.attach.engine import Engine
@@ -38,7 +39,6 @@ from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.model import Attachment, Mode
 from xdpscope.discovery.namespaces import NamespaceSource
 from xdpscope.kernel import netns
-from xdpscope.observer import Observer
 
 pytestmark = pytest.mark.every_kernel
 

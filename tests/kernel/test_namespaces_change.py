@@ -27,6 +27,7 @@ from tests.kernel.namespaces import (
     path_of,
     remove,
 )
+from tests.kernel.observing import Observer
 from tests.kernel.test_flows import udp4
 from tests.tables import every_step
 from tests.waiting import wait_for
@@ -37,7 +38,6 @@ from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.namespaces import NamespaceSource
 from xdpscope.kernel import netns
 from xdpscope.libbpf.stats import run_time_stats
-from xdpscope.observer import Observer
 
 pytestmark = pytest.mark.every_kernel
 

@@ -15,18 +15,18 @@ import pytest
 from tests.kernel.conftest import Counts, counted, expect
 from tests.kernel.flows import check_sums, expect_flows, observing, on_one_cpu
 from tests.kernel.lab import Lab, Veth, frame
+from tests.kernel.observing import Observer
 from tests.kernel.pinned import udp
 from tests.reference import flow_of
 from tests.tables import every_step
 from tests.waiting import wait_for
-from xdpscope import observer as observing_module
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.templates import FlowSizes
 from xdpscope.config import _any_matches
+from xdpscope.counters import locations
 from xdpscope.errors import KernelError
 from xdpscope.kernel import netns
 from xdpscope.libbpf import Map, Program, typed
-from xdpscope.observer import Observer
 
 pytestmark = pytest.mark.every_kernel
 
@@ -220,7 +220,7 @@ def test_devices_that_come_and_go_leave_nothing(
     """Each has a name of its own. Memory is flat, and every packet is counted."""
     devices, step = 100, rounds // 4
     traced, expected = [], {}
-    monkeypatch.setattr(observing_module, "_LOCATIONS_REMEMBERED", 100)
+    monkeypatch.setattr(locations, "_REMEMBERED", 100)
     with Engine(FlowSizes(sets=64, sample_rate=1)) as engine, observing(engine) as observer:
         program = lab.load("decide_drop")
         lab.attach(program, lab.veth("xst0"))

@@ -13,6 +13,7 @@ from tests.kernel.conftest import counted, expect, reasons
 from tests.kernel.flows import check_sums
 from tests.kernel.forked import PLACED, UNPINNED, Forked, observing
 from tests.kernel.lab import Drizzle, Lab, Veth, loaded_programs
+from tests.kernel.observing import Observer
 from tests.kernel.pinned import (
     BPFFS,
     OWN_LINKS,
@@ -29,7 +30,6 @@ from tests.waiting import wait_for
 from xdpscope.attach.reason import Selection
 from xdpscope.attach.templates import FlowSizes
 from xdpscope.config import GlobFilter
-from xdpscope.observer import Observer
 
 pytestmark = pytest.mark.every_kernel
 

@@ -6,9 +6,9 @@ import pytest
 from tests.kernel.conftest import counted, expect, reasons
 from tests.kernel.flows import check_sums, observing
 from tests.kernel.lab import Lab, frame
+from tests.kernel.observing import Observer
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.templates import FlowSizes
-from xdpscope.observer import Observer
 
 pytestmark = pytest.mark.every_kernel
 

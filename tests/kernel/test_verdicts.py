@@ -10,8 +10,8 @@ import pytest
 
 from tests.kernel.conftest import counted, expect, preempts
 from tests.kernel.lab import VERDICT_BYTE, Lab, frame
+from tests.kernel.observing import Observer
 from xdpscope.libbpf import possible_cpus
-from xdpscope.observer import Observer
 
 pytestmark = [pytest.mark.every_kernel, pytest.mark.at_once]
 

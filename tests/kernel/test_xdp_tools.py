@@ -21,9 +21,9 @@ import pytest
 
 from tests.kernel.conftest import Counts, expect, reasons
 from tests.kernel.lab import Lab, Veth
+from tests.kernel.observing import Observer
 from tests.waiting import wait_for
 from xdpscope.libbpf import Btf, Map
-from xdpscope.observer import Observer
 
 pytestmark = [
     pytest.mark.one_kernel,

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -27,12 +26,9 @@ from tests.unit.test_sums import documented_sum
 from xdpscope.attach.reason import Reason
 from xdpscope.metrics import (
     AgentCollector,
-    FlowCollector,
     IsolatedCollectors,
-    LatencyCollector,
     ProgramCollector,
     ScanCollector,
-    VerdictCollector,
 )
 from xdpscope.probes import REGISTRY
 from xdpscope.program_types import xdp
@@ -45,21 +41,9 @@ BOARDS = {path.name: json.loads(path.read_text()) for path in sorted(FOLDER.glob
 
 def served() -> dict[str, Metric]:
     """Return what the agent's page can have, and what Prometheus itself adds to each."""
-    report: Any = SimpleNamespace(
-        entries=0,
-        max_entries=1,
-        evictions={},
-        sample_rate=1,
-        exported=[],
-        others=[],
-        unaccounted=[],
-    )
     collectors = (
-        VerdictCollector(list),
-        LatencyCollector(list),
         ProgramCollector(list),
         AgentCollector(dict),
-        FlowCollector(lambda: report),
         ScanCollector(lambda: ScanStatus(1.0, 1.0, 0, 1.0, None, 5.0)),
         IsolatedCollectors({}),
         ProcessCollector(registry=None),

@@ -9,10 +9,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
+from tests.collecting import Collecting
 
 from xdpscope.counters.times import BOUNDS, Times
 from xdpscope.discovery.model import XdpProgram
-from xdpscope.metrics import LatencyCollector
+from xdpscope.probes.latency import metrics
 from xdpscope.report import Latency
 
 TIMING = np.dtype([("total", np.uint64), ("buckets", np.uint64, 32)])
@@ -54,7 +55,7 @@ def test_both_formats_have_the_same_histogram() -> None:
     described = XdpProgram(32, "0" * 16, "filter", "filter", 3, True, "xdp")
     registry = CollectorRegistry()
     times = timing({4: 1, 7: 2, 30: 1})
-    registry.register(LatencyCollector(lambda: [Latency(described, times)]))
+    registry.register(Collecting(lambda: metrics.families([Latency(described, times)])))
     text, openmetrics = generate_latest(registry), generate_openmetrics(registry)
     for families in (read_text(text.decode()), read_openmetrics(openmetrics.decode())):
         (family,) = families

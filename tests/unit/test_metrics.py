@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
+from tests.collecting import Collecting
 
 from xdpscope.attach.reason import Reason
 from xdpscope.config import Programs
@@ -19,11 +20,11 @@ from xdpscope.discovery.model import Attachment, ChainPosition, Mode, Part, Role
 from xdpscope.kernel.boot import BOOT_CLOCK
 from xdpscope.metrics import (
     AgentCollector,
-    FlowCollector,
     IsolatedCollectors,
     ProgramCollector,
-    VerdictCollector,
 )
+from xdpscope.probes.flows import metrics as flows
+from xdpscope.probes.verdicts import metrics as verdicts
 from xdpscope.report import Count, FlowReport, FlowRow, ProgramStatus
 
 PROGRAM = XdpProgram(
@@ -48,7 +49,9 @@ def page(**collectors: Collector) -> list[tuple[str, dict[str, str], float]]:
 def test_verdicts() -> None:
     tally = Tally()
     tally.counts[0, 1] = 2**53 + 2, 120
-    samples = page(v=VerdictCollector(lambda: [Count(PROGRAM, ("host", "eth0"), tally)]))
+    samples = page(
+        v=Collecting(lambda: verdicts.families([Count(PROGRAM, ("host", "eth0"), tally)]))
+    )
     location = {**EXAMPLE, "netns": "host", "interface": "eth0"}
     assert ("xdp_packets_total", {**location, "verdict": "drop"}, 2**53 + 2) in samples
     assert ("xdp_bytes_total", {**location, "verdict": "drop"}, 120) in samples
@@ -67,7 +70,7 @@ def test_flows() -> None:
     report = FlowReport(
         4, {"idle": 1, "pressure": 2}, 10, [flow], [count], [count], max_entries=4096
     )
-    samples = page(f=FlowCollector(lambda: report))
+    samples = page(f=Collecting(lambda: flows.families(report)))
     location = {**EXAMPLE, "netns": "host", "interface": "eth0"}
     ends = {"source": "2001:db8::1", "destination": "2001:db8::2"}
     own = location | ends | {"protocol": "tcp", "source_port": "1024", "destination_port": "443"}
@@ -93,26 +96,31 @@ def test_flows() -> None:
 def test_series_of_a_program_are_as_many_as_documented() -> None:
     """docs/sizing.md and the sample limits of config/ rely on these numbers."""
 
-    def series(*interfaces: str, flows: bool) -> int:
+    def series(*interfaces: str, with_flows: bool) -> int:
         counts = [Count(PROGRAM, ("host", each), Tally()) for each in interfaces]
         at = tuple(Attachment("host", each, Mode.NATIVE) for each in interfaces)
         status = ProgramStatus(PROGRAM, ROOT, at, None, missed=0, run_seconds=None)
-        report = FlowReport(0, {}, 1, [], counts, counts) if flows else None
+        report = FlowReport(0, {}, 1, [], counts, counts) if with_flows else None
         samples = page(
-            v=VerdictCollector(lambda: counts),
-            f=FlowCollector(lambda: report),
+            v=Collecting(lambda: verdicts.families(counts)),
+            f=Collecting(lambda: flows.families(report)),
             p=ProgramCollector(lambda: [status]),
         )
         return sum("program_id" in labels for _, labels, _ in samples)
 
     rows = re.findall(r"^\| .* \| (\d+) \|$", SIZING.read_text(), re.MULTILINE)
-    one, more = series("eth0", flows=True), series("eth0", "eth1", flows=True)
-    one_without, more_without = series("eth0", flows=False), series("eth0", "eth1", flows=False)
+    one, more = series("eth0", with_flows=True), series("eth0", "eth1", with_flows=True)
+    one_without, more_without = (
+        series("eth0", with_flows=False),
+        series("eth0", "eth1", with_flows=False),
+    )
     assert rows[:4] == [str(n) for n in (one, more - one, one_without, more_without - one_without)]
 
 
-def test_without_flows_nothing_is_said_of_them() -> None:
-    assert not [name for name, *_ in page(f=FlowCollector(lambda: None)) if "flow" in name]
+def test_before_the_first_report_no_flow_metric_has_a_sample() -> None:
+    assert not [
+        name for name, *_ in page(f=Collecting(lambda: flows.families(None))) if "flow" in name
+    ]
 
 
 def test_programs() -> None:
@@ -200,7 +208,8 @@ class Failing(Collector):
 
 def test_one_collector_fails_alone() -> None:
     samples = page(
-        bad=Failing(), good=VerdictCollector(lambda: [Count(PROGRAM, ("h", "e"), Tally())])
+        bad=Failing(),
+        good=Collecting(lambda: verdicts.families([Count(PROGRAM, ("h", "e"), Tally())])),
     )
     success = {labels["collector"]: v for name, labels, v in samples if name.endswith("_success")}
     assert success == {"bad": 0, "good": 1}
@@ -212,5 +221,7 @@ def test_one_collector_fails_alone() -> None:
 
 def test_hostile_names_stay_label_values() -> None:
     name = 'a"} 1\nxdp_fake_total{b="\\'
-    samples = page(v=VerdictCollector(lambda: [Count(PROGRAM, ("host", name), Tally())]))
+    samples = page(
+        v=Collecting(lambda: verdicts.families([Count(PROGRAM, ("host", name), Tally())]))
+    )
     assert {labels.get("interface") for _, labels, _ in samples} == {name, None}

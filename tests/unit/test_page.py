@@ -24,8 +24,11 @@ from xdpscope.counters.flow_query import FlowQuery
 from xdpscope.counters.times import BOUNDS, Times
 from xdpscope.counters.totals import Tally
 from xdpscope.discovery.model import Attachment, Mode, Part, Role, XdpProgram
+from xdpscope.probes import RunningProbes
+from xdpscope.probes.latency import LatencyProbe
+from xdpscope.probes.verdicts import VerdictsProbe
 from xdpscope.program_types.xdp import VERDICTS
-from xdpscope.report import Count, FlowsFound, Latency, ProgramStatus
+from xdpscope.report import Count, Latency, ProgramStatus
 from xdpscope.scans import ScanRecord
 from xdpscope.source import AgentSource
 from xdpscope.web.page import render
@@ -147,15 +150,24 @@ def test_the_page_of_the_agent_is_made_of_what_it_observes() -> None:
     status = ProgramStatus(program, Part(Role.ROOT), (at,), None, 9, None)
     observer = SimpleNamespace(
         scanned=True,
-        flows_held=7,
-        sample_rate=1,
         statuses=lambda: [status],
-        counts=lambda: [Count(program, ("host", "eth0"), tally)],
-        held_flows=lambda _: FlowsFound(),
         attach_failures=lambda: {Reason.BUSY: 3},
-        latencies=lambda: [Latency(program, Times((0, 0, 100, *[0] * (len(BOUNDS) - 2))))],
     )
-    scan_thread = SimpleNamespace(observer=observer, scans=ScanRecord(), config=Config())
+
+    class Verdicts(VerdictsProbe):
+        def counts(self, since: float | None = None) -> list[Count]:
+            return [Count(program, ("host", "eth0"), tally)]
+
+    class Latencies(LatencyProbe):
+        def latencies(self, since: float | None = None) -> list[Latency]:
+            return [Latency(program, Times((0, 0, 100, *[0] * (len(BOUNDS) - 2))))]
+
+    scan_thread = SimpleNamespace(
+        observer=observer,
+        probes=RunningProbes([Verdicts(), Latencies()]),
+        scans=ScanRecord(),
+        config=Config(),
+    )
     with scan_thread.scans.scan():
         pass
     source = AgentSource(scan_thread)

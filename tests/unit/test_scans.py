@@ -23,6 +23,10 @@ from xdpscope.config import Config
 from xdpscope.errors import KernelError
 from xdpscope.kernel import netns
 from xdpscope.observer import Observer
+from xdpscope.probes import RunningProbes
+from xdpscope.probes.flows import FlowsProbe
+from xdpscope.probes.latency import LatencyProbe
+from xdpscope.probes.verdicts import VerdictsProbe
 from xdpscope.scans import HangDetector, ScanRecord, ScanStatus
 from xdpscope.source import AgentSource
 from xdpscope.web.limits import Limits
@@ -104,9 +108,10 @@ class Watched:
     def __init__(self) -> None:
         self.config = Config()
         self.scans = ScanRecord()
-        engine = MagicMock(watches_devices=True)
-        engine.flow_tables.return_value, engine.overflow.return_value = None, {}
-        self.observer = Observer(engine, MagicMock(), Selection())
+        engine = MagicMock(watches_devices=True, flow_sizes=None)
+        engine.overflow.return_value = {}
+        self.probes = RunningProbes([VerdictsProbe(), FlowsProbe(), LatencyProbe()])
+        self.observer = Observer(engine, MagicMock(), Selection(), self.probes)
 
 
 def metrics(served: Served) -> dict[tuple[str, str], float]:
@@ -132,7 +137,7 @@ def test_a_scan_that_hangs_with_the_lock_keeps_nobody_waiting(
         before = metrics(served)
         assert before[success, "verdicts"] == 1 and before[last, ""] > 1e9
         assert before["process_start_time_seconds", ""] > 1e9
-        with scan_thread.observer._lock:
+        with scan_thread.observer._reader.lock:
             with capture_logs() as log:
                 began = time.monotonic()
                 during = metrics(served)

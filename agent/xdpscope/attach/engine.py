@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Generator, Iterable, Iterator, Set
 from contextlib import ExitStack, suppress
 from errno import EPERM
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -19,7 +19,6 @@ from xdpscope.attach.pins import PinPath, TargetPins
 from xdpscope.attach.templates import FlowSizes
 from xdpscope.counters.overflow import OverflowReading
 from xdpscope.counters.records import Reading, by_device
-from xdpscope.counters.slots import FAMILIES, SlotTable
 from xdpscope.discovery.programs import SELF_TEST
 from xdpscope.errors import (
     KernelError,
@@ -101,9 +100,6 @@ class Engine:
                 )
                 stack.callback(self.templates.close)
                 self._overflow_map = stack.enter_context(self.templates.map("overflow"))
-                self._taken = (
-                    stack.enter_context(self.templates.map(".data.taken")) if flows else None
-                )
                 self._sampling = (
                     stack.enter_context(self.templates.map(".data.sampling")) if flows else None
                 )
@@ -326,24 +322,14 @@ class Engine:
         devices = min(_GROWTH // (info.cpus * info.stride), info.max_entries)
         self._budget.update(_ONLY_KEY, np.int64(devices).tobytes())
 
-    def flow_tables(self) -> list[SlotTable]:
-        """Return the flow tables, which the engine closes. Empty if flows are not counted."""
-        sizes = self.templates.sizes
-        if self._taken is None or sizes is None:
-            return []
-        btf = self.templates.btf
-        return [
-            SlotTable(
-                family,
-                self._resources.enter_context(self.templates.map(family.map)),
-                btf.struct(family.record),
-                btf.struct(family.key),
-                partial(_is_set, self._taken, at),
-                adopted=self.templates.adopted,
-                sets=sizes.sets,
-            )
-            for at, family in enumerate(FAMILIES)
-        ]
+    @property
+    def flow_sizes(self) -> FlowSizes | None:
+        """Return the sizes of the flow tables. None if flows are not counted."""
+        return self.templates.sizes
+
+    def shared_map(self, name: str) -> Map:
+        """Return one of the maps that all targets share. The engine closes it."""
+        return self._resources.enter_context(self.templates.map(name))
 
     def delete_overflow(
         self, keys: Iterable[tuple[int, int, int]]
@@ -368,11 +354,6 @@ class Engine:
                     self._overflow_map.lookup_and_delete(key.tobytes()), self._device_counts
                 )
                 yield (number, serial, index), by_device(record)
-
-
-def _is_set(taken: Map, at: int) -> bool:
-    """Return one of the flags in ``taken`` of ``bpf/common/flow_table.h``."""
-    return bool(taken.lookup(_ONLY_KEY)[0].view(np.uint32)[at])
 
 
 def unavailable(error: KernelError) -> TracingUnavailableError:

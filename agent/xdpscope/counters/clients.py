@@ -7,6 +7,10 @@ from typing import Final
 READER: Final[ContextVar[str]] = ContextVar("READER", default="")
 """The client that reads the metrics now: its address and program, as far as they are known."""
 
+SCRAPE_BEGAN: Final[ContextVar[float | None]] = ContextVar("SCRAPE_BEGAN", default=None)
+"""When the scrape began that collects now, by the monotonic clock. What one collector has read
+since then, the next one need not read again."""
+
 # The agent does not wait for more clients than this, because anybody can pretend to be many.
 _MOST = 64
 

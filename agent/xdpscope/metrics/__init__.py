@@ -1,21 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Prometheus metrics. Collectors read; they never attach."""
+"""The metrics of programs and of the agent itself. Those of a probe are in the probe's package."""
 
 from xdpscope.metrics.agent import AgentCollector
-from xdpscope.metrics.flows import FlowCollector
-from xdpscope.metrics.isolation import SCRAPE_BEGAN, IsolatedCollectors
-from xdpscope.metrics.latency import LatencyCollector
+from xdpscope.metrics.isolation import IsolatedCollectors
 from xdpscope.metrics.programs import ProgramCollector
 from xdpscope.metrics.scans import ScanCollector
-from xdpscope.metrics.verdicts import VerdictCollector
 
 __all__ = [
-    "SCRAPE_BEGAN",
     "AgentCollector",
-    "FlowCollector",
     "IsolatedCollectors",
-    "LatencyCollector",
     "ProgramCollector",
     "ScanCollector",
-    "VerdictCollector",
 ]

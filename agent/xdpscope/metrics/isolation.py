@@ -3,19 +3,15 @@
 
 import time
 from collections.abc import Iterable, Mapping
-from contextvars import ContextVar
 
 import structlog
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from xdpscope.counters.clients import SCRAPE_BEGAN
 from xdpscope.errors import ObserverBusyError
 
 _log = structlog.get_logger(__name__)
-
-SCRAPE_BEGAN: ContextVar[float | None] = ContextVar("SCRAPE_BEGAN", default=None)
-"""When the scrape began that collects now, by the monotonic clock. What one collector has read
-since then, the next one need not read again."""
 
 
 class IsolatedCollectors(Collector):

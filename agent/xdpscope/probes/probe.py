@@ -3,12 +3,18 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from prometheus_client.core import Metric
 
+from xdpscope.attach.spec import NOTHING, Spec
+from xdpscope.attach.targets import Target
 from xdpscope.discovery.model import Snapshot
 from xdpscope.report import TracerCost
+from xdpscope.target_reader import TargetReader
+
+if TYPE_CHECKING:
+    from xdpscope.read_lock import Steps
 
 
 class Tracers(Protocol):
@@ -72,3 +78,50 @@ class Probe(Protocol):
 
     def close(self) -> None:
         """Release all kernel objects. Calling it again is no error."""
+
+
+class TracerProbe(Probe):
+    """A probe that shows what the tracers of targets count.
+
+    ``specs`` says what it needs. All such probes share one pair of tracing programs for each
+    target, and one reading of the records. ``collect`` may read the records again, but must not
+    wait for a scan: see ``TargetReader.read``.
+    """
+
+    reader: TargetReader | None = None
+    """What to read from. None until ``open``, and after ``close``."""
+
+    def open(self, reader: TargetReader) -> None:
+        """Read from here. The agent calls this once, before the first scan."""
+        self.reader = reader
+
+    def specs(self, target: Target) -> Spec:
+        """Return what the tracing programs of a target must do for this probe."""
+        return NOTHING
+
+    def prepare(self) -> None:
+        """Make ready for the result of ``specs`` to change.
+
+        The scan calls this after it has adopted all pinned tracers, before it replaces programs.
+        """
+
+    def read(self) -> "Steps[None]":
+        """Read what must be read before a scan changes names, in steps. The totals are current.
+
+        Raises:
+            KernelError: this could not be read.
+        """
+        yield from ()
+
+    def forget(self, program: int) -> None:
+        """Remove everything about a program that is gone."""
+
+    def update(self, scan: Scan) -> None:
+        """Do nothing: the scan and the scrapes read the records."""
+
+    def reconfigure(self, section: object) -> None:
+        """Do nothing: there is no configuration section."""
+
+    def close(self) -> None:
+        """Stop reading."""
+        self.reader = None

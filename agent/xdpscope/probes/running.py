@@ -2,14 +2,20 @@
 """All probes of an agent. A probe that fails does not affect the others."""
 
 from collections.abc import Iterable, Mapping
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import structlog
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
+from xdpscope.attach.spec import NOTHING, Spec
+from xdpscope.attach.targets import Target
 from xdpscope.errors import KernelError
-from xdpscope.probes.probe import Probe, Scan
+from xdpscope.probes.probe import Probe, Scan, TracerProbe
+from xdpscope.target_reader import TargetReader
+
+if TYPE_CHECKING:
+    from xdpscope.read_lock import Steps
 
 _log = structlog.get_logger(__name__)
 
@@ -55,6 +61,36 @@ class RunningProbes:
     def __init__(self, probes: Iterable[Probe]) -> None:
         """Take the probes, which must have different names."""
         self._guarded = [_Guarded(probe) for probe in probes]
+        self._tracer_probes = [
+            each.probe for each in self._guarded if isinstance(each.probe, TracerProbe)
+        ]
+
+    def open(self, reader: TargetReader) -> None:
+        """Let the probes that use tracers read from here."""
+        for each in self._tracer_probes:
+            each.open(reader)
+
+    def specs(self, target: Target) -> Spec:
+        """Return what the one pair of tracing programs of a target must do for all probes."""
+        spec = NOTHING
+        for each in self._tracer_probes:
+            spec |= each.specs(target)
+        return spec
+
+    def prepare(self) -> None:
+        """Call ``prepare`` of each probe that uses tracers."""
+        for each in self._tracer_probes:
+            each.prepare()
+
+    def read(self) -> "Steps[None]":
+        """Do the steps of ``read`` of each probe that uses tracers."""
+        for each in self._tracer_probes:
+            yield from each.read()
+
+    def forget(self, program: int) -> None:
+        """Remove everything about a program that is gone."""
+        for each in self._tracer_probes:
+            each.forget(program)
 
     def update(self, scan: Scan) -> None:
         """Update each probe."""

@@ -22,6 +22,7 @@ from typing import Any
 
 from tests.bench.rig import packet4
 from tests.bench.scale.namespaces import spread, within
+from tests.kernel.observing import Observer
 from xdpscope import log
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.reason import Selection
@@ -32,7 +33,6 @@ from xdpscope.config import Flows
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.kernel.machine import cpus_to_serve
 from xdpscope.libbpf import possible_cpus
-from xdpscope.observer import Observer
 
 SIZES = (100, 250, 500)
 PER_NAMESPACE = 10

@@ -27,10 +27,10 @@ from prometheus_client import generate_latest
 from tests.bench.scale.growth import PER_NAMESPACE, observed, send_one_each
 from tests.bench.scale.namespaces import attach_programs, spread
 from tests.bench.table import markdown
-from xdpscope import log, observer
+from tests.kernel.observing import Observer
+from xdpscope import log, target_reader
 from xdpscope.attach.reason import Selection
 from xdpscope.config import Config, Flows
-from xdpscope.observer import Observer
 from xdpscope.read_lock import ReadLock
 from xdpscope.scans import ScanRecord
 from xdpscope.source import AgentSource
@@ -177,9 +177,11 @@ def measure(programs: int) -> list[Phase]:
                 attached.push(link)
         time.sleep(_SETTLING)
         engine, inventory = stack.enter_context(observed(flows))
-        cast(Any, observer).ReadLock = MeasuredLock
+        cast(Any, target_reader).ReadLock = MeasuredLock
         seen = stack.enter_context(Observer(engine, inventory, Selection(), flows))
-        scan_thread: Any = SimpleNamespace(observer=seen, config=Config(), scans=ScanRecord())
+        scan_thread: Any = SimpleNamespace(
+            observer=seen, probes=seen.probes, config=Config(), scans=ScanRecord()
+        )
         scraper = Scraper(AgentSource(scan_thread))
         scraper.start()
         _phases(seen, names, attached, programs)

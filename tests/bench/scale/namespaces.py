@@ -21,13 +21,13 @@ from xdpscope.libbpf._raw import ffi, lib
 from tests.bench.compiled import path_of
 from tests.bench.guest import TARGET
 from tests.bench.table import markdown
+from tests.kernel.observing import Observer
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.reason import Selection
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.errors import TracingUnavailableError
 from xdpscope.kernel import netns
 from xdpscope.libbpf import Descriptor, Object, Program
-from xdpscope.observer import Observer
 
 _NATIVE = 1 << 2  # XDP_FLAGS_DRV_MODE of include/uapi/linux/if_link.h
 _LOOKS = 5

@@ -14,16 +14,17 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from tests.bench.scale import PROGRAMS
+from tests.collecting import Collecting
 from xdpscope.counters.totals import Tally
 from xdpscope.describe import as_json
 from xdpscope.discovery.model import Attachment, Mode, Part, XdpProgram
 from xdpscope.metrics import (
     AgentCollector,
-    FlowCollector,
     IsolatedCollectors,
     ProgramCollector,
-    VerdictCollector,
 )
+from xdpscope.probes.flows import metrics as flows
+from xdpscope.probes.verdicts import metrics as verdicts
 from xdpscope.report import Count, FlowReport, ProgramStatus
 from xdpscope.web.app import create_app
 from xdpscope.web.server import WebServer
@@ -63,8 +64,8 @@ class Recorded:
         self.registry = CollectorRegistry()
         collectors = IsolatedCollectors(
             {
-                "verdicts": VerdictCollector(lambda: self._counts),
-                "flows": FlowCollector(self._report),
+                "verdicts": Collecting(lambda: verdicts.families(self._counts)),
+                "flows": Collecting(lambda: flows.families(self._report())),
                 "programs": ProgramCollector(lambda: self._statuses),
                 "agent": AgentCollector(dict),
             }

@@ -1,37 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metrics of flows: exported flows, ``other``, and packets in no flow."""
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from xdpscope.counters.records import REASONS
 from xdpscope.program_types.xdp import VERDICTS
-
-if TYPE_CHECKING:
-    from xdpscope.report import FlowReport
+from xdpscope.report import FlowReport
 
 _VERDICT = ["program_id", "program", "netns", "interface", "verdict"]
 _FLOW = ["protocol", "source", "destination", "source_port", "destination_port"]
 _OTHER = ["other"] * len(_FLOW)
 
 
-class FlowCollector(Collector):
-    """``xdp_flow_*``; nothing while no flows are kept."""
-
-    def __init__(self, report: "Callable[[], FlowReport | None]") -> None:
-        self._report = report
-
-    def collect(self) -> Iterable[Metric]:
-        report = self._report()
-        if report is None:
-            return []
-        return [*_flows(report), *_unaccounted(report), *_table(report)]
+def families(report: FlowReport | None) -> list[Metric]:
+    """Return ``xdp_flow_*``; without samples if there is no report yet."""
+    lists = report or FlowReport(0, {}, 1)
+    return [*_flows(lists), *_unaccounted(lists), *_table(report)]
 
 
-def _flows(report: "FlowReport") -> Iterable[Metric]:
+def _flows(report: FlowReport) -> Iterable[Metric]:
     packets = CounterMetricFamily(
         "xdp_flow_packets",
         "Packets of a flow that left an XDP program with a verdict; flows without a series"
@@ -59,7 +48,7 @@ def _flows(report: "FlowReport") -> Iterable[Metric]:
     return [packets, sizes]
 
 
-def _unaccounted(report: "FlowReport") -> Iterable[Metric]:
+def _unaccounted(report: FlowReport) -> Iterable[Metric]:
     packets = CounterMetricFamily(
         "xdp_flow_unaccounted_packets",
         "Packets that are in no flow, and why.",
@@ -79,23 +68,26 @@ def _unaccounted(report: "FlowReport") -> Iterable[Metric]:
     return [packets, sizes]
 
 
-def _table(report: "FlowReport") -> Iterable[Metric]:
-    entries = GaugeMetricFamily("xdp_flow_table_entries", "Flows now held.", report.entries)
-    most = GaugeMetricFamily(
-        "xdp_flow_table_max_entries",
-        "Flows that can be held, flows.max_entries.",
-        report.max_entries,
-    )
+def _table(report: FlowReport | None) -> Iterable[Metric]:
+    held = most = rate = None
+    if report is not None:
+        held, most, rate = report.entries, report.max_entries, report.sample_rate
     evictions = CounterMetricFamily(
         "xdp_flow_evictions",
         "Flows no longer held: idle for long, or pushed out. Their counts are in 'other'.",
         labels=["reason"],
     )
-    for reason, number in report.evictions.items():
+    for reason, number in (report.evictions if report else {}).items():
         evictions.add_metric([reason], number)
-    rate = GaugeMetricFamily(
-        "xdpscope_flow_sample_rate",
-        "Of so many packets one is taken for flows; 1: all, 0: none.",
-        report.sample_rate,
-    )
-    return [entries, most, evictions, rate]
+    return [
+        GaugeMetricFamily("xdp_flow_table_entries", "Flows now held.", held),
+        GaugeMetricFamily(
+            "xdp_flow_table_max_entries", "Flows that can be held, flows.max_entries.", most
+        ),
+        evictions,
+        GaugeMetricFamily(
+            "xdpscope_flow_sample_rate",
+            "Of so many packets one is taken for flows; 1: all, 0: none.",
+            rate,
+        ),
+    ]
