@@ -13,7 +13,7 @@ import shtab
 
 from xdpscope import __version__
 from xdpscope.cli.parser import EXIT_STATUSES, build
-from xdpscope.counters.flow_query import ORDERS
+from xdpscope.probes.flows.query import ORDERS
 from xdpscope.program_types.xdp import VERDICTS
 
 SHARE = Path(__file__).parents[1] / "config" / "share"

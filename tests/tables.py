@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from xdpscope import bpf
 from xdpscope.counters.series_index import Owner, Seen, SeriesIndex
-from xdpscope.counters.slots import FAMILIES, Family, SlotTable
 from xdpscope.counters.totals import Tally
 from xdpscope.libbpf import Map, Object, possible_cpus, typed
+from xdpscope.probes.flows.slots import FAMILIES, Family, SlotTable
 from xdpscope.program_types.xdp import VERDICTS
 
 PROGRAM, TARGET = 7, 1

@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs and flows as machines read them.
+"""Programs as machines read them.
 
 ``list --json`` and ``/api/v1/programs`` are one format; the latter adds ``counts``.
 docs/api.md describes it.
 """
 
-from xdpscope.counters.by_cpu import CpuCounts
 from xdpscope.discovery.model import Attachment
-from xdpscope.formats import document
 from xdpscope.kernel.boot import BOOT_CLOCK
-from xdpscope.program_types.xdp import VERDICTS
-from xdpscope.report import Count, FlowRow, FlowsFound, Latency, ProgramStatus
+from xdpscope.report import ProgramStatus
 
 
 def as_json(status: ProgramStatus) -> dict[str, object]:
@@ -58,74 +55,3 @@ def _location(at: Attachment) -> dict[str, object]:
     if not at.receives:
         shown["receives"] = False
     return shown
-
-
-def count_as_json(count: Count) -> dict[str, object]:
-    """Return JSON values: packets and bytes by verdict at one location."""
-    netns, interface = count.location
-    return {
-        "netns": netns,
-        "interface": interface,
-        "packets": dict(zip(VERDICTS, count.tally.packets, strict=True)),
-        "bytes": dict(zip(VERDICTS, count.tally.bytes, strict=True)),
-    }
-
-
-def cpus_as_json(counts: CpuCounts) -> list[dict[str, object]]:
-    """Return JSON values: packets and bytes by verdict, for each CPU that has counted any."""
-    return [
-        {
-            "cpu": cpu,
-            "packets": dict(zip(VERDICTS, packets, strict=True)),
-            "bytes": dict(zip(VERDICTS, sizes, strict=True)),
-        }
-        for cpu, (packets, sizes) in enumerate(counts.transpose(0, 2, 1).tolist())
-        if any(packets)
-    ]
-
-
-def latency_as_json(latency: Latency) -> dict[str, object]:
-    """Return JSON values: the packets measured, and quantiles; null as long as there are none."""
-    times = latency.times
-    return {
-        "packets": times.packets,
-        "p50_seconds": times.quantile(0.5),
-        "p99_seconds": times.quantile(0.99),
-    }
-
-
-def flows_as_json(found: FlowsFound) -> dict[str, object]:
-    """Return a document. ``matched`` of the ``held`` flows are asked for, and may be cut short."""
-    return document(
-        "flows",
-        [_flow_as_json(flow, found) for flow in found.flows],
-        enabled=found.enabled,
-        sample_rate=found.sample_rate,
-        held=found.held,
-        matched=found.matched,
-    )
-
-
-def _flow_as_json(flow: FlowRow, found: FlowsFound) -> dict[str, object]:
-    """Return JSON values. ``rate`` is in packets a second; estimates include packets that were not
-    sampled. A packet counts as ``flows.sample_rate`` packets. While the budget samples harder,
-    estimates are too low, because nobody knows at which rate each earlier packet was sampled.
-    """
-    netns, interface = flow.location
-    return {
-        "program_id": flow.program.id,
-        "program": flow.program.function,
-        "netns": netns,
-        "interface": interface,
-        "verdict": flow.verdict,
-        "protocol": flow.protocol,
-        "source": flow.source,
-        "destination": flow.destination,
-        "source_port": flow.source_port,
-        "destination_port": flow.destination_port,
-        "packets": flow.packets,
-        "bytes": flow.bytes,
-        "estimated_packets": flow.packets * found.usual_sample_rate,
-        "estimated_bytes": flow.bytes * found.usual_sample_rate,
-        "rate": round(flow.rate * found.sample_rate, 3),
-    }

@@ -8,8 +8,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from xdpscope import __version__
 from xdpscope.attach.reason import Reason
-from xdpscope.counters.flow_query import FlowQuery
-from xdpscope.describe import as_json, count_as_json, cpus_as_json, flows_as_json, latency_as_json
+from xdpscope.describe import as_json
 from xdpscope.errors import ObserverBusyError
 from xdpscope.metrics import (
     AgentCollector,
@@ -22,11 +21,17 @@ from xdpscope.probes.cost.report import as_text as cost_as_text
 from xdpscope.probes.events import EventsProbe
 from xdpscope.probes.events.report import as_json as event_as_json
 from xdpscope.probes.flows import FlowsProbe
+from xdpscope.probes.flows.query import FlowQuery
+from xdpscope.probes.flows.report import FlowsFound
+from xdpscope.probes.flows.report import as_json as flows_as_json
 from xdpscope.probes.latency import LatencyProbe
+from xdpscope.probes.latency.report import as_json as latency_as_json
 from xdpscope.probes.sockets import SocketsProbe
 from xdpscope.probes.sockets.report import as_json as socket_as_json
 from xdpscope.probes.verdicts import VerdictsProbe
-from xdpscope.report import FlowsFound, ProgramStatus
+from xdpscope.probes.verdicts.report import as_json as count_as_json
+from xdpscope.probes.verdicts.report import cpus_as_json
+from xdpscope.report import ProgramStatus
 from xdpscope.scanner import ScanThread
 from xdpscope.scans import ScanStatus
 

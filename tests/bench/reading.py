@@ -25,11 +25,12 @@ from tests.bench.table import insert, markdown
 from tests.collecting import Collecting
 from tests.tables import OWNER, PROGRAM, TARGET, Table, every_step, flow_table, series_index, total
 from xdpscope.config import Flows
-from xdpscope.counters.flows import FlowTotals
 from xdpscope.discovery.model import XdpProgram
 from xdpscope.metrics import IsolatedCollectors
 from xdpscope.probes.flows.metrics import families
-from xdpscope.report import Count, FlowReport, FlowRow
+from xdpscope.probes.flows.report import FlowReport, FlowRow
+from xdpscope.probes.flows.totals import FlowTotals
+from xdpscope.report import Count
 from xdpscope.web.app import create_app
 from xdpscope.web.server import WebServer
 

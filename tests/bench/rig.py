@@ -12,10 +12,10 @@ from tests.tables import every_step
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.tracer import Tracer
 from xdpscope.counters.records import REASONS, no_counts, of_target
-from xdpscope.counters.times import Times
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.model import XdpProgram
 from xdpscope.libbpf import Link, Object, Program, run_time_stats
+from xdpscope.probes.latency.times import Times
 from xdpscope.program_types.xdp import VERDICTS
 
 XDP_PASS = 2

@@ -7,17 +7,18 @@ from xdpscope import observer
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.reason import Selection
 from xdpscope.config import Flows, Latency
-from xdpscope.counters.by_cpu import CpuCounts
-from xdpscope.counters.flow_query import FlowQuery
-from xdpscope.counters.flows import PATIENCE
+from xdpscope.counters.clients import PATIENCE
 from xdpscope.counters.series_index import Owner
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.probes import RunningProbes
 from xdpscope.probes.flows import FlowsProbe
+from xdpscope.probes.flows.query import FlowQuery
+from xdpscope.probes.flows.report import FlowReport, FlowsFound
 from xdpscope.probes.latency import LatencyProbe
+from xdpscope.probes.latency.report import Latency as Measured
 from xdpscope.probes.verdicts import VerdictsProbe
-from xdpscope.report import Count, FlowReport, FlowsFound
-from xdpscope.report import Latency as Measured
+from xdpscope.probes.verdicts.by_cpu import CpuCounts
+from xdpscope.report import Count
 
 
 class Observer(observer.Observer):

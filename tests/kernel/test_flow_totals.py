@@ -23,11 +23,11 @@ from tests.tables import (
 )
 from xdpscope import bpf
 from xdpscope.config import Flows
-from xdpscope.counters.flow_query import FlowQuery
-from xdpscope.counters.flows import FlowCount, FlowTotals
 from xdpscope.counters.series_index import Seen, SeriesIndex
-from xdpscope.counters.slots import FAMILIES, Family
 from xdpscope.libbpf import Object, possible_cpus
+from xdpscope.probes.flows.query import FlowQuery
+from xdpscope.probes.flows.slots import FAMILIES, Family
+from xdpscope.probes.flows.totals import FlowCount, FlowTotals
 from xdpscope.program_types.xdp import VERDICTS
 
 pytestmark = pytest.mark.one_kernel

@@ -16,8 +16,8 @@ from xdpscope.attach.engine import Engine
 from xdpscope.attach.reason import Selection
 from xdpscope.attach.templates import FlowSizes
 from xdpscope.config import Flows, Latency
-from xdpscope.counters.times import BOUNDS, Times
 from xdpscope.discovery.inventory import Inventory
+from xdpscope.probes.latency.times import BOUNDS, Times
 
 pytestmark = pytest.mark.every_kernel
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from tests.unit.served import FakeSource
 
-from xdpscope.counters.flow_query import FlowQuery
 from xdpscope.formats import document
+from xdpscope.probes.flows.query import FlowQuery
 
 VERDICTS = ("aborted", "drop", "pass", "tx", "redirect", "unknown")
 

@@ -19,8 +19,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily
 
-from xdpscope.counters.flow_query import FlowQuery
 from xdpscope.formats import document
+from xdpscope.probes.flows.query import FlowQuery
 from xdpscope.web.app import create_app
 from xdpscope.web.limits import Limits
 from xdpscope.web.policy import Policy

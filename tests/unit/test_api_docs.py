@@ -12,20 +12,26 @@ from typing import Any, get_args
 import numpy as np
 
 from xdpscope.cli.parser import FLOW_OPTIONS
-from xdpscope.counters.flow_query import Order
-from xdpscope.counters.times import BOUNDS, Times
 from xdpscope.counters.totals import Tally
-from xdpscope.describe import as_json, count_as_json, cpus_as_json, flows_as_json, latency_as_json
+from xdpscope.describe import as_json
 from xdpscope.discovery.model import Attachment, ChainPosition, Mode, Part, Role, XdpProgram
 from xdpscope.doctor import Finding, Removed, Status
 from xdpscope.formats import document
 from xdpscope.kernel.xdp_diag import REASONS
 from xdpscope.probes.events.report import Change, Event, NotedEvent, ProgramName
 from xdpscope.probes.events.report import as_json as event_as_json
+from xdpscope.probes.flows.query import Order
+from xdpscope.probes.flows.report import FlowRow, FlowsFound
+from xdpscope.probes.flows.report import as_json as flows_as_json
+from xdpscope.probes.latency.report import Latency
+from xdpscope.probes.latency.report import as_json as latency_as_json
+from xdpscope.probes.latency.times import BOUNDS, Times
 from xdpscope.probes.sockets.report import Owner, XdpSocket
 from xdpscope.probes.sockets.report import as_json as socket_as_json
+from xdpscope.probes.verdicts.report import as_json as count_as_json
+from xdpscope.probes.verdicts.report import cpus_as_json
 from xdpscope.program_types.xdp import VERDICTS
-from xdpscope.report import Count, FlowRow, FlowsFound, Latency, ProgramStatus
+from xdpscope.report import Count, ProgramStatus
 
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
 EXAMPLES = {

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xdpscope import bpf
-from xdpscope.counters.flow_query import PROTOCOLS, FlowQuery, Network
 from xdpscope.libbpf import Object
+from xdpscope.probes.flows.query import PROTOCOLS, FlowQuery, Network
 from xdpscope.program_types.xdp import VERDICTS
 
 Packet = tuple[str, str, int, int, int, str]

@@ -17,9 +17,9 @@ from tests.unit.served import HOSTILE, Served, serving
 from xdpscope.cli import flows
 from xdpscope.cli.console import short
 from xdpscope.cli.parser import FLOW_OPTIONS, parse
-from xdpscope.counters.flow_query import FlowQuery
 from xdpscope.errors import ConfigError, ObserverBusyError, XdpscopeError
 from xdpscope.formats import document
+from xdpscope.probes.flows.query import FlowQuery
 from xdpscope.web.parameters import FLOW_PARAMETERS
 from xdpscope.web.policy import PolicyFile
 

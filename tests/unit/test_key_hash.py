@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from xdpscope.counters.key_hash import KeyHash
+from xdpscope.probes.flows.key_hash import KeyHash
 
 WORDS = 5
 SECRETS = 20

@@ -11,10 +11,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_text
 from tests.collecting import Collecting
 
-from xdpscope.counters.times import BOUNDS, Times
 from xdpscope.discovery.model import XdpProgram
 from xdpscope.probes.latency import metrics
-from xdpscope.report import Latency
+from xdpscope.probes.latency.report import Latency
+from xdpscope.probes.latency.times import BOUNDS, Times
 
 TIMING = np.dtype([("total", np.uint64), ("buckets", np.uint64, 32)])
 

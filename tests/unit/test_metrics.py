@@ -24,8 +24,9 @@ from xdpscope.metrics import (
     ProgramCollector,
 )
 from xdpscope.probes.flows import metrics as flows
+from xdpscope.probes.flows.report import FlowReport, FlowRow
 from xdpscope.probes.verdicts import metrics as verdicts
-from xdpscope.report import Count, FlowReport, FlowRow, ProgramStatus
+from xdpscope.report import Count, ProgramStatus
 
 PROGRAM = XdpProgram(
     42, "0123456789abcdef", "xdp_filter_prog", "xdp_filter_program", 3, True, "xdp", load_time=10**9

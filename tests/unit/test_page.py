@@ -20,15 +20,16 @@ from tests.unit.served import HOSTILE, Served, assert_secure, serving
 
 from xdpscope.attach.reason import Reason
 from xdpscope.config import Config
-from xdpscope.counters.flow_query import FlowQuery
-from xdpscope.counters.times import BOUNDS, Times
 from xdpscope.counters.totals import Tally
 from xdpscope.discovery.model import Attachment, Mode, Part, Role, XdpProgram
 from xdpscope.probes import RunningProbes
+from xdpscope.probes.flows.query import FlowQuery
 from xdpscope.probes.latency import LatencyProbe
+from xdpscope.probes.latency.report import Latency
+from xdpscope.probes.latency.times import BOUNDS, Times
 from xdpscope.probes.verdicts import VerdictsProbe
 from xdpscope.program_types.xdp import VERDICTS
-from xdpscope.report import Count, Latency, ProgramStatus
+from xdpscope.report import Count, ProgramStatus
 from xdpscope.scans import ScanRecord
 from xdpscope.source import AgentSource
 from xdpscope.web.page import render

@@ -6,16 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xdpscope import bpf
-from xdpscope.counters.by_cpu import add_overflow, by_cpu
 from xdpscope.counters.device_names import Uppers
 from xdpscope.counters.overflow import OverflowReading
 from xdpscope.counters.records import UNPLACED, DeviceReading, by_device, no_counts, of_target
 from xdpscope.counters.retention import Retention
 from xdpscope.counters.series_index import Seen, SeriesIndex
 from xdpscope.counters.totals import Location, Totals
-from xdpscope.describe import cpus_as_json
 from xdpscope.discovery.model import Snapshot
 from xdpscope.libbpf import Object
+from xdpscope.probes.verdicts.by_cpu import add_overflow, by_cpu
+from xdpscope.probes.verdicts.report import cpus_as_json
 from xdpscope.program_types.xdp import VERDICTS
 
 PROGRAM = 7

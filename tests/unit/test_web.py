@@ -15,7 +15,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from tests.unit.served import HOSTILE, PATHS, FakeSource, Served, assert_secure, serving
 
-from xdpscope.counters.flow_query import FlowQuery
+from xdpscope.probes.flows.query import FlowQuery
 
 if TYPE_CHECKING:
     pass

@@ -11,6 +11,9 @@ SCRAPE_BEGAN: Final[ContextVar[float | None]] = ContextVar("SCRAPE_BEGAN", defau
 """When the scrape began that collects now, by the monotonic clock. What one collector has read
 since then, the next one need not read again."""
 
+PATIENCE: Final = 65.0
+"""Seconds for which the agent waits for a client to read again: a scrape a minute, and delay."""
+
 # The agent does not wait for more clients than this, because anybody can pretend to be many.
 _MOST = 64
 

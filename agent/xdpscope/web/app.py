@@ -15,9 +15,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from xdpscope.counters.clients import READER
-from xdpscope.counters.flow_query import FlowQuery
 from xdpscope.errors import ObserverBusyError
 from xdpscope.formats import document
+from xdpscope.probes.flows.query import FlowQuery
 from xdpscope.web import parameters
 from xdpscope.web.auth import BasicAuth
 from xdpscope.web.encoding import Answer, expose

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from starlette.exceptions import HTTPException
 
-from xdpscope.counters.flow_query import ORDERS, PROTOCOLS, FlowQuery, Network
 from xdpscope.log import printable
 from xdpscope.probes.events import EVENTS_LIMIT
+from xdpscope.probes.flows.query import ORDERS, PROTOCOLS, FlowQuery, Network
 from xdpscope.program_types.xdp import VERDICTS
 
 if TYPE_CHECKING:

@@ -24,8 +24,9 @@ from xdpscope.metrics import (
     ProgramCollector,
 )
 from xdpscope.probes.flows import metrics as flows
+from xdpscope.probes.flows.report import FlowReport
 from xdpscope.probes.verdicts import metrics as verdicts
-from xdpscope.report import Count, FlowReport, ProgramStatus
+from xdpscope.report import Count, ProgramStatus
 from xdpscope.web.app import create_app
 from xdpscope.web.server import WebServer
 

@@ -12,16 +12,17 @@ from prometheus_client.core import Metric
 from xdpscope.attach.spec import NOTHING, Spec
 from xdpscope.attach.targets import Target
 from xdpscope.config import Flows
-from xdpscope.counters.clients import READER, SCRAPE_BEGAN
-from xdpscope.counters.flow_query import FlowQuery
-from xdpscope.counters.flows import PATIENCE, FlowTotals, HeldFlows
+from xdpscope.counters.clients import PATIENCE, READER, SCRAPE_BEGAN
 from xdpscope.counters.series_index import SeriesIndex
 from xdpscope.counters.totals import Location
 from xdpscope.discovery.model import XdpProgram
 from xdpscope.probes.flows.metrics import families
+from xdpscope.probes.flows.query import FlowQuery
+from xdpscope.probes.flows.report import FlowReport, FlowRow, FlowsFound
 from xdpscope.probes.flows.tables import flow_sizes, flow_tables
+from xdpscope.probes.flows.totals import FlowTotals, HeldFlows
 from xdpscope.probes.probe import TracerProbe
-from xdpscope.report import Count, FlowReport, FlowRow, FlowsFound
+from xdpscope.report import Count
 from xdpscope.target_reader import TargetReader
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ class FlowsProbe(TracerProbe):
             yield from self._read(reader, flows)
 
     def _read(self, reader: TargetReader, flows: FlowTotals) -> "Steps[None]":
-        """Read the flows. The totals must be up to date before: see counters/flows.py."""
+        """Read the flows. The totals must be up to date before: see probes/flows/totals.py."""
 
         def admitted(*device: *tuple[int, int, int, str]) -> Location | None:
             location = reader.device_names.at_once(*device)

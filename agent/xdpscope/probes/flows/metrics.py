@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from xdpscope.counters.records import REASONS
+from xdpscope.probes.flows.report import FlowReport
 from xdpscope.program_types.xdp import VERDICTS
-from xdpscope.report import FlowReport
 
 _VERDICT = ["program_id", "program", "netns", "interface", "verdict"]
 _FLOW = ["protocol", "source", "destination", "source_port", "destination_port"]

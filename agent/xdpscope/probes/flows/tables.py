@@ -8,9 +8,9 @@ import numpy as np
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.templates import FlowSizes
 from xdpscope.config import Flows
-from xdpscope.counters.slots import FAMILIES, SlotTable
 from xdpscope.kernel import machine
 from xdpscope.libbpf import Map, possible_cpus
+from xdpscope.probes.flows.slots import FAMILIES, SlotTable
 
 _ONLY_KEY = b"\0\0\0\0"
 

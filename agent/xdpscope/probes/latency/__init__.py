@@ -13,11 +13,11 @@ from xdpscope.attach.targets import Target
 from xdpscope.config import Latency as LatencySection
 from xdpscope.counters.clients import SCRAPE_BEGAN
 from xdpscope.counters.counter_reader import Counted
-from xdpscope.counters.times import Times
 from xdpscope.errors import KernelError
 from xdpscope.probes.latency.metrics import families
+from xdpscope.probes.latency.report import Latency
+from xdpscope.probes.latency.times import Times
 from xdpscope.probes.probe import TracerProbe
-from xdpscope.report import Latency
 from xdpscope.target_reader import TargetReader
 
 if TYPE_CHECKING:

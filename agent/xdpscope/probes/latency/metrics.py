@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from prometheus_client.core import HistogramMetricFamily, Metric
 
 if TYPE_CHECKING:
-    from xdpscope.report import Latency
+    from xdpscope.probes.latency.report import Latency
 
 
 def families(latencies: "Iterable[Latency]") -> list[Metric]:

@@ -13,8 +13,7 @@ from errno import ENOENT
 import structlog
 from prometheus_client.core import Metric
 
-from xdpscope.counters.clients import READER, Readers
-from xdpscope.counters.flows import PATIENCE
+from xdpscope.counters.clients import PATIENCE, READER, Readers
 from xdpscope.counters.retention import Retention
 from xdpscope.discovery.retry import Retries
 from xdpscope.errors import KernelError

@@ -10,11 +10,11 @@ from prometheus_client.core import Metric
 from xdpscope.attach.spec import Spec
 from xdpscope.attach.targets import Target
 from xdpscope.attach.tracer import read_counts
-from xdpscope.counters.by_cpu import CpuCounts, add_overflow, by_cpu
 from xdpscope.counters.clients import SCRAPE_BEGAN
 from xdpscope.counters.series_index import Owner
 from xdpscope.counters.totals import Location
 from xdpscope.probes.probe import TracerProbe
+from xdpscope.probes.verdicts.by_cpu import CpuCounts, add_overflow, by_cpu
 from xdpscope.probes.verdicts.metrics import families
 from xdpscope.report import Count
 
@@ -66,7 +66,7 @@ class VerdictsProbe(TracerProbe):
         return reader.read(steps)
 
     def cpu_counts(self) -> dict[Owner, CpuCounts]:
-        """Return the counts of each CPU, by program id and location: see counters/by_cpu.py.
+        """Return the counts of each CPU, by program id and location: see probes/verdicts/by_cpu.py.
 
         Raises:
             ObserverBusyError: a scan is busy for long.

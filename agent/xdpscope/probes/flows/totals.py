@@ -28,19 +28,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xdpscope.config import Flows
-from xdpscope.counters.clients import Readers
-from xdpscope.counters.flow_query import PROTOCOLS, FlowQuery, octets
+from xdpscope.counters.clients import PATIENCE, Readers
 from xdpscope.counters.series_index import Owner, SeriesIndex
-from xdpscope.counters.slots import HALF_LIFE, Grouped, SlotTable
 from xdpscope.counters.totals import Tally
+from xdpscope.probes.flows.query import PROTOCOLS, FlowQuery, octets
+from xdpscope.probes.flows.slots import HALF_LIFE, Grouped, SlotTable
 from xdpscope.program_types.xdp import VERDICTS
 
 # A flow takes the series of another flow only if its score is larger by this factor. Otherwise
 # flows of about the same rate would win and lose it by turns, each time as a new series.
 _STICKINESS = 1.5
-
-PATIENCE = 65.0
-"""Seconds for which the agent waits for a client to read again: a scrape a minute, and delay."""
 
 _NOTHING = np.zeros((len(VERDICTS), 2), np.int64)
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xdpscope.counters.key_hash import U64, KeyHash
 from xdpscope.counters.series_index import UNKNOWN, SeriesOfSlots, code
 from xdpscope.libbpf import Map, typed
+from xdpscope.probes.flows.key_hash import U64, KeyHash
 
 Indices = NDArray[np.intp]
 
