@@ -125,7 +125,7 @@ def of_row(**columns: str) -> str:
 
 
 NODE_OF_ROW: Final = {"instance": "node"}
-PLACE_OF_ROW: Final = {**NODE_OF_ROW, "netns": "namespace", "interface": "interface"}
+LOCATION_OF_ROW: Final = {**NODE_OF_ROW, "netns": "namespace", "interface": "interface"}
 """The table columns that have the values of these variables."""
 
 
@@ -199,7 +199,7 @@ def firing(board: str, about: str, *matchers: str) -> Line:
             "severity": Column("severity", width=90, colours={"critical": BAD}),
             "alertname": Column("alert", link=rule),
             "program": Column(
-                "program", link=None if board == PROGRAM else to_program(**PLACE_OF_ROW)
+                "program", link=None if board == PROGRAM else to_program(**LOCATION_OF_ROW)
             ),
             "netns": Column("namespace", width=130),
             "interface": Column("interface", width=130),

@@ -5,9 +5,9 @@ from grafana_foundation_sdk.models import dashboard as model
 
 from dashboards.boards import (
     AGENT,
+    LOCATION_OF_ROW,
     NODE_OF_ROW,
     OVERVIEW,
-    PLACE_OF_ROW,
     PROGRAM,
     Line,
     Section,
@@ -306,7 +306,7 @@ def _programs() -> list[Line]:
         ),
         queries,
         {
-            "program": Column("program", link=to_program(**PLACE_OF_ROW)),
+            "program": Column("program", link=to_program(**LOCATION_OF_ROW)),
             "instance": Column("node", width=130, link=to_agent()),
             "cluster": Column("cluster", width=80),
             "netns": Column("namespace", width=95),
@@ -345,7 +345,7 @@ def _programs() -> list[Line]:
             "interface": Column("interface", width=130),
             "mode": Column("mode", width=80),
             "via": Column("via", width=90),
-            "program": Column("program", link=to_program(**PLACE_OF_ROW)),
+            "program": Column("program", link=to_program(**LOCATION_OF_ROW)),
             "role": Column("role", width=110),
             "program_id": Column("id", width=80),
             "tag": Column("tag", width=160),
@@ -389,7 +389,7 @@ def _talkers() -> list[Line]:
             "cluster": Column("cluster", width=65),
             "netns": Column("namespace", width=88),
             "interface": Column("interface", width=76),
-            "program": Column("program", link=to_program(**PLACE_OF_ROW)),
+            "program": Column("program", link=to_program(**LOCATION_OF_ROW)),
             "protocol": Column("protocol", width=68),
             "source": Column("source"),
             "source_port": Column("port", width=62),

@@ -5,9 +5,9 @@ from grafana_foundation_sdk.models import dashboard as model
 
 from dashboards.boards import (
     AGENT,
+    LOCATION_OF_ROW,
     NODE_OF_ROW,
     OVERVIEW,
-    PLACE_OF_ROW,
     PROGRAM,
     Line,
     Section,
@@ -206,7 +206,7 @@ def _matrix() -> Panel:
     only_here = {
         "title": "Only ${__data.fields.interface} of ${__data.fields.node}",
         "url": address(PROGRAM, "datasource", "cluster", "job", "program")
-        + of_row(**PLACE_OF_ROW)
+        + of_row(**LOCATION_OF_ROW)
         + "&${__url_time_range}",
     }
     return rows(

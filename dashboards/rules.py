@@ -185,7 +185,7 @@ def _about_variable_query(
         yield f"variable {name} depends on {variable}, which comes later or never"
 
 
-_PLACED: Final = ("program_id", "map_id")
+_WITH_LOCATION: Final = ("program_id", "map_id")
 """Labels of series that belong to a program, and through it to locations."""
 
 
@@ -205,7 +205,7 @@ def _about_filters(board: Board, metrics: Mapping[str, Metric]) -> Iterator[str]
             continue  # another rule reports it
         labels = set().union(*(metrics[name].labels for name in names & set(metrics)))
         for name in chosen - _mentioned(target["expr"]):
-            if labels & {name, *_PLACED}:
+            if labels & {name, *_WITH_LOCATION}:
                 yield f"{title}: query {target.get('refId')} is not filtered by {name}"
 
 

@@ -72,7 +72,7 @@ class ScanThread(threading.Thread):
     """Scan the host in a thread, at intervals and on request."""
 
     def __init__(self, config: Config) -> None:
-        super().__init__(name="watch", daemon=True)
+        super().__init__(name="scan", daemon=True)
         self.config = config
         self.observer: Observer | None = None
         self.failure: Exception | None = None

@@ -25,11 +25,11 @@ from xdpscope.config import Flows
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.libbpf import Link, Map
 
-PLACED, UNPINNED = "new_target", "_removed"
+NEW_TARGET, UNPINNED = "new_target", "_removed"
 
 # What changes how a target is traced, or what is pinned of it.
 _STEPS: tuple[tuple[Any, str], ...] = (
-    (pins.State, PLACED),
+    (pins.State, NEW_TARGET),
     (Map, "pin"),
     (Link, "trace"),
     (Link, "pin"),

@@ -111,7 +111,7 @@ def test_a_chain_of_three(lab: Lab, engine: Engine, observer: Observer, mode: st
         found = counted(observer)
         assert sent == sum(n for (name, *_), (n, _) in found.items() if name == "xdp_dispatcher")
         assert reasons(observer) == dict.fromkeys(("xdp_dispatcher", *LINKS), "")
-        if engine.tells_targets:
+        if engine.reports_targets:
             assert positions(observer) == {"pass_on": [0], "drop_some": [1], "send_back_some": [2]}
         else:
             assert positions(observer) == {link: [] for link in LINKS}
@@ -124,7 +124,7 @@ def test_a_chain_that_grows(lab: Lab, engine: Engine, observer: Observer) -> Non
     with chain(veth, "drop_some"):
         observer.scan(0)
         assert reasons(observer) == {"xdp_dispatcher": "busy", "drop_some": ""}
-        if engine.tells_targets:
+        if engine.reports_targets:
             assert positions(observer) == {"drop_some": [0]}
         send_some(veth)
         expected = {
@@ -136,7 +136,7 @@ def test_a_chain_that_grows(lab: Lab, engine: Engine, observer: Observer) -> Non
         append(veth, "pass_on")
         observer.scan(0)
         observer.scan(0)
-        if engine.tells_targets:
+        if engine.reports_targets:
             assert positions(observer) == {"pass_on": [0], "drop_some": [1]}
         send_some(veth)
         every = (23, 305 + 7 * 62 + 11 * 63)

@@ -41,6 +41,6 @@ def test_devices_that_take_each_others_place(lab: Lab, observer: Observer) -> No
 
 
 def test_a_device_that_moves(lab: Lab, engine: Engine, observer: Observer) -> None:
-    if not engine.tells_targets:
+    if not engine.reports_targets:
         pytest.skip("this kernel does not tell what a tracing link is on (Linux 5.13)")
     test_lifecycle.test_a_device_that_moves_is_counted_where_it_is(lab, observer)

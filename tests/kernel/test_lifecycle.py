@@ -48,7 +48,7 @@ def wait_until_gone(program_id: int) -> bool:
 @pytest.fixture
 def link_targets(engine: Engine) -> None:
     """For what takes knowing who holds a program: a kernel that does not tell skips it."""
-    if not engine.tells_targets:
+    if not engine.reports_targets:
         pytest.skip("this kernel does not tell what a tracing link is on (Linux 5.13)")
 
 
@@ -226,7 +226,7 @@ def test_a_tracer_makes_way_for_an_extension(lab: Lab, engine: Engine, observer:
             observer.scan(0)
             veth.send(frame(60), times=3)
             expected = {("decide_pass", "xst0", "pass"): (2, 120)}
-            if engine.tells_targets:  # else it could be in a dispatcher only, for all we know
+            if engine.reports_targets:  # else it could be in a dispatcher only, for all we know
                 expected["drop_instead", "xst0", "drop"] = (3, 180)
             expect(observer, expected)
     time.sleep(1.1)  # where the kernel does not tell what a link is on, an attempt was refused

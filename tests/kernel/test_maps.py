@@ -208,7 +208,7 @@ def test_an_entry_is_replaced_and_deleted(
     expect_of(observer, "leaves", expected)
 
     way.programs.put(devmap, 0, first.index, way.programs["write_where_it_leaves"])
-    if not engine.tells_targets:
+    if not engine.reports_targets:
         observer.scan(0)  # else it was armed
     way.send(0, DROP, times=4)
     observer.scan(0)
@@ -235,7 +235,7 @@ def expect_of(observer: Observer, part: str, expected: dict[tuple[str, str, str]
 
 def test_nothing_is_kept_for_a_devmap(lab: Lab, engine: Engine, observer: Observer) -> None:
     """An entry holds its program, a tracer must not."""
-    if not engine.tells_targets:
+    if not engine.reports_targets:
         pytest.skip("this kernel does not tell what a tracing link is on (Linux 5.13)")
     veth = lab.veth("xst0")
     kept = lab.load_together("maps", "to_device")

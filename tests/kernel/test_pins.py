@@ -11,7 +11,7 @@ import pytest
 
 from tests.kernel.conftest import counted, expect, reasons
 from tests.kernel.flows import check_sums
-from tests.kernel.forked import PLACED, UNPINNED, Forked, observing
+from tests.kernel.forked import NEW_TARGET, UNPINNED, Forked, observing
 from tests.kernel.lab import Drizzle, Lab, Veth, loaded_programs
 from tests.kernel.observing import Observer
 from tests.kernel.pinned import (
@@ -141,7 +141,7 @@ def test_ended_at_each_step_of_attaching(
     steps = 0
     while True:
         steps += 1
-        with Forked(pin_path, sizes, halt=(PLACED, steps)) as agent:
+        with Forked(pin_path, sizes, halt=(NEW_TARGET, steps)) as agent:
             wait_for(lambda agent=agent: agent.halted or agent.scans > 2)
             last = not agent.halted
             found, attached = pinned_links(pin_path, program_id), links() > OWN_LINKS

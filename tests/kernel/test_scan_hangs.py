@@ -73,7 +73,7 @@ def test_a_scan_that_hangs_is_seen_and_packets_are_counted(lab: Lab) -> None:
             wait_for(lambda: agent.status("/healthz") == 503)
             wait_for(lambda: hangs(agent))
             (where,) = hangs(agent)
-            assert "thread watch in kernel/netns.py:" in where
+            assert "thread scan in kernel/netns.py:" in where
             assert "discovery/namespaces.py:" in where
             print(where)
 

@@ -76,7 +76,7 @@ def test_a_scan_that_hangs_is_logged_once_with_its_position(
         with suppress(OSError), record.scan():
             netns.enter(str(fifo), 0)
 
-    thread = threading.Thread(target=scan, name="watch", daemon=True)
+    thread = threading.Thread(target=scan, name="scan", daemon=True)
     detector = HangDetector(record)
     with capture_logs() as log:
         thread.start()
@@ -87,7 +87,7 @@ def test_a_scan_that_hangs_is_logged_once_with_its_position(
             detector.check()
         (entry,) = log
         assert entry["log_level"] == "error"
-        assert "thread watch in kernel/netns.py:" in entry["where"]
+        assert "thread scan in kernel/netns.py:" in entry["where"]
         assert " enter, kernel: " in entry["where"]
         assert entry["since"].startswith("20")
         with fifo.open("w"):

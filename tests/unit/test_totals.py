@@ -19,7 +19,7 @@ from xdpscope.probes.verdicts.report import cpus_as_json
 from xdpscope.program_types.xdp import VERDICTS
 
 PROGRAM = 7
-PLACED = "placed"
+INLINE = "inline"
 
 
 def reading(drops: int, size: int = 60, name: str = "eth0") -> DeviceReading:
@@ -39,14 +39,14 @@ def drops(totals: Totals) -> dict[Location, tuple[int, int]]:
 def test_what_a_record_grew_by_is_booked_once() -> None:
     totals = Totals()
     for total in (3, 3, 10):
-        totals.record(PROGRAM, PLACED, {(1, 2): reading(total)}, by_index)
+        totals.record(PROGRAM, INLINE, {(1, 2): reading(total)}, by_index)
     assert drops(totals) == {("ns1", "eth0"): (10, 600)}
 
 
 def test_growth_goes_to_the_name_of_now() -> None:
     totals = Totals()
-    totals.record(PROGRAM, PLACED, {(1, 2): reading(3, name="old")}, by_index)
-    totals.record(PROGRAM, PLACED, {(1, 2): reading(5, name="old")}, lambda *_: ("ns1", "new"))
+    totals.record(PROGRAM, INLINE, {(1, 2): reading(3, name="old")}, by_index)
+    totals.record(PROGRAM, INLINE, {(1, 2): reading(5, name="old")}, lambda *_: ("ns1", "new"))
     assert drops(totals) == {("ns1", "old"): (3, 180), ("ns1", "new"): (2, 120)}
 
 
@@ -70,7 +70,7 @@ def test_every_packet_is_booked_and_nothing_shrinks(
         sent += more
         totals.record(
             PROGRAM,
-            PLACED,
+            INLINE,
             {k: reading(v) for k, v in kernel.items()},
             lambda *_, n=name: ("host", n),
         )
@@ -83,7 +83,7 @@ def test_every_packet_is_booked_and_nothing_shrinks(
 
 def test_forgetting() -> None:
     totals = Totals()
-    totals.record(PROGRAM, PLACED, {(1, 2): reading(1), (1, 3): reading(1, name="eth1")}, by_index)
+    totals.record(PROGRAM, INLINE, {(1, 2): reading(1), (1, 3): reading(1, name="eth1")}, by_index)
     totals.forget_location(("ns1", "eth0"))
     assert set(totals.locations()) == {("ns1", "eth1")}
     totals.forget_program(PROGRAM)
@@ -189,11 +189,11 @@ def test_overflow_records_are_summed_part_by_part() -> None:
 
 def test_a_device_may_lose_one_of_its_records() -> None:
     totals = Totals()
-    totals.record(PROGRAM, PLACED, {(1, 2): reading(3)}, by_index)
+    totals.record(PROGRAM, INLINE, {(1, 2): reading(3)}, by_index)
     totals.record(PROGRAM, "overflow", {(1, 2): reading(4)}, by_index)
     assert drops(totals) == {("ns1", "eth0"): (7, 420)}
     totals.record(PROGRAM, "overflow", {}, by_index)
-    totals.record(PROGRAM, PLACED, {(1, 2): reading(5)}, by_index)
+    totals.record(PROGRAM, INLINE, {(1, 2): reading(5)}, by_index)
     assert drops(totals) == {("ns1", "eth0"): (9, 540)}
     totals.record(PROGRAM, "overflow", {(1, 2): reading(2)}, by_index)
     assert drops(totals) == {("ns1", "eth0"): (11, 660)}
@@ -232,20 +232,20 @@ def test_a_smaller_reading_is_a_new_record() -> None:
     """Deleted and created again between two readings."""
     totals = Totals()
     for total in (5, 2, 4):
-        totals.record(PROGRAM, PLACED, {(1, 2): reading(total)}, by_index)
+        totals.record(PROGRAM, INLINE, {(1, 2): reading(total)}, by_index)
     assert drops(totals) == {("ns1", "eth0"): (9, 540)}
     # Fewer packets, though of more bytes.
-    totals.record(PROGRAM, PLACED, {(1, 2): reading(3, size=1000)}, by_index)
+    totals.record(PROGRAM, INLINE, {(1, 2): reading(3, size=1000)}, by_index)
     assert drops(totals) == {("ns1", "eth0"): (12, 3540)}
 
 
 def test_a_deleted_record_is_booked_and_forgotten() -> None:
     """The next one counts from 0, even if it has overtaken the deleted one."""
     totals = Totals()
-    totals.record(PROGRAM, PLACED, {(1, 2): reading(5), (1, 3): reading(1, name="eth1")}, by_index)
-    totals.close(PROGRAM, PLACED, {(1, 2): reading(7)}, by_index)
+    totals.record(PROGRAM, INLINE, {(1, 2): reading(5), (1, 3): reading(1, name="eth1")}, by_index)
+    totals.close(PROGRAM, INLINE, {(1, 2): reading(7)}, by_index)
     now = {(1, 2): reading(9), (1, 3): reading(2, name="eth1")}
-    totals.record(PROGRAM, PLACED, now, by_index)
+    totals.record(PROGRAM, INLINE, now, by_index)
     assert drops(totals) == {("ns1", "eth0"): (16, 960), ("ns1", "eth1"): (2, 120)}
 
 

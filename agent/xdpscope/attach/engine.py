@@ -129,9 +129,9 @@ class Engine:
         self.close()
 
     @property
-    def tells_targets(self) -> bool:
+    def reports_targets(self) -> bool:
         """Return whether this kernel reports the target of a tracing link (Linux 5.13)."""
-        return self.templates.tells_targets
+        return self.templates.reports_targets
 
     @property
     def watches_devices(self) -> bool:

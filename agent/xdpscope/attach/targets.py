@@ -322,7 +322,7 @@ class Targets:
         program = target.program
         if program.role in _IN_SERVICE_ONLY or program.id in snapshot.claimed:
             return False
-        return self._engine.tells_targets and snapshot.holders.get(program.id, 0) > 0
+        return self._engine.reports_targets and snapshot.holders.get(program.id, 0) > 0
 
     def _prepare(self, target: Target) -> None:
         """Create a tracer, unless the target has one or the next attempt is not due."""

@@ -249,7 +249,7 @@ class Templates:
             LoadError: the kernel refused a program of the object.
         """
         self.variant = variant
-        self.tells_targets = False
+        self.reports_targets = False
         self._factors = [secrets.randbits(64) | 1 for _ in range(_FACTORS)]
         with ExitStack() as stack:
             loaded = stack.enter_context(Object(bpf.path_of(variant.object)))
@@ -464,7 +464,7 @@ class Templates:
                 ):
                     stack.callback(each.close)
                     # From Linux 5.13, the agent can distinguish its references from those of users.
-                    self.tells_targets = each.link.ends().target == self_test.info().id
+                    self.reports_targets = each.link.ends().target == self_test.info().id
                 self_test.test_run(bytes(64))
                 self._check(counts, packets=1)
 

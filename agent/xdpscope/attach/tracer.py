@@ -149,13 +149,13 @@ class Tracer:
         variant = self._engine.templates.variant
         copies = self._ready
         if copies is None:
-            self._begin_anew()
+            self._clear_last_packet()
             copies = self._copies((variant.first,))
         with Program.open(self._target) as target:
             self._attach(copies, target)
         self._ready = self._last = None
 
-    def _begin_anew(self) -> None:
+    def _clear_last_packet(self) -> None:
         self._wait_until_detached()
         # The content of ``entry`` and ``timing.packet`` belongs to a packet of the past.
         records = self._counts.lookup(_ONLY_KEY)

@@ -17,7 +17,7 @@ from xdpscope.counters.series_index import Seen
 from xdpscope.counters.totals import LocationOf, Totals
 
 # A sum that no record has: the next reading must decode the record again.
-_UNBOOKED = -1
+_INCOMPLETE = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class CounterReader:
                 self._skipped[number] = total
                 rest = overflow.get(number)
                 if total != before.get(number, 0) or rest is not None:
-                    self._totals.skip(program, "placed", of_target(records))
+                    self._totals.skip(program, "inline", of_target(records))
                     self._totals.skip(program, "overflow", {} if rest is None else rest.by_device())
             yield
 
@@ -146,12 +146,12 @@ class CounterReader:
         self.version += 1
         # Add the two stores separately. Each CPU gives its slots to the devices that it sees
         # first. So a device can have a slot on one CPU and an overflow record on another.
-        complete = self._totals.record(program, "placed", of_target(records), location_of)
+        complete = self._totals.record(program, "inline", of_target(records), location_of)
         self._totals.record(
             program, "overflow", {} if rest is None else rest.by_device(), location_of
         )
         return _Entry(
-            total if complete else _UNBOOKED,
+            total if complete else _INCOMPLETE,
             Seen.inline(program, number, records["devices"]),
             None if rest is None else Seen.overflow(program, number, rest),
         )
