@@ -94,8 +94,15 @@ def _pkg_config(what: str) -> list[str]:
 
 _DIRECTORY = Path(__file__).resolve().parent
 
+# The declarations of libbpf and of the kernel's bpf(2) structures, one file for each area. The C
+# compiler replaces each "..." with the layout or number from the headers of the system that it
+# builds on. Nothing there repeats one. Only declarations of libbpf 1.1 (Debian 12) are there. The
+# types of kernel.h come first.
+_AREAS = ("kernel", "log", "syscalls", "btf", "objects", "ring_buffer", "capture")
+
 ffibuilder = FFI()
-ffibuilder.cdef((_DIRECTORY / "_libbpf.h").read_text())
+for _area in _AREAS:
+    ffibuilder.cdef((_DIRECTORY / "declarations" / f"{_area}.h").read_text())
 ffibuilder.set_source(
     "xdpscope.libbpf._raw",
     _SHIM + (_DIRECTORY / "_capture.c").read_text(),
