@@ -9,8 +9,8 @@ from tests.bench.rig import check_counts, check_times, floor, packet4, packet6
 from tests.bench.turns import FLOWS, FlowBench
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.spec import Spec
-from xdpscope.attach.templates import FlowSizes
 from xdpscope.attach.tracer import Tracer
+from xdpscope.attach.variants import FlowSizes
 from xdpscope.libbpf import Object, typed
 
 # Names of what is measured, as tables show them.

@@ -20,7 +20,7 @@ from xdpscope.attach import pins
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.pins import PinPath
 from xdpscope.attach.reason import Selection
-from xdpscope.attach.templates import FlowSizes
+from xdpscope.attach.variants import FlowSizes
 from xdpscope.config import Flows
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.libbpf import Link, Map

@@ -18,7 +18,7 @@ from tests.waiting import wait_for
 from xdpscope.__main__ import main
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.reason import Selection
-from xdpscope.attach.templates import FlowSizes
+from xdpscope.attach.variants import FlowSizes
 from xdpscope.config import GlobFilter
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.model import Attachment, Mode

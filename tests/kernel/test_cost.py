@@ -20,7 +20,7 @@ from tests.kernel.lab import Lab
 from tests.kernel.observing import Observer
 from tests.kernel.test_flows import udp4
 from xdpscope.attach.engine import Engine
-from xdpscope.attach.templates import FlowSizes
+from xdpscope.attach.variants import FlowSizes
 from xdpscope.config import Budget
 from xdpscope.libbpf import Program
 from xdpscope.probes import Scan

@@ -15,7 +15,7 @@ from tests.kernel.lab import Lab
 from tests.kernel.observing import Observer
 from tests.kernel.pinned import BPFFS, READ_ONLY, WRITING, udp, wipe
 from xdpscope.attach.reason import Selection
-from xdpscope.attach.templates import FlowSizes
+from xdpscope.attach.variants import FlowSizes
 from xdpscope.config import Config, GlobFilter
 from xdpscope.libbpf.stats import run_time_stats
 from xdpscope.scans import ScanRecord

@@ -12,7 +12,7 @@ from tests.kernel.flows import Expected, check_sums, expect_flows, held, mac_ver
 from tests.kernel.lab import Lab
 from xdpscope import doctor
 from xdpscope.attach.engine import Engine
-from xdpscope.attach.templates import FlowSizes
+from xdpscope.attach.variants import FlowSizes
 from xdpscope.kernel.machine import cpus_to_serve
 from xdpscope.libbpf import possible_cpus
 

@@ -13,7 +13,7 @@ from tests.kernel.lab import Lab, Veth, frame
 from tests.kernel.observing import Observer
 from tests.kernel.programs import compiled
 from xdpscope.attach.engine import Engine
-from xdpscope.attach.templates import FlowSizes
+from xdpscope.attach.variants import FlowSizes
 from xdpscope.libbpf import Btf, Program
 
 pytestmark = pytest.mark.every_kernel

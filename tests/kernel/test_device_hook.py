@@ -18,7 +18,7 @@ from tests.kernel.test_flows import udp4
 from tests.waiting import wait_for
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.reason import Selection
-from xdpscope.attach.templates import FlowSizes
+from xdpscope.attach.variants import FlowSizes
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.kernel import netns
 from xdpscope.libbpf.stats import run_time_stats

@@ -17,7 +17,7 @@ from tests.kernel.observing import Observer
 from xdpscope.attach import targets
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.reason import Selection
-from xdpscope.attach.templates import FlowSizes
+from xdpscope.attach.variants import FlowSizes
 from xdpscope.discovery import programs as source
 from xdpscope.discovery import retry
 from xdpscope.discovery.inventory import Inventory

@@ -9,7 +9,7 @@ from tests.kernel.flows import observing, on_one_cpu
 from tests.kernel.lab import Lab
 from tests.kernel.test_flow_flood import LEGITIMATE, packet
 from xdpscope.attach.engine import Engine
-from xdpscope.attach.templates import FlowSizes
+from xdpscope.attach.variants import FlowSizes
 
 # What differs by kernel does not come into it.
 pytestmark = pytest.mark.one_kernel

@@ -14,7 +14,7 @@ from tests.kernel.lab import Lab, frame
 from tests.kernel.observing import Observer
 from tests.reference import Flow, flow_of
 from xdpscope.attach.engine import Engine
-from xdpscope.attach.templates import FlowSizes
+from xdpscope.attach.variants import FlowSizes
 from xdpscope.libbpf import Program
 
 pytestmark = pytest.mark.every_kernel

@@ -15,7 +15,7 @@ from tests.kernel.lab import Lab, Veth
 from tests.kernel.mixture import samples
 from tests.reference import Flow, flow_of
 from xdpscope.attach.engine import Engine
-from xdpscope.attach.templates import FlowSizes
+from xdpscope.attach.variants import FlowSizes
 
 pytestmark = pytest.mark.every_kernel
 

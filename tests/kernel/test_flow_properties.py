@@ -27,7 +27,7 @@ from tests.kernel.flows import (
 from tests.kernel.lab import Lab
 from tests.reference import flow_of
 from xdpscope.attach.engine import Engine
-from xdpscope.attach.templates import FlowSizes
+from xdpscope.attach.variants import FlowSizes
 from xdpscope.libbpf import Program
 
 pytestmark = pytest.mark.every_kernel

@@ -34,8 +34,8 @@ from tests.kernel.test_lifecycle import extension_of
 from tests.reference import NOT_IP, TRUNCATED, Flow, flow_of
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.spec import Spec
-from xdpscope.attach.templates import FlowSizes
 from xdpscope.attach.tracer import Tracer
+from xdpscope.attach.variants import FlowSizes
 from xdpscope.counters.records import of_target
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.libbpf import Program

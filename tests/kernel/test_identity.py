@@ -11,7 +11,7 @@ from tests.kernel.observing import Observer
 from tests.kernel.programs import compiled
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.reason import Selection
-from xdpscope.attach.templates import FlowSizes
+from xdpscope.attach.variants import FlowSizes
 from xdpscope.discovery.interfaces import InterfaceSource
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.kernel import netns

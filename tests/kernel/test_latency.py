@@ -14,7 +14,7 @@ from tests.kernel.test_lifecycle import extension_of, link_targets  # noqa: F401
 from tests.waiting import wait_for
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.reason import Selection
-from xdpscope.attach.templates import FlowSizes
+from xdpscope.attach.variants import FlowSizes
 from xdpscope.config import Flows, Latency
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.probes.latency.times import BOUNDS, Times

@@ -21,7 +21,7 @@ from tests.waiting import wait_for
 from xdpscope import target_reader
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.reason import Selection
-from xdpscope.attach.templates import FlowSizes
+from xdpscope.attach.variants import FlowSizes
 from xdpscope.config import Config, Flows
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.libbpf import Program

@@ -18,7 +18,7 @@ from tests.kernel.test_lifecycle import (
 from tests.kernel.test_xdp_tools import udp
 from tests.waiting import wait_for
 from xdpscope.attach.engine import Engine
-from xdpscope.attach.templates import FlowSizes
+from xdpscope.attach.variants import FlowSizes
 from xdpscope.discovery.model import Mode
 from xdpscope.libbpf import Btf, Program
 from xdpscope.report import ProgramStatus

@@ -33,7 +33,7 @@ from tests.tables import every_step
 from tests.waiting import wait_for
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.reason import Selection
-from xdpscope.attach.templates import FlowSizes
+from xdpscope.attach.variants import FlowSizes
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.discovery.namespaces import NamespaceSource
 from xdpscope.kernel import netns

@@ -21,7 +21,7 @@ from tests.reference import flow_of
 from tests.tables import every_step
 from tests.waiting import wait_for
 from xdpscope.attach.engine import Engine
-from xdpscope.attach.templates import FlowSizes
+from xdpscope.attach.variants import FlowSizes
 from xdpscope.config import _any_matches
 from xdpscope.counters import locations
 from xdpscope.errors import KernelError

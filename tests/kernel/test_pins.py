@@ -28,7 +28,7 @@ from tests.kernel.pinned import (
 )
 from tests.waiting import wait_for
 from xdpscope.attach.reason import Selection
-from xdpscope.attach.templates import FlowSizes
+from xdpscope.attach.variants import FlowSizes
 from xdpscope.config import GlobFilter
 
 pytestmark = pytest.mark.every_kernel

@@ -11,8 +11,8 @@ from tests.kernel.lab import Lab
 from tests.kernel.test_flows import PROGRAM, WRITING, udp4
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.spec import Spec
-from xdpscope.attach.templates import FlowSizes
 from xdpscope.attach.tracer import Tracer
+from xdpscope.attach.variants import FlowSizes
 from xdpscope.counters.records import REASONS, of_target
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.libbpf import typed

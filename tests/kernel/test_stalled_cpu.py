@@ -11,7 +11,7 @@ from tests.kernel.flows import check_sums, observing
 from tests.kernel.lab import Lab
 from tests.kernel.test_flow_flood import FLOOD, ROUND, Monotone, everything, packet
 from xdpscope.attach.engine import Engine
-from xdpscope.attach.templates import FlowSizes
+from xdpscope.attach.variants import FlowSizes
 from xdpscope.libbpf import Program
 
 pytestmark = pytest.mark.one_kernel

@@ -8,7 +8,7 @@ from tests.kernel.flows import check_sums, observing
 from tests.kernel.lab import Lab, frame
 from tests.kernel.observing import Observer
 from xdpscope.attach.engine import Engine
-from xdpscope.attach.templates import FlowSizes
+from xdpscope.attach.variants import FlowSizes
 
 pytestmark = pytest.mark.every_kernel
 

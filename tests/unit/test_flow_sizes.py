@@ -3,7 +3,7 @@
 
 import pytest
 
-from xdpscope.attach.templates import WAYS, FlowSizes, Variant
+from xdpscope.attach.variants import WAYS, FlowSizes, Variant
 
 ENTRIES = 65536
 

@@ -10,7 +10,7 @@ import pytest
 from xdpscope.attach.reason import Reason
 from xdpscope.attach.spec import NOTHING, Spec
 from xdpscope.attach.targets import Target
-from xdpscope.attach.templates import Variant
+from xdpscope.attach.variants import Variant
 from xdpscope.discovery.model import Part, XdpProgram
 from xdpscope.probes import REGISTRY, RunningProbes, TracerProbe
 from xdpscope.probes.flows import FlowsProbe

@@ -16,7 +16,7 @@ from xdpscope import bpf
 from xdpscope.attach import packet_writes, templates
 from xdpscope.attach.handover import Handover
 from xdpscope.attach.pins import PinPath, TargetPins
-from xdpscope.attach.templates import FlowSizes
+from xdpscope.attach.variants import FlowSizes
 from xdpscope.counters.overflow import OverflowReading
 from xdpscope.counters.records import Reading, by_device
 from xdpscope.discovery.programs import SELF_TEST

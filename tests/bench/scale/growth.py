@@ -28,7 +28,7 @@ from xdpscope.attach.engine import Engine
 from xdpscope.attach.reason import Selection
 from xdpscope.attach.spec import Spec
 from xdpscope.attach.targets import Target, Targets
-from xdpscope.attach.templates import FlowSizes
+from xdpscope.attach.variants import FlowSizes
 from xdpscope.config import Flows
 from xdpscope.discovery.inventory import Inventory
 from xdpscope.kernel.machine import cpus_to_serve

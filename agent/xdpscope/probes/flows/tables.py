@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from xdpscope.attach.engine import Engine
-from xdpscope.attach.templates import FlowSizes
+from xdpscope.attach.variants import FlowSizes
 from xdpscope.config import Flows
 from xdpscope.kernel import machine
 from xdpscope.libbpf import Map, possible_cpus
