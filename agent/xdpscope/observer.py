@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from errno import EAGAIN
 from math import inf
 from typing import TYPE_CHECKING, Self
 
@@ -185,7 +186,7 @@ class Observer:
                 )
         with _noting(failures):
             self._engine.check_devices(snapshot.interfaces.keys())
-        self._reader.do(lambda: self._apply(snapshot, failures))
+        self._reader.do(lambda: self._apply(snapshot, failures, retention))
         incomplete = self._trace(snapshot, retention)
         self._targets.log_attached()
         end = time.monotonic() + follow_up
@@ -203,7 +204,20 @@ class Observer:
         if failures:
             raise failures[0]
 
-    def _apply(self, snapshot: Snapshot, failures: list[KernelError | OSError]) -> "Steps[None]":
+    def _apply(
+        self, snapshot: Snapshot, failures: list[KernelError | OSError], retention: float
+    ) -> "Steps[None]":
+        with self._engine.vacancies.reading() as still:
+            if not still:
+                failures.append(KernelError("a CPU does not finish moving a record", EAGAIN))
+            yield from self._apply_still(snapshot, failures)
+            if self._scanned:
+                with _noting(failures):
+                    self._reader.publish_gone(retention)
+
+    def _apply_still(
+        self, snapshot: Snapshot, failures: list[KernelError | OSError]
+    ) -> "Steps[None]":
         """Add all counts to the totals under the old names, then use the names of ``snapshot``."""
         reader, names = self._reader, self._reader.device_names
         names.expect(snapshot)

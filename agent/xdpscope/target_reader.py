@@ -18,6 +18,7 @@ from xdpscope.attach.targets import Target, Targets
 from xdpscope.attach.tracer import read_counts
 from xdpscope.counters.counter_reader import Counted, CounterReader
 from xdpscope.counters.device_names import UNKNOWN_LOCATION, DeviceNames, Uppers
+from xdpscope.counters.gone_devices import GoneDevices
 from xdpscope.counters.locations import LocationRetention
 from xdpscope.counters.overflow import OverflowReading
 from xdpscope.counters.overflow_cleanup import OverflowCleanup
@@ -76,6 +77,8 @@ class TargetReader:
         self._everywhere = everywhere
         self._locations = LocationRetention()
         self._overflow = OverflowCleanup()
+        self._gone_devices = GoneDevices()
+        self._moves = 0  # records that had moved at the last reading
 
     def reconfigure(self, selection: Selection, *, everywhere: bool) -> None:
         """Show other programs and interfaces from now on."""
@@ -130,13 +133,24 @@ class TargetReader:
     # --- records to totals
 
     def update(self, began: float) -> "Steps[None]":
-        """Read all records, unless the last complete reading began after ``began``."""
-        if self.read_at <= began:
+        """Read all records, unless the last complete reading began after ``began``.
+
+        Read them again if a record has moved: its slot may have flows of another device.
+        """
+        if self.read_at <= began or self._moves != self.engine.vacancies.moves:
             yield from self.record(self.device_names.of)
 
     def record(self, location_of: LocationOf) -> "Steps[Mapping[int, OverflowReading]]":
-        """Add all counts to the totals. Return the overflow records."""
+        """Add all counts to the totals. Return the overflow records.
+
+        The totals stay as they are while a record is moving between the tables.
+        """
+        with self.engine.vacancies.reading() as still:
+            return (yield from self._record(location_of)) if still else {}
+
+    def _record(self, location_of: LocationOf) -> "Steps[Mapping[int, OverflowReading]]":
         began = time.monotonic()
+        self._moves = self.engine.vacancies.moves
         overflow = yield from self.engine.overflow()
         tracers, idle = [], set()
         for target in self.targets:
@@ -164,11 +178,12 @@ class TargetReader:
     def read_idle(self) -> "Steps[tuple[list[Counted], Mapping[int, OverflowReading]]]":
         """Read the counts of idle programs so far. The totals must not contain them."""
         idle: list[Counted] = []
-        for part in read_counts([t.tracer for t in self.targets if t.idle and t.tracer]):
-            idle.append(part)
-            yield
-        overflowing = any(part.records["devices_overflow"].any() for part in idle)
-        return idle, (yield from self.engine.overflow()) if overflowing else {}
+        with self.engine.vacancies.reading():
+            for part in read_counts([t.tracer for t in self.targets if t.idle and t.tracer]):
+                idle.append(part)
+                yield
+            overflowing = any(part.records["devices_overflow"].any() for part in idle)
+            return idle, (yield from self.engine.overflow()) if overflowing else {}
 
     def delete_overflow(self, overflow: Mapping[int, OverflowReading]) -> "Steps[None]":
         """Delete overflow records of devices that are gone, after adding their last counts."""
@@ -183,6 +198,21 @@ class TargetReader:
                 self.counters.close_overflow(number, readings, self.device_names.until_now)
 
     # --- what is gone
+
+    def publish_gone(self, retention: float) -> None:
+        """Let tracers give the slots of devices that are gone to others.
+
+        Raises:
+            KernelError: the tracers may use a part of these slots.
+        """
+        gone = self._gone_devices.update(
+            self.counters.slots,
+            self.device_names,
+            self.totals.packets_of,
+            time.monotonic(),
+            retention,
+        )
+        self.engine.vacancies.publish(gone)
 
     def forget(self, program: int, target: Target | None) -> None:
         """Remove the totals of a program that is gone, and of its target if there is one."""

@@ -59,6 +59,30 @@ __u32 only;
  */
 SEC(".data.budget") __s64 budget = 1;
 
+/*
+ * Devices that no longer exist. Their slots in targets' own records may be given to others: see
+ * give_slot_back(). The agent writes it.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, DEVICES_GONE);
+	__type(key, __u64); /* an identity */
+	__type(value, __u32);
+} gone SEC(".maps");
+
+/*
+ * The number of the agent's last list in `gone`. It is 0 while nothing may move: the agent
+ * reads the records then.
+ */
+SEC(".data.vacancies") __u32 vacancies;
+
+/* Records that moved, on any CPU. One moves now if the two differ. */
+SEC(".data.moves") struct {
+	__u64 started;
+	__u64 done;
+} moves;
+
 /* What a record in `overflow` begins as: too large for the stack. */
 struct device_counts blank;
 
@@ -244,27 +268,108 @@ static __always_inline struct device_counts *overflow_record(__u64 identity)
 	return bpf_map_lookup_elem(&overflow, &key);
 }
 
-/* The record of a device beyond the target's own; NULL if there can be no further one now. */
-static __always_inline struct device_counts *
-new_overflow_record(struct target_counts *target, struct net_device *device, __u64 identity)
+/* The overflow record of a device, bound or not; NULL if there can be no further one now. */
+static __always_inline struct device_counts *make_overflow_record(__u64 identity)
 {
 	struct overflow_key key = { .identity = identity, .target = constant(TARGET) };
 	struct device_counts *known = bpf_map_lookup_elem(&overflow, &key);
 
-	if (!known) {
-		if (read_once(budget) <= 0)
-			return NULL;
-		__sync_fetch_and_add(&budget, -1);
-		/* Another CPU may have been first: look it up again. */
-		bpf_map_update_elem(&overflow, &key, &blank, BPF_NOEXIST);
-		known = bpf_map_lookup_elem(&overflow, &key);
-	}
-	if (known && known->identity == 0) {
-		bind_record(known, device, identity,
-			    lesser(DEVICES_INLINE + target->devices_overflow, NO_INDEX));
-		target->devices_overflow++;
-	}
+	if (known)
+		return known;
+	if (read_once(budget) <= 0)
+		return NULL;
+	__sync_fetch_and_add(&budget, -1);
+	/* Another CPU may have been first: look it up again. */
+	bpf_map_update_elem(&overflow, &key, &blank, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&overflow, &key);
+}
+
+static __always_inline __u64 next_overflow_index(struct target_counts *target)
+{
+	return lesser(DEVICES_INLINE + target->devices_overflow++, NO_INDEX);
+}
+
+/* The record of a device beyond the target's own; NULL if there can be no further one now. */
+static __always_inline struct device_counts *
+new_overflow_record(struct target_counts *target, struct net_device *device, __u64 identity)
+{
+	struct device_counts *known = make_overflow_record(identity);
+
+	if (!known)
+		return NULL;
+	if (known->identity == 0)
+		bind_record(known, device, identity, next_overflow_index(target));
+	known->mark = OVERFLOW_IN_USE;
 	return known;
+}
+
+/* Adds counters to others, and makes them 0. */
+static __always_inline void move_tallies(struct tally *to, struct tally *from, int number)
+{
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < number; i++) {
+		to[i].packets += from[i].packets;
+		to[i].bytes += from[i].bytes;
+		from[i].packets = 0;
+		from[i].bytes = 0;
+	}
+}
+
+/* Moves a record of the target's own to `overflow`. It is free then. */
+static __always_inline bool move_to_overflow(struct target_counts *target,
+					     struct device_counts *slot)
+{
+	struct device_counts *known = make_overflow_record(slot->identity);
+
+	if (!known)
+		return false;
+	if (known->identity == 0) {
+		__builtin_memcpy(known->name, slot->name, sizeof(known->name));
+		known->index = next_overflow_index(target);
+		known->netns = slot->netns;
+		known->identity = slot->identity;
+	}
+	move_tallies(known->verdicts, slot->verdicts, VERDICTS);
+	move_tallies(&known->unaccounted[0][0], &slot->unaccounted[0][0], REASONS * VERDICTS);
+	slot->mark = 0;
+	slot->identity = 0;
+	target->moved++;
+	return true;
+}
+
+/*
+ * Frees a slot of the target whose device no longer exists. `index` of the target is the index of
+ * that slot; DEVICES_INLINE if there is none.
+ *
+ * A device that has come back loses no packet by this. Its counts continue in `overflow`.
+ */
+static __noinline int give_slot_back(struct target_counts *target)
+{
+	__u32 number = read_once(vacancies);
+	__u64 index, identity;
+	bool moved = false;
+
+	target->index = DEVICES_INLINE;
+	for (int i = 0; number && i < DEVICES_INLINE; i++) {
+		identity = target->devices[i].identity;
+		if (bpf_map_lookup_elem(&gone, &identity)) {
+			target->index = i;
+			break;
+		}
+	}
+	index = *(volatile __u64 *)&target->index;
+	if (index < DEVICES_INLINE) {
+		/* The agent writes `vacancies` before it reads `moves`. */
+		__sync_fetch_and_add(&moves.started, 1);
+		if (read_once(vacancies) == number)
+			moved = move_to_overflow(target, &target->devices[index]);
+		__sync_fetch_and_add(&moves.done, 1);
+	}
+	if (!moved) {
+		target->index = DEVICES_INLINE;
+		target->searched = number;
+	}
+	return 0;
 }
 
 /* The index of the device's place in the target's own record, or of the first that is free. */
@@ -290,16 +395,16 @@ record_of(struct net_device *device, struct target_counts *target, bool unrecogn
 {
 	/* Before the identity: a device that moves in between is then identified once more. */
 	__u64 current = read_once(epoch.kept);
-	struct device_counts *known;
+	struct device_counts *known, *beyond = NULL;
 	__u64 identity, index;
 
 	BETWEEN_EPOCH_AND_IDENTITY();
 	identity = identity_of(device);
 	/* The likely slots first: `find_own` has compared the others. */
 	if (target->devices[DEVICES_INLINE - 1].identity) {
-		known = overflow_record(identity);
-		if (known && known->identity)
-			return known;
+		beyond = overflow_record(identity);
+		if (beyond && beyond->mark && read_once(vacancies) == target->searched)
+			return beyond;
 	}
 	find_slot(target, identity);
 	/*
@@ -307,8 +412,14 @@ record_of(struct net_device *device, struct target_counts *target, bool unrecogn
 	 * for each value.
 	 */
 	index = *(volatile __u64 *)&target->index;
+	if (index >= DEVICES_INLINE && read_once(vacancies) != target->searched) {
+		give_slot_back(target);
+		index = *(volatile __u64 *)&target->index;
+	}
 	if (index >= DEVICES_INLINE)
 		return new_overflow_record(target, device, identity);
+	if (beyond)
+		beyond->mark = 0; /* from now on, the slot counts for this device */
 	known = &target->devices[index];
 	if (known->identity == 0)
 		bind_record(known, device, identity, index);

@@ -48,6 +48,12 @@ enum limits {
 	DEVICES_INLINE = 4,
 	/* Entries in `overflow`, over all targets. */
 	DEVICES_OVERFLOW = 65536,
+	/* Devices in `gone`. */
+	DEVICES_GONE = 16384,
+	/* The `mark` of a record in `overflow` that counts for its device. It is 0 if the device has
+	 * a slot.
+	 */
+	OVERFLOW_IN_USE = 1,
 	/* An `index` that stands for none. It has 21 bits: see struct flow4_key. */
 	NO_INDEX = 0x1fffff,
 	/* Flows that share a hash value. */
@@ -62,8 +68,10 @@ struct tally {
 };
 
 /*
- * The packets of one device at one target, on one CPU. A record is bound to its device's
- * identity for ever. `mark` only remembers how that identity was last recognised.
+ * The packets of one device at one target, on one CPU. A record in `overflow` is bound to its
+ * device's identity for ever. A slot of the target's own is bound to it until the device no longer
+ * exists, and another device needs the slot. `mark` only remembers how that identity was last
+ * recognised.
  */
 struct device_counts {
 	/* The device's address and the epoch, added up; 0 with flows, if packets do not begin with
@@ -187,6 +195,8 @@ struct target_counts {
 	struct timing timing;
 	/* The last handover in which an exit of the new programs counted a packet: see struct control. */
 	__u32 handed_over;
+	__u32 searched; /* the number in `vacancies` at which no slot was found to be given back */
+	__u64 moved; /* records that moved from a slot of this CPU to `overflow` */
 };
 
 /*

@@ -470,3 +470,53 @@ def test_flows_are_found_by_verdict_and_in_order(table: Table) -> None:
     assert [count.flow.source for count in found] == ["10.0.0.7", "10.0.0.5", "10.0.0.3"]
     assert held(flow_totals, known, scopes=[]) == []
     assert len(held(flow_totals, known, scopes=series_of(known))) == 8
+
+
+def slot_of(known: SeriesIndex, interface: str, moved: int) -> bool:
+    """Bind the target's first slot on each CPU to a device; whether any owner may be another."""
+    cpus, identity = possible_cpus(), int.from_bytes(interface.encode(), "big")
+    seen = Seen(
+        PROGRAM, TARGET, np.array([identity], np.uint64), np.array([5]),
+        np.array([interface.encode()]), np.zeros(cpus, np.uint32), np.arange(cpus),
+        np.zeros(cpus, np.uint64), np.full(cpus, moved, np.uint64),
+    )  # fmt: skip
+    return known.update([seen], lambda *device: ("host", device[3]), "")
+
+
+def test_a_slot_that_changes_hands_gives_no_flow_to_another_device(table: Table) -> None:
+    """Not even if the first device has it again at the next reading."""
+    flow_totals, known = totals_of(table), SeriesIndex()
+    assert slot_of(known, "a", 0)
+    owners = {name: (PROGRAM, ("host", name)) for name in ("a", "b")}
+    table.put((0, 0, 0), table.flow4(1), packets=5, size=300)
+    table.put((0, 0, 1), table.flow4(2), packets=1, size=60)
+    sums = {owners["a"]: total(6, 360)[OWNER]}
+    sent, moves = 5, 0
+    for now, (name, more) in enumerate([("a", 0), ("b", 3), ("b", 0), ("a", 4), ("a", 0)]):
+        moves += now > 0 and more > 0
+        slot_of(known, name, moves)
+        sent += more
+        table.slots[0, 0, 0]["packets"], table.slots[0, 0, 0]["bytes"] = sent, 60 * sent
+        table.write()
+        sums[owners["b"]] = total(3 * (now > 0), 180 * (now > 0))[OWNER]
+        sums[owners["a"]] = total(6 + 4 * (now > 2), 360 + 240 * (now > 2))[OWNER]
+        every_step(flow_totals.read(known, sums, now=now + 1, moved=True))
+        assert {(each.packets, each.bytes) for each in flow_totals.exported} == {(0, 0)}
+        for owner, tally in sums.items():
+            assert flow_totals.other(owner).packets == tally.packets
+        listed = [(each.owner[1][1], each.packets) for each in held(flow_totals, known)]
+        assert sorted(listed) == {0: [("a", 1), ("a", 5)], 1: [("b", 3)], 3: [("a", 4)]}.get(
+            now, sorted(listed)
+        )
+
+
+def test_a_slot_that_changed_hands_before_is_listed_from_now_on(table: Table) -> None:
+    flow_totals, known = totals_of(table), SeriesIndex()
+    table.put((0, 0, 0), table.flow4(1), packets=8, size=480)
+    table.write()
+    for now, sent in enumerate((8, 10), start=1):
+        slot_of(known, "b", 1)
+        table.slots[0, 0, 0]["packets"], table.slots[0, 0, 0]["bytes"] = sent, 60 * sent
+        table.write()
+        every_step(flow_totals.read(known, {}, now=now, moved=True))
+        assert [each.packets for each in held(flow_totals, known)] == ([2] if now > 1 else [])

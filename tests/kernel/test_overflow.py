@@ -213,12 +213,12 @@ def test_a_program_that_goes_takes_its_records_along(
 
 
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("rounds", [16, pytest.param(1000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("rounds", [4, pytest.param(250, marks=pytest.mark.nightly)])
 def test_devices_that_come_and_go_leave_nothing(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, rounds: int
 ) -> None:
     """Each has a name of its own. Memory is flat, and every packet is counted."""
-    devices, step = 100, rounds // 4
+    devices, step = 400, rounds // 4
     traced, expected = [], {}
     monkeypatch.setattr(locations, "_REMEMBERED", 100)
     with Engine(FlowSizes(sets=64, sample_rate=1)) as engine, observing(engine) as observer:

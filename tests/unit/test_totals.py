@@ -294,3 +294,15 @@ def test_counts_of_each_cpu_add_up_to_the_reading() -> None:
     nothing = by_cpu(records, lambda *_: None)
     add_overflow(nothing, overflow, lambda *_: None)
     assert nothing == {}
+
+
+def test_counts_that_move_between_stores_are_no_growth() -> None:
+    """Also if they grew before, and if a part of them stays."""
+    totals = Totals()
+    steps = [((5, 0), 5), ((2, 4), 6), ((3, 4), 7), ((0, 9), 9), ((6, 9), 15), ((6, 0), 15)]
+    for (placed, beyond), total in steps:
+        now = {(1, 2): reading(placed)} if placed else {}
+        totals.move(PROGRAM, PLACED, now, "overflow")
+        totals.record(PROGRAM, PLACED, now, by_index)
+        totals.record(PROGRAM, "overflow", {(1, 2): reading(beyond)} if beyond else {}, by_index)
+        assert drops(totals) == {("ns1", "eth0"): (total, 60 * total)}

@@ -16,6 +16,7 @@ from xdpscope import bpf
 from xdpscope.attach import packet_writes, templates
 from xdpscope.attach.handover import Handover
 from xdpscope.attach.pins import PinPath, TargetPins
+from xdpscope.attach.vacancies import Vacancies
 from xdpscope.attach.variants import FlowSizes
 from xdpscope.counters.overflow import OverflowReading
 from xdpscope.counters.records import Reading, by_device
@@ -109,6 +110,12 @@ class Engine:
                 self._device_counts = self.templates.btf.struct("device_counts")
                 self._overflow_key = self.templates.btf.struct("overflow_key")
                 self._budget = stack.enter_context(self.templates.map(".data.budget"))
+                self.vacancies = Vacancies(
+                    *(
+                        stack.enter_context(self.templates.map(name))
+                        for name in ("gone", ".data.vacancies", ".data.moves")
+                    )
+                )
                 self._allow_growth()
             except KernelError as error:
                 raise unavailable(error) from error

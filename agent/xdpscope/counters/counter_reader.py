@@ -56,6 +56,11 @@ class CounterReader:
             if entry.overflow is not None:
                 yield entry.overflow
 
+    @property
+    def slots(self) -> Iterable[Seen]:
+        """Yield the devices that have slots in targets' own records."""
+        return (entry.inline for entry in self._entries.values())
+
     def record(
         self,
         counted: Iterable[Counted],
@@ -144,14 +149,16 @@ class CounterReader:
         location_of: LocationOf,
     ) -> _Entry:
         self.version += 1
+        inline = of_target(records)
+        self._totals.move(program, "inline", inline, "overflow")
         # Add the two stores separately. Each CPU gives its slots to the devices that it sees
         # first. So a device can have a slot on one CPU and an overflow record on another.
-        complete = self._totals.record(program, "inline", of_target(records), location_of)
+        complete = self._totals.record(program, "inline", inline, location_of)
         self._totals.record(
             program, "overflow", {} if rest is None else rest.by_device(), location_of
         )
         return _Entry(
             total if complete else _INCOMPLETE,
-            Seen.inline(program, number, records["devices"]),
+            Seen.inline(program, number, records),
             None if rest is None else Seen.overflow(program, number, rest),
         )

@@ -9,7 +9,7 @@ from xdpscope.counters.overflow import OverflowReading
 
 # A namespace without a process and without a name may still exist: a descriptor or a socket may
 # hold it. The agent treats it as gone if nothing was counted in it for this many seconds.
-_QUIET = 300.0
+QUIET = 300.0
 
 Key = tuple[int, int, int]
 """A target's number, a namespace's serial number, an ifindex."""
@@ -52,7 +52,7 @@ class OverflowCleanup:
                 known[key] = _State(count, since)
                 if before is None or not identity:
                     continue
-                unseen_and_quiet = not locations.in_view(serial) and now - since >= _QUIET
+                unseen_and_quiet = not locations.in_view(serial) and now - since >= QUIET
                 if unseen_and_quiet or locations.has_gone(serial, index, inode):
                     done.add(key)
         self._known = known

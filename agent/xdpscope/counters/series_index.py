@@ -25,6 +25,10 @@ Owner = tuple[int, Location]
 UNKNOWN = -1
 """The series index of a slot without a known owner."""
 
+RECENTLY, EVER = 1, 2
+"""Since when a slot of a target's own record may have had other owners: since the last complete
+reading of the flows, or at any time, because there was no such reading with this target."""
+
 
 def code(cpu: Any, target: Any, index: Any) -> U64:
     """Return one number for all three parts.
@@ -56,17 +60,21 @@ class Seen:
     devices: NDArray[Any]  # the index in the arrays above
     cpus: NDArray[Any]
     indices: NDArray[Any]
+    # One entry for each CPU: how many records have moved from the target's own to the overflow.
+    moved: U64 | None = None
 
     @classmethod
-    def inline(cls, program: int, target: int, devices: NDArray[Any]) -> Self:
-        """Return the devices of a target's own ``struct device_counts``, shape (CPUs, devices)."""
+    def inline(cls, program: int, target: int, records: NDArray[Any]) -> Self:
+        """Return the devices in a target's own ``struct target_counts``, shape (CPUs,)."""
+        devices = records["devices"]
         cpus, indices = np.nonzero(devices["identity"])
         used = devices[cpus, indices]
         identities, first, which = np.unique(
             used["identity"], return_index=True, return_inverse=True
         )
         inodes, names = used["netns"][first], used["name"][first]
-        return cls(program, target, identities, inodes, names, which, cpus, indices)
+        moved = records["moved"].copy()
+        return cls(program, target, identities, inodes, names, which, cpus, indices, moved)
 
     @classmethod
     def overflow(cls, program: int, target: int, found: OverflowReading) -> Self:
@@ -90,10 +98,14 @@ class Seen:
 class SeriesOfSlots:
     """Find the series index of a code: a dense number for a program and a location."""
 
-    def __init__(self, codes: U64, numbers: NDArray[np.int32]) -> None:
+    def __init__(
+        self, codes: U64, numbers: NDArray[np.int32], doubts: NDArray[np.int8] | None = None
+    ) -> None:
+        """Take the series index of each code, and which codes may have had other owners."""
         order = np.argsort(codes)
         self._codes = codes[order]
         self._numbers = numbers[order]
+        self._doubts = None if doubts is None or not doubts.any() else doubts[order]
 
     @property
     def numbers(self) -> set[int]:
@@ -104,9 +116,24 @@ class SeriesOfSlots:
         """Return the series index of each code, or UNKNOWN if it has none."""
         if not len(self._codes):
             return np.full(len(codes), UNKNOWN, np.int32)
+        at = self._find(codes)
+        return np.where(self._codes[at] == codes, self._numbers[at], np.int32(UNKNOWN))
+
+    def doubts(self, codes: U64) -> NDArray[np.int8]:
+        """Return since when each code may have had other owners. 0: it had none."""
+        if self._doubts is None:
+            return np.zeros(len(codes), np.int8)
+        at = self._find(codes)
+        return np.where(self._codes[at] == codes, self._doubts[at], np.int8(0))
+
+    def settle(self) -> None:
+        """Record that all flows were read: no code is in doubt any more."""
+        self._doubts = None
+
+    def _find(self, codes: U64) -> NDArray[np.intp]:
         at = np.searchsorted(self._codes, codes)
         at[at == len(self._codes)] = 0
-        return np.where(self._codes[at] == codes, self._numbers[at], np.int32(UNKNOWN))
+        return at
 
 
 class SeriesIndex:
@@ -123,6 +150,8 @@ class SeriesIndex:
         self._owners: dict[int, Owner] = {}
         self._next = itertools.count()
         self._unused = False  # whether there may be indices without a record
+        # By target: ``Seen.moved`` at the last complete reading of the flows.
+        self._moved: dict[int, U64] = {}
         self.of_slots = SeriesOfSlots(np.empty(0, np.uint64), np.empty(0, np.int32))
 
     def update(self, seen: Iterable[Seen], location_of: LocationOf, view: object) -> bool:
@@ -142,11 +171,16 @@ class SeriesIndex:
         )
         settled = view == self._view and None not in self._locations.values()
         self._view = view
-        if same and (
-            settled
-            or all(
-                _location(device, location_of) == location
-                for device, location in self._locations.items()
+        certain = not any(self._doubts(each).any() for each in now.values())
+        if (
+            same
+            and certain
+            and (
+                settled
+                or all(
+                    _location(device, location_of) == location
+                    for device, location in self._locations.items()
+                )
             )
         ):
             return False
@@ -154,24 +188,40 @@ class SeriesIndex:
         self._locations.clear()
         codes: list[U64] = []
         numbers: list[NDArray[np.int32]] = []
+        doubts: list[NDArray[np.int8]] = []
         for each in now.values():
             codes.append(code(each.cpus, each.target, each.indices))
             parts = (each.identities.tolist(), each.inodes.tolist(), each.names.tolist())
             devices = zip(*parts, strict=True)
             found = [self._number(each.program, device, location_of) for device in devices]
             numbers.append(np.array(found, np.int32)[each.devices])
+            doubts.append(self._doubts(each)[each.cpus])
         self.of_slots = SeriesOfSlots(
             np.concatenate([np.empty(0, np.uint64), *codes]),
             np.concatenate([np.empty(0, np.int32), *numbers]),
+            np.concatenate([np.empty(0, np.int8), *doubts]),
         )
         self._unused = True
         return True
+
+    def _doubts(self, seen: Seen) -> NDArray[np.int8]:
+        """Return by CPU since when slots may have had other owners."""
+        if seen.moved is None:
+            return np.zeros(int(seen.cpus.max(initial=0)) + 1, np.int8)
+        known = self._moved.get(seen.target)
+        if known is None:
+            return np.where(seen.moved != 0, np.int8(EVER), np.int8(0))
+        return np.where(seen.moved != known, np.int8(RECENTLY), np.int8(0))
 
     def forget_unused(self) -> None:
         """Remove indices without a record, because devices come and go for ever.
 
         Call this after a complete reading of the flows. Until then, flows may still use them.
         """
+        self._moved = {
+            each.target: each.moved for each in self._seen.values() if each.moved is not None
+        }
+        self.of_slots.settle()
         if self._unused:
             used = self.of_slots.numbers
             for number in [number for number in self._owners if number not in used]:

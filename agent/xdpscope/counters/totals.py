@@ -2,6 +2,7 @@
 """Keep totals that never decrease, although the kernel's records start again from 0."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Self
 
 import numpy as np
@@ -92,6 +93,38 @@ class Totals:
                 continue
             self._add(totals, location, old, now)
         return complete
+
+    def move(self, program: int, source: str, reading: Reading, destination: str) -> None:
+        """Expect what has left the records of one store in another store.
+
+        Call this before ``record``, with a reading in which nothing is between the two stores.
+
+        Args:
+            program: The program's id.
+            source: The store whose counts may have moved.
+            reading: The reading of that store.
+            destination: The store to which they moved.
+        """
+        stores = self._recorded.setdefault(program, {})
+        left, reached = stores.setdefault(source, {}), stores.setdefault(destination, {})
+        for identity, old in left.items():
+            now = reading.get(identity)
+            if now is not None and (now.counts >= old.counts).all():
+                continue
+            rest = no_counts() if now is None else np.minimum(old.counts, now.counts)
+            left[identity] = replace(old, counts=rest)
+            before = reached.get(identity)
+            there = no_counts() if before is None else before.counts
+            reached[identity] = replace(old, counts=there + old.counts - rest)
+
+    def packets_of(self, serial: int, index: int) -> int:
+        """Return the packets that the records of a device had at the last reading."""
+        found = (
+            store.get((serial, index))
+            for stores in self._recorded.values()
+            for store in stores.values()
+        )
+        return sum(int(each.counts[0, :, 0].sum()) for each in found if each is not None)
 
     def _add(
         self,

@@ -174,9 +174,10 @@ class FlowsProbe(TracerProbe):
 
     def _update(self, reader: TargetReader, flows: FlowTotals, began: float) -> "Steps[None]":
         """Read totals and flows, each only if its last reading began before ``began``."""
-        yield from reader.update(began)
-        if self._read_at <= began:
-            yield from self._read(reader, flows)
+        with reader.engine.vacancies.reading():
+            yield from reader.update(began)
+            if self._read_at <= began:
+                yield from self._read(reader, flows)
 
     def _read(self, reader: TargetReader, flows: FlowTotals) -> "Steps[None]":
         """Read the flows. The totals must be up to date before: see probes/flows/totals.py."""
@@ -185,6 +186,8 @@ class FlowsProbe(TracerProbe):
             location = reader.device_names.at_once(*device)
             return location if reader.admits(location) else None
 
+        if not reader.engine.vacancies.still:
+            return  # a slot may have flows of another device than its record
         began, version = reader.read_at, reader.counters.version
         moved = self._series_index.update(reader.counters.seen, admitted, reader.view)
         yield

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xdpscope.counters.series_index import UNKNOWN, SeriesOfSlots, code
+from xdpscope.counters.series_index import EVER, UNKNOWN, SeriesOfSlots, code
 from xdpscope.libbpf import Map, typed
 from xdpscope.probes.flows.key_hash import U64, KeyHash
 
@@ -160,6 +160,8 @@ class SlotTable:
         self._done = np.zeros(self._shape[:2], np.uint64)
         self._packets = np.zeros(self._size, np.uint64)
         self._bytes = np.zeros(self._size, np.uint64)
+        # The counts when the owner changed, if it ever did: packets and bytes.
+        self._begun: U64 | None = None
         self._occupant = np.zeros(self._size, np.uint64)  # a hash of key and target; 0: none
         self._series = np.full(self._size, UNKNOWN, np.int32)
         self._name = np.zeros(self._size, np.uint64)  # a hash of key and series index
@@ -219,7 +221,7 @@ class SlotTable:
         occupied = np.flatnonzero(doubtful)
         pushed_out = 0
         if len(occupied):
-            pushed_out = self._occupy(occupied, of_slots)
+            pushed_out = self._occupy(occupied, of_slots, now)
             changed[occupied] = (packets[occupied] != self._packets[occupied]) | (
                 sizes[occupied] != self._bytes[occupied]
             )
@@ -261,7 +263,7 @@ class SlotTable:
         found: U64 = np.ascontiguousarray(column).reshape(-1)[slots]
         return found
 
-    def _occupy(self, slots: Indices, of_slots: SeriesOfSlots) -> int:
+    def _occupy(self, slots: Indices, of_slots: SeriesOfSlots, now: float) -> int:
         """Update slots that may have other flows now; return how many flows these evicted."""
         words = [self._column("key", slots, word) for word in range(self.family.words)]
         target = self._column("target", slots).astype(np.uint64)
@@ -277,6 +279,8 @@ class SlotTable:
         self._done[...] = self._sets["done"]
         self._occupant[mine] = occupant[others]
         self._packets[mine] = self._bytes[mine] = 0
+        if self._begun is not None:
+            self._begun[:, mine] = 0
         self._score[mine] = 0
         self._seen[mine] = -np.inf
         self._held[mine] = False
@@ -284,21 +288,55 @@ class SlotTable:
 
         elements, values = np.divmod(slots // self._shape[2], self._shape[1])
         cpus = values + elements // self._sets_of_cpu
-        series = of_slots.of(code(cpus, target, self.family.index(words[-1])))
-        # These slots have another owner than at the previous reading. Packets since then count
-        # for neither owner.
-        old = self._series[slots]
-        renamed = slots[(old != series) & (old != UNKNOWN)]
-        if len(renamed):
-            self._packets[renamed] = self._column("packets", renamed)
-            self._bytes[renamed] = self._column("bytes", renamed)
-            self._score[renamed] = 0
+        codes = code(cpus, target, self.family.index(words[-1]))
+        series, old = of_slots.of(codes), self._series[slots]
+        renamed = (old != series) & (old != UNKNOWN)
+        self._leave_to_others(slots, renamed, of_slots.doubts(codes), now)
         self._series[slots] = series
         words[-1] = self.family.without_index(words[-1])
         self._name[slots] = self._hash([series.astype(np.uint64), *words])
         self._held[slots] &= series != UNKNOWN
         self._grouping = None
         return max(0, puts - free - idle)
+
+    def _leave_to_others(
+        self,
+        slots: Indices,
+        renamed: NDArray[np.bool_],
+        doubts: NDArray[np.int8],
+        now: float,
+    ) -> None:
+        """Add the packets since the previous reading to no series: it is unclear to which.
+
+        A flow is *renamed* if its owner is another one than at the previous reading. A flow is in
+        *doubt* if several devices may have had its slot in the target's record. If both, a list of
+        flows shows its packets since the previous reading, and omits it if there are none. If the
+        doubt is from before this agent's first reading, the list shows its packets from now on.
+        """
+        concerned = renamed | (doubts != 0)
+        either, past = slots[concerned], doubts[concerned] == EVER
+        if not len(either):
+            return
+        self._score[slots[renamed]] = 0
+        if not doubts.any():  # the interface has another name
+            self._packets[either] = self._column("packets", either)
+            self._bytes[either] = self._column("bytes", either)
+            return
+        if self._begun is None:
+            self._begun = np.zeros((2, self._size), np.uint64)
+        packets, sizes = self._column("packets", either), self._column("bytes", either)
+        grown = packets != self._packets[either]
+        others = slots[renamed & (doubts != 0)]
+        self._begun[:, others] = self._packets[others], self._bytes[others]
+        self._seen[others] = -np.inf
+        self._held[others] = False
+        self._begun[:, either[past]] = packets[past], sizes[past]
+        # If a count decreased, the same flow was evicted in between and came back.
+        self._begun[:, either[(packets < self._packets[either]) & ~past]] = 0
+        grown &= ~past & (doubts[concerned] != 0)
+        self._packets[either], self._bytes[either] = packets, sizes
+        self._seen[either[grown]] = now
+        self._held[either[grown]] = True
 
     def _advance(
         self, changed: NDArray[np.bool_], packets: U64, sizes: U64, now: float
@@ -309,6 +347,8 @@ class SlotTable:
         same = (packets >= self._packets) & (sizes >= self._bytes)
         grown = np.where(changed, packets - self._packets * same, np.uint64(0))
         grown_bytes = np.where(changed, sizes - self._bytes * same, np.uint64(0))
+        if self._begun is not None:
+            self._begun[:, changed & ~same] = 0
         np.copyto(self._packets, packets, where=changed)
         np.copyto(self._bytes, sizes, where=changed)
         fresh = grown.astype(np.float32)
@@ -351,10 +391,13 @@ class SlotTable:
         )
 
     def held(self) -> Grouped:
-        """Return all flows with their counts since they entered the table."""
+        """Return all flows with their counts since they entered the table, or changed owner."""
         if not self._ready:
             return _NO_FLOWS
-        return self._group(self._packets, self._bytes, -np.inf)
+        if self._begun is None:
+            return self._group(self._packets, self._bytes, -np.inf)
+        before = self._begun
+        return self._group(self._packets - before[0], self._bytes - before[1], -np.inf)
 
     def evict(self, flows: NDArray[np.bool_]) -> None:
         """Evict these flows of the last grouping, until they have packets again."""

@@ -145,6 +145,11 @@ class FlowTotals:
             if not unchanged:
                 self._sum_up(totals)
 
+    @property
+    def complete(self) -> bool:
+        """Return whether the last reading had every flow."""
+        return self._complete
+
     def _respect_limit(self) -> None:
         excess = sum(len(group.name) for group in self._groups) - self.limits.max_entries
         if excess <= 0:

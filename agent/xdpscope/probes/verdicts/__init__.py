@@ -79,15 +79,16 @@ class VerdictsProbe(TracerProbe):
             programs: dict[int, int] = {}
             location_of = reader.device_names.of
             tracers = [tracer for t in reader.targets if not t.idle and (tracer := t.tracer)]
-            for part in read_counts(tracers):
-                programs.update(zip(part.numbers, part.programs, strict=True))
-                for number, records in zip(part.numbers, part.records, strict=True):
-                    found[number] = by_cpu(records, location_of)
-                yield
-            for number, records in reader.engine.overflow_records():
-                if number in found:
-                    add_overflow(found[number], records, location_of)
-                yield
+            with reader.engine.vacancies.reading():
+                for part in read_counts(tracers):
+                    programs.update(zip(part.numbers, part.programs, strict=True))
+                    for number, records in zip(part.numbers, part.records, strict=True):
+                        found[number] = by_cpu(records, location_of)
+                    yield
+                for number, records in reader.engine.overflow_records():
+                    if number in found:
+                        add_overflow(found[number], records, location_of)
+                    yield
             return {
                 (programs[number], location): counts
                 for number, locations in found.items()

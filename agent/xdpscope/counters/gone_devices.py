@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find the devices that no longer exist, but still occupy slots in targets' own records."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from xdpscope.counters.device_names import DeviceNames
+from xdpscope.counters.overflow_cleanup import QUIET
+from xdpscope.counters.series_index import Seen
+
+
+class _State(NamedTuple):
+    since: float  # when a scan first did not find the device
+    packets: int  # of a device in a namespace that no scan enters
+    quiet_since: float  # when these packets last grew
+
+
+class GoneDevices:
+    """Follow the devices in targets' own records from scan to scan.
+
+    A device that is wrongly found gone loses no packet. It may lose its slot to another device.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, _State] = {}  # by identity
+
+    def update(
+        self,
+        seen: Iterable[Seen],
+        names: DeviceNames,
+        packets_of: Callable[[int, int], int],
+        now: float,
+        retention: float,
+    ) -> set[int]:
+        """Return the identities of devices that have been gone for some time.
+
+        Args:
+            seen: The devices that have slots.
+            names: The names as of the last scan.
+            packets_of: Returns the packets of a device, from the serial number of its namespace and
+                its ifindex.
+            now: Seconds of a monotonic clock.
+            retention: Seconds for which the series of a device stay after it is gone. Until then,
+                its flows keep their owner.
+        """
+        known: dict[int, _State] = {}
+        gone: set[int] = set()
+        devices = list(seen)
+        identities, first = np.unique(
+            np.concatenate([np.empty(0, np.uint64), *(each.identities for each in devices)]),
+            return_index=True,
+        )
+        inodes = np.concatenate([np.empty(0, np.uint32), *(each.inodes for each in devices)])
+        for identity, inode in zip(identities.tolist(), inodes[first].tolist(), strict=True):
+            serial, index = identity >> 32, identity & 0xFFFFFFFF
+            certain = names.has_gone(serial, index, inode)
+            if not certain and names.in_view(serial):
+                continue
+            before = self._known.get(identity)
+            packets = 0 if certain else packets_of(serial, index)
+            quiet_since = before.quiet_since if before and before.packets == packets else now
+            known[identity] = _State(before.since if before else now, packets, quiet_since)
+            if before is None:
+                continue
+            if now - before.since >= retention and (certain or now - quiet_since >= QUIET):
+                gone.add(identity)
+        self._known = known
+        return gone
