@@ -302,7 +302,7 @@ def test_counts_that_move_between_stores_are_no_growth() -> None:
     steps = [((5, 0), 5), ((2, 4), 6), ((3, 4), 7), ((0, 9), 9), ((6, 9), 15), ((6, 0), 15)]
     for (placed, beyond), total in steps:
         now = {(1, 2): reading(placed)} if placed else {}
-        totals.move(PROGRAM, PLACED, now, "overflow")
-        totals.record(PROGRAM, PLACED, now, by_index)
+        totals.move(PROGRAM, INLINE, now, "overflow")
+        totals.record(PROGRAM, INLINE, now, by_index)
         totals.record(PROGRAM, "overflow", {(1, 2): reading(beyond)} if beyond else {}, by_index)
         assert drops(totals) == {("ns1", "eth0"): (total, 60 * total)}
