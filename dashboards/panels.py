@@ -217,7 +217,7 @@ def heatmap(words: Words, query: str, unit: str) -> heat.Panel:
         .color(
             heat.HeatmapColorOptions()
             .mode(heat_model.HeatmapColorMode.SCHEME)
-            .scheme("Oranges")
+            .scheme("Blues")
             .steps(64)
         )
         .filter_values(heat.FilterValueRange().le(1e-9))

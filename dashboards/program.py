@@ -387,7 +387,8 @@ def _latency() -> list[Line]:
         Words(
             "Time in the program",
             "Packets by the time that they spend in the program, with the programs that it calls,"
-            " on all interfaces of the nodes chosen. The darker a cell, the more packets.",
+            " on all interfaces of the nodes chosen. The more a cell stands out from the"
+            " background, the more packets it has.",
             empty,
         ),
         times,

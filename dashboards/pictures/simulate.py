@@ -28,6 +28,8 @@ from typing import Any, Final
 
 import yaml
 
+from xdpscope.probes.latency.times import BOUNDS
+
 ROOT: Final = Path(__file__).resolve().parents[2]
 RULES: Final = ROOT / "config" / "prometheus"
 STEP: Final = 30
@@ -46,6 +48,10 @@ _TRACER: Final = 71e-9
 """Seconds of a packet in a tracer."""
 _PROGRAM: Final = 64e-9
 """The same in the program."""
+_SPREAD: Final = 0.45
+"""The standard deviation of the logarithm of a packet's time in a program."""
+_TIMED: Final = 0.01
+"""The share of the packets whose time is measured: latency.sample_rate is 100."""
 _MEASURED: Final = 0.01
 """The share of the time in which the agent measures."""
 
@@ -80,6 +86,8 @@ class Program:
     loaded: int = START - 90_000
     chain: tuple[int, int] | None = None
     flows: tuple[tuple[str, ...], ...] = ()
+    takes: Course = lambda at: 2.4e-7
+    """The median of the seconds that packets spend in it."""
 
 
 @dataclass
@@ -195,7 +203,7 @@ def fleet() -> list[Node]:
         root = Program(
             number, "balance_to_backends", "root", "eth0", wave(rate, 0.18, 70, phase), decides
         )
-        root.size, root.flows = 260, WEB
+        root.size, root.flows, root.takes = 260, WEB, wave(3.1e-7, 0.1, 60, phase)
         return [root]
 
     def pods(number: int, rate: float, phase: float) -> list[Program]:
@@ -210,8 +218,8 @@ def fleet() -> list[Node]:
         return [ingress, policy]
 
     entries = wave(61_000, 0.06, 90, 0.2)
-    old = ddos(52, attack(0.06, 0, SHOWN, 1), end=RELOAD)
-    new = ddos(77, broken, begin=RELOAD, loaded=RELOAD - 4)
+    old = ddos(52, attack(0.06, 0, SHOWN, 1), end=RELOAD, takes=wave(1.6e-7, 0.05, 50, 0.4))
+    new = ddos(77, broken, begin=RELOAD, loaded=RELOAD - 4, takes=wave(7.4e-7, 0.12, 20, 0.7))
     experiment = Program(
         91, "experiment", "root", "eth1", wave(900, 0.2, 15, 0), shares(), end=DETACH
     )
@@ -310,6 +318,7 @@ def _of_program(
         chain = {"dispatcher_id": str(dispatcher), "position": str(position)}
         yield one("xdp_program_component_info", of | chain, at)
     yield from _costs(made, of, program, at)
+    yield from _times(of, program, counted, at)
     for verdict in VERDICTS:
 
         def rate(t: float, verdict: str = verdict) -> float:
@@ -354,6 +363,25 @@ def _costs(made: Any, of: Labels, program: Program, at: Iterable[int]) -> Iterat
     if not program.chain:
         both = _TRACER + _PROGRAM
         yield made("xdp_program_cpu_ratio", of, lambda t: program.rate(t) * both, at)
+
+
+def _times(of: Labels, program: Program, counted: Any, at: Iterable[int]) -> Iterator[Series]:
+    """Yield a histogram of times with a logarithmic normal distribution."""
+    name = "xdp_program_run_seconds"
+
+    def timed(t: float) -> float:
+        return program.rate(t) * _TIMED
+
+    def below(bound: float) -> Course:
+        def rate(t: float) -> float:
+            deviation = math.log(bound / program.takes(t)) / _SPREAD
+            return timed(t) * (1 + math.erf(deviation / math.sqrt(2))) / 2
+
+        return rate
+
+    for bound in BOUNDS:
+        yield counted(f"{name}_bucket", of | {"le": repr(bound)}, below(bound), at)
+    yield counted(f"{name}_bucket", of | {"le": "+Inf"}, timed, at)
 
 
 def _of_agent(
