@@ -36,6 +36,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 DROP, PASS, TX = 1, 2, 3
 PROMETHEUS = "http://127.0.0.1:9090"
 TICK = 0.1
+_CONFIG = "latency: {enabled: true}\n"
 
 
 def ip(source: str, destination: str, protocol: int, ports: tuple[int, int], size: int) -> bytes:
@@ -182,7 +183,7 @@ def main() -> None:
         lab = Lab()
         streams = scene(lab, stack, options.scale, uncounted=options.uncounted)
         stack.enter_context(run_time_stats())
-        agent = stack.enter_context(AgentProcess(port=options.port)).ready()
+        agent = stack.enter_context(AgentProcess(_CONFIG, port=options.port)).ready()
         for program in ("send_back_some", "to_device", "decide_by_source_mac"):
             wait_for(partial(traced, agent, program))
         if options.start:
