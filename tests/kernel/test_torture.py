@@ -19,8 +19,9 @@ PINNING = QUICK + f"state: {{pin_path: {PIN_PATH}}}\n"
 @needs_loader
 @pytest.mark.timeout(400)
 def test_nothing_fails_and_all_is_counted_while_everything_changes() -> None:
+    """And each change is an event, once and in order."""
     before = settled_objects()
-    report = observed(seed=1, count=10, config=PINNING)
+    report = observed(seed=1, count=10, config=PINNING, events=True)
     assert report.failures == []
     assert tree(PIN_PATH) != []
     wipe(PIN_PATH)

@@ -31,6 +31,7 @@ from pathlib import Path
 from pyroute2.netns import popns, pushns
 
 from tests.kernel.agent import AgentProcess, traced
+from tests.kernel.event_log import EventLog
 from tests.kernel.lab import Drizzle, Lab, Veth, addressed, frame, kernel_objects, sender_on
 from tests.kernel.programs import compiled
 from tests.kernel.test_chains import DROP, LINKS, PASS, chain
@@ -123,8 +124,12 @@ def _namespace(name: str, interface: str = "eth0") -> list[Sequence[str]]:
     ]
 
 
-def torment(seed: int, go_on: Callable[[Report], bool]) -> Report:
-    """Do them one after the other as long as ``go_on`` says so."""
+def torment(
+    seed: int,
+    go_on: Callable[[Report], bool],
+    done: Callable[[Operation], object] = bool,
+) -> Report:
+    """Do them one after the other as long as ``go_on`` says so, and call ``done`` after each."""
     report = Report()
     for kind, commands in operations(seed):
         if not go_on(report):
@@ -136,7 +141,44 @@ def torment(seed: int, go_on: Callable[[Report], bool]) -> Report:
                 said = (ended.stderr or ended.stdout).strip()
                 report.failures.append(f"{' '.join(command)}: {said}")
         report.seconds[kind].append(time.monotonic() - began)
+        done((kind, commands))
     return report
+
+
+class ExpectedEvents:
+    """Checks after each operation that the agent has exactly its events."""
+
+    def __init__(self, agent: AgentProcess) -> None:
+        self._log = EventLog(agent)
+        self._replaced: set[str] = set()  # interfaces that have a program already
+        self._chained = 0  # programs of the chain, with the dispatcher
+
+    def check(self, operation: Operation) -> None:
+        """Wait for the events of the operation that was done last."""
+        kind, commands = operation
+        expect = self._log.expect
+        if kind == "xdp-loader load":
+            self._chained = 1 + commands[0].count(_PROGRAM)
+            expect(("host", "chain0"), self._chained, attached=self._chained)
+        elif kind == "xdp-loader unload":
+            expect(("host", "chain0"), 0, detached=self._chained)
+        elif kind == "ip link replace":
+            interface = commands[0][5]
+            event = "replaced" if interface in self._replaced else "attached"
+            self._replaced.add(interface)
+            expect(("host", interface), 1, **{event: 1})
+        elif kind == "bpftool net attach":
+            expect(("host", "attach0"), 1, attached=1)
+        elif kind == "bpftool net detach":
+            expect(("host", "attach0"), 0, detached=1)
+        elif kind == "namespace made":
+            expect((commands[0][-1], "eth0"), 1, attached=1)
+        else:
+            expect((commands[0][-1], "eth0"), 0, detached=1)
+
+    def check_unloads(self) -> None:
+        """Wait until all programs that were given up are unloaded."""
+        self._log.expect_unloaded()
 
 
 @dataclass
@@ -237,8 +279,14 @@ def for_operations(count: int) -> Callable[[Report], bool]:
     return lambda report: report.operations < count
 
 
-def observed(seed: int, count: int, config: str = "") -> Report:
+def observed(seed: int, count: int, config: str = "", *, events: bool = False) -> Report:
     """Return the same so many operations under the agent's eyes.
+
+    Args:
+        seed: Of the operations.
+        count: How many there are.
+        config: The agent's configuration.
+        events: Wait for the agent's events after each operation, and compare them.
 
     Raises:
         AssertionError: the agent did not survive, did not count exactly, or says of a
@@ -257,7 +305,10 @@ def observed(seed: int, count: int, config: str = "") -> Report:
 
         place.traffic.start()
         descriptors, busy, began = agent.descriptors(), agent.cpu_seconds(), time.monotonic()
-        report = torment(seed, go_on)
+        expected = ExpectedEvents(agent) if events else None
+        report = torment(seed, go_on, expected.check if expected else bool)
+        if expected:
+            expected.check_unloads()
         busy, took = agent.cpu_seconds() - busy, time.monotonic() - began
         print(f"the agent's time: {busy / took:.0%} of a CPU", flush=True)
         place.traffic.stop()
