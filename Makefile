@@ -82,7 +82,7 @@ lint: setup ## check style, types and prose: ruff, mypy, clang-format, codespell
 	$(PYTHON) -m ruff check $(PYTHON_SOURCES)
 	$(PYTHON) -m ruff format --check $(PYTHON_SOURCES)
 	$(PYTHON) -m mypy
-	$(PYTHON) -m mypy -p tests.vm -p tests.demo -p tests.fresh -p tests.prose -m tests.suites -m tests.waiting
+	$(PYTHON) -m mypy -p tests.vm -p tests.bench -p tests.demo -p tests.fresh -p tests.prose -m tests.suites -m tests.waiting
 	$(PYTHON) -m mypy -p dashboards
 	clang-format --style=file:bpf/.clang-format --dry-run --Werror $(C_SOURCES)
 	$(PYTHON) -m tests.prose.check

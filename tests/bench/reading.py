@@ -19,8 +19,8 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from prometheus_client import CollectorRegistry
 
+from tests.bench.source import MetricsOnly
 from tests.bench.table import insert, markdown
 from tests.collecting import Collecting
 from tests.tables import OWNER, PROGRAM, TARGET, Table, every_step, flow_table, series_index, total
@@ -55,7 +55,7 @@ def fill(table: Table) -> int:
         slots["bytes"] = slots["packets"] * np.uint64(100)
     table.sets["done"] = table.sets["started"] = ways
     table.write()
-    return sets * ways
+    return int(sets * ways)
 
 
 def milliseconds(work: Callable[[], object], before: Callable[[], object] = int) -> float:
@@ -120,24 +120,9 @@ def scrape(reading: Reading) -> float:
         others = [Count(program, OWNER[1], flow_totals.other(OWNER))]
         return FlowReport(flow_totals.entries, dict(flow_totals.evictions), 1, flows, others)
 
-    class Source:
-        registry = CollectorRegistry()
-
-        def ready(self) -> bool:
-            return True
-
-        def programs(self) -> list[dict[str, object]]:
-            return []
-
-        def flows(self, *_: object) -> list[dict[str, object]]:
-            return []
-
-        def status(self) -> dict[str, object]:
-            return {}
-
-    Source.registry.register(IsolatedCollectors({"flows": Collecting(lambda: families(report()))}))
+    collectors = IsolatedCollectors({"flows": Collecting(lambda: families(report()))})
     listener = WebServer.bind("127.0.0.1", 0)
-    server = WebServer(create_app(Source()), listener)
+    server = WebServer(create_app(MetricsOnly(collectors)), listener)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_until_complete, args=(server.serve(),))
     thread.start()

@@ -150,9 +150,9 @@ def malformed(packet: bytes, ethernet: bytes) -> Iterator[Tunnelled]:
         length = (len(datagram) + size if size < 0 else size).to_bytes(2, "big")
         yield over4(f"UDP of length {size}", 17, datagram[:4] + length + datagram[6:])
     outer = ipv4(4, packet)
-    for length in (0, 19, 39, len(outer) + 1):
-        cut = outer[:2] + length.to_bytes(2, "big") + outer[4:]
-        yield Tunnelled(f"IPv4 of length {length}", frame(0x0800, cut), None)
+    for total in (0, 19, 39, len(outer) + 1):
+        cut = outer[:2] + total.to_bytes(2, "big") + outer[4:]
+        yield Tunnelled(f"IPv4 of length {total}", frame(0x0800, cut), None)
     yield Tunnelled("a short IPv4 header", frame(0x0800, b"\x44" + outer[1:]), None)
     fragment = bytes((4, 0, 0, 1)) + bytes(4)
     yield Tunnelled("an IPv6 fragment", frame(0x86DD, ipv6(44, fragment + packet)), None)

@@ -46,7 +46,8 @@ class Row:
 def rows(clock: dict[str, Any], counted: dict[str, Any]) -> list[Row]:
     """Of one kernel: in a guest with a clock, and in one where an instruction is a nanosecond."""
     sizes = [each["programs"] for each in counted["sizes"]]
-    first, nothing = len(sizes) - 1, [None] * len(sizes)
+    first = len(sizes) - 1
+    nothing: list[float | None] = [None] * len(sizes)
     steps = [most / least * _TOLERANCE for least, most in pairwise(sizes)]
     found = []
     for what, key, second, unit, limit in _MEASURED:

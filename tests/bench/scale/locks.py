@@ -118,7 +118,7 @@ class MeasuredLock(ReadLock):
 
 
 def _where() -> str:
-    frame, names = sys._getframe(2), []
+    frame, names = sys._getframe(2), list[str]()
     while frame is not None and len(names) < 4:
         if "xdpscope/" in frame.f_code.co_filename:
             names.append(f"{frame.f_code.co_name}:{frame.f_lineno}")

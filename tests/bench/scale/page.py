@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
-
 from tests.bench.scale import PROGRAMS
+from tests.bench.source import MetricsOnly
 from tests.collecting import Collecting
 from xdpscope.counters.totals import Tally
 from xdpscope.describe import as_json
@@ -56,13 +55,12 @@ def _count(status: ProgramStatus) -> Count:
     return Count(status.program, ("host", status.attachments[0].interface), tally)
 
 
-class Recorded:
+class Recorded(MetricsOnly):
     """What the agent's observer would say, always the same."""
 
     def __init__(self, programs: int) -> None:
         self._statuses = [_status(number) for number in range(programs)]
         self._counts = [_count(status) for status in self._statuses]
-        self.registry = CollectorRegistry()
         collectors = IsolatedCollectors(
             {
                 "verdicts": Collecting(lambda: verdicts.families(self._counts)),
@@ -71,19 +69,13 @@ class Recorded:
                 "agent": AgentCollector(dict),
             }
         )
-        self.registry.register(collectors)
+        super().__init__(collectors)
 
     def _report(self) -> FlowReport:
         return FlowReport(0, {"idle": 0, "pressure": 0}, 1, others=self._counts)
 
-    def ready(self) -> bool:
-        return True
-
-    def programs(self) -> list[dict[str, object]]:
+    def programs(self, cpus: bool = False) -> list[dict[str, object]]:
         return [as_json(status) for status in self._statuses]
-
-    def flows(self, *_: object) -> list[dict[str, object]]:
-        return []
 
     def status(self) -> dict[str, object]:
         return {"programs": len(self._statuses)}
