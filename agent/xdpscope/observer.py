@@ -213,7 +213,7 @@ class Observer:
             yield from self._apply_still(snapshot, failures)
             if self._scanned:
                 with _noting(failures):
-                    self._reader.publish_gone(retention)
+                    yield from self._reader.publish_gone(retention)
 
     def _apply_still(
         self, snapshot: Snapshot, failures: list[KernelError | OSError]

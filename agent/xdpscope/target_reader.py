@@ -199,7 +199,7 @@ class TargetReader:
 
     # --- what is gone
 
-    def publish_gone(self, retention: float) -> None:
+    def publish_gone(self, retention: float) -> "Steps[None]":
         """Let tracers give the slots of devices that are gone to others.
 
         Raises:
@@ -212,7 +212,7 @@ class TargetReader:
             time.monotonic(),
             retention,
         )
-        self.engine.vacancies.publish(gone)
+        yield from self.engine.vacancies.publish(gone)
 
     def forget(self, program: int, target: Target | None) -> None:
         """Remove the totals of a program that is gone, and of its target if there is one."""

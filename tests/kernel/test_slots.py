@@ -167,7 +167,8 @@ def test_records_move_under_traffic_on_every_cpu(lab: Lab, function: str) -> Non
         for _ in range(12):
             devices_ = tracer_of(observer).records()["devices"]
             with observer._reader.lock:
-                engine.vacancies.publish(set(devices_["identity"].reshape(-1).tolist()) - {0})
+                found = set(devices_["identity"].reshape(-1).tolist()) - {0}
+                every_step(engine.vacancies.publish(found))
             end.wait(0.02)
             now = drops(observer)
             observer.flow_counts()
@@ -178,7 +179,7 @@ def test_records_move_under_traffic_on_every_cpu(lab: Lab, function: str) -> Non
         for thread in threads:
             thread.join()
         with observer._reader.lock:
-            engine.vacancies.publish(set())
+            every_step(engine.vacancies.publish(set()))
         assert seen > 12
         expect_drops(
             observer,

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +20,16 @@ from numpy.typing import NDArray
 from xdpscope.errors import KernelError
 from xdpscope.libbpf import Map
 
+if TYPE_CHECKING:
+    from xdpscope.read_lock import Steps
+
 _ONLY_KEY = b"\0\0\0\0"
 
 # Seconds that a move of a record may take: a CPU may be interrupted within it.
 _PATIENCE = 0.05
+
+# The number of entries of the list that one step writes.
+_WRITTEN_IN_STEP = 8
 
 
 class Vacancies:
@@ -41,30 +48,37 @@ class Vacancies:
         # the numbers of an earlier agent.
         self._last = secrets.randbits(32)
         self._readings = 0
+        self._moves_done = 0  # records that had moved when this was last read
         self.still = False
         """Whether it is certain that no record moves."""
         self._set_number(0)
 
-    def publish(self, identities: Set[int]) -> None:
+    def publish(self, identities: Set[int]) -> "Steps[None]":
         """Let tracers give the slots of these devices to others, and no slots of other devices.
 
         Raises:
             KernelError: the list cannot be written. The tracers may use a part of it.
         """
         wanted = set(islice(identities, self._gone.info.max_entries))
-        for identity in self._published - wanted:
-            self._gone.delete(_key(identity))
-            self._published.discard(identity)
-        for identity in wanted - self._published:
-            self._gone.update(_key(identity), bytes(self._gone.info.value_size))
-            self._published.add(identity)
+        changes = [*(self._published - wanted), *(wanted - self._published)]
+        for number, identity in enumerate(changes, start=1):
+            if identity in wanted:
+                self._gone.update(_key(identity), bytes(self._gone.info.value_size))
+                self._published.add(identity)
+            else:
+                self._gone.delete(_key(identity))
+                self._published.discard(identity)
+            if number % _WRITTEN_IN_STEP == 0:
+                yield
         if not self._readings:
             self._allow()
 
     @property
     def moves(self) -> int:
         """Return how many records have moved so far, with any agent."""
-        return int(self._counts()[1])
+        if not self.still:
+            self._moves_done = int(self._counts()[1])
+        return self._moves_done
 
     @contextmanager
     def reading(self) -> Iterator[bool]:
@@ -98,6 +112,7 @@ class Vacancies:
         while True:
             started, done = self._counts()
             if started == done:
+                self._moves_done = int(done)
                 return True
             if time.monotonic() > end:
                 return False
