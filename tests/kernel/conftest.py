@@ -4,6 +4,7 @@
 import platform
 import time
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pyroute2.config
 import pytest
@@ -12,6 +13,7 @@ from structlog.typing import EventDict
 
 from tests.kernel.lab import Lab
 from tests.kernel.observing import Observer
+from tests.kernel.pinned import BPFFS, wipe
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.reason import Selection
 from xdpscope.discovery.inventory import Inventory
@@ -95,6 +97,15 @@ def lab() -> Iterator[Lab]:
     lab = Lab()
     yield lab
     lab.close()
+
+
+@pytest.fixture
+def pin_path() -> Iterator[Path]:
+    """Yield a directory for pins, which is not there before and afterwards."""
+    path = BPFFS / "xst"
+    wipe(path)
+    yield path
+    wipe(path)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """No counter on the page decreases, and none disappears, whatever happens to a target."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.kernel.forked import observing
 from tests.kernel.lab import Lab
 from tests.kernel.observing import Observer
-from tests.kernel.pinned import BPFFS, READ_ONLY, WRITING, udp, wipe
+from tests.kernel.pinned import READ_ONLY, WRITING, udp
 from xdpscope.attach.reason import Selection
 from xdpscope.attach.variants import FlowSizes
 from xdpscope.config import Config, GlobFilter
@@ -29,14 +28,6 @@ KEPT = 1000.0
 """Seconds that what is gone stays: longer than the test takes."""
 
 Key = tuple[str, tuple[tuple[str, str], ...]]
-
-
-@pytest.fixture
-def pin_path() -> Iterator[Path]:
-    path = BPFFS / "xst"
-    wipe(path)
-    yield path
-    wipe(path)
 
 
 def counters(observer: Observer) -> dict[Key, float]:

@@ -14,7 +14,7 @@ from tests.kernel.flows import accounted, check_sums, differs, observing, on_one
 from tests.kernel.forked import observing as observing_pinned
 from tests.kernel.lab import Lab, Veth, attempt
 from tests.kernel.observing import Observer
-from tests.kernel.pinned import BPFFS, READ_ONLY, WRITING, settled, udp, wipe
+from tests.kernel.pinned import READ_ONLY, WRITING, settled, udp
 from tests.reference import flow_of
 from tests.tables import every_step
 from tests.waiting import wait_for
@@ -185,14 +185,6 @@ def test_records_move_under_traffic_on_every_cpu(lab: Lab, function: str) -> Non
             observer,
             {veth.name: sum(each[veth.name] for each in sent) - veth.lost for veth in veths},
         )
-
-
-@pytest.fixture
-def pin_path() -> Iterator[Path]:
-    path = BPFFS / "xst"
-    wipe(path)
-    yield path
-    wipe(path)
 
 
 @pytest.mark.parametrize("sizes", [None, FLOWS], ids=["verdicts", "flows"])
