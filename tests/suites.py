@@ -34,8 +34,10 @@ LONGEST = 4200
 
 _DEFAULT = ("6.1", "6.12")
 _AT_ONCE = "6.1"
-# anyio brings a plugin that takes a second to import in an emulated machine.
-_PYTEST = ("python", "-m", "pytest", "-v", "-p", "no:cacheprovider", "-p", "no:anyio")
+# Plugins that no kernel test needs. In an emulated machine pytest takes a third of its start to
+# import that of hypothesis.
+_WITHOUT = ("-p", "no:cacheprovider", "-p", "no:anyio", "-p", "no:hypothesispytest")
+_PYTEST = ("python", "-m", "pytest", "-v", *_WITHOUT)
 _NOTHING_SELECTED = 5  # pytest's exit status
 _SHOWN = 60  # lines of failures, at the end
 _FAILURES = ("FAILED ", "ERROR ", "E   ")

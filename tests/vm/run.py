@@ -188,7 +188,10 @@ def _virtual_machine(
     chosen: InstalledKernel, machine: Machine, accelerator: Sequence[str], orders: Path
 ) -> list[str]:
     """Return the command line of virtme-ng."""
-    qemu = [*accelerator, "-kernel", str(chosen.boot)]
+    # virtme-ng's six serial devices have 32 ports each, with two descriptors a port. QEMU asks the
+    # kernel about each descriptor whenever a timer of the guest expires.
+    qemu = ["-global", "virtio-serial-device.max_ports=2"]
+    qemu += [*accelerator, "-kernel", str(chosen.boot)]
     shares = (("host", Path("/"), "on"), ("work", WORK_TREE, "off"), ("orders", orders, "off"))
     for name, path, readonly in shares:
         quoted = str(path).replace(",", ",,")
