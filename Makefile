@@ -27,7 +27,8 @@ C_SOURCES = $(shell find bpf tests -name '*.[ch]')
 PREFIX ?= /opt/xdpscope
 
 .PHONY: help setup setup-demo setup-test setup-docs locks build wheel install lint format test unit \
-	kernel-test image-test audit matrix nightly fresh bench torture demo docs clean clean-all
+	kernel-test image-test audit matrix nightly fresh bench bench-check \
+	torture demo docs clean clean-all
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,7 +46,7 @@ setup-docs: setup
 	@tests/setup.sh --docs
 
 # What needs more than the build does. The unit tests build the documentation's site.
-lint format unit kernel-test image-test matrix nightly bench torture: setup-test
+lint format unit kernel-test image-test matrix nightly bench bench-check torture: setup-test
 demo: setup-demo
 unit docs: setup-docs
 
@@ -133,6 +134,10 @@ bench: build ## what observing costs: instructions a packet, trace and capture, 
 	@$(PYTHON) -m tests.bench
 	@$(PYTHON) -m tests.bench.sessions
 	@$(PYTHON) -m tests.bench.reading
+
+bench-check: build ## that on one kernel: no row may take 1 % more than recorded for this kernel build
+	@$(PYTHON) -m tests.bench --kernel 6.12 --check
+	@$(PYTHON) -m tests.bench.sessions --kernel 6.12 --check
 
 torture: build ## what hosts do to XDP programs, five minutes each without, with and without the agent
 	@$(PYTHON) -m tests.kernel.programs

@@ -53,9 +53,13 @@ class Cost:
 
     def ratio(self, row: str, floor: str) -> float | None:
         """One row in terms of another."""
+        rows = self.rows()
+        return rows[row] / rows[floor] if row in rows and rows.get(floor) else None
+
+    def rows(self) -> dict[str, int]:
+        """Return each row that was measured, by its name."""
         added = self.added | self.added_with_flows | self.added_with_filters
-        one, other = added[row], added[floor]
-        return None if one is None or not other else one / other
+        return {row: figure for row, figure in added.items() if figure is not None}
 
 
 Limits = tuple[tuple[tuple[int, int], float], ...]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Instructions that trace and capture add to a packet, on each kernel: filters that do not match,
-and a packet that is captured. Exit status 1 if it is too much, or if a count was not exact.
+and a packet that is captured. Exit status 1 if it is too much, more than was recorded, or if a
+count was not exact.
 """
 
 import argparse
@@ -11,7 +12,8 @@ from pathlib import Path
 from tests.bench import filters
 from tests.bench.__main__ import shown
 from tests.bench.compiled import compile_all
-from tests.bench.cost import Cost, Limits, Ratio, report_passed
+from tests.bench.cost import Cost, Limits, Ratio
+from tests.bench.recorded import add_options, judge
 from tests.bench.table import insert, markdown
 from tests.vm.kernels import KERNELS
 from tests.vm.run import supervised
@@ -62,13 +64,14 @@ def bench(options: argparse.Namespace) -> int:
     print(text)
     if options.write:
         insert(options.write, "sessions", text)
-    return int(report_passed(costs, RATIOS))
+    return judge(costs, RATIOS, options)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.sessions", description=__doc__)
     parser.add_argument("--kernel", action="append", choices=KERNELS, help="repeatable")
     parser.add_argument("--write", type=Path, metavar="DOCUMENT", help="between its markers")
+    add_options(parser)
     options = parser.parse_args()
     return supervised(lambda: bench(options))
 
