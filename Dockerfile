@@ -3,11 +3,11 @@
 # requirements/agent.txt locks, with their hashes. What runs has no compiler, needs no shell, and writes nothing to its
 # own file system.
 #
-#     docker build -t xdpscope:0.1.0 .
+#     docker build -t xdpscope:0.2.0 .
 #     docker run --rm --network host --pid host --read-only \
 #         --cap-drop ALL --cap-add SYS_ADMIN --cap-add SYS_PTRACE --cap-add NET_BROADCAST \
 #         --cap-add SYSLOG --security-opt apparmor=unconfined \
-#         -v /run/netns:/run/netns:ro,rslave xdpscope:0.1.0
+#         -v /run/netns:/run/netns:ro,rslave xdpscope:0.2.0
 #
 # config/kubernetes/base/daemonset.yaml has the reason of each of these.
 
@@ -40,7 +40,7 @@ COPY LICENSES /usr/share/doc/xdpscope/LICENSES
 ENV PATH=/opt/xdpscope/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONDONTWRITEBYTECODE=1
 # What only the builder knows: docs/release.md has the command.
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=
 ARG SOURCE=
 LABEL org.opencontainers.image.title="xdpscope" \

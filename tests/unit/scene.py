@@ -200,6 +200,6 @@ def busy_host() -> Scene:
         "Flows held": "12,480",
         "Host": "node-4",
         "Kernel": "6.12.57",
-        "Agent": "0.1.0",
+        "Agent": "0.2.0",
     }
     return scene
