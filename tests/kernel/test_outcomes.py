@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from tests.kernel.agent import QUICK, AgentProcess
+from tests.kernel.conftest import kernel
 from tests.kernel.lab import Lab, Veth, frame
 from tests.kernel.namespaces import namespace, path_of
 from tests.kernel.xsk import XdpSocket
@@ -205,8 +206,10 @@ def test_a_driver_that_takes_no_frames(road: Road, page: ProbePage, way: str) ->
 def test_a_socket_that_takes_no_packet(
     road: Road, page: ProbePage, mode: str, problem: str
 ) -> None:
+    if (problem, mode) == ("unbound", "generic") and kernel() < (6, 1):
+        pytest.skip("Linux 5.10 crashes: its xsk_generic_rcv() reads the pool of an unbound socket")
     expected = {
-        "unbound": {"ENXIO"},
+        "unbound": {"ENXIO"} if kernel() >= (6, 1) else {"EINVAL"},
         "elsewhere": {"EINVAL"},
         "empty": {"ENOMEM", "ENOSPC"},  # from 6.0 on, and before
         "full": {"ENOBUFS", "ENOSPC"},  # the same
