@@ -272,6 +272,13 @@ def generic_cpumap() -> bool:
         return btf.has_function("cpu_map_generic_redirect")  # 5.15
 
 
+def counts_drops_of_the_stack() -> bool:
+    """Return whether xdp_cpumap_kthread counts packets as dropped that the stack has no use for, as
+    all of the tests. Since 5.13 the thread hands over lists, and no longer knows.
+    """
+    return kernel() < (5, 13)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_cpu_that_is_slow(road: Road, page: ProbePage, mode: str) -> None:
     """Its queue has room for four packets, and its thread is kept from running."""
@@ -289,11 +296,16 @@ def test_a_cpu_that_is_slow(road: Road, page: ProbePage, mode: str) -> None:
 
     def settled() -> bool:
         found = page.cpumap()
+        if counts_drops_of_the_stack():
+            return found[("dropped",)] == PACKETS
         return found[("enqueued",)] == found[("processed",)]
 
     soon(settled)
     found = page.cpumap()
-    assert found[("enqueued",)] + found[("dropped",)] == PACKETS, "each packet once"
+    if counts_drops_of_the_stack():
+        assert ("processed",) not in found and 0 < found[("enqueued",)] < PACKETS
+    else:
+        assert found[("enqueued",)] + found[("dropped",)] == PACKETS, "each packet once"
     if mode == "generic":
         dropped = page.cpumap()[("dropped",)]
         assert page.errors() == {("redirect_to_cpu", "xsin", "ENOSPC"): dropped}
@@ -304,8 +316,8 @@ def test_a_cpu_that_is_slow(road: Road, page: ProbePage, mode: str) -> None:
 def test_a_cpu_that_takes_all(road: Road, page: ProbePage) -> None:
     road.loaded.put("cpus", 0, 256)
     road.run("redirect_to_cpu", "native")
-    expected = {("enqueued",): PACKETS, ("processed",): PACKETS}
-    expect(page.cpumap, expected)
+    end = "dropped" if counts_drops_of_the_stack() else "processed"
+    expect(page.cpumap, {("enqueued",): PACKETS, (end,): PACKETS})
     (map_id,) = page.series("xdp_cpumap_packets_total", "map_id")
     with Map.open(int(map_id[0])) as found:
         assert found.info.name == "cpus"
