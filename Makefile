@@ -102,7 +102,7 @@ unit: build ## the tests that need no kernel of their own
 SUITES = $(PYTHON) -m tests.suites
 EACH_KERNEL = $(KERNELS:%=--kernel %)
 
-kernel-test: build ## the kernel tests, in virtual machines, for each of KERNELS
+kernel-test: build ## the kernel tests, in a virtual machine for each of KERNELS, two at a time
 	@$(SUITES) $(EACH_KERNEL) -- $(PYTEST)
 
 image-test: build ## build the container image, and run it as Kubernetes would; some minutes

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run the kernel suites in virtual machines, some at a time, and report failures as they happen.
+"""Run the kernel suites in virtual machines, two at a time, and report failures as they happen.
 
     python -m tests.suites                            # `make kernel-test`
     python -m tests.suites --kernel 6.12 -- -k name   # these tests alone
@@ -9,9 +9,9 @@
 A test that depends on the kernel (marker ``every_kernel``) runs on each kernel. A test of user
 space or of other software (marker ``one_kernel``) runs on the first kernel only.
 
-An emulated machine keeps two thirds of a CPU busy: its tests also wait for its clock. So one suite
-more runs at once than there are CPUs. Every line is printed as it comes, with the suite's name and
-its seconds so far in front. The exit status is 1 if any suite failed.
+An emulated machine keeps one CPU busy, so as many suites run at once as there are CPUs. Every line
+is printed as it comes, with the suite's name and its seconds so far in front. The exit status is 1
+if any suite failed.
 """
 
 from __future__ import annotations
@@ -226,7 +226,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--nightly", action="store_true", help="the long variants only")
     add("--matrix", action="store_true", help=f"on all of {', '.join(MATRIX)}")
     add("--timeout", type=float, default=LONGEST, metavar="SECONDS", help="for one suite")
-    add("--lanes", type=int, default=(os.cpu_count() or 1) + 1, metavar="N", help="suites at a time")
+    add("--lanes", type=int, default=os.cpu_count() or 1, metavar="N", help="suites at a time")
     add("selection", nargs="*", metavar="PYTEST", help="after --; more arguments of pytest")
     options = parser.parse_args(arguments)
     kernels = options.kernel or list(_DEFAULT)
