@@ -4,6 +4,7 @@
 import pytest
 
 from tests.kernel.agent import QUICK
+from tests.kernel.conftest import kernel
 from tests.kernel.lab import kernel_objects, settled_objects
 from tests.kernel.pinned import BPFFS, tree, wipe
 from tests.kernel.test_chains import needs_loader
@@ -21,7 +22,9 @@ PINNING = QUICK + f"state: {{pin_path: {PIN_PATH}}}\n"
 def test_nothing_fails_and_all_is_counted_while_everything_changes() -> None:
     """And each change is an event, once and in order."""
     before = settled_objects()
-    report = observed(seed=1, count=10, config=PINNING, events=True)
+    # Before 5.13 the kernel does not say which program an extension replaces: to the agent, each is
+    # attached wherever a dispatcher is.
+    report = observed(seed=1, count=10, config=PINNING, events=kernel() >= (5, 13))
     assert report.failures == []
     assert tree(PIN_PATH) != []
     wipe(PIN_PATH)
