@@ -62,6 +62,8 @@ class Machine:
     """The virtual hardware and its surroundings."""
 
     cpus: int = 2
+    possible_cpus: int | None = None
+    """The kernel prepares for so many. Linux 6.9 does not if the hardware has fewer."""
     memory: str = "2G"
     timeout: float = 600.0
     """Seconds for everything, the start included."""
@@ -212,6 +214,7 @@ def _virtual_machine(
         f"PATH={HERE / 'boot'}:/bin",  # for the init: see boot/
         "oops=panic",  # a test must not pass on a kernel that is no longer sound
         "net.ifnames=0",
+        *([f"possible_cpus={machine.possible_cpus}"] if machine.possible_cpus else []),
         "no_timer_check",  # on a busy host the emulator may stand still for as long as that takes
     )
     return [
@@ -307,6 +310,12 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
     default = Machine()
     add = parser.add_argument
     add("--cpus", type=int, default=default.cpus, metavar="N", help="%(default)s without it")
+    add(
+        "--possible-cpus",
+        type=int,
+        metavar="N",
+        help="that the kernel prepares for; up to Linux 6.8",
+    )
     add("--memory", default=default.memory, metavar="SIZE", help="%(default)s without it")
     add(
         *("--timeout", "-t"),
@@ -342,6 +351,7 @@ def machine_from(options: argparse.Namespace) -> Machine:
     """Return the machine that parsed options describe."""
     return Machine(
         cpus=options.cpus,
+        possible_cpus=options.possible_cpus,
         memory=options.memory,
         timeout=options.timeout,
         icount=options.icount,
