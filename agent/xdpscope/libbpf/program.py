@@ -167,8 +167,14 @@ class Program(Descriptor):
         with Btf.from_kernel(info.btf_id) as btf:
             return EntryFunction(btf.name(info.entry_type_id), info.entry_type_id)
 
-    def test_run(self, packet: bytes, repeat: int = 1) -> tuple[int, int]:
+    def test_run(self, packet: bytes, repeat: int = 1, *, device: int = 0) -> tuple[int, int]:
         """Run the program on ``packet`` with BPF_PROG_TEST_RUN.
+
+        Args:
+            packet: The packet from its first byte on.
+            repeat: How often to run the program.
+            device: The ifindex of the device from which the packet comes, in this thread's network
+                namespace (Linux 5.15). 0: the kernel takes the loopback device.
 
         Returns:
             Its return value, and the mean duration of a run in nanoseconds.
@@ -179,6 +185,11 @@ class Program(Descriptor):
         options.data_in = data
         options.data_size_in = len(packet)
         options.repeat = repeat
+        if device:
+            context = ffi.new("struct xdp_md *", {"data_end": len(packet)})
+            context.ingress_ifindex = device
+            options.ctx_in = context
+            options.ctx_size_in = ffi.sizeof("struct xdp_md")
         result = lib.bpf_prog_test_run_opts(self.fileno(), options)
         if result < 0:
             fail(result, "running a program on a test packet")

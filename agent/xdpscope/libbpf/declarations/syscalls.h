@@ -41,12 +41,21 @@ int bpf_prog_load(enum bpf_prog_type type, const char *name, const char *license
                   const struct bpf_insn *insns, size_t insn_cnt,
                   const struct bpf_prog_load_opts *opts);
 
+struct xdp_md {
+    __u32 data;
+    __u32 data_end;
+    __u32 data_meta;
+    __u32 ingress_ifindex;
+    ...;
+};
 struct bpf_test_run_opts {
     size_t sz;
     const void *data_in;
     void *data_out;
+    const void *ctx_in;
     __u32 data_size_in;
     __u32 data_size_out;
+    __u32 ctx_size_in;
     __u32 retval;
     int repeat;
     __u32 duration;
