@@ -96,7 +96,7 @@ def name_of(known: SeriesIndex, interface: str) -> bool:
         PROGRAM, TARGET, np.array([5 << 32 | 2], np.uint64), np.array([5]), np.array([b"eth0"]),
         np.zeros(cpus, np.uint32), np.arange(cpus), np.zeros(cpus, np.uint64),
     )  # fmt: skip
-    return known.update([seen], lambda *_: ("host", interface), interface)
+    return bool(every_step(known.update([seen], lambda *_: ("host", interface), interface)))
 
 
 def every_step(steps: Iterator[None]) -> Any:

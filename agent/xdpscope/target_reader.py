@@ -205,7 +205,7 @@ class TargetReader:
         Raises:
             KernelError: the tracers may use a part of these slots.
         """
-        gone = self._gone_devices.update(
+        gone = yield from self._gone_devices.update(
             self.counters.slots,
             self.device_names,
             self.totals.packets_of,

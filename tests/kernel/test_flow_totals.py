@@ -112,7 +112,7 @@ def test_a_plain_array_has_the_sets_of_one_cpu_after_those_of_another() -> None:
         np.array([b"eth0", b"eth1", b"eth2"]), np.arange(cpus), np.arange(cpus),
         np.zeros(cpus, np.uint64),
     )  # fmt: skip
-    known.update([seen], lambda *device: ("host", device[3]), "")
+    every_step(known.update([seen], lambda *device: ("host", device[3]), ""))
     with flow_table(sets, cpus) as table:
         assert table.sets.shape == (sets * cpus, 1)
         flow_totals = totals_of(table)
@@ -410,7 +410,7 @@ def test_devices_that_come_and_go_take_no_memory(rounds: int) -> None:
             tally = total(round_ + 1, 60)[OWNER]
             totals = {(PROGRAM, ("host", name.decode())): tally for name in names}
             for now in 2 * round_, 2 * round_ + 1:
-                moved = known.update([seen], location, round_)
+                moved = every_step(known.update([seen], location, round_))
                 every_step(flow_totals.read(known, totals, now, moved))
             assert len(series_of(known)) == devices
             assert len(flow_totals.exported) == flows
@@ -446,7 +446,7 @@ def test_flows_that_cannot_be_read_keep_their_owner(table: Table) -> None:
     every_step(flow_totals.read(known, total(5, 300), now=1, moved=True))
     table.sets[0, 0]["started"] += 1
     table.write()
-    assert known.update([], lambda *_: None, None)
+    assert every_step(known.update([], lambda *_: None, None))
     for now in 2, 3:
         every_step(flow_totals.read(known, {}, now=now, moved=now == 2))
         (found,) = held(flow_totals, known)
@@ -480,7 +480,7 @@ def slot_of(known: SeriesIndex, interface: str, moved: int) -> bool:
         np.array([interface.encode()]), np.zeros(cpus, np.uint32), np.arange(cpus),
         np.zeros(cpus, np.uint64), np.full(cpus, moved, np.uint64),
     )  # fmt: skip
-    return known.update([seen], lambda *device: ("host", device[3]), "")
+    return bool(every_step(known.update([seen], lambda *device: ("host", device[3]), "")))
 
 
 def test_a_slot_that_changes_hands_gives_no_flow_to_another_device(table: Table) -> None:

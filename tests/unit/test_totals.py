@@ -4,6 +4,7 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.tables import every_step
 
 from xdpscope import bpf
 from xdpscope.counters.device_names import Uppers
@@ -216,16 +217,46 @@ def test_as_long_as_nothing_moves_no_device_is_asked_for_again() -> None:
         )  # fmt: skip
 
     series_index = SeriesIndex()
-    assert series_index.update([seen(2)], location_of, "a look")
-    assert not series_index.update([seen(2)], location_of, "a look")
+    assert every_step(series_index.update([seen(2)], location_of, "a look"))
+    assert not every_step(series_index.update([seen(2)], location_of, "a look"))
     assert asked == [2]
-    assert not series_index.update([seen(2)], location_of, "the next")
+    assert not every_step(series_index.update([seen(2)], location_of, "the next"))
     assert asked == [2, 2]
     # One that was nowhere may be somewhere by now.
-    assert series_index.update([seen(2, 3)], location_of, "the next")
+    assert every_step(series_index.update([seen(2, 3)], location_of, "the next"))
     locations[3] = "host", "eth1"
-    assert series_index.update([seen(2, 3)], location_of, "the next")
+    assert every_step(series_index.update([seen(2, 3)], location_of, "the next"))
     assert series_index.owner(1) == (PROGRAM, ("host", "eth1"))
+
+
+def test_no_step_handles_all_of_hundreds_of_targets() -> None:
+    """The lock is held during a step, and a scrape waits for it."""
+    asked: list[int] = []
+
+    def location_of(_serial: int, index: int, _inode: int, _name: str) -> Location | None:
+        asked.append(index)
+        return "host", f"eth{index}"
+
+    seen = [
+        Seen(
+            PROGRAM + number, number, np.array([5 << 32 | number], np.uint64), np.array([5]),
+            np.array([b"eth"]), np.array([0]), np.array([0]), np.array([0]),
+        )
+        for number in range(500)
+    ]  # fmt: skip
+    in_step = []
+    for _ in SeriesIndex().update(seen, location_of, "a view"):
+        in_step.append(len(asked))
+        asked.clear()
+    assert sum(in_step) == 500
+    assert max(in_step) < 100
+
+    totals = Totals()
+    for number in range(500):
+        totals.record(PROGRAM + number, INLINE, {(1, number): reading(5)}, by_index)
+    steps = totals.packets_of({(1, 3), (1, 7)})
+    assert len(list(steps)) > 5
+    assert every_step(totals.packets_of({(1, 3), (1, 7), (1, 500)})) == {(1, 3): 5, (1, 7): 5}
 
 
 def test_a_smaller_reading_is_a_new_record() -> None:

@@ -301,7 +301,7 @@ class Engine:
         ``struct device_counts``, shape (devices, CPUs).
         """
         for targets, records in self._overflow():
-            for target in np.unique(targets).tolist():
+            for target in set(targets.tolist()):
                 yield target, records[targets == target]
 
     def _overflow(self) -> Iterator[tuple[NDArray[np.uint32], NDArray[Any]]]:

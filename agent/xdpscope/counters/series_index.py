@@ -6,7 +6,7 @@ selects one of the target's records on that CPU. The records identify the progra
 """
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -95,6 +95,13 @@ class Seen:
         )
 
 
+# The number of targets that one step of an update handles.
+_UPDATED_IN_STEP = 64
+
+_Key = tuple[int, bool]
+"""A target's number, and whether it is about its overflow records."""
+
+
 class SeriesOfSlots:
     """Find the series index of a code: a dense number for a program and a location."""
 
@@ -110,7 +117,7 @@ class SeriesOfSlots:
     @property
     def numbers(self) -> set[int]:
         """Return every series index that a code has."""
-        return set(np.unique(self._numbers).tolist())
+        return set(self._numbers.tolist())
 
     def of(self, codes: U64) -> NDArray[np.int32]:
         """Return the series index of each code, or UNKNOWN if it has none."""
@@ -143,7 +150,7 @@ class SeriesIndex:
     """
 
     def __init__(self) -> None:
-        self._seen: dict[tuple[int, bool], Seen] = {}
+        self._seen: dict[_Key, Seen] = {}
         self._locations: dict[Device, Location | None] = {}
         self._view: object = None
         self._numbers: dict[Owner, int] = {}
@@ -154,8 +161,12 @@ class SeriesIndex:
         self._moved: dict[int, U64] = {}
         self.of_slots = SeriesOfSlots(np.empty(0, np.uint64), np.empty(0, np.int32))
 
-    def update(self, seen: Iterable[Seen], location_of: LocationOf, view: object) -> bool:
+    def update(
+        self, seen: Iterable[Seen], location_of: LocationOf, view: object
+    ) -> Generator[None, None, bool]:
         """Use these records from now on; return whether any series index may have changed.
+
+        This takes some steps. Do not call other methods before the last step.
 
         Args:
             seen: The devices of each target. If a target comes twice, the second has its
@@ -163,15 +174,19 @@ class SeriesIndex:
             location_of: See ``LocationOf``.
             view: While this value stays equal, known locations of devices stay the same.
         """
-        now: dict[tuple[int, bool], Seen] = {}
+        now: dict[_Key, Seen] = {}
         for each in seen:
             now[each.target, (each.target, False) in now] = each
-        same = now.keys() == self._seen.keys() and all(
-            each is self._seen[key] or each.same_as(self._seen[key]) for key, each in now.items()
-        )
+        same, certain = now.keys() == self._seen.keys(), True
+        parts = _parts(now)
+        for part in parts:
+            same = same and all(
+                now[key] is self._seen[key] or now[key].same_as(self._seen[key]) for key in part
+            )
+            certain = certain and not any(self._doubts(now[key]).any() for key in part)
+            yield
         settled = view == self._view and None not in self._locations.values()
         self._view = view
-        certain = not any(self._doubts(each).any() for each in now.values())
         if (
             same
             and certain
@@ -184,18 +199,20 @@ class SeriesIndex:
             )
         ):
             return False
-        self._seen = now
         self._locations.clear()
         codes: list[U64] = []
         numbers: list[NDArray[np.int32]] = []
         doubts: list[NDArray[np.int8]] = []
-        for each in now.values():
-            codes.append(code(each.cpus, each.target, each.indices))
-            parts = (each.identities.tolist(), each.inodes.tolist(), each.names.tolist())
-            devices = zip(*parts, strict=True)
-            found = [self._number(each.program, device, location_of) for device in devices]
-            numbers.append(np.array(found, np.int32)[each.devices])
-            doubts.append(self._doubts(each)[each.cpus])
+        for part in parts:
+            for each in map(now.__getitem__, part):
+                codes.append(code(each.cpus, each.target, each.indices))
+                columns = (each.identities.tolist(), each.inodes.tolist(), each.names.tolist())
+                devices = zip(*columns, strict=True)
+                found = [self._number(each.program, device, location_of) for device in devices]
+                numbers.append(np.array(found, np.int32)[each.devices])
+                doubts.append(self._doubts(each)[each.cpus])
+            yield
+        self._seen = now
         self.of_slots = SeriesOfSlots(
             np.concatenate([np.empty(0, np.uint64), *codes]),
             np.concatenate([np.empty(0, np.int32), *numbers]),
@@ -252,6 +269,12 @@ class SeriesIndex:
         """Remove the indices of a program that is gone."""
         for key in [key for key in self._numbers if key[0] == program]:
             del self._owners[self._numbers.pop(key)]
+
+
+def _parts(now: Mapping[_Key, Seen]) -> list[list[_Key]]:
+    keys = list(now)
+    starts = range(0, len(keys), _UPDATED_IN_STEP)
+    return [keys[start : start + _UPDATED_IN_STEP] for start in starts]
 
 
 def _location(device: Device, location_of: LocationOf) -> Location | None:

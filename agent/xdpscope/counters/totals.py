@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keep totals that never decrease, although the kernel's records start again from 0."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Set
 from dataclasses import replace
 from typing import Self
 
@@ -12,10 +13,17 @@ from xdpscope.counters.records import REASONS, DeviceReading, Reading, no_counts
 Location = tuple[str, str]
 """A location by its names: (network namespace, interface)."""
 
+Device = tuple[int, int]
+"""The serial number of a network namespace, and an ifindex."""
+
 LocationOf = Callable[[int, int, int, str], Location | None]
 """A function that returns a device's location now, or None if it is not known yet. Its arguments:
 the namespace's serial number, the ifindex, the namespace's inode number, and the device's name
 when it was first seen."""
+
+
+# The number of programs whose records one step reads.
+_READ_IN_STEP = 64
 
 
 class Tally:
@@ -117,14 +125,16 @@ class Totals:
             there = no_counts() if before is None else before.counts
             reached[identity] = replace(old, counts=there + old.counts - rest)
 
-    def packets_of(self, serial: int, index: int) -> int:
-        """Return the packets that the records of a device had at the last reading."""
-        found = (
-            store.get((serial, index))
-            for stores in self._recorded.values()
-            for store in stores.values()
-        )
-        return sum(int(each.counts[0, :, 0].sum()) for each in found if each is not None)
+    def packets_of(self, devices: Set[Device]) -> Generator[None, None, Counter[Device]]:
+        """Return the packets that the records of devices had at the last reading, in steps."""
+        found: Counter[Device] = Counter()
+        for number, stores in enumerate([*self._recorded.values()], start=1):
+            for store in stores.values():
+                for device in store.keys() & devices:
+                    found[device] += int(store[device].counts[0, :, 0].sum())
+            if number % _READ_IN_STEP == 0:
+                yield
+        return found
 
     def _add(
         self,

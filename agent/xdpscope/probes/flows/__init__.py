@@ -189,7 +189,7 @@ class FlowsProbe(TracerProbe):
         if not reader.engine.vacancies.still:
             return  # a slot may have flows of another device than its record
         began, version = reader.read_at, reader.counters.version
-        moved = self._series_index.update(reader.counters.seen, admitted, reader.view)
+        moved = yield from self._series_index.update(reader.counters.seen, admitted, reader.view)
         yield
         totals = {
             (target.program.id, location): tally

@@ -39,6 +39,9 @@ from xdpscope.program_types.xdp import VERDICTS
 # flows of about the same rate would win and lose it by turns, each time as a new series.
 _STICKINESS = 1.5
 
+# The number of flows that one step describes. Text for their addresses takes most of the time.
+_DESCRIBED_IN_STEP = 50
+
 _NOTHING = np.zeros((len(VERDICTS), 2), np.int64)
 
 
@@ -131,8 +134,10 @@ class FlowTotals:
             yield
         self._respect_limit()
         self.entries = sum(len(group.name) for group in self._groups)
+        yield
         before = self._exported.keys()
-        self._export(series_index, now)
+        yield from self._export(series_index, now)
+        yield
         unchanged = (
             still
             and self._complete
@@ -165,41 +170,52 @@ class FlowTotals:
             table.evict(mine)
             self._groups[number] = _only(group, ~mine)
 
-    def _export(self, series_index: SeriesIndex, now: float) -> None:
+    def _export(self, series_index: SeriesIndex, now: float) -> Iterator[None]:
+        """Choose the exported flows in steps. The last step changes their counts."""
         names = self._known()
         scores = [
             np.where(known, group.score * _STICKINESS + 1e-9, group.score)
             for group, known in zip(self._groups, names, strict=True)
         ]
         chosen = _largest(scores, self.limits.top)
-        exported: dict[tuple[int, int], FlowCount] = {}
+        yield
+        fresh: dict[tuple[int, int], FlowCount] = {}
         for table, group, flows in zip(self._tables, self._groups, chosen, strict=True):
             version = table.family.version
-            fresh = []
+            new = [
+                at
+                for at, name in zip(flows.tolist(), group.name[flows].tolist(), strict=True)
+                if (version, name) not in self._exported
+            ]
+            for begin in range(0, len(new), _DESCRIBED_IN_STEP):
+                part = np.array(new[begin : begin + _DESCRIBED_IN_STEP], np.intp)
+                described = _copied(table, group, part, series_index).describe()
+                for name, count in zip(group.name[part].tolist(), described, strict=True):
+                    count.packets = count.bytes = 0
+                    count.since = self._reading
+                    fresh[version, name] = count
+                yield
+        exported: dict[tuple[int, int], FlowCount] = {}
+        for table, group, flows in zip(self._tables, self._groups, chosen, strict=True):
             growth = zip(
-                flows.tolist(),
                 group.name[flows].tolist(),
                 group.packets[flows].tolist(),
                 group.bytes[flows].tolist(),
                 group.score[flows].tolist(),
                 strict=True,
             )
-            for at, name, packets, size, score in growth:
-                count = self._exported.get((version, name))
-                if count is None:
-                    fresh.append(at)
+            for name, packets, size, score in growth:
+                key = table.family.version, name
+                old = self._exported.get(key)
+                if old is None:
+                    exported[key] = fresh[key]
                     continue
-                count.counts = count.counts or self._seen(count.since, now)
-                if count.counts:
-                    count.packets += packets
-                    count.bytes += size
-                count.rate = _rate(score)
-                exported[version, name] = count
-            described = _copied(table, group, np.array(fresh, np.intp), series_index).describe()
-            for at, count in zip(fresh, described, strict=True):
-                count.packets = count.bytes = 0
-                count.since = self._reading
-                exported[version, int(group.name[at])] = count
+                old.counts = old.counts or self._seen(old.since, now)
+                if old.counts:
+                    old.packets += packets
+                    old.bytes += size
+                old.rate = _rate(score)
+                exported[key] = old
         self._exported = exported
 
     def shown(self, client: str, now: float) -> None:
@@ -373,7 +389,7 @@ def _copied(
     series = table.series_of(slots)
     return _Copied(
         table.family.version,
-        {series: series_index.owner(series) for series in np.unique(series).tolist()},
+        {each: series_index.owner(each) for each in set(series.tolist())},
         series,
         table.keys(slots),
         group.packets[flows],
