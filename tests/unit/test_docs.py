@@ -9,9 +9,11 @@ from pathlib import Path
 
 from docs.generate import outdated
 
+from xdpscope import bpf
 from xdpscope.attach.reason import Reason
 from xdpscope.counters.records import REASONS
 from xdpscope.discovery.model import Mode, Role
+from xdpscope.libbpf import Object
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -69,3 +71,16 @@ def test_links_of_readme_lead_to_files() -> None:
     for page in ("README.md", "CHANGELOG.md"):
         for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text()):
             assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_the_formula_of_memory_has_the_sizes_of_the_records() -> None:
+    with Object(bpf.path_of("flows")) as flows:
+        program, device = (
+            f"{flows.btf.struct(name).itemsize:,}" for name in ("target_counts", "device_counts")
+        )
+    cost = (ROOT / "docs" / "cost.md").read_text()
+    assert f"272 + {program} a possible CPU" in cost
+    assert f"100 + {device} a possible CPU" in cost
+    sizing = (ROOT / "docs" / "sizing.md").read_text()
+    assert f"{program} bytes for each possible CPU" in sizing
+    assert f"{device} bytes for each possible CPU" in sizing
