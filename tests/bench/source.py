@@ -25,7 +25,7 @@ class MetricsOnly:
         return []
 
     def flows(self, query: FlowQuery) -> dict[str, object]:
-        return {}
+        return {"flows": []}
 
     def sockets(self) -> list[dict[str, object]]:
         return []
