@@ -7,6 +7,7 @@ import time
 
 from tests.bench.scale import PROGRAMS
 from tests.bench.scale.crowd import crowd
+from xdpscope import log
 from xdpscope.discovery.inventory import Inventory
 
 _ROUNDS = 10
@@ -29,5 +30,6 @@ def _round(inventory: Inventory) -> float:
 
 
 if __name__ == "__main__":
+    log.configure("info", "json")  # to the standard error: the result is on the standard output
     with crowd(PROGRAMS):
         print(json.dumps(seconds_of_round()))
