@@ -7,10 +7,10 @@ import pytest
 
 from tests.kernel.agent import QUICK, AgentProcess, traced
 from tests.kernel.lab import Lab, addressed, frame
+from tests.kernel.prometheus import PROMETHEUS, scraping
 from tests.kernel.test_bond import ACTIVE_BACKUP, bond, passes_on  # noqa: F401 - a fixture
 from tests.kernel.test_chains import DROP, LINKS, PASS, chain, needs_loader
 from tests.kernel.test_lifecycle import link_targets  # noqa: F401 - a fixture
-from tests.kernel.test_prometheus import PROMETHEUS, scraping
 from tests.unit.test_sums import documented_sum
 from tests.waiting import wait_for
 

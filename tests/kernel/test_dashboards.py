@@ -15,8 +15,8 @@ import pytest
 
 from tests.kernel.agent import QUICK, AgentProcess, traced
 from tests.kernel.lab import Lab, Veth, addressed, frame
+from tests.kernel.prometheus import PROMETHEUS, Prometheus, scraping
 from tests.kernel.test_lifecycle import extension_of, link_targets  # noqa: F401 - a fixture
-from tests.kernel.test_prometheus import PROMETHEUS, Prometheus, scraping
 from tests.kernel.test_xdp_tools import udp
 from tests.waiting import wait_for
 

@@ -1,18 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A real Prometheus reads what the agent serves."""
 
-import json
 import os
 import shutil
-import socket
 import subprocess
 import time
-import urllib.parse
-import urllib.request
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,6 +14,7 @@ from tests.kernel.agent import QUICK, AgentProcess, traced
 from tests.kernel.lab import Lab, addressed, frame
 from tests.kernel.pinned import READ_ONLY
 from tests.kernel.pinned import udp as flow_of
+from tests.kernel.prometheus import PROMETHEUS, scraping
 from tests.kernel.test_chains import (
     DROP,
     LINKS,
@@ -45,7 +40,6 @@ from tests.unit.authority import (
 from tests.unit.test_sums import documented_sum
 from tests.waiting import wait_for
 
-PROMETHEUS = os.environ.get("PROMETHEUS") or shutil.which("prometheus")
 PROMTOOL = os.environ.get("PROMTOOL") or shutil.which("promtool")
 
 pytestmark = [
@@ -53,69 +47,6 @@ pytestmark = [
     pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is missing: make setup fetches it"),
     pytest.mark.timeout(400),
 ]
-
-
-class Prometheus:
-    """A server of its own, scraping one agent all the time."""
-
-    def __init__(self, address: str) -> None:
-        self._address = address
-
-    def query(self, expression: str) -> dict[str, float]:
-        """Return the value of each series of an instant query, by its verdict."""
-        return {verdict: value for (verdict,), value in self.series(expression, "verdict").items()}
-
-    def series(self, expression: str, *labels: str) -> dict[tuple[str, ...], float]:
-        """Return the same by these labels."""
-        return {
-            tuple(series["metric"].get(label, "") for label in labels): float(series["value"][1])
-            for series in self.ask("query", query=expression)["result"]
-        }
-
-    def ask(self, what: str, **parameters: str) -> Any:
-        """Return the data that an address of its HTTP API answers with."""
-        address = f"{self._address}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
-        with urllib.request.urlopen(address, timeout=60) as page:
-            return json.load(page)["data"]
-
-    def up(self) -> bool:
-        try:
-            return self.query("up") == {"": 1.0}
-        except OSError:
-            return False
-
-
-@contextmanager
-def scraping(
-    agent: AgentProcess, directory: Path, access: str = "", seconds: int = 1
-) -> Iterator[Prometheus]:
-    """``access`` is what the job needs more than a target, ``seconds`` the time between scrapes."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    target = agent.address.partition("://")[2]
-    (directory / "prometheus.yml").write_text(
-        f"global: {{scrape_interval: {seconds}s, scrape_timeout: {seconds}s}}\n"
-        "scrape_configs:\n"
-        f"- {{job_name: xdpscope, static_configs: [{{targets: ['{target}']}}]{access}}}\n"
-    )
-    assert PROMETHEUS is not None
-    process = subprocess.Popen(
-        [
-            PROMETHEUS,
-            f"--config.file={directory}/prometheus.yml",
-            f"--storage.tsdb.path={directory}/data",
-            f"--web.listen-address=127.0.0.1:{port}",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        server = Prometheus(f"http://127.0.0.1:{port}")
-        wait_for(server.up)
-        yield server
-    finally:
-        process.terminate()
-        process.wait(60)
 
 
 def test_what_prometheus_reads_is_what_was_sent(lab: Lab, tmp_path: Path) -> None:

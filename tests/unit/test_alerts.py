@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 import yaml
 from docs.generate import exposed_name, families
+from tests.kernel.alert_causes import CAUSED, ELSEWHERE
 from tests.promtool import PROMTOOL, promtool
+from tests.tools.fast_rules import divided, faster
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "config" / "prometheus"
@@ -95,6 +97,32 @@ def test_every_alert_has_cases_in_which_it_fires_ends_and_stays_quiet() -> None:
         assert fires[alert], f"{alert} fires in no case"
         assert quiet[alert] - fires[alert], f"{alert} is nowhere tried in vain"
         assert alert in ends, f"{alert} ends in no case"
+
+
+def test_every_alert_has_a_real_cause_or_a_reason_why_not() -> None:
+    """See tests/kernel/test_alerts.py."""
+    assert not CAUSED.keys() & ELSEWHERE.keys()
+    assert CAUSED.keys() | ELSEWHERE.keys() == ALERTS.keys()
+
+
+def durations(rule: dict[str, Any]) -> list[str]:
+    """Return all durations of a rule."""
+    windows = re.findall(r"\[(\w+)(?::(\w+))?\]|offset (\w+)", rule["expr"])
+    return [each for found in windows for each in found if each] + [rule.get("for", "0s")]
+
+
+@needs_promtool
+@pytest.mark.parametrize("file", ["recording.yml", "alerts.yml"])
+def test_rules_for_a_faster_clock_differ_in_durations_only(file: str) -> None:
+    text = faster((CONFIG / file).read_text(), 30)
+    promtool("check", "rules", "/dev/stdin", text=text)
+    fast = [rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
+    assert len(fast) == len(rules(file))
+    for quick, usual in zip(fast, rules(file), strict=True):
+        assert durations(quick) == [divided(each, 30) for each in durations(usual)]
+        assert quick.keys() == usual.keys()
+        bare = [re.sub(r"\[.*?\]|offset \w+", "", rule["expr"]) for rule in (quick, usual)]
+        assert bare[0] == bare[1]
 
 
 def severities(rule: dict[str, Any]) -> list[str]:
