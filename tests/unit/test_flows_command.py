@@ -98,7 +98,7 @@ def test_it_says_how_much_there_is(
 ) -> None:
     source, address = scene
     assert run(address, "--verdict", "aborted") == 0
-    assert capsys.readouterr() == ("", "None of the 17 flows that the agent holds matches.\n")
+    assert capsys.readouterr() == ("", "No flow matches, of 17 that the agent holds.\n")
     assert run(address, "--verdict", "drop", "--limit", "1") == 0
     assert "1 of 6 matching flows" in capsys.readouterr().err
     source.flowing.clear()

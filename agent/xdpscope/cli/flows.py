@@ -52,7 +52,7 @@ def _remark(document: dict[str, Any], shown: int, *, filtered: bool) -> None:
     if not held:
         note("The agent holds no flow: no traced program has had a packet recently.")
     elif not matched:
-        note(f"None of the {held:,} flows that the agent holds matches.")
+        note(f"No flow matches, of {held:,} that the agent holds.")
     elif shown < matched:
         which = "matching flows" if filtered else "flows"
         note(f"{shown:,} of {matched:,} {which}: --limit {matched} lists all.")
