@@ -61,9 +61,6 @@ AT_ONCE: Final = {
         "a program that cannot be traced returns XDP_ABORTED",
         {"program": "decide_aborted", "interface": "xsdark", "verdict": "aborted"},
     ),
-    "XdpscopeTracerMissesPackets": Cause(
-        WELL, "packets interrupt test runs of their program", {"program": "decide_pass"}
-    ),
 }
 """Alerts that need no history."""
 
@@ -95,7 +92,6 @@ AFTER_A_WHILE: Final = {
 """Alerts that compare with what was before. The first one belongs to the second."""
 
 RUNNING: Final = {
-    "XdpscopeFlowTablePressure": Cause(ILL, "there are more flows than flows.max_entries"),
     "XdpscopeBudgetExceeded": Cause(ILL, "the budget is 0.1 % of a CPU"),
     "XdpscopeFlowsReduced": Cause(ILL, "the same"),
     "XdpscopeCollectorFailed": Cause(
@@ -123,5 +119,7 @@ CAUSED: Final = {
 
 ELSEWHERE: Final = {
     "XdpscopeFlowTableFull": "the cause is a program on more than 65,540 interfaces",
+    "XdpscopeFlowTablePressure": "the budget of the agent that is ill ends the counting of flows",
+    "XdpscopeTracerMissesPackets": "a packet would have to interrupt a tracer while it runs",
 }
-"""Alerts that no guest can cause in a reasonable time, and why. Only promtool tests them."""
+"""Alerts that no story causes, and why. Only promtool tests them."""

@@ -2,7 +2,6 @@
 """Two agents for test_alerts.py: one on a host with faulty programs, one that is faulty itself."""
 
 import itertools
-import os
 import resource
 import signal
 import threading
@@ -15,7 +14,6 @@ from typing import Final
 from tests.kernel.agent import AgentProcess
 from tests.kernel.conftest import kernel
 from tests.kernel.lab import VERDICT_BYTE, Lab, Veth, attempt, frame
-from tests.kernel.pinned import udp
 from tests.kernel.test_scan_hangs import silent_server
 from tests.kernel.xsk import XdpSocket
 from tests.waiting import wait_for
@@ -23,7 +21,7 @@ from xdpscope.errors import KernelError
 from xdpscope.kernel.xdp_diag import read_sockets
 
 _INTERFACES: Final = (
-    "xsdrops", "xsfaults", "xsstops", "xsgone", "xsother", "xsdark", "xsmissed",
+    "xsdrops", "xsfaults", "xsstops", "xsgone", "xsother", "xsdark",
 )  # fmt: skip
 _FULL: Final = range(950)
 
@@ -32,13 +30,6 @@ _STEADY: Final = 4
 """Packets in each round of what is usual. Some alerts need ten a second."""
 _SELDOM: Final = 5
 """All others come in each fifth round."""
-_FLOWS: Final = [udp(1024 + number) for number in range(2000)]
-_FLOWS_AT_ONCE: Final = 10
-
-_RUNS, _INTERRUPTIONS = 1500, 20
-_DELAY: Final = {"delay": 30_000, "jitter": 25_000}  # microseconds
-"""Test runs take longer than that on an emulated machine."""
-
 _SPARE_DESCRIPTORS: Final = 8
 """Enough for scrapes and scans, too few for maps and programs of tracepoints."""
 
@@ -62,8 +53,6 @@ def missing() -> dict[str, str]:
         if error.errno != ENOENT or kernel() >= (6, 12):
             raise
         found["XdpSocketFillRingEmpty"] = "Debian builds CONFIG_XDP_SOCKETS_DIAG since 6.12"
-    if kernel() >= (6, 11):
-        found["XdpscopeTracerMissesPackets"] = "no packet interrupts a test run since 6.11"
     return found
 
 
@@ -75,9 +64,6 @@ class Streams(threading.Thread):
         self._senders = {veth.name: veth.sender() for veth in veths}
         self._steady: dict[str, bytes] = {}
         self._seldom: dict[str, list[bytes]] = {}
-        self._flood = itertools.cycle(_FLOWS)
-        self.flooded = ""
-        """The interface that gets packets of many flows, too."""
         self._end = threading.Event()
 
     def steady(self, interface: str, verdict: str | None) -> None:
@@ -103,9 +89,6 @@ class Streams(threading.Thread):
             for name, frames in list(self._seldom.items()):
                 for data in frames:
                     attempt(self._senders[name], data)
-            if self.flooded:
-                for data in itertools.islice(self._flood, _FLOWS_AT_ONCE):
-                    attempt(self._senders[self.flooded], data)
 
     def stop(self) -> None:
         """End all traffic."""
@@ -131,13 +114,11 @@ class Well:
         self._passing, self._dropping = lab.load("decide_pass"), lab.load("decide_drop")
         for name in ("xsdrops", "xsfaults"):
             lab.attach(self._deciding, self._veths[name])
-        for name in ("xsstops", "xsgone", "xsother", "xsmissed"):
+        for name in ("xsstops", "xsgone", "xsother"):
             lab.attach(self._passing, self._veths[name])
         self._socket: str | None = None
         if "XdpSocketFillRingEmpty" not in missing():
             self._socket = self._open_socket(stack)
-        self._interrupting = threading.Thread(target=self._interrupt, daemon=True)
-        self._interrupted = threading.Event()
         self.streams = Streams(list(self._veths.values()))
         self.streams.steady("xsdrops", "pass")
         self.streams.steady("xsstops", "pass")
@@ -156,9 +137,6 @@ class Well:
         streams.seldom("xsdark", "pass")  # its program aborts
         if self._socket is not None:
             streams.seldom(self._socket, "pass")
-        at = self._lab.index(self._veths["xsmissed"].peer)
-        self._lab.route.tc("add", "netem", index=at, **_DELAY)
-        self._interrupting.start()
 
     def fail_later(self) -> None:
         """Change what has been usual for some time."""
@@ -174,8 +152,6 @@ class Well:
         streams.seldom("xsdark")
         if self._socket is not None:
             streams.seldom(self._socket)
-        self._interrupted.set()
-        self._interrupting.join()
         self._lab.attach(None, self._veths["xsdark"])
         for key in _FULL:
             self._filled.take_out("grown", key)
@@ -196,31 +172,15 @@ class Well:
         self._lab.attach(loaded["to_socket"], veth)
         return veth.name
 
-    def _interrupt(self) -> None:
-        """Let packets arrive while their program runs: the kernel skips its tracer then.
-
-        The queue of the peer delays them, and a timer of this CPU delivers them.
-        """
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-        with self._veths["xsmissed"].sender() as sender:
-            while not self._interrupted.wait(0.5):
-                for _ in range(_INTERRUPTIONS):
-                    attempt(sender, frame(60))
-                self._passing.test_run(frame(60), repeat=_RUNS)
-
 
 class Ill:
     """An agent that is restarted, killed, and short of everything."""
 
-    def __init__(self, lab: Lab, stack: ExitStack, port: int) -> None:
+    def __init__(self, lab: Lab, port: int) -> None:
         """Attach a program. Nobody sends to it yet, and the agent does not run yet."""
         self._port = port
         self.address = f"http://127.0.0.1:{port}"
-        veth = lab.veth("xsflows")
-        lab.attach(lab.load("decide_drop"), veth)
-        self._streams = Streams([veth])
-        self._streams.start()
-        stack.callback(self._streams.stop)
+        lab.attach(lab.load("decide_drop"), lab.veth("xsquiet"))
 
     @contextmanager
     def started(self) -> Iterator[AgentProcess]:
@@ -236,13 +196,11 @@ class Ill:
         usual = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         highest = max(int(each.name) for each in Path(f"/proc/{pid}/fd").iterdir())
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (highest + 1 + _SPARE_DESCRIPTORS, usual[1]))
-        self._streams.flooded = "xsflows"
         self._reload(agent, outcomes="true", percent="0.1")
         wait_for(self._failing(agent), interval=2)
         with silent_server():
             yield
         resource.prlimit(pid, resource.RLIMIT_NOFILE, usual)
-        self._streams.flooded = ""
         self._reload(agent, outcomes="true", percent="null")
 
     def _reload(self, agent: AgentProcess, **values: str) -> None:

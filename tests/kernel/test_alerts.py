@@ -173,7 +173,7 @@ class Story:
 
     def of_ill(self) -> None:
         """Kill and start an agent. Then take from it what it needs."""
-        ill = Ill(self._lab, self._stack, free_port())
+        ill = Ill(self._lab, free_port())
         self._scrape(ill.address)
         self._begin(RESTARTED)
         self._start_and_kill(ill)
