@@ -56,7 +56,7 @@ def record(costs: Sequence[Cost], path: Path = RECORDED) -> None:
     path.write_text(json.dumps(recorded, indent=2, sort_keys=True) + "\n")
 
 
-def allowed(figure: int) -> int:
+def _allowed(figure: int) -> int:
     """Return the most that a row may take that took ``figure`` before: one percent more.
 
     One instruction is accepted in any case: the kernel's hash of devices differs by so much.
@@ -73,14 +73,15 @@ def report_grown(costs: Sequence[Cost], path: Path = RECORDED) -> bool:
         if before is None:
             print(
                 f"bench: nothing is recorded for kernel {cost.release}, so nothing is compared. "
-                f"Record it: python -m tests.bench --kernel {cost.kernel} --record",
+                f"Record it with python -m tests.bench and python -m tests.bench.sessions: "
+                f"--kernel {cost.kernel} --record",
                 file=sys.stderr,
             )
             continue
         for row, figure in _ours(cost).items():
             if row not in before:
                 print(f"bench: kernel {cost.release}: {row}: {figure}, new", file=sys.stderr)
-            elif figure > allowed(before[row]):
+            elif figure > _allowed(before[row]):
                 grown = True
                 print(
                     f"bench: kernel {cost.release}: {row}: {figure} instructions a packet, "

@@ -230,7 +230,7 @@ def test_as_long_as_nothing_moves_no_device_is_asked_for_again() -> None:
 
 
 def test_no_step_handles_all_of_hundreds_of_targets() -> None:
-    """The lock is held during a step, and a scrape waits for it."""
+    """Each step holds the lock, for which a scrape waits."""
     asked: list[int] = []
 
     def location_of(_serial: int, index: int, _inode: int, _name: str) -> Location | None:

@@ -26,7 +26,7 @@ from pyroute2 import IPRoute
 from tests.bench.compiled import path_of
 from tests.bench.guest import TARGET
 from tests.bench.rig import packet4
-from tests.kernel.dummies import dummies
+from tests.bench.scale.dummies import dummies
 from xdpscope import bpf
 from xdpscope.errors import VanishedError
 from xdpscope.kernel.machine import cpus_to_serve
