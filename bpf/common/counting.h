@@ -146,7 +146,7 @@ static __always_inline struct target_counts *target_counts_in_handover(void)
  * Whether an exit must not count a packet, because an exit that replaces it has counted it. The
  * new exit runs first: the kernel calls what was attached last before the others.
  */
-static __always_inline bool is_handed_over(struct target_counts *target, bool timed)
+static __always_inline bool is_handed_over(struct target_counts *target, enum way way)
 {
 	__u32 number = read_once(control.key);
 
@@ -154,7 +154,7 @@ static __always_inline bool is_handed_over(struct target_counts *target, bool ti
 	target->timing.packet = 0;
 	if (!number)
 		return false;
-	if ((number & 1) == timed) {
+	if ((number & WAY_MASK) == way) {
 		target->handed_over = number;
 		return false;
 	}

@@ -31,6 +31,14 @@ enum verdict {
 	VERDICTS,
 };
 
+/* What the new programs of a handover do: the last bits of its number. */
+enum way {
+	WAY_PLAIN,
+	WAY_TIMED,
+	WAY_SAMPLED_OUT,
+	WAY_MASK,
+};
+
 /* Why a packet is in no flow. */
 enum reason {
 	REASON_NOT_IP,
@@ -158,7 +166,7 @@ struct entry {
 	__be16 short4, short6;
 	__u32 layer3; /* whether there ever was such a packet */
 	__u16 kind; /* enum entry_kind, for OWNER_OTHER; 0: there never was one */
-	__u16 counted; /* set by exit_only_*, if exit_verdicts_* must know */
+	__u16 counted; /* set by an exit without entry, if exit_verdicts_* must know */
 	__u32 skip; /* packets not to be taken before the next one */
 	__u64 sample_at; /* which of the last packets was taken, of as many as the sample rate */
 };
@@ -212,7 +220,7 @@ struct target_counts {
 struct control {
 	__u32 key; /* 0. In a handover: its number */
 	__u32 unsampled_key; /* for programs that take each packet: not 0 while packets are sampled */
-	__u32 handovers; /* the number of the last one: odd if the new programs measure times */
+	__u32 handovers; /* the number of the last one; its last bits are an enum way */
 	__u32 latency_rate; /* times: one of this many packets */
 };
 

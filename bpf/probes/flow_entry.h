@@ -74,37 +74,49 @@ static __always_inline int enter_packet(struct xdp_buff *xdp, struct target_coun
 }
 
 /*
- * One of `rate` packets, but at random: traffic has rhythms. The first packet of a CPU is always
- * taken: see entered(). Returns whether this packet is taken.
+ * Whether the packet after those that are left out is taken: one of `rate` packets, but at random,
+ * because traffic has rhythms. The first packet of a CPU always is: see entered().
  */
-static __noinline int entry_flows_taken(__u64 *ctx, struct target_counts *target)
+static __noinline int is_taken(struct target_counts *target)
 {
 	struct entry *entry = &target->entry;
 	__u64 rate = read_once(sampling.rate), at;
 
-	if (!rate && entered(entry)) {
-		write_once(entry->owner, 0);
+	if (!rate && entered(entry))
 		return 0;
-	}
 	rate += !rate;
 	at = bpf_get_prandom_u32() % rate;
 	/* The rate may have been higher before. */
 	entry->skip = rate - 1 - lesser(entry->sample_at, rate - 1) + at;
 	entry->sample_at = at;
-	entry_flows_other(packet_of(ctx), target);
 	return 1;
+}
+
+/* Whether a packet is taken for flows. Asked once for each packet. */
+static __always_inline bool takes_packet(struct target_counts *target)
+{
+	if (__builtin_expect(target->entry.skip, true)) {
+		target->entry.skip--;
+		return false;
+	}
+	return is_taken(target);
+}
+
+/* By itself, so that packets that are left out need fewer registers. */
+static __noinline int entry_flows_next(__u64 *ctx, struct target_counts *target)
+{
+	if (is_taken(target))
+		return entry_flows_other(packet_of(ctx), target);
+	write_once(target->entry.owner, 0);
+	return 0;
 }
 
 static __always_inline int entry_flows_maybe(__u64 *ctx, struct target_counts *target)
 {
-	struct entry *entry = &target->entry;
-
-	if (__builtin_expect(entry->skip, true)) {
-		entry->skip--;
-		write_once(entry->owner, 0);
-		return 0;
-	}
-	entry_flows_taken(ctx, target);
+	if (__builtin_expect(!target->entry.skip, false))
+		return entry_flows_next(ctx, target);
+	target->entry.skip--;
+	write_once(target->entry.owner, 0);
 	return 0;
 }
 
@@ -126,18 +138,32 @@ static __always_inline int entry_flows_sampling(__u64 *ctx, bool timed)
 	return timed ? start_time(ctx, target) : 0;
 }
 
-/* For programs that usually take each packet. */
-static __noinline int entry_flows_harder(__u64 *ctx, bool timed)
+/* For programs that usually take each packet. NULL if this one needs no more work. */
+static __noinline struct target_counts *entry_flows_harder(__u64 *ctx, bool timed)
 {
-	return entry_flows_sampling(ctx, timed);
+	struct target_counts *target = target_counts();
+
+	if (!target) {
+		entry_flows_in_handover(ctx);
+		return NULL;
+	}
+	if (takes_packet(target))
+		return target;
+	write_once(target->entry.owner, 0);
+	if (timed)
+		start_time(ctx, target);
+	return NULL;
 }
 
 static __always_inline int entry_flows(__u64 *ctx, enum reader reader, bool timed)
 {
 	struct target_counts *target = target_unless_sampled();
 
-	if (!target)
-		return entry_flows_harder(ctx, timed);
+	if (!target) {
+		target = entry_flows_harder(ctx, timed);
+		if (!target)
+			return 0;
+	}
 	if (!timed)
 		return enter_packet(packet_of(ctx), target, reader);
 	enter_packet(packet_of(ctx), target, reader);

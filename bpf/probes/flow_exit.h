@@ -215,24 +215,20 @@ static __noinline int exit_flows_in_handover(__u64 *ctx, __u64 length, bool time
 {
 	struct target_counts *target = target_counts_in_handover();
 
-	if (!target || is_handed_over(target, timed))
+	/* Without an entry, another exit counts: exit_verdicts(), or the one that this replaces. */
+	if (!target || !entered(&target->entry) ||
+	    is_handed_over(target, timed ? WAY_TIMED : WAY_PLAIN))
 		return 0;
 	return exit_flows_other(packet_of(ctx), target, ctx[1], length);
 }
 
-/* After entry_flows_sampled(). */
-static __always_inline int exit_flows_sampled(__u64 *ctx, __u64 length, bool by_epoch, bool timed)
+/* A packet that was not taken, or not on the short way. */
+static __always_inline int exit_flows_maybe(__u64 *ctx, struct target_counts *target, __u64 length,
+					    bool by_epoch)
 {
-	struct target_counts *target = target_counts();
-	struct device_counts *first;
-	struct xdp_buff *xdp;
+	struct device_counts *first = &target->devices[0];
+	struct xdp_buff *xdp = packet_of(ctx);
 
-	if (timed && stop_time(ctx, target))
-		target = target_counts();
-	if (!target)
-		return exit_flows_in_handover(ctx, length, timed);
-	xdp = packet_of(ctx);
-	first = &target->devices[0];
 	if (__builtin_expect(!recognised(first, device_of(xdp, target), by_epoch), false) ||
 	    __builtin_expect(target->entry.owner - OWNER_OTHER == (__u64)xdp, false))
 		return exit_flows_other(packet_of(ctx), target, ctx[1], length);
@@ -241,15 +237,49 @@ static __always_inline int exit_flows_sampled(__u64 *ctx, __u64 length, bool by_
 	return exit_flows_untaken(ctx, first, length);
 }
 
-/* After entry_flows_harder(). */
-static __noinline int exit_flows_harder_by_epoch(__u64 *ctx, __u64 length, bool timed)
+/* After entry_flows_sampled(). */
+static __always_inline int exit_flows_sampled(__u64 *ctx, __u64 length, bool by_epoch, bool timed)
 {
-	return exit_flows_sampled(ctx, length, true, timed);
+	struct target_counts *target = target_counts();
+
+	if (timed && stop_time(ctx, target))
+		target = target_counts();
+	if (!target)
+		return exit_flows_in_handover(ctx, length, timed);
+	return exit_flows_maybe(ctx, target, length, by_epoch);
 }
 
-static __noinline int exit_flows_harder_by_identity(__u64 *ctx, __u64 length, bool timed)
+/* After entry_flows_harder(). NULL if the packet is counted. */
+static __always_inline struct target_counts *exit_flows_harder(__u64 *ctx, __u64 length,
+							       bool by_epoch, bool timed)
 {
-	return exit_flows_sampled(ctx, length, false, timed);
+	struct target_counts *target = target_counts();
+	__u64 owner;
+
+	if (timed && stop_time(ctx, target))
+		target = target_counts();
+	if (!target) {
+		exit_flows_in_handover(ctx, length, timed);
+		return NULL;
+	}
+	owner = read_once(target->entry.owner);
+	if (owner &&
+	    (owner == (__u64)packet_of(ctx) || owner - OWNER_IPV6 == (__u64)packet_of(ctx)))
+		return target;
+	exit_flows_maybe(ctx, target, length, by_epoch);
+	return NULL;
+}
+
+static __noinline struct target_counts *exit_flows_harder_by_epoch(__u64 *ctx, __u64 length,
+								   bool timed)
+{
+	return exit_flows_harder(ctx, length, true, timed);
+}
+
+static __noinline struct target_counts *exit_flows_harder_by_identity(__u64 *ctx, __u64 length,
+								      bool timed)
+{
+	return exit_flows_harder(ctx, length, false, timed);
 }
 
 /* After entry_flows_plain() and its like. */
@@ -264,9 +294,12 @@ static __always_inline int exit_flows(__u64 *ctx, bool by_epoch, bool timed)
 
 	if (timed && stop_time(ctx, target))
 		target = target_unless_sampled();
-	if (!target)
-		return by_epoch ? exit_flows_harder_by_epoch(ctx, length, timed) :
-				  exit_flows_harder_by_identity(ctx, length, timed);
+	if (!target) {
+		target = by_epoch ? exit_flows_harder_by_epoch(ctx, length, timed) :
+				    exit_flows_harder_by_identity(ctx, length, timed);
+		if (!target)
+			return 0;
+	}
 	xdp = packet_of(ctx);
 	returned = ctx[1]; /* here, so that `ctx` need not be kept */
 	first = &target->devices[0];
@@ -296,18 +329,25 @@ other:
 static __noinline int exit_only_in_handover(__u64 *ctx, __u64 length, bool timed)
 {
 	struct target_counts *target = target_counts_in_handover();
-	struct entry *entry;
 
-	if (!target || is_handed_over(target, timed))
+	if (!target || is_handed_over(target, timed ? WAY_TIMED : WAY_PLAIN))
 		return 0;
-	entry = &target->entry;
-	entry->counted = true;
-	if (entry->skip) {
-		entry->skip--;
-		entry->kind = ENTRY_NONE;
-	} else if (!entry_flows_taken(ctx, target)) {
-		entry->kind = ENTRY_NONE;
-	}
+	target->entry.counted = true;
+	if (takes_packet(target))
+		entry_flows_other(packet_of(ctx), target);
+	else
+		target->entry.kind = ENTRY_NONE;
+	return exit_flows_other(packet_of(ctx), target, ctx[1], length);
+}
+
+/* A packet on any device that was not taken for flows. */
+static __always_inline int exit_only_untaken(__u64 *ctx, struct target_counts *target, __u64 length)
+{
+	struct device_counts *first = &target->devices[0];
+
+	if (__builtin_expect(recognised(first, device_of(packet_of(ctx), target), true), true))
+		return exit_flows_untaken(ctx, first, length);
+	target->entry.kind = ENTRY_NONE;
 	return exit_flows_other(packet_of(ctx), target, ctx[1], length);
 }
 
@@ -315,30 +355,34 @@ static __noinline int exit_only_in_handover(__u64 *ctx, __u64 length, bool timed
 static __always_inline int exit_only_packet_sampled(__u64 *ctx, __u64 length, bool timed)
 {
 	struct target_counts *target = target_counts();
-	struct device_counts *first;
-	struct entry *entry;
 
 	if (timed && stop_time(ctx, target))
 		target = target_counts();
 	if (!target)
 		return exit_only_in_handover(ctx, length, timed);
-	first = &target->devices[0];
-	entry = &target->entry;
-	entry->counted = true;
-	if (__builtin_expect(entry->skip, true))
-		entry->skip--;
-	else if (entry_flows_taken(ctx, target))
-		return exit_flows_other(packet_of(ctx), target, ctx[1], length);
-	if (__builtin_expect(!recognised(first, device_of(packet_of(ctx), target), true), false)) {
-		entry->kind = ENTRY_NONE;
-		return exit_flows_other(packet_of(ctx), target, ctx[1], length);
-	}
-	return exit_flows_untaken(ctx, first, length);
+	target->entry.counted = true;
+	if (!takes_packet(target))
+		return exit_only_untaken(ctx, target, length);
+	entry_flows_other(packet_of(ctx), target);
+	return exit_flows_other(packet_of(ctx), target, ctx[1], length);
 }
 
-static __noinline int exit_only_harder(__u64 *ctx, __u64 length, bool timed)
+/* For programs that usually take each packet. NULL if this one is counted. */
+static __noinline struct target_counts *exit_only_harder(__u64 *ctx, __u64 length, bool timed)
 {
-	return exit_only_packet_sampled(ctx, length, timed);
+	struct target_counts *target = target_counts();
+
+	if (timed && stop_time(ctx, target))
+		target = target_counts();
+	if (!target) {
+		exit_only_in_handover(ctx, length, timed);
+		return NULL;
+	}
+	if (takes_packet(target))
+		return target;
+	target->entry.counted = true;
+	exit_only_untaken(ctx, target, length);
+	return NULL;
 }
 
 /*
@@ -357,8 +401,11 @@ static __always_inline int exit_only_packet(__u64 *ctx, enum reader reader, bool
 
 	if (timed && stop_time(ctx, target))
 		target = target_unless_sampled();
-	if (!target)
-		return exit_only_harder(ctx, length, timed);
+	if (!target) {
+		target = exit_only_harder(ctx, length, timed);
+		if (!target)
+			return 0;
+	}
 	target->entry.counted = true;
 	xdp = packet_of(ctx);
 	first = &target->devices[0];
@@ -377,6 +424,45 @@ static __always_inline int exit_only_packet(__u64 *ctx, enum reader reader, bool
 other:
 	entry_flows_again(packet_of(ctx), target, reader);
 	return exit_flows_by_epoch_other(packet_of(ctx), target, ctx[1], length);
+}
+
+/* Any packet, while none is taken for flows. */
+static __noinline int exit_sampled_out_other(__u64 *ctx, struct target_counts *target, __u64 length)
+{
+	struct entry *entry = &target->entry;
+
+	write_once(entry->owner, 0);
+	entry->counted = true;
+	entry->kind = ENTRY_NONE;
+	return exit_flows_other(packet_of(ctx), target, ctx[1], length);
+}
+
+static __noinline int exit_sampled_out_in_handover(__u64 *ctx, __u64 length)
+{
+	struct target_counts *target = target_counts_in_handover();
+
+	if (!target || is_handed_over(target, WAY_SAMPLED_OUT))
+		return 0;
+	return exit_sampled_out_other(ctx, target, length);
+}
+
+/*
+ * Without an entry, for any target whose packets are not taken for flows at all. As long as there is
+ * exit_verdicts(), too, `counted` keeps that from counting.
+ */
+static __always_inline int exit_sampled_out(__u64 *ctx, bool by_epoch)
+{
+	__u64 length = length_of(packet_of(ctx));
+	struct target_counts *target = target_counts(), *shifted;
+
+	if (!target)
+		return exit_sampled_out_in_handover(ctx, length);
+	target->entry.counted = true;
+	shifted = target;
+	if (__builtin_expect(!find_own(&shifted, device_of(packet_of(ctx), target), by_epoch),
+			     false))
+		return exit_sampled_out_other(ctx, target, length);
+	return exit_flows_untaken(ctx, &shifted->devices[0], length);
 }
 
 #endif

@@ -5,7 +5,8 @@
  *
  * A flow is the packet as it arrived, with the verdict with which it left: the fentry
  * program keeps the key for the fexit program. A target that alters no packet needs no
- * entry: exit_only_* does the work of both. All programs here are templates.
+ * entry: exit_only_* does the work of both. While no packet is taken for flows, a busy target has
+ * exit_sampled_out_* alone. All programs here are templates.
  *
  * The agent attaches the small exit of a target first, exit_verdicts_*. Then it attaches
  * exit_flows_* and entry_flows_*, or exit_only_* alone, and detaches the first. At any
@@ -70,8 +71,8 @@ int entry_flows_sampled_timed(__u64 *ctx)
  * Loads fast, and is attached first: counts verdicts until other programs do. After
  * exit_flows_* and entry_flows_* are attached, it stops once an entry has run on this CPU,
  * for good. From then on exit_flows_* counts, with or without further entries. After
- * exit_only_* is attached, it stops for the present packet alone, and leaves no state
- * behind.
+ * exit_only_* or exit_sampled_out_* is attached, it stops for the present packet alone, and leaves
+ * no state behind.
  */
 static __always_inline int exit_verdicts(__u64 *ctx, bool by_epoch)
 {
@@ -208,6 +209,18 @@ SEC("fexit")
 int exit_only_sampled_timed(__u64 *ctx)
 {
 	return exit_only_packet_sampled(ctx, length_of(packet_of(ctx)), true);
+}
+
+SEC("fexit")
+int exit_sampled_out_by_epoch(__u64 *ctx)
+{
+	return exit_sampled_out(ctx, true);
+}
+
+SEC("fexit")
+int exit_sampled_out_by_identity(__u64 *ctx)
+{
+	return exit_sampled_out(ctx, false);
 }
 
 char LICENSE[] SEC("license") = "GPL";

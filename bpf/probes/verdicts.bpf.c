@@ -26,7 +26,7 @@ static __noinline int count_in_handover(__u64 *ctx, bool timed)
 {
 	struct target_counts *target = target_counts_in_handover();
 
-	if (!target || is_handed_over(target, timed))
+	if (!target || is_handed_over(target, timed ? WAY_TIMED : WAY_PLAIN))
 		return 0;
 	return count_other(device_of(packet_of(ctx), target), target, verdict_of(ctx),
 			   length_of(packet_of(ctx)));

@@ -16,6 +16,7 @@ from xdpscope import bpf
 from xdpscope.attach import packet_writes, templates
 from xdpscope.attach.handover import Handover
 from xdpscope.attach.pins import PinPath, TargetPins
+from xdpscope.attach.spec import Spec
 from xdpscope.attach.vacancies import Vacancies
 from xdpscope.attach.variants import FlowSizes
 from xdpscope.counters.overflow import OverflowReading
@@ -90,6 +91,8 @@ class Engine:
         machine.require_supported()
         self._numbers = itertools.count(1)
         self._in_use: set[int] = set()
+        self.without_flows: frozenset[int] = frozenset()
+        """Programs whose tracers need not take packets for flows, because none is taken."""
         self._logged_cpus = False
         with ExitStack() as stack:
             try:
@@ -178,14 +181,20 @@ class Engine:
         """Return the sample rate for which the tracers were made."""
         return self._usual_rate
 
-    def sample_flows(self, rate: int) -> None:
+    def sample_flows(self, rate: int, without: Set[int] = frozenset()) -> None:
         """Take one of this many packets for flows from now on, in all tracers. With 0, take none.
 
         The tracers stay attached. Each packet counts in a flow, or as sampled out.
 
+        Args:
+            rate: The sample rate.
+            without: Ids of programs, with rate 0: their tracers may be replaced by ones that cannot
+                take packets.
+
         Raises:
             KernelError: the tracers keep their rate.
         """
+        self.without_flows = frozenset() if rate else frozenset(without)
         if self._sampling is not None:
             # A reader of the key may still see the old rate: any rate is right.
             self._sampling.update(_ONLY_KEY, np.uint32(rate).tobytes())
@@ -211,6 +220,16 @@ class Engine:
             _log.debug("no helper counts as read-only", error=str(error))
             return frozenset()
 
+    def prepare(self, kind: Spec) -> None:
+        """Load the programs of one of ``KINDS``. Again is no error.
+
+        Raises:
+            KernelError: this kernel does not accept these programs.
+        """
+        entry = self._self_test.entry_function()
+        assert entry is not None  # noqa: S101 - the templates are loaded
+        self.templates.load_kind(kind, self._self_test, entry)
+
     def prepare_times(self, sample_rate: int) -> None:
         """Load the programs for ``Spec.TIMES``. Again is no error: it sets the rate.
 
@@ -220,10 +239,8 @@ class Engine:
         Raises:
             KernelError: this kernel does not accept the programs that measure times.
         """
-        entry = self._self_test.entry_function()
-        assert entry is not None  # noqa: S101 - the templates are loaded
         self.handover.set_rate(sample_rate)
-        self.templates.load_timed(self._self_test, entry)
+        self.prepare(Spec.TIMES)
 
     @property
     def handover(self) -> Handover:

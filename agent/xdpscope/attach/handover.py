@@ -16,11 +16,13 @@ from contextlib import suppress
 import numpy as np
 from numpy.typing import NDArray
 
+from xdpscope.attach.spec import KINDS, Spec
 from xdpscope.errors import VanishedError
 from xdpscope.kernel import rcu
 from xdpscope.libbpf import Map, Program
 
 _ONLY_KEY = b"\0\0\0\0"
+_WAYS = 4  # the number of a handover, modulo this, is an enum way
 _KEY, _UNSAMPLED, _HANDOVERS, _RATE = range(4)  # struct control
 
 # Seconds that the kernel may take to unload a detached program.
@@ -42,21 +44,21 @@ class Handover:
         self.active = False
         """Whether ``begin`` was called, and ``end`` was not."""
 
-    def begin(self, *, timed: bool) -> None:
+    def begin(self, kind: Spec) -> None:
         """Let programs be replaced from now on. Again is no error.
 
         Args:
-            timed: Whether the new programs measure times.
+            kind: The kind of the new programs, one of ``KINDS``.
 
         Raises:
             KernelError: the control record cannot be read or written.
         """
-        record = self._read()
-        if self.active and record[_KEY] & 1 == timed:
+        record, way = self._read(), KINDS.index(kind)
+        if self.active and record[_KEY] % _WAYS == way:
             return
         self.end()
         number = int(record[_HANDOVERS]) + 1
-        number += (number & 1) != timed
+        number += (way - number) % _WAYS
         self.active = True
         self._set({_KEY: number, _HANDOVERS: number})
         rcu.synchronize()

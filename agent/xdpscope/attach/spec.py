@@ -17,6 +17,20 @@ class Spec(Flag):
     """Count packets by flow. This needs the object ``flows``."""
     TIMES = auto()
     """Measure the time from entry to exit. With the object ``flows``, FLOWS is included."""
+    SAMPLED_OUT = auto()
+    """Count each packet as one that is not taken for flows. FLOWS and TIMES take precedence."""
+
+    @property
+    def kind(self) -> "Spec":
+        """Return the one of ``KINDS`` that does all of this."""
+        if Spec.TIMES in self:
+            return Spec.TIMES
+        return Spec.SAMPLED_OUT if self & _FOR_FLOWS == Spec.SAMPLED_OUT else Spec.FLOWS
 
 
 NOTHING = Spec(0)
+_FOR_FLOWS = Spec.FLOWS | Spec.SAMPLED_OUT
+
+KINDS = (Spec.FLOWS, Spec.TIMES, Spec.SAMPLED_OUT)
+"""The programs of one kind replace those of another in a handover. The order is that of
+``enum way`` in ``bpf/common/xdpscope.h``."""

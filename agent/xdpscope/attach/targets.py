@@ -211,7 +211,7 @@ class Targets:
             if target.flow_refusals == 1:
                 without_flows = self._engine.templates.variant.rest and not target.counts_flows
                 _log.warning(
-                    "flows are not counted" if without_flows else "times are not switched",
+                    "flows are not counted" if without_flows else "tracer not replaced",
                     program=program.function,
                     program_id=program.id,
                     error=str(error),

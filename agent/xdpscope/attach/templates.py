@@ -176,8 +176,8 @@ class Templates:
             )
             self._resources = stack.pop_all()
 
-    def load_timed(self, self_test: Program, entry: EntryFunction) -> None:
-        """Load the programs that measure times, and try them on the self-test.
+    def load_kind(self, kind: Spec, self_test: Program, entry: EntryFunction) -> None:
+        """Load the programs of a kind, and try them on the self-test.
 
         They use the maps of the programs that are loaded already. Again is no error.
 
@@ -185,7 +185,7 @@ class Templates:
             LoadError: the kernel refused one of them.
             KernelError: a test failed.
         """
-        names = self.variant.timed_programs
+        names = self.variant.programs_for(kind)
         if names[0] in self._copyables:
             return
         with ExitStack() as stack:
@@ -198,12 +198,12 @@ class Templates:
                 with self.map(name) as shared:
                     loaded.reuse_fd(name, shared)
             loaded.load()
-            timed = {name: self._copyable(loaded, name, self.sizes) for name in names}
+            added = {name: self._copyable(loaded, name, self.sizes) for name in names}
             try:
-                self._copyables |= timed
-                self._try_handover(self_test, entry)
+                self._copyables |= added
+                self._try_handover(kind, self_test, entry)
             except KernelError:
-                self._copyables = {k: v for k, v in self._copyables.items() if k not in timed}
+                self._copyables = {k: v for k, v in self._copyables.items() if k not in added}
                 raise
             self._resources.push(stack.pop_all())
 
@@ -342,24 +342,24 @@ class Templates:
                 self_test.test_run(bytes(64))
                 self._check(counts, packets=1)
 
-    def _try_handover(self, self_test: Program, entry: EntryFunction) -> None:
-        """Replace programs on the self-test by those that measure times.
+    def _try_handover(self, kind: Spec, self_test: Program, entry: EntryFunction) -> None:
+        """Replace the usual programs on the self-test by those of a kind.
 
-        Each packet must count once, also while all of them are attached. A packet under the timed
-        programs alone must have a time, and no other packet.
+        Each packet must count once, also while all of them are attached. A packet under programs
+        that measure times must have one, and no other packet.
 
         Raises:
             KernelError: a test failed.
         """
-        ways = (self.variant.ways(spec) for spec in (Spec.FLOWS, Spec.TIMES))
-        for plain, timed in dict.fromkeys(zip(*ways, strict=True)):
+        kinds = Spec.FLOWS, kind
+        for ways in dict.fromkeys(zip(*map(self.variant.ways, kinds), strict=True)):
             with ExitStack() as stack:
                 counts = stack.enter_context(self.new_counts())
                 attached = ExitStack()
-                for number, way in enumerate((plain, timed)):
+                for number, (each_kind, way) in enumerate(zip(kinds, ways, strict=True)):
                     old, attached = attached, stack.enter_context(ExitStack())
                     with old:
-                        self.handover.begin(timed=way == timed)
+                        self.handover.begin(each_kind)
                         copies = self.copies(way, 0, counts)
                         for _, each in self.attach(copies, self_test, entry):
                             attached.callback(each.close)
@@ -367,7 +367,8 @@ class Templates:
                         self._check(counts, packets=2 * number + 1)
                     self.handover.end()
                     self_test.test_run(bytes(64))
-                    self._check(counts, packets=2 * number + 2, times=number)
+                    times = number if kind is Spec.TIMES else 0
+                    self._check(counts, packets=2 * number + 2, times=times)
 
     def test_hook(self) -> None:
         """Test the hook on devices.

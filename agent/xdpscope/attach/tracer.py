@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.pins import TargetPins
-from xdpscope.attach.spec import Spec
+from xdpscope.attach.spec import KINDS, Spec
 from xdpscope.attach.templates import Attached, Copy
 from xdpscope.counters.counter_reader import Counted
 from xdpscope.discovery.model import XdpProgram
@@ -111,7 +111,7 @@ class Tracer:
 
     def _adopt(self, pinned: TargetPins, stack: ExitStack) -> None:
         variant, names = self._engine.templates.variant, pinned.links()
-        for name in (*variant.programs, *variant.timed_programs):
+        for name in dict.fromkeys((variant.first, *chain(*map(variant.programs_for, KINDS)))):
             if name in names:
                 link = stack.enter_context(pinned.link(name))
                 ends = link.ends()
@@ -135,7 +135,7 @@ class Tracer:
         if variant.rest and variant.first in attached:
             begun = self._begun()
             return {variant.first, *(() if begun is None else begun)}
-        ways = chain(variant.ways(Spec.FLOWS), variant.ways(Spec.TIMES))
+        ways = chain(*map(variant.ways, KINDS))
         return next((set(way) for way in ways if attached.issuperset(way)), set())
 
     def attach(self) -> None:
@@ -192,7 +192,7 @@ class Tracer:
         The tracer misses no packet and counts none twice. The caller may try again after a failure.
 
         Args:
-            spec: What to do from now on. A tracer that counts flows continues to do so.
+            spec: What to do from now on. A tracer that does more than count verdicts continues so.
             writes_packets: Returns whether a target may alter a packet. If not, the fexit program
                 reads the packet, and there is no fentry program for it.
 
@@ -201,25 +201,34 @@ class Tracer:
         """
         if self.does(spec):
             return
-        variant, timed = self._engine.templates.variant, Spec.TIMES in spec
-        wanted, other = (Spec.TIMES, Spec.FLOWS) if timed else (Spec.FLOWS, Spec.TIMES)
+        variant = self._engine.templates.variant
         with Program.open(self._target) as target:
-            way = self._begun()
-            if way is None:
-                way = variant.way(wanted, writes_packets=writes_packets(target))
+            begun = self._begun()
+            wanted = self._way(spec.kind, begun, lambda: writes_packets(target))
             if variant.rest and variant.first in self._attached:
-                self._attach_missing(way, target)
+                begun = begun or wanted
+                self._attach_missing(begun, target)
                 self._drop([variant.first])
-            if not self.does(wanted):
-                at = variant.ways(other).index(way)
-                self._replace(way, variant.ways(wanted)[at], target, timed=timed)
+            if begun is not None and begun != wanted:
+                self._replace(begun, wanted, target, spec.kind)
 
-    def _replace(
-        self, old: Sequence[str], new: Sequence[str], target: Program, *, timed: bool
-    ) -> None:
+    def _way(
+        self, kind: Spec, begun: tuple[str, ...] | None, writes_packets: Callable[[], bool]
+    ) -> tuple[str, ...]:
+        """Return the way of a kind. What is attached may tell whether the target alters packets."""
+        variant = self._engine.templates.variant
+        both = variant.ways(kind)
+        if both[0] == both[1]:
+            return both[0]
+        for each in (Spec.FLOWS, Spec.TIMES):
+            if begun in variant.ways(each):
+                return both[variant.ways(each).index(begun)]
+        return variant.way(kind, writes_packets=writes_packets())
+
+    def _replace(self, old: Sequence[str], new: Sequence[str], target: Program, kind: Spec) -> None:
         """Attach one way, and detach the other. The caller ends the handover."""
         handover = self._engine.handover
-        handover.begin(timed=timed)
+        handover.begin(kind)
         try:
             self._attach_missing(new, target)
         except (KernelError, OSError):
@@ -235,7 +244,7 @@ class Tracer:
     def _begun(self) -> tuple[str, ...] | None:
         """Return the way of which some programs are attached. None if there is none."""
         variant = self._engine.templates.variant
-        ways = chain(variant.ways(Spec.FLOWS), variant.ways(Spec.TIMES))
+        ways = chain(*map(variant.ways, KINDS))
         return next((way for way in ways if not self._attached.keys().isdisjoint(way)), None)
 
     def _drop(self, names: Sequence[str], *, last: bool = False) -> None:

@@ -87,26 +87,28 @@ class Variant:
     # targets that never alter a packet.
     rest: tuple[str, ...] = ()
     rest_read_only: tuple[str, ...] = ()
+    sampled_out: tuple[str, ...] = ()  # replaces ``rest`` while no packet is taken for flows
 
     @property
     def programs(self) -> tuple[str, ...]:
-        """Return the programs that measure no times."""
+        """Return the programs that an agent needs at once."""
         return tuple(dict.fromkeys((self.first, *self.rest, *self.rest_read_only)))
 
-    @property
-    def timed_programs(self) -> tuple[str, ...]:
-        """Return the programs that replace others while the agent measures times."""
-        return tuple(dict.fromkeys(chain(*self.ways(Spec.TIMES))))
+    def programs_for(self, kind: Spec) -> tuple[str, ...]:
+        """Return the programs of one of ``KINDS``."""
+        return tuple(dict.fromkeys(chain(*self.ways(kind))))
 
     def way(self, spec: Spec, *, writes_packets: bool) -> tuple[str, ...]:
         """Return the programs that do what ``spec`` says, in the order of attaching.
 
         The first one is an fexit program, which counts.
         """
-        if not spec & (Spec.FLOWS | Spec.TIMES):
+        if spec in Spec.VERDICTS:
             return (self.first,)
+        if spec.kind is Spec.SAMPLED_OUT:
+            return self.sampled_out or (self.first,)
         way = (self.rest if writes_packets else self.rest_read_only) or (self.first,)
-        if Spec.TIMES not in spec:
+        if spec.kind is not Spec.TIMES:
             return way
         names = tuple(f"{name}_timed" for name in way)
         return names if len(way) > 1 else (*names, "entry_time")
@@ -138,4 +140,5 @@ def variants(flows: FlowSizes | None, watch_devices: bool) -> Iterator[Variant]:
             # Attach the exit before the entry: see bpf/probes/flows.bpf.c.
             pair = leave, f"entry_flows_{reader}"
             alone = (f"exit_only_{reader}",) if watches else pair
-            yield Variant("flows", f"exit_verdicts_{known}", watches, pair, alone)
+            none = (f"exit_sampled_out_{known}",)
+            yield Variant("flows", f"exit_verdicts_{known}", watches, pair, alone, none)
