@@ -8,7 +8,7 @@ loads, attaches and detaches tracers.
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from errno import EAGAIN
 from math import inf
@@ -49,6 +49,7 @@ class Observer:
         inventory: Inventory,
         selection: Selection,
         probes: RunningProbes,
+        scan_wanted: Callable[[], None] = lambda: None,
     ) -> None:
         """Create an observer. It observes nothing until ``scan``.
 
@@ -57,7 +58,9 @@ class Observer:
             inventory: Finds the programs.
             selection: The programs and interfaces to observe.
             probes: All probes. The caller updates and closes them.
+            scan_wanted: Any thread calls this when the next scan has work for tracers.
         """
+        self.scan_wanted = scan_wanted
         self._engine = engine
         self._inventory = inventory
         self._selection = selection
@@ -123,14 +126,20 @@ class Observer:
         """Return ``flows.sample_rate``. None if flows are not counted."""
         return self._engine.usual_sample_rate if self._engine.flow_sizes is not None else None
 
-    def sample_flows(self, rate: int) -> None:
+    def sample_flows(self, rate: int, without: Set[int] = frozenset()) -> None:
         """Take one of this many packets for flows from now on. With 0, take none.
+
+        Args:
+            rate: The sample rate.
+            without: Ids of programs, with rate 0: the next scan replaces their tracers by ones that
+                take no packets, and cost less.
 
         Raises:
             KernelError: the rate stays.
         """
-        if rate != self._engine.sample_rate:
-            self._engine.sample_flows(rate)
+        if rate != self._engine.sample_rate or without != self._engine.without_flows:
+            self._engine.sample_flows(rate, without)
+            self.scan_wanted()
 
     def costs(self) -> list[TracerCost]:
         """Return what the kernel has counted about each tracer. It never waits for a scan."""

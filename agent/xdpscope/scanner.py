@@ -95,7 +95,7 @@ class ScanThread(threading.Thread):
                 inventory = stack.enter_context(Inventory(namespaces))
                 self.probes.reconfigure(config)
                 observer = stack.enter_context(
-                    Observer(engine, inventory, _selection(config), self.probes)
+                    Observer(engine, inventory, _selection(config), self.probes, self.scan_soon)
                 )
                 self.observer = observer
                 stack.enter_context(self.probes)

@@ -2,7 +2,7 @@
 """The kernel counts what was sent in a window, and the budget acts without losing a packet."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from functools import partial
 from pathlib import Path
 
@@ -165,10 +165,10 @@ class Rates:
     def costs(self) -> list[TracerCost]:
         return self._observer.costs()
 
-    def sample_flows(self, rate: int) -> None:
+    def sample_flows(self, rate: int, without: Set[int]) -> None:
         if self.seen[-1:] != [rate]:
             self.seen.append(rate)
-        self._observer.sample_flows(rate)
+        self._observer.sample_flows(rate, without)
 
 
 def test_a_flood_is_sampled_harder_then_not_at_all_and_flows_come_back(

@@ -6,9 +6,12 @@ from contextlib import closing
 
 import pytest
 
-from tests.kernel.flows import check_sums, held, observing, on_one_cpu, unaccounted
-from tests.kernel.lab import Lab
+from tests.kernel.conftest import expect
+from tests.kernel.flows import check_sums, held, observing, on_one_cpu, sum_of, unaccounted
+from tests.kernel.lab import Drizzle, Lab
+from tests.kernel.pinned import udp
 from tests.kernel.test_flows import PROGRAM, WRITING, udp4
+from tests.waiting import wait_for
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.spec import Spec
 from xdpscope.attach.tracer import Tracer
@@ -78,6 +81,44 @@ def test_the_rate_changes_under_traffic(lab: Lab, alters: bool) -> None:
         found = _dropped(engine, tracer, total)
         assert min(now - before for now, before in zip(found, early, strict=True)) > 0
         assert sum(found) - sum(early) == total - sent
+
+
+@pytest.mark.parametrize("usual", [1, 10], ids=["each", "sampled"])
+def test_tracers_that_take_no_packet_replace_others_under_traffic(lab: Lab, usual: int) -> None:
+    """Each packet counts once, also if the first tracer of a target took none."""
+    veths = {name: lab.veth(f"xst{n}") for n, name in enumerate((PROGRAM, WRITING))}
+    programs = {name: lab.load(name, "flows") for name in veths}
+    for name, veth in veths.items():
+        lab.attach(programs[name], veth)
+    without = {program.info().id for program in programs.values()}
+    data = udp(1)
+    traffic = Drizzle((veth.sender(), data) for veth in veths.values())
+    with Engine(FlowSizes(sets=64, sample_rate=usual)) as engine, observing(engine) as observer:
+
+        def use(rate: int) -> None:
+            observer.sample_flows(rate, without if rate == 0 else set())
+            wait_for(lambda: observer.scan(0) or not observer._targets.incomplete())
+            kind = Spec.FLOWS if rate else Spec.SAMPLED_OUT
+            assert all(target.tracer.does(kind) for target in observer._targets)
+
+        observer.sample_flows(0, without)
+        observer.scan(0, follow_up=0)  # one of the tracers still counts verdicts only
+        traffic.start()
+        try:
+            for _ in range(4):
+                use(0)
+                before, sent = sum_of(observer.held_flows().flows), traffic.sent
+                wait_for(lambda sent=sent: traffic.sent > sent + 40)
+                assert sum_of(observer.held_flows().flows) == before
+                use(usual)
+                wait_for(lambda before=before: sum_of(observer.held_flows().flows) > before + 4)
+        finally:
+            traffic.stop()
+        sums = {name: traffic.sent - veth.lost for name, veth in veths.items()}
+        size = len(data)
+        expect(observer, {(n, veths[n].name, "drop"): (s, s * size) for n, s in sums.items()})
+        check_sums(observer)
+        assert {key[3] for key in unaccounted(observer)} == {"sampled_out"}
 
 
 def _dropped(engine: Engine, tracer: Tracer, sent: int) -> tuple[int, int]:

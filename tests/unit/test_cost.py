@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the windows of the kernel's statistics add up to, and what the agent shows of it."""
 
+from collections.abc import Set
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -140,9 +141,13 @@ def test_each_level_has_a_sample_rate_and_a_message(usual: int | None, rates: li
     """Without flows, there is nothing to reduce."""
     found: list[int] = []
 
-    def sample_flows(rate: int) -> None:
+    replaced: list[Set[int]] = []
+
+    def sample_flows(rate: int, without: Set[int]) -> None:
         if found[-1:] != [rate]:
             found.append(rate)
+            replaced.append(without)
+        assert without <= replaced[-1] or rate == 0
 
     tracers = SimpleNamespace(usual_sample_rate=usual, sample_flows=sample_flows)
     probe = CostProbe()
@@ -150,8 +155,10 @@ def test_each_level_has_a_sample_rate_and_a_message(usual: int | None, rates: li
     with capture_logs() as log:
         for second in range(0, 200, 2):
             measured = Measurement(float(second), 0.0, 0.5 if second < 40 else 0.0)
-            probe._act(measured, cast(Tracers, tracers))
+            traced = [Cost(7, "busy", 1, 1.0, cpu=0.003), Cost(8, "idle", 1, 1.0, cpu=0.001)]
+            probe._act(measured, cast(Tracers, tracers), traced)
     assert found == rates
+    assert replaced == [{7} if rate == 0 else set() for rate in rates]
     assert probe._control.level is Level.USUAL
     assert [entry["event"] for entry in log] == (usual is not None) * [
         "above the budget: flows are sampled harder",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The interface between the agent and its probes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,8 +24,13 @@ class Tracers(Protocol):
     def usual_sample_rate(self) -> int | None:
         """Return ``flows.sample_rate``. None if flows are not counted."""
 
-    def sample_flows(self, rate: int) -> None:
+    def sample_flows(self, rate: int, without: Set[int] = frozenset()) -> None:
         """Take one of this many packets for flows from now on. With 0, take none.
+
+        Args:
+            rate: The sample rate.
+            without: Ids of programs, with rate 0: the next scan replaces their tracers by ones that
+                take no packets, and cost less.
 
         Raises:
             KernelError: the rate stays.

@@ -9,9 +9,10 @@ for each packet at every level.
 import random
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from contextlib import suppress
 from errno import EACCES, EINVAL, EPERM
+from math import inf
 from typing import Final
 
 import structlog
@@ -22,7 +23,7 @@ from xdpscope.errors import KernelError
 from xdpscope.probes.cost import memory
 from xdpscope.probes.cost.control import ABOVE, BELOW, BudgetControl, Measurement
 from xdpscope.probes.cost.metrics import families
-from xdpscope.probes.cost.report import CostReport, Level
+from xdpscope.probes.cost.report import Cost, CostReport, Level
 from xdpscope.probes.cost.statistics import Statistics, Window, always_on, has_isolated_cpus
 from xdpscope.probes.cost.totals import CostTotals
 from xdpscope.probes.probe import Probe, Scan, Tracers
@@ -37,6 +38,9 @@ BUDGET_INTERVAL: Final = 2.0
 """Seconds between two measurements with a budget."""
 SHARE: Final = 0.01
 """The share of the time in which the kernel's statistics are on."""
+
+BUSY: Final = 0.02
+"""The share of the budget from which the tracer of one program is worth being replaced."""
 
 _HARDER: Final = 4
 """Level.HARDER multiplies the sample rate by this."""
@@ -78,6 +82,7 @@ class CostProbe(Probe):
         self._stopping = threading.Event()
         self._failure: Exception | None = None
         self._memory: tuple[float, int] | None = None  # when it was read, bytes
+        self._busy: frozenset[int] = frozenset()  # programs without flows, at Level.OFF
         self._exhausted = False  # whether the log has said that flows off are not enough
         self._spared = False  # whether the log has said that isolated CPUs are not interrupted
         self._report = CostReport()
@@ -148,7 +153,7 @@ class CostProbe(Probe):
         traced = self._tracers.costs()
         of_tracers = sum(cost.cpu or 0 for cost in traced) if window is not None else 0.0
         measured = Measurement(now, time.process_time(), of_tracers)
-        self._act(measured, tracers)
+        self._act(measured, tracers, traced)
         mean = self._control.mean()
         # Just after a change of the level, the old value stays for a moment.
         agent = self._report.agent_cpu if mean is None else mean.agent
@@ -188,12 +193,16 @@ class CostProbe(Probe):
             self._statistics = None
             return None
 
-    def _act(self, measured: Measurement, tracers: Tracers) -> None:
+    def _act(self, measured: Measurement, tracers: Tracers, traced: Iterable[Cost] = ()) -> None:
         """Change the sample rate if the budget requires it."""
         before = self._control.level
         counts_flows = tracers.usual_sample_rate is not None
         level = self._control.step(measured, self._budget if counts_flows else None)
-        rate = _apply(level, tracers)
+        # To replace a tracer takes the agent milliseconds: not worth it for one that costs little.
+        worth = BUSY * (self._budget or inf)
+        busy = {cost.program_id for cost in traced if (cost.cpu or 0) > worth}
+        self._busy = self._busy | busy if level is Level.OFF else frozenset()
+        rate = _apply(level, tracers, self._busy)
         if rate is None:
             return
         facts: dict[str, object] = {"sample_rate": rate}
@@ -219,7 +228,7 @@ class CostProbe(Probe):
         return self._memory[1]
 
 
-def _apply(level: Level, tracers: Tracers) -> int | None:
+def _apply(level: Level, tracers: Tracers, busy: Set[int] = frozenset()) -> int | None:
     """Set the sample rate of a level, and return it. None if flows are not counted."""
     usual = tracers.usual_sample_rate
     if usual is None:
@@ -229,5 +238,5 @@ def _apply(level: Level, tracers: Tracers) -> int | None:
         Level.HARDER: min(_HARDER * usual, _LONGEST_RATE),
         Level.OFF: 0,
     }
-    tracers.sample_flows(rates[level])
+    tracers.sample_flows(rates[level], busy)
     return rates[level]

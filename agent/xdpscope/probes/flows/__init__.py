@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from math import inf
 from typing import TYPE_CHECKING
 
+import structlog
 from prometheus_client.core import Metric
 
 from xdpscope.attach.spec import NOTHING, Spec
@@ -16,6 +17,7 @@ from xdpscope.counters.clients import PATIENCE, READER, SCRAPE_BEGAN
 from xdpscope.counters.series_index import SeriesIndex
 from xdpscope.counters.totals import Location
 from xdpscope.discovery.model import XdpProgram
+from xdpscope.errors import KernelError
 from xdpscope.probes.flows.metrics import families
 from xdpscope.probes.flows.query import FlowQuery
 from xdpscope.probes.flows.report import FlowReport, FlowRow, FlowsFound
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from xdpscope.read_lock import Steps
 
 __all__ = ["FlowsProbe", "flow_sizes"]
+
+_log = structlog.get_logger(__name__)
 
 
 class FlowsProbe(TracerProbe):
@@ -45,6 +49,8 @@ class FlowsProbe(TracerProbe):
         self._patience = patience
         self._limits = Flows()
         self._flows: FlowTotals | None = None
+        # Whether tracers can leave out flows. None: not tried yet.
+        self._can_leave_out: bool | None = None
         self._series_index = SeriesIndex()
         self._read_at = -inf  # when the last reading of totals began that flows were read after
         self._version = -1  # version of the counter reader at the last reading of flows
@@ -56,8 +62,24 @@ class FlowsProbe(TracerProbe):
         self._flows = FlowTotals(tables, self._limits, self._patience) if tables else None
 
     def specs(self, target: Target) -> Spec:
-        """Count the flows of a target in service."""
-        return Spec.FLOWS if self._flows is not None and target.reason is None else NOTHING
+        """Count the flows of a target in service, unless the budget leaves them out."""
+        if self.reader is None or self._flows is None or target.reason is not None:
+            return NOTHING
+        left_out = self._can_leave_out and target.program.id in self.reader.engine.without_flows
+        return Spec.SAMPLED_OUT if left_out else Spec.FLOWS
+
+    def prepare(self) -> None:
+        """Load the programs that take no packets, once the budget needs them."""
+        engine = self.reader.engine if self.reader is not None else None
+        if engine is None or not engine.without_flows or self._can_leave_out is not None:
+            return
+        try:
+            engine.prepare(Spec.SAMPLED_OUT)
+        except (KernelError, OSError) as error:
+            _log.warning("flows cannot be left out", error=str(error))
+            self._can_leave_out = False
+        else:
+            self._can_leave_out = True
 
     def reconfigure(self, section: object) -> None:
         """Use other limits from now on."""
