@@ -176,15 +176,16 @@ class Story:
         ill = Ill(self._lab, free_port())
         self._scrape(ill.address)
         self._begin(RESTARTED)
-        self._start_and_kill(ill)
-        self._begin(DOWN)
-        self._await_fired(DOWN)
-        for _ in range(_RESTARTS - 1):
+        for _ in range(_RESTARTS):
             self._start_and_kill(ill)
         with ill.started() as agent:
             agent.ready()
-            self._await_ended(DOWN)
             self._await_fired(RESTARTED)
+            self._begin(DOWN)
+        self._await_fired(DOWN)
+        with ill.started() as agent:
+            agent.ready()
+            self._await_ended(DOWN)
             self._begin(*RUNNING)
             with ill.suffering(agent):
                 self._await_fired(*RUNNING)
