@@ -18,7 +18,14 @@ from xdpscope.probes.verdicts import VerdictsProbe
 
 PROGRAM = XdpProgram(7, "0" * 16, "filter", "filter", 3, True, "xdp")
 
-FLOWS = Variant("flows", "exit_verdicts", True, ("exit_flows", "entry_flows"), ("exit_only_plain",))
+FLOWS = Variant(
+    "flows",
+    "exit_verdicts",
+    True,
+    ("exit_flows", "entry_flows"),
+    ("exit_only_plain",),
+    ("exit_sampled_out",),
+)
 VERDICTS = Variant("verdicts", "count", True)
 
 
@@ -55,6 +62,14 @@ def test_the_needs_of_all_probes_are_combined() -> None:
         (
             FLOWS,
             Spec.VERDICTS | Spec.FLOWS | Spec.TIMES,
+            ("exit_flows_timed", "entry_flows_timed"),
+            ("exit_only_plain_timed", "entry_time"),
+        ),
+        (FLOWS, Spec.VERDICTS | Spec.SAMPLED_OUT, FLOWS.sampled_out, FLOWS.sampled_out),
+        (FLOWS, Spec.SAMPLED_OUT | Spec.FLOWS, FLOWS.rest, FLOWS.rest_read_only),
+        (
+            FLOWS,
+            Spec.SAMPLED_OUT | Spec.TIMES,
             ("exit_flows_timed", "entry_flows_timed"),
             ("exit_only_plain_timed", "entry_time"),
         ),
