@@ -40,18 +40,18 @@ def sockets() -> list[Line]:
             "full": total(rate(dropped, *LOCATION, 'reason="rx_ring_full"'), *_SOCKET),
         },
         {
-            "interface": Column("interface"),
-            "netns": Column("netns", width=120),
-            "queue": Column("queue", width=80),
-            "comm": Column("command", width=150),
-            "pid": Column("pid", width=90),
-            "socket": Column("socket", width=100),
-            "instance": Column("node", width=200, link=to_agent()),
-            "cluster": Column("cluster", width=120),
+            "interface": Column("interface", width=100),
+            "netns": Column("netns", width=100),
+            "queue": Column("queue", width=65),
+            "comm": Column("command", width=110),
+            "pid": Column("pid", width=70),
+            "socket": Column("socket", width=75),
+            "instance": Column("node", width=120, link=to_agent()),
+            "cluster": Column("cluster", width=80),
             "Value #fill": Column("fill ring empty", width=120, unit=PACKETS_RATE),
-            "Value #full": Column("rx ring full", width=110, unit=PACKETS_RATE),
+            "Value #full": Column("rx ring full", width=105, unit=PACKETS_RATE),
         },
         sort="fill ring empty",
         descending=True,
     )
-    return [Line(10, [(9, drops), (15, table)])]
+    return [Line(10, [(8, drops), (16, table)])]

@@ -27,8 +27,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
+from dashboards.pictures.outcomes import (
+    Redirecting,
+    Socket,
+    of_interface,
+    of_redirects,
+    of_socket,
+)
 
 from xdpscope.probes.latency.times import BOUNDS
+from xdpscope.probes.outcomes.tracepoints import Outcome
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 RULES: Final = ROOT / "config" / "prometheus"
@@ -100,6 +108,10 @@ class Node:
     programs: list[Program]
     maps: list[tuple[int, str, str, int, int, Course, int]] = field(default_factory=list)
     restart: int = 0
+    redirecting: list[Redirecting] = field(default_factory=list)
+    sockets: list[Socket] = field(default_factory=list)
+    unreported: tuple[Outcome, ...] = ()
+    """What the drivers of this node do not report."""
 
 
 def wave(mean: float, swing: float, minutes: float, phase: float) -> Course:
@@ -217,6 +229,21 @@ def fleet() -> list[Node]:
         )  # fmt: skip
         return [ingress, policy]
 
+    def redirects(policy: Program, down: Course, dropped: Course) -> list[Redirecting]:
+        def rate(at: float) -> float:
+            return policy.rate(at) * policy.decides(at)["redirect"]
+
+        def failing(at: float) -> float:
+            return rate(at) * down(at)
+
+        place = policy.netns, policy.interface
+        return [Redirecting(policy.id, policy.name, *place, "eth0", rate, failing, dropped)]
+
+    def during(begin: int, minutes: float, value: float) -> Course:
+        return lambda at: value if begin <= at < begin + 60 * minutes else 0.0
+
+    seventh, eighth = pods(60, 58_000, 0.3), pods(60, 47_000, 0.8)
+    starving = during(SHOWN + 39 * 60, 4, 640.0)
     entries = wave(61_000, 0.06, 90, 0.2)
     old = ddos(52, attack(0.06, 0, SHOWN, 1), end=RELOAD, takes=wave(1.6e-7, 0.05, 50, 0.4))
     new = ddos(77, broken, begin=RELOAD, loaded=RELOAD - 4, takes=wave(7.4e-7, 0.12, 20, 0.7))
@@ -247,10 +274,23 @@ def fleet() -> list[Node]:
         ),
         Node(
             "lb-2", "oslo", "6.6.63", restart=RESTART, programs=balancer(14, 910_000, 0.6),
+            unreported=(Outcome.TX,),
             maps=[(119, "connections", "lru_hash", 1_048_576, 14, lambda at: 910_000, 140_000_000)],
         ),
-        Node("worker-7", "oslo", "6.1.119", programs=[*pods(60, 58_000, 0.3), experiment]),
-        Node("worker-8", "oslo", "6.1.119", programs=pods(60, 47_000, 0.8)),
+        Node(
+            "worker-7", "oslo", "6.1.119", programs=[*seventh, experiment],
+            redirecting=redirects(
+                seventh[1], during(SHOWN + 17 * 60, 3, 0.2), during(SHOWN + 20 * 60, 2, 90)
+            ),
+        ),
+        Node(
+            "worker-8", "oslo", "6.1.119", programs=eighth,
+            redirecting=redirects(eighth[1], _constant(0), _constant(0)),
+            sockets=[
+                Socket(48_211 + queue, "eth0", queue, 2207, "packetd", starved)
+                for queue, starved in enumerate((starving, _constant(0)))
+            ],
+        ),
     ]  # fmt: skip
 
 
@@ -293,6 +333,12 @@ def series_of(node: Node) -> Iterator[Series]:
         for what, of in (("entries", entries), ("max_entries", most), ("memory_bytes", memory)):
             value = of if callable(of) else _constant(of)
             yield made(f"xdp_map_{what}", labels, _rounded(value))
+    for each in node.redirecting:
+        yield from of_redirects(each, counted, times())
+    for socket in node.sockets:
+        yield from of_socket(socket, counted, one, times())
+    for netns, interface in sorted({(each.netns, each.interface) for each in node.programs}):
+        yield from of_interface(netns, interface, node.unreported, made)
     yield from _of_agent(node, target, silent, one, made, counted)
 
 
