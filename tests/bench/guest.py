@@ -19,7 +19,7 @@ from tests.tables import every_step
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.spec import Spec
 from xdpscope.attach.tracer import Tracer
-from xdpscope.libbpf import Object
+from xdpscope.libbpf import Object, run_time_stats
 
 TARGET = "bench_target"
 
@@ -32,6 +32,7 @@ FIFTH_DEVICE = "xdpscope, fifth device and on"
 TIMED = "xdpscope, one device, with times"
 TIMED_SAMPLED = "xdpscope, one device, with times of one packet of 100"
 WITHOUT_EPOCHS = "xdpscope, one device, known by identity"
+KERNEL_STATISTICS = "the kernel's own statistics of the program, no tracer"
 
 TIMED_RATE = 100
 DEVICES_INLINE = 4  # bpf/common/xdpscope.h
@@ -135,6 +136,12 @@ def verdicts(loaded: Object) -> dict[str, object]:
             added[TIMED_SAMPLED] = timed(bench, engine, TIMED_RATE)
         with Engine(watch_devices=False) as engine:
             (added[WITHOUT_EPOCHS],) = ours(bench, engine, devices=1)
+        with run_time_stats():
+            before, runs = program.info().run_count, bench.runs
+            added[KERNEL_STATISTICS] = bench.instructions()
+            counted = program.info().run_count - before
+        if counted != bench.runs - runs:
+            raise AssertionError(f"the kernel counted {counted} of {bench.runs - runs} runs")
         if bench.instructions() != untraced:
             raise AssertionError("the target costs more than before it was ever traced")
     return {
