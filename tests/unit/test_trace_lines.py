@@ -2,6 +2,7 @@
 """What trace prints of a packet."""
 
 import json
+import re
 from ipaddress import ip_address
 from struct import pack
 
@@ -172,6 +173,17 @@ def test_a_line_that_is_too_wide_is_two() -> None:
     first, second = as_text(line(SENT, LEFT), width=60).split("\n")
     assert first.endswith("UDP 47")
     assert second == "    xdp_main (fentry) (fexit: XDP_PASS) 850 ns"
+
+
+def test_no_line_is_wider_than_the_terminal() -> None:
+    """Words stay whole, whatever the program changed; colours take no column."""
+    encapsulated = line(SENT, record(1, ether(ip4(ip4(UDP), 4)), flags=KNOWN, verdict=3))
+    texts = [as_text(encapsulated, colours=colours, width=40) for colours in (False, True)]
+    plain, coloured = (re.sub(r"\x1b\[[0-9;]*m", "", text) for text in texts)
+    assert plain == coloured
+    assert max(map(len, plain.splitlines())) <= 40
+    assert plain.split() == as_text(encapsulated).split()
+    assert plain.splitlines()[1].startswith("        ")
 
 
 def test_names_cannot_forge_a_line() -> None:

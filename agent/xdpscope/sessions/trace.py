@@ -37,6 +37,7 @@ _POLL = 0.02
 _WAITING = 4096
 
 _DIM, _BOLD, _RESET = "\033[2m", "\033[1m", "\033[0m"
+_INDENT = "    "
 _COLOURS = {
     "XDP_DROP": "\033[31m", "XDP_ABORTED": "\033[1;31m", "XDP_PASS": "\033[32m",
     "XDP_TX": "\033[36m", "XDP_REDIRECT": "\033[35m",
@@ -101,11 +102,7 @@ def duration(ns: int) -> str:
 
 
 def as_text(line: Line, *, colours: bool = False, width: int = 0) -> str:
-    """Return the line for people; two lines if it is wider than the terminal (0: any width)."""
-
-    def painted(text: str, colour: str) -> str:
-        return f"{colour}{text}{_RESET}" if colours and colour else text
-
+    """Return the line for people; two or more if it is wider than the terminal (0: any width)."""
     at = datetime.fromtimestamp(line.time_ns // 10**9).strftime("%H:%M:%S")
     at += f".{line.time_ns % 10**9 // 1000:06d}"
     where = [line.device.interface]
@@ -125,11 +122,32 @@ def as_text(line: Line, *, colours: bool = False, width: int = 0) -> str:
     more += changed(line)
     head = [at, *map(printable, where), printable(packet)]
     tail = [printable(line.program), *points, *([", ".join(more)] if more else [])]
-    fits = not width or len(" ".join(head + tail)) <= width
     colour = _COLOURS.get(line.verdict, "")
-    shown = [painted(at, _DIM), *head[1:-1], painted(head[-1], _BOLD)]
-    shown_tail = [tail[0], *(painted(each, colour) for each in points), *tail[1 + len(points) :]]
-    return " ".join(shown) + (" " if fits else "\n    ") + " ".join(shown_tail)
+    paints = [_DIM, *[""] * (len(head) - 2), _BOLD], ["", *[colour] * len(points), ""]
+    first, second = (
+        [(text, paint if colours else "") for text, paint in zip(texts, of_texts, strict=False)]
+        for texts, of_texts in zip((head, tail), paints, strict=True)
+    )
+    if not width or len(" ".join(head + tail)) <= width:
+        return _folded(first + second, 0)
+    return f"{_folded(first, width)}\n{_folded(second, width, _INDENT)}"
+
+
+def _folded(texts: Iterable[tuple[str, str]], width: int, indent: str = "") -> str:
+    """Return texts with their colours, in lines of this width if no word is longer (0: any)."""
+    lines, column = [indent], len(indent)
+    for text, colour in texts:
+        for word in text.split(" ") if width else [text]:
+            if lines[-1].strip():
+                if width and column + 1 + len(word) > width:
+                    lines.append(2 * _INDENT)
+                    column = len(lines[-1])
+                else:
+                    lines[-1] += " "
+                    column += 1
+            lines[-1] += f"{colour}{word}{_RESET}" if colour else word
+            column += len(word)
+    return "\n".join(lines)
 
 
 def as_json(line: Line) -> str:
