@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +27,8 @@ from tests.kernel.sessions import KEEP, told
 from xdpscope.libbpf import Program
 
 BURST = 500
-PAUSES = (0.05, 0.02, 0.01, 0.005, 0.002, 0.0)
-"""Seconds between bursts."""
+LEVELS = ((0.05, 1), (0.01, 1), (0.005, 1), (0.002, 1), (0.0, 1), (0.0, 2))
+"""Seconds between bursts, and threads that send. Two leave no CPU to the process that writes."""
 SECONDS = 8.0
 SNAPLEN = "96"
 
@@ -69,19 +70,25 @@ def cpu_seconds(pid: int) -> float:
     return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
-def flood(program: Program, pause: float) -> tuple[int, float]:
+def flood(program: Program, pause: float, threads: int) -> tuple[int, float]:
     """Run the program on bursts of packets. Return how many packets, and in how many seconds."""
-    packet, sent, began = told(KEEP, 1), 0, time.monotonic()
-    while (now := time.monotonic()) < began + SECONDS:
-        program.test_run(packet, BURST)
-        sent += BURST
-        time.sleep(pause)
-    return sent, now - began
+    packet, began = told(KEEP, 1), time.monotonic()
+
+    def send(_: int) -> int:
+        sent = 0
+        while time.monotonic() < began + SECONDS:
+            program.test_run(packet, BURST)
+            sent += BURST
+            time.sleep(pause)
+        return sent
+
+    with ThreadPoolExecutor(threads) as pool:
+        return sum(pool.map(send, range(threads))), time.monotonic() - began
 
 
 def load(
     program: Program,
-    pause: float,
+    level: tuple[float, int],
     command: tuple[str, ...],
     ready: str,
     counts: Callable[[str], tuple[int, int]],
@@ -90,7 +97,7 @@ def load(
 
     Args:
         program: The target.
-        pause: Seconds between bursts.
+        level: One of ``LEVELS``.
         command: It ends at SIGINT.
         ready: What it says on standard error once it captures.
         counts: Reads packets captured and lost from what it has said.
@@ -105,7 +112,7 @@ def load(
                 if not line:
                     raise AssertionError(f"{command[0]} has ended: {said}")
             before = cpu_seconds(process.pid)
-            offered, seconds = flood(program, pause)
+            offered, seconds = flood(program, *level)
             time.sleep(2)
             spent = cpu_seconds(process.pid) - before
             process.send_signal(signal.SIGINT)
@@ -145,12 +152,12 @@ def main() -> int:
         program = lab.load("decide_pass")
         # Where the kernel says that the packet of a test run has come in.
         lab.attach(program, Veth("lo", "lo", lab.index("lo")), "generic")
-        for pause in PAUSES:
+        for level in LEVELS:
             for name, command, ready, counts in (
                 ("xdpscope capture", _OURS, "; Ctrl-C ends", _ours),
                 ("xdpdump", _XDPDUMP, "listening on lo", _xdpdump),
             ):
-                found = load(program, pause, command, ready, counts)
+                found = load(program, level, command, ready, counts)
                 if name != "xdpdump":
                     exact &= found.captured + found.lost == 2 * found.offered
                 row = [f"{found.rate:,.0f}", name, f"{found.share_lost:.1%}"]
