@@ -17,6 +17,7 @@ from tests.kernel.observing import Observer
 from xdpscope.attach import targets
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.reason import Selection
+from xdpscope.attach.spec import Spec
 from xdpscope.attach.variants import FlowSizes
 from xdpscope.discovery import programs as source
 from xdpscope.discovery import retry
@@ -24,6 +25,7 @@ from xdpscope.discovery.inventory import Inventory
 from xdpscope.errors import KernelError, NotPermittedError
 from xdpscope.kernel.netns import HOST
 from xdpscope.libbpf import Program
+from xdpscope.probes import flows
 
 pytestmark = pytest.mark.one_kernel
 
@@ -44,7 +46,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in (retry, targets):
+    for module in (retry, targets, flows):
         monkeypatch.setattr(module, "time", clock)
     return clock
 
@@ -137,6 +139,49 @@ def test_any_call_of_a_later_scan_may_fail(
                 tried[call] += 1
             if faults.done:
                 break
+            at += step
+        assert descriptors() == before
+    print(f"{tried.total()} errors injected: {dict(tried)}")
+
+
+@pytest.mark.timeout(1800)
+@SHORT_OR_LONG
+def test_any_call_of_a_replacement_may_fail(
+    lab: Lab,
+    engine: Engine,
+    faults: Faults,
+    clock: Clock,
+    step: int,
+    errors: int,
+) -> None:
+    """A tracer is replaced by one that takes no packet for flows, and comes back."""
+    program = lab.load("decide_pass")
+    lab.attach(program, lab.veth("xst0"))
+    ids = {program.info().id}
+    tried, sent, at = Counter[str](), 0, 0
+    with ExitStack() as stack:
+        observer = watched(engine, stack)
+        observer.scan(RETENTION)
+        (target,) = observer._targets
+        before = 0
+        while not faults.done or not tried:
+            for number in range(errors):
+                errno = ERRORS[(at // step + number) % len(ERRORS)]
+                for rate, kind in ((0, Spec.SAMPLED_OUT), (1, Spec.FLOWS)):
+                    observer.sample_flows(rate, set() if rate else ids)
+                    with faults.injected(at, errno), suppress(KernelError, OSError):
+                        observer.scan(RETENTION)
+                    call = faults.calls[at] if not faults.done else ""
+                    program.test_run(frame(60), 3)
+                    clock.ahead += 100
+                    observer.scan(RETENTION)
+                    assert target.tracer is not None and target.tracer.does(kind), (at, call, errno)
+                    program.test_run(frame(60), 3)
+                    sent += 6
+                    assert count_of_tests(observer, program) == sent, (at, call, errno)
+                    tried[call] += 1
+            # The first replacement has loaded what stays.
+            before = before or descriptors()
             at += step
         assert descriptors() == before
     print(f"{tried.total()} errors injected: {dict(tried)}")

@@ -3,7 +3,7 @@
 
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from prometheus_client.core import Metric
 
@@ -15,6 +15,10 @@ from xdpscope.target_reader import TargetReader
 
 if TYPE_CHECKING:
     from xdpscope.read_lock import Steps
+
+
+AGAIN: Final = 60.0
+"""Seconds after which a probe tries again to load what the kernel has refused."""
 
 
 class Tracers(Protocol):

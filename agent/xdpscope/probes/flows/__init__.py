@@ -23,7 +23,7 @@ from xdpscope.probes.flows.query import FlowQuery
 from xdpscope.probes.flows.report import FlowReport, FlowRow, FlowsFound
 from xdpscope.probes.flows.tables import flow_sizes, flow_tables
 from xdpscope.probes.flows.totals import FlowTotals, HeldFlows
-from xdpscope.probes.probe import TracerProbe
+from xdpscope.probes.probe import AGAIN, TracerProbe
 from xdpscope.report import Count
 from xdpscope.target_reader import TargetReader
 
@@ -49,8 +49,8 @@ class FlowsProbe(TracerProbe):
         self._patience = patience
         self._limits = Flows()
         self._flows: FlowTotals | None = None
-        # Whether tracers can leave out flows. None: not tried yet.
-        self._can_leave_out: bool | None = None
+        self._can_leave_out = False  # whether there are tracers that take no packet
+        self._again_at = -inf  # when loading them is tried again
         self._series_index = SeriesIndex()
         self._read_at = -inf  # when the last reading of totals began that flows were read after
         self._version = -1  # version of the counter reader at the last reading of flows
@@ -71,13 +71,16 @@ class FlowsProbe(TracerProbe):
     def prepare(self) -> None:
         """Load the programs that take no packets, once the budget needs them."""
         engine = self.reader.engine if self.reader is not None else None
-        if engine is None or not engine.without_flows or self._can_leave_out is not None:
+        if engine is None or not engine.without_flows or self._can_leave_out:
+            return
+        if (now := time.monotonic()) < self._again_at:
             return
         try:
             engine.prepare(Spec.SAMPLED_OUT)
         except (KernelError, OSError) as error:
-            _log.warning("flows cannot be left out", error=str(error))
-            self._can_leave_out = False
+            if self._again_at == -inf:
+                _log.warning("flows cannot be left out", error=str(error))
+            self._again_at = now + AGAIN
         else:
             self._can_leave_out = True
 

@@ -3,6 +3,7 @@
 
 import time
 from collections.abc import Iterable
+from math import inf
 from typing import TYPE_CHECKING
 
 import structlog
@@ -17,7 +18,7 @@ from xdpscope.errors import KernelError
 from xdpscope.probes.latency.metrics import families
 from xdpscope.probes.latency.report import Latency
 from xdpscope.probes.latency.times import Times
-from xdpscope.probes.probe import TracerProbe
+from xdpscope.probes.probe import AGAIN, TracerProbe
 from xdpscope.target_reader import TargetReader
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class LatencyProbe(TracerProbe):
     def __init__(self) -> None:
         self._in_use = self._wanted = LatencySection()
         self._measures = False
+        self._again_at = inf  # when measuring is tried again
         self._times: dict[int, Times] = {}  # by program id
 
     def open(self, reader: TargetReader) -> None:
@@ -54,8 +56,10 @@ class LatencyProbe(TracerProbe):
 
     def prepare(self) -> None:
         """Load the programs that measure times, if the configuration now requires it."""
-        wanted = self._wanted
-        if wanted == self._in_use or self.reader is None:
+        wanted, now = self._wanted, time.monotonic()
+        changed = wanted != self._in_use
+        refused = self._in_use.enabled and not self._measures
+        if self.reader is None or not (changed or (refused and now >= self._again_at)):
             return
         self._in_use = wanted
         self._measures = False
@@ -64,7 +68,9 @@ class LatencyProbe(TracerProbe):
         try:
             self.reader.engine.prepare_times(wanted.sample_rate)
         except (KernelError, OSError) as error:
-            _log.warning("times cannot be measured", error=str(error))
+            if changed:
+                _log.warning("times cannot be measured", error=str(error))
+            self._again_at = now + AGAIN
         else:
             self._measures = True
 
