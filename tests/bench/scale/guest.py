@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +59,11 @@ class Agent:
         # By id: one that an object and the engine both hold is still one.
         sizes: dict[int, int] = {}
         for info in Path(f"/proc/{self.process.pid}/fdinfo").iterdir():
-            words = info.read_text().split()
-            if "map_id:" in words:
-                map_id, size = (int(words[words.index(w) + 1]) for w in ("map_id:", "memlock:"))
-                sizes[map_id] = size
+            with suppress(FileNotFoundError):  # the agent has closed it meanwhile
+                words = info.read_text().split()
+                if "map_id:" in words:
+                    map_id, size = (int(words[words.index(w) + 1]) for w in ("map_id:", "memlock:"))
+                    sizes[map_id] = size
         every = sizes.values()
         return {"number": len(every), "largest": max(every), "sum": sum(every)}
 
