@@ -142,7 +142,7 @@ def _numbers() -> list[tuple[int, Panel]]:
                 ),
                 or_zero(total(series("xdp_program_traced"))),
                 "none",
-                links=[{"title": "And those not traced", "url": _of_this("Programs by standing")}],
+                links=[{"title": "And those not traced", "url": _of_this("Programs by status")}],
             ),
         ),
         (
@@ -274,7 +274,7 @@ def _coverage() -> list[Line]:
     )
     status = lines(
         Words(
-            "Programs by standing",
+            "Programs by status",
             "How many programs are traced, and how many are not, for which reason. No fault are"
             " not_attached, excluded and tailcall_only, nor busy of a dispatcher whose only"
             " component stands in its place.",

@@ -71,7 +71,7 @@ from dashboards.queries import (
 from dashboards.sockets import sockets
 
 SHARED = ("datasource", *TARGET, "netns", "interface")
-ONCE = "Each packet counts once, with the verdict that the driver is told, however many programs"
+ONCE = "Each packet counts once, with the verdict that the driver receives, however many programs"
 NOTHING = "No agent counts packets of an XDP program here."
 NO_FLOWS = "No flow has packets here, or flows are switched off (flows.enabled)."
 TEN = f"The {TOP} nodes with most in the time shown; the table Nodes has all."
@@ -376,7 +376,7 @@ def _talkers() -> list[Line]:
         Words(
             "Top flows",
             "The twenty flows with most packets and what becomes of them, of those that have"
-            " series of their own (flows.top). The verdict is the one that the driver is told.",
+            " series of their own (flows.top). The verdict is the one that the driver receives.",
             NO_FLOWS,
         ),
         {

@@ -269,7 +269,7 @@ def test_rounds(lab: Lab, rounds: int) -> None:
         agent.get("/metrics")
         wait_for(lambda: b"come_and_go" not in agent.get("/metrics"))
         late = agent.memory(), agent.descriptors()
-        print(f"let go after {detached:.2f} s; (memory, descriptors) {early}, then {late}")
+        print(f"detached after {detached:.2f} s; (memory, descriptors) {early}, then {late}")
         assert early is not None
         most = early[1]
         assert late[0] <= early[0] + 2**20

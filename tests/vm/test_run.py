@@ -43,23 +43,23 @@ def test_trees_and_kernels_may_be_where_guests_have_a_file_system_of_their_own(
             copytree(kernel.directory, kernels / "default", symlinks=True)
             environment["XDPSCOPE_VM_CACHE"] = str(kernels)
         command = "modprobe veth && touch seen; pwd; echo wrong >&2; exit 7"
-        told = run_vm("--", "sh", "-c", command, tree=tree, **environment)
-        assert (told.returncode, told.stdout) == (7, f"{tree}\n"), told.stderr
-        assert told.stderr.endswith("wrong\n")
+        done = run_vm("--", "sh", "-c", command, tree=tree, **environment)
+        assert (done.returncode, done.stdout) == (7, f"{tree}\n"), done.stderr
+        assert done.stderr.endswith("wrong\n")
         assert (tree / "seen").exists()
 
 
 def test_what_does_not_end_is_ended_and_told_from_what_fails() -> None:
-    told = run_vm("--timeout", "20", "--", "sleep", "1000")
-    assert told.returncode == TIMED_OUT, told.stderr
-    assert "time limit" in told.stderr
+    done = run_vm("--timeout", "20", "--", "sleep", "1000")
+    assert done.returncode == TIMED_OUT, done.stderr
+    assert "time limit" in done.stderr
 
 
 def test_a_machine_that_dies_has_not_passed() -> None:
-    told = run_vm("--", "sh", "-c", "echo c >/proc/sysrq-trigger; sleep 1000")
-    assert told.returncode == FAILED, told.stderr
-    assert "died before the command ended" in told.stderr
-    assert "sysrq" in told.stderr
+    done = run_vm("--", "sh", "-c", "echo c >/proc/sysrq-trigger; sleep 1000")
+    assert done.returncode == FAILED, done.stderr
+    assert "died before the command ended" in done.stderr
+    assert "sysrq" in done.stderr
 
 
 def test_a_kernel_that_boots_is_told_from_one_that_does_not() -> None:

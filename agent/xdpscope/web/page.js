@@ -98,7 +98,7 @@ function show(row, rates) {
     svg.children[index].setAttribute("d", drawn ? `M${[...edge(floor), ...below].join("L")}Z` : "");
   });
   const words = [`${brief(sums.at(-1) ?? 0)}/s`, `highest ${brief(most)}/s`];
-  svg.setAttribute("aria-label", `packets of late: now ${words.join(", ")}`);
+  svg.setAttribute("aria-label", `recent packets: now ${words.join(", ")}`);
   [...legend.children].forEach((each, n) => (each.textContent = words[n]));
 }
 

@@ -399,7 +399,7 @@ def _flows(flows: Sequence[Shown], verdict: str | None) -> str:
     if not rows:
         return f'<h2 id="flows">Flows</h2>\n{choice}\n<p>None is held.</p>'
     return _table(
-        "flows", "Flows <small>the busiest of late</small>", heads, rows, before=choice, cards=True
+        "flows", "Flows <small>the busiest recently</small>", heads, rows, before=choice, cards=True
     )
 
 
