@@ -84,6 +84,7 @@ class Tracer:
         self._at_egress = program.at_egress
         self._entry = EntryFunction(program.function, program.entry_type_id)
         self._attached: dict[str, Attached] = {}  # in the order of attaching
+        self._does: dict[Spec, bool] = {}  # what the attached programs do
         self._ready: list[Copy] | None = None  # the first program, not attached yet
         self._last: Expense | None = Expense(0, None)  # None while the tracer is attached
         self._reported = Expense(0, None)
@@ -180,11 +181,17 @@ class Tracer:
                         stack.pop_all()
                 with self._changing:
                     self._attached[name] = each
+                self._does.clear()
 
     def does(self, spec: Spec) -> bool:
-        """Return whether the attached programs do what ``spec`` says, and nothing else."""
-        ways = self._engine.templates.variant.ways(spec)
-        return any(self._attached.keys() == set(way) for way in ways)
+        """Return whether the attached programs do what ``spec`` says, and nothing else.
+
+        Each scan asks this of each tracer, so the answers are kept until programs change.
+        """
+        if (found := self._does.get(spec)) is None:
+            ways = self._engine.templates.variant.ways(spec)
+            found = self._does[spec] = any(self._attached.keys() == set(way) for way in ways)
+        return found
 
     def follow_up(self, spec: Spec, writes_packets: Callable[[Program], bool]) -> None:
         """Attach the programs that do what ``spec`` says, and detach others.
@@ -260,6 +267,7 @@ class Tracer:
         with self._changing, ExitStack() as stack:
             for at, name in enumerate(names):
                 program = stack.enter_context(self._attached.pop(name).program)
+                self._does.clear()
                 try:
                     info = program.info()
                 except KernelError as error:
