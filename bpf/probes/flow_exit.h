@@ -65,7 +65,7 @@ static __always_inline void account(struct xdp_buff *xdp, struct target_counts *
 static __noinline int find_record(struct xdp_buff *xdp, struct target_counts *target)
 {
 	struct net_device *device = device_of(xdp, target);
-	struct device_counts *known = record_of(device, target, is_layer3(device));
+	struct device_counts *known = record_of(device, target, is_layer3(device), true);
 
 	target->index = known ? known->index : NO_INDEX;
 	return 0;

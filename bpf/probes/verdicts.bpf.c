@@ -14,7 +14,7 @@
 static __noinline int count_other(struct net_device *device, struct target_counts *target,
 				  enum verdict verdict, __u64 length)
 {
-	struct device_counts *known = record_of(device, target, false);
+	struct device_counts *known = record_of(device, target, false, true);
 
 	if (verdict < VERDICTS)
 		add(known ? &known->verdicts[verdict] : &target->unplaced[verdict], length);

@@ -30,7 +30,7 @@ int count_identified(__u64 *ctx)
 	if (find_own(&shifted, device, true))
 		return 0;
 	test.identified++;
-	record_of(device, target, false);
+	record_of(device, target, false, true);
 	return 0;
 }
 
