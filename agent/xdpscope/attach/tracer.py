@@ -366,12 +366,13 @@ class Tracer:
             return self._reported
 
     def _expense(self) -> Expense:
-        named = {name: each.program.info() for name, each in self._attached.items()}
-        infos = list(named.values())
-        missed = self._missed + (infos[0].recursion_misses if infos else 0)
-        spent = self._spent_ns + sum(info.run_time_ns for info in infos)
-        runs = self._runs + sum(info.run_count for name, info in named.items() if _is_exit(name))
-        self._ran |= any(info.run_count for info in infos)
+        missed, spent, runs = self._missed, self._spent_ns, self._runs
+        for at, (name, each) in enumerate(self._attached.items()):
+            stats = each.program.run_stats()
+            missed += stats.recursion_misses if at == 0 else 0
+            spent += stats.run_time_ns
+            runs += stats.run_count if _is_exit(name) else 0
+            self._ran |= stats.run_count > 0
         return Expense(missed, spent / 1e9 if self._ran else None, runs)
 
 

@@ -152,7 +152,7 @@ class Target:
             link.close()
         try:
             self._last = self.counts(dtype)
-            self.missed = sum(p.info().recursion_misses for p, _ in self._attached.values())
+            self.missed = sum(p.run_stats().recursion_misses for p, _ in self._attached.values())
         except KernelError:
             self._last = Counts(), Counts()
         for program, _ in self._attached.values():

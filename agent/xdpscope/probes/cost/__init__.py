@@ -45,7 +45,7 @@ BUSY: Final = 0.02
 _HARDER: Final = 4
 """Level.HARDER multiplies the sample rate by this."""
 _LONGEST_RATE: Final = 2**32 - 1
-_MEMORY_INTERVAL: Final = 10.0
+_MEMORY_INTERVAL: Final = 60.0  # to read it takes as long as a scan
 
 _RAISED: Final = {
     Level.HARDER: "above the budget: flows are sampled harder",

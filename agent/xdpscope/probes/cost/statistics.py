@@ -120,13 +120,13 @@ def _of_programs(snapshot: Snapshot) -> Mapping[int, Reading]:
             continue
         try:
             with Program.open(program_id) as opened:
-                info = opened.info()
+                stats = opened.run_stats()
         except VanishedError:
             continue
         except KernelError:  # a security module forbids it: discovery reports that
             continue
         found[program_id] = Reading(
-            program_id, program.function, time.monotonic(), info.run_count, info.run_time_ns / 1e9
+            program_id, program.function, time.monotonic(), stats.run_count, stats.run_time_ns / 1e9
         )
     return found
 

@@ -131,7 +131,7 @@ class _Attached:
     def lost(self) -> int:
         """Packets that a map had no room for, and runs that the kernel left out."""
         lost: int = struct.unpack_from("=Q", self._state.lookup(_ONLY_KEY).tobytes())[0]
-        return lost + sum(program.info().recursion_misses for program in self._programs)
+        return lost + sum(program.run_stats().recursion_misses for program in self._programs)
 
     def read(self) -> list[Record]:
         found: list[Record] = []
