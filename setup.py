@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two steps of the build that pyproject.toml cannot express: cffi and clang."""
 
+import os
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import ClassVar
 
 from setuptools import Command, setup
 from setuptools.command.build import build
+from setuptools.command.egg_info import egg_info
 
 SOURCES = Path("bpf")
 PACKAGE = Path("xdpscope/bpf")
@@ -59,6 +61,15 @@ class build_bpf(Command):
         return {}
 
 
+class egg_info_with_urls(egg_info):
+    """Say in the package where its sources are published: whoever releases it sets SOURCE."""
+
+    def run(self) -> None:
+        if source := os.environ.get("SOURCE"):
+            self.distribution.metadata.project_urls = {"Source": source}
+        super().run()
+
+
 build.sub_commands.append(("build_bpf", None))
 
 # One wheel for Python 3.11 and newer: cffi compiles the bindings for the stable ABI. Pythons
@@ -67,6 +78,6 @@ _STABLE_ABI = {} if sysconfig.get_config_var("Py_GIL_DISABLED") else {"py_limite
 
 setup(
     cffi_modules=["agent/xdpscope/libbpf/_build.py:ffibuilder"],
-    cmdclass={"build_bpf": build_bpf},
+    cmdclass={"build_bpf": build_bpf, "egg_info": egg_info_with_urls},
     options={"bdist_wheel": _STABLE_ABI},
 )

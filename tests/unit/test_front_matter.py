@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from hashlib import sha256
 from importlib.metadata import distribution
 from pathlib import Path
@@ -51,6 +52,22 @@ def test_the_package_contains_the_licences() -> None:
     for name in ("LICENSE", *LICENCES):
         assert name in (installed.metadata.get_all("License-File") or [])
         assert installed.read_text(f"licenses/{name}") == (ROOT / name).read_text()
+
+
+def test_the_version_has_a_dated_section_in_the_changelog() -> None:
+    sections = re.findall(r"^## \[(.*)\](.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert sections[0] == ("Unreleased", "")
+    version, date = sections[1]
+    assert version == __version__
+    assert re.fullmatch(r" - \d{4}-\d\d-\d\d", date)
+
+
+def test_a_release_says_where_its_sources_are(tmp_path: Path) -> None:
+    source = "https://git.example/xdpscope"
+    command = [sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "SOURCE": source}, check=True)
+    metadata = (tmp_path / "xdpscope.egg-info" / "PKG-INFO").read_text()
+    assert f"\nProject-URL: Source, {source}\n" in metadata
 
 
 def test_the_image_is_built_with_the_licences() -> None:
