@@ -4,6 +4,7 @@
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from errno import EAGAIN, EINTR, EIO, EMFILE, ENFILE, ENODEV, ENOMEM
 from typing import Self
@@ -217,15 +218,20 @@ class ProgramSource:
             return any(self._position(*each) is None for each in targets)
         if id in self._classified:
             return id in self._extensions
-        # Before Linux 5.13 no link reports its target. The name of the function does.
+        # Before Linux 5.13 no link reports its target. The name of the function does. It is in the
+        # BTF of the program for which the extension was loaded. libxdp replaces that dispatcher
+        # when it adds a component, and the kernel may then have anything there. So a name counts
+        # only if a loaded program has such a function.
         self._classified.add(id)
-        return bool(entry.replaced) and not any(
+        if not entry.replaced or any(
             _COMPONENT.fullmatch(entry.replaced)
             if program.role is Role.DISPATCHER and program.entry_type_id != entry.function
             else program.entry_type_id == entry.function
             and program.function.startswith(entry.replaced)
             for program in programs.values()
-        )
+        ):
+            return False
+        return any(_has_function(each, entry) for each in programs if each != id)
 
     def _position(self, target: XdpProgram, function: int) -> int | None:
         """Return the position of a component that replaces this function; None: not a component.
@@ -351,3 +357,14 @@ class ProgramSource:
 
 def _by_dispatcher(position: ChainPosition) -> tuple[int, int]:
     return position.dispatcher, position.position
+
+
+def _has_function(program_id: int, entry: Entry) -> bool:
+    """Return whether a program has the function that an extension is said to replace."""
+    with (
+        suppress(KernelError),
+        Program.open(program_id) as program,
+        Btf.from_kernel(program.info().btf_id) as btf,
+    ):
+        return btf.name(entry.function).startswith(entry.replaced)
+    return False
