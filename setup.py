@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two steps of the build that pyproject.toml cannot express: cffi and clang."""
+"""What pyproject.toml cannot express: cffi, clang, and where a release is published."""
 
 import os
 import subprocess
