@@ -157,18 +157,19 @@ def test_any_call_of_a_replacement_may_fail(
     """A tracer is replaced by one that takes no packet for flows, and comes back."""
     program = lab.load("decide_pass")
     lab.attach(program, lab.veth("xst0"))
-    ids = {program.info().id}
+    own = program.info().id
     tried, sent, at = Counter[str](), 0, 0
     with ExitStack() as stack:
         observer = watched(engine, stack)
         observer.scan(RETENTION)
-        (target,) = observer._targets
+        # Other tests may have left programs, which are not attached.
+        (target,) = (each for each in observer._targets if each.program.id == own)
         before = 0
         while not faults.done or not tried:
             for number in range(errors):
                 errno = ERRORS[(at // step + number) % len(ERRORS)]
                 for rate, kind in ((0, Spec.SAMPLED_OUT), (1, Spec.FLOWS)):
-                    observer.sample_flows(rate, set() if rate else ids)
+                    observer.sample_flows(rate, set() if rate else {own})
                     with faults.injected(at, errno), suppress(KernelError, OSError):
                         observer.scan(RETENTION)
                     call = faults.calls[at] if not faults.done else ""
