@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tests.bench.table import markdown
 from tests.kernel.lab import Lab, Veth
-from tests.kernel.sessions import KEEP, told
+from tests.kernel.sessions import KEEP, instructed
 from xdpscope.libbpf import Program
 
 BURST = 500
@@ -72,7 +72,7 @@ def cpu_seconds(pid: int) -> float:
 
 def flood(program: Program, pause: float, threads: int) -> tuple[int, float]:
     """Run the program on bursts of packets. Return how many packets, and in how many seconds."""
-    packet, began = told(KEEP, 1), time.monotonic()
+    packet, began = instructed(KEEP, 1), time.monotonic()
 
     def send(_: int) -> int:
         sent = 0

@@ -45,7 +45,7 @@ def ethernet(payload: bytes, kind: int = 0x0800) -> bytes:
     return (ETHERNET + struct.pack("!H", kind) + payload).ljust(60, b"\0")
 
 
-def told(what: int, number: int, size: int = 100) -> bytes:
+def instructed(what: int, number: int, size: int = 100) -> bytes:
     """Return a frame of ``size`` bytes or more that ``does_as_told`` treats like that."""
     inner = ipv4(udp(struct.pack("!I", number).ljust(size - 42, b"x")), what=what, number=number)
     if what == DECAPSULATE:

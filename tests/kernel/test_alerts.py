@@ -250,13 +250,13 @@ def story(whom: str) -> Any:
     """Return a fixture that tells a story once, and yields what becomes of its alerts."""
 
     @pytest.fixture(scope="module", name=whom)
-    def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Course]]:
+    def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Course]]:
         with ExitStack() as stack:
             story = Story(tmp_path_factory.mktemp(whom), stack)
             {NOBODY: story.of_nobody, WELL: story.of_well, ILL: story.of_ill}[whom]()
             yield story.courses
 
-    return told
+    return run
 
 
 of_nobody, of_well, of_ill = story(NOBODY), story(WELL), story(ILL)

@@ -21,8 +21,8 @@ from tests.kernel.sessions import (
     KEEP,
     REWRITE,
     Command,
+    instructed,
     running,
-    told,
 )
 
 needs_fragments = pytest.mark.skipif(
@@ -54,12 +54,15 @@ def test_each_packet_once_at_entry_and_once_at_exit(lab: Lab, tmp_path: Path) ->
     lab.attach(lab.load("does_as_told", "sessions"), veth)
     path = tmp_path / "x.pcapng"
     sent = [
-        (what, told(what, number, 60 + number))
+        (what, instructed(what, number, 60 + number))
         for number in range(1, 200)
         for what in (KEEP, DROP, REWRITE, ENCAPSULATE, DECAPSULATE, ABORT)
     ]
-    sent += [(what, told(what, number, size)) for number, size in enumerate((4000, 6000, 9000), 1)
-             for what in (KEEP, DROP, REWRITE)]  # fmt: skip
+    sent += [
+        (what, instructed(what, number, size))
+        for number, size in enumerate((4000, 6000, 9000), 1)
+        for what in (KEEP, DROP, REWRITE)
+    ]
     began = time.time_ns()
 
     with running("capture", "-w", str(path)) as command:
@@ -105,12 +108,12 @@ def test_a_verdict_selects_pairs_with_the_packet_as_it_was_sent(lab: Lab, tmp_pa
 
     with running("capture", "-w", str(path), "--verdict", "drop") as command:
         for number in range(1, 1001):
-            veth.send(told(DECAPSULATE, number))
+            veth.send(instructed(DECAPSULATE, number))
         time.sleep(1)
         command.finish()
 
     file = pcapng.read(path)
-    dropped = [told(DECAPSULATE, number) for number in range(100, 1001, 100)]
+    dropped = [instructed(DECAPSULATE, number) for number in range(100, 1001, 100)]
     assert [packet.data for packet in file.at("fentry")] == dropped
     assert [p.data for p in file.at("fexit")] == [after(DECAPSULATE, each)[0] for each in dropped]
     assert {packet.verdict for packet in file.packets} == {DROPPED}
@@ -154,7 +157,7 @@ def test_files_are_rotated_and_the_last_are_kept(lab: Lab, tmp_path: Path) -> No
 
     with running("capture", *arguments, "--emit", "entry") as command:
         for number in range(300):
-            veth.send(told(KEEP, number))
+            veth.send(instructed(KEEP, number))
         time.sleep(1)
         command.finish()
 
@@ -178,10 +181,10 @@ def test_a_pipe_that_closes_ends_it(lab: Lab) -> None:
 
     with running("capture", "-w", "-", stdout=writing) as command:
         os.close(writing)
-        veth.send(told(KEEP, 1))
+        veth.send(instructed(KEEP, 1))
         assert os.read(reading, 4) == b"\x0a\x0d\x0d\x0a"
         os.close(reading)
-        veth.send(told(KEEP, 2), times=10)
+        veth.send(instructed(KEEP, 2), times=10)
         _, errors = command.wait()
     assert command.process.returncode == 1
     assert "cannot write standard output: Broken pipe" in errors
@@ -197,12 +200,12 @@ def test_a_full_disk_ends_it_with_a_readable_file(lab: Lab, tmp_path: Path) -> N
         path = tmp_path / "x.pcapng"
         with running("capture", "-w", str(path)) as command:
             for number in range(200):
-                veth.send(told(KEEP, number, 1000))
+                veth.send(instructed(KEEP, number, 1000))
             _, errors = command.wait()
         assert command.process.returncode == 1
         assert "No space left on device" in errors
         found = [packet.data for packet in pcapng.read(path).at("fentry")]
-        assert found == [told(KEEP, number, 1000) for number in range(len(found))]
+        assert found == [instructed(KEEP, number, 1000) for number in range(len(found))]
         assert found
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
@@ -216,7 +219,7 @@ def test_after_a_kill_the_file_has_what_is_older_than_a_second(lab: Lab, tmp_pat
     path = tmp_path / "x.pcapng"
 
     with running("capture", "-w", str(path)) as command:
-        veth.send(told(KEEP, 1), times=50)
+        veth.send(instructed(KEEP, 1), times=50)
         time.sleep(3)
         command.finish(signal.SIGKILL)
     assert len(pcapng.read(path).packets) == 100
@@ -232,8 +235,8 @@ def test_a_device_limits_it(lab: Lab, tmp_path: Path) -> None:
     path = tmp_path / "x.pcapng"
 
     with running("capture", "-w", str(path), "--interface", "xst1") as command:
-        one.send(told(KEEP, 1), times=5)
-        other.send(told(KEEP, 2), times=3)
+        one.send(instructed(KEEP, 1), times=5)
+        other.send(instructed(KEEP, 2), times=3)
         time.sleep(1)
         command.finish()
     file = pcapng.read(path)

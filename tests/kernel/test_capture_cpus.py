@@ -10,7 +10,7 @@ import pytest
 
 from tests.kernel import pcapng
 from tests.kernel.lab import Lab, Veth
-from tests.kernel.sessions import DECAPSULATE, running, told
+from tests.kernel.sessions import DECAPSULATE, instructed, running
 from tests.kernel.test_capture import DROPPED, after
 from tests.kernel.test_lifecycle import extension_of
 
@@ -23,7 +23,7 @@ def send(veth: Veth, cpu: int, numbers: range) -> None:
     """Send packets to be decapsulated, from one CPU, where they are received, too."""
     os.sched_setaffinity(0, {cpu})
     for at in range(0, len(numbers), _PAUSE_AFTER):
-        veth.send(*(told(DECAPSULATE, n) for n in numbers[at : at + _PAUSE_AFTER]))
+        veth.send(*(instructed(DECAPSULATE, n) for n in numbers[at : at + _PAUSE_AFTER]))
         time.sleep(0.002)
 
 
@@ -70,7 +70,7 @@ def test_one_packet_of_a_hundred_is_dropped_after_decapsulation(
 
     assert [sender.exitcode for sender in senders] == [0] * SENDERS
     assert not any(veth.lost for veth in veths)
-    sent = sorted(told(DECAPSULATE, n) for n in range(100, number + 1, 100))
+    sent = sorted(instructed(DECAPSULATE, n) for n in range(100, number + 1, 100))
     file = pcapng.read(path)
     for program in ("xdp_dispatcher", "component"):
         entries = {p.id: p for p in file.at("fentry") if f":{program}()@" in p.interface}

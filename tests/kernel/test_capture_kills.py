@@ -10,7 +10,7 @@ import pytest
 
 from tests.kernel import pcapng
 from tests.kernel.lab import Drizzle, Lab, kernel_objects, settled_objects
-from tests.kernel.sessions import KEEP, Command, told
+from tests.kernel.sessions import KEEP, Command, instructed
 
 _PATIENCE = 60
 
@@ -24,7 +24,7 @@ def _has_packets(path: Path) -> bool:
 @pytest.mark.one_kernel
 def test_a_kill_at_any_moment(lab: Lab, tmp_path: Path, kills: int) -> None:
     """From its start until it has captured for a while; packets come all the time."""
-    veth, packet = lab.veth("xst0"), told(KEEP, 7)
+    veth, packet = lab.veth("xst0"), instructed(KEEP, 7)
     lab.attach(lab.load("decide_pass"), veth)
     before, random, captured = settled_objects(), Random(kills), 0
 

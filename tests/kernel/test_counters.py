@@ -102,7 +102,7 @@ def test_no_counter_decreases(
         scan_thread.check(what)
 
     def before_the_follow_up() -> None:
-        told()
+        log_attached()
         send("before the follow-up")
 
     def scan(what: str) -> None:
@@ -113,7 +113,7 @@ def test_no_counter_decreases(
     with run_time_stats():
         with observing(pin_path, sizes) as observer:
             scan_thread.observer = observer
-            told = observer._targets.log_attached
+            log_attached = observer._targets.log_attached
             monkeypatch.setattr(observer._targets, "log_attached", before_the_follow_up)
             scan("followed up")
             assert scan_thread.cost(READ_ONLY) > 0

@@ -300,7 +300,7 @@ def test_every_scraper_reads_a_new_series_at_0(table: Table) -> None:
     flow_totals, known = totals_of(table, patience=65), series_index()
     read: dict[int, list[int]] = {15: [], 60: []}
     sent, before = 0, 0
-    flow_totals.shown("a person who looks once", now=995)
+    flow_totals.shown("a person who reads once", now=995)
     for now in range(301):
         sent += 10
         if now >= 7:

@@ -299,7 +299,7 @@ def test_a_function_that_is_taken_before_we_come(lab: Lab, engine: Engine) -> No
             observer.scan(0)
             assert reasons(observer)["decide_pass"] == "busy"
             assert reasons(observer)["decide_tx"] == ""
-            assert observer.attach_failures() == {Reason.BUSY: 1}, "not at every look"
+            assert observer.attach_failures() == {Reason.BUSY: 1}, "not at every scan"
         time.sleep(1.1)  # it is tried again after a second
         observer.scan(0)
         assert reasons(observer)["decide_pass"] == ""

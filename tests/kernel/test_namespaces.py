@@ -113,7 +113,7 @@ def test_a_namespace_without_a_name(lab: Lab, observer: Observer, command: Seque
     assert locations(observer) == {"decide_drop": set()}
 
 
-def test_a_look_leaves_nothing_behind(lab: Lab) -> None:
+def test_a_scan_leaves_nothing_behind(lab: Lab) -> None:
     program = lab.load("decide_drop")
     own = Path("/proc/thread-self/ns/net").stat().st_ino
     with namespace("xst0", program), namespace("xst1", program), Inventory() as inventory:

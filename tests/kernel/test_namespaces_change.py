@@ -155,7 +155,7 @@ def test_records_of_namespaces_that_are_gone_are_taken_out(lab: Lab, engine: Eng
                 expect(observer, expected)
                 left = sum(len(records) for records in every_step(engine.overflow()).values())
                 print(f"round {round_}: {left} records, {len(inodes)} numbers")
-                assert left <= len(inodes) + 1, "and one that a look must still confirm"
+                assert left <= len(inodes) + 1, "and one that a scan must still confirm"
             for tether in tethers:
                 tether.wait_until_gone()
             if round_ % 2:
@@ -245,7 +245,7 @@ class Vanishing(NamespaceSource):
 
 
 @pytest.mark.parametrize("wait", [True, False])
-def test_a_namespace_that_vanishes_in_the_middle_of_a_look(
+def test_a_namespace_that_vanishes_in_the_middle_of_a_scan(
     lab: Lab, engine: Engine, wait: bool
 ) -> None:
     program = lab.load("decide_drop")

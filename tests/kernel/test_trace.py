@@ -18,8 +18,8 @@ from tests.kernel.sessions import (
     KEEP,
     REWRITE,
     Command,
+    instructed,
     running,
-    told,
 )
 from tests.kernel.test_chains import LINKS, chain, needs_loader, send_some
 
@@ -40,7 +40,7 @@ def test_each_packet_has_a_line(lab: Lab) -> None:
 
     with running("trace") as command:
         for what in (KEEP, DROP, REWRITE, ENCAPSULATE, DECAPSULATE, ABORT):
-            veth.send(told(what, 1))
+            veth.send(instructed(what, 1))
         time.sleep(1)
         output, errors = command.finish()
 
@@ -81,8 +81,8 @@ def test_a_verdict_selects(lab: Lab, emit: str) -> None:
 
     with running("trace", "--verdict", "drop,aborted", "--emit", emit, "--json") as command:
         for number in range(99, 102):
-            veth.send(told(DECAPSULATE, number), told(KEEP, number))
-        veth.send(told(ABORT, 5))
+            veth.send(instructed(DECAPSULATE, number), instructed(KEEP, number))
+        veth.send(instructed(ABORT, 5))
         time.sleep(1)
         output, errors = command.finish()
 
@@ -110,7 +110,7 @@ def test_a_program_that_comes_later_joins(lab: Lab) -> None:
         program = lab.load("decide_drop")
         lab.attach(program, veth)
         command.wait_for_note(f"tracing decide_drop (program {program.info().id}) too")
-        veth.send(told(KEEP, 1), times=3)
+        veth.send(instructed(KEEP, 1), times=3)
         time.sleep(1)
         output, _ = command.finish()
 
@@ -123,7 +123,7 @@ def test_count_ends_it_and_no_program_is_refused_silently(lab: Lab) -> None:
     lab.attach(lab.load("decide_pass"), veth)
 
     with running("trace", "--count", "3", "--program", "decide_*") as command:
-        veth.send(told(KEEP, 1), times=5)
+        veth.send(instructed(KEEP, 1), times=5)
         output, _ = command.wait()
     assert len(output.splitlines()) == 3
     assert command.process.returncode == 0
@@ -136,7 +136,7 @@ def test_nothing_stays_after_a_kill(lab: Lab) -> None:
     before = settled_objects()
 
     with running("trace") as command:
-        veth.send(told(KEEP, 1), times=5)
+        veth.send(instructed(KEEP, 1), times=5)
         command.finish(signal.SIGKILL)
     assert settled_objects() == before
 

@@ -221,7 +221,7 @@ def test_clock_that_is_set_back(watched: Watched, monkeypatch: pytest.MonkeyPatc
     assert [each.time for each in watched.probe.events(10)] == [2000.0, 2000.0]
 
 
-def test_namespaces_that_are_no_longer_looked_at(watched: Watched) -> None:
+def test_namespaces_that_are_no_longer_watched(watched: Watched) -> None:
     elsewhere = Attachment("blue", "eth0", NATIVE)
     everywhere = replace(
         snapshot({5: ["eth0", elsewhere]}), namespaces={1: (1, "host"), 2: (2, "blue")}

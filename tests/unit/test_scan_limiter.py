@@ -19,11 +19,11 @@ def rests(took: float, seconds: float, interval: float = 5.0) -> list[float]:
 
 
 @pytest.mark.parametrize("took", [0.001, 0.02, 0.1, 0.4])
-def test_looking_takes_a_tenth_of_the_time_in_the_long_run(took: float) -> None:
+def test_scanning_takes_a_tenth_of_the_time_in_the_long_run(took: float) -> None:
     assert took * len(rests(took, 3600)) == pytest.approx(360, rel=0.01)
 
 
-def test_at_first_looks_come_close_on_each_other_however_slow_they_are() -> None:
+def test_at_first_scans_come_close_on_each_other_however_slow_they_are() -> None:
     found = rests(0.4, 60)
     assert found[:4] == [0.5] * 4
     assert found[-1] == pytest.approx(3.6)

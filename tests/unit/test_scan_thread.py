@@ -25,7 +25,7 @@ REST = 60.0
 CONFIG = Config(discovery=Discovery(interval=REST))
 
 
-class Looks:
+class Scans:
     """In an observer's place: counts them."""
 
     def __init__(self) -> None:
@@ -67,12 +67,12 @@ class Tired:
 
 
 @pytest.fixture
-def scans() -> Looks:
-    return Looks()
+def scans() -> Scans:
+    return Scans()
 
 
 @pytest.fixture
-def host(monkeypatch: pytest.MonkeyPatch, scans: Looks) -> None:
+def host(monkeypatch: pytest.MonkeyPatch, scans: Scans) -> None:
     """Have a ScanThread observe by ``scans``."""
     engine = SimpleNamespace(watches_devices=True)
     monkeypatch.setattr(scanner, "Engine", lambda *_, **__: nullcontext(engine))
@@ -81,7 +81,7 @@ def host(monkeypatch: pytest.MonkeyPatch, scans: Looks) -> None:
 
 
 @pytest.fixture
-def scan_thread(monkeypatch: pytest.MonkeyPatch, host: None, scans: Looks) -> Iterator[ScanThread]:
+def scan_thread(monkeypatch: pytest.MonkeyPatch, host: None, scans: Scans) -> Iterator[ScanThread]:
     """Yield the thread after its first scan, while it waits."""
     monkeypatch.setattr(scanner, "ScanLimiter", Tired)
     scan_thread = ScanThread(CONFIG)
@@ -95,14 +95,14 @@ def scan_thread(monkeypatch: pytest.MonkeyPatch, host: None, scans: Looks) -> It
     assert scan_thread.failure is None
 
 
-def test_a_reload_does(scan_thread: ScanThread, scans: Looks) -> None:
+def test_a_reload_does(scan_thread: ScanThread, scans: Scans) -> None:
     scan_thread.reconfigure(replace(CONFIG))
     assert scans.count.acquire(timeout=REST / 2)
     # Who waits for the lock of a scan that hangs must not be who serves.
     assert scans.reconfigured_by is scan_thread
 
 
-def test_a_change_on_the_host_does_not(scan_thread: ScanThread, scans: Looks) -> None:
+def test_a_change_on_the_host_does_not(scan_thread: ScanThread, scans: Scans) -> None:
     scan_thread.scan_soon()
     assert not scans.count.acquire(timeout=0.5)
 
@@ -116,7 +116,7 @@ def test_the_end_does(scan_thread: ScanThread) -> None:
 
 @pytest.mark.parametrize("error", [KernelError("", EAGAIN), OSError(ENOMEM, ""), OSError(EIO, "")])
 @pytest.mark.usefixtures("host")
-def test_a_first_scan_is_repeated_if_its_failure_may_pass(scans: Looks, error: Exception) -> None:
+def test_a_first_scan_is_repeated_if_its_failure_may_pass(scans: Scans, error: Exception) -> None:
     scans.scanned, scans.failure = False, error
     scan_thread = ScanThread(Config(discovery=Discovery(interval=0.1)))
     scan_thread.start()
@@ -134,7 +134,7 @@ def test_a_first_scan_is_repeated_if_its_failure_may_pass(scans: Looks, error: E
 
 @pytest.mark.usefixtures("host")
 def test_without_the_capability_the_agent_ends(
-    monkeypatch: pytest.MonkeyPatch, scans: Looks
+    monkeypatch: pytest.MonkeyPatch, scans: Scans
 ) -> None:
     monkeypatch.setattr(capabilities, "effective", frozenset)
     scans.scanned, scans.failure = False, NotPermittedError("", EPERM)

@@ -217,8 +217,8 @@ def test_as_long_as_nothing_moves_no_device_is_asked_for_again() -> None:
         )  # fmt: skip
 
     series_index = SeriesIndex()
-    assert every_step(series_index.update([seen(2)], location_of, "a look"))
-    assert not every_step(series_index.update([seen(2)], location_of, "a look"))
+    assert every_step(series_index.update([seen(2)], location_of, "a scan"))
+    assert not every_step(series_index.update([seen(2)], location_of, "a scan"))
     assert asked == [2]
     assert not every_step(series_index.update([seen(2)], location_of, "the next"))
     assert asked == [2, 2]

@@ -75,7 +75,7 @@ _REASONS = {
     "read the packet. The agent's log says what differs.",
     "offloaded": "A network card runs it, where no tracer can be.",
     "unreadable": "This host does not allow the agent to open it.",
-    "vanished": "It went away while it was looked at.",
+    "vanished": "It went away during the scan.",
 }
 
 # Drop reasons of AF_XDP sockets, and their names on the page.

@@ -36,7 +36,7 @@ from xdpscope.libbpf import possible_cpus
 
 SIZES = (100, 250, 500)
 PER_NAMESPACE = 10
-_LOOKS = 5
+_SCANS = 5
 # Seconds in which the kernel ends what making, or removing, hundreds of interfaces has begun.
 _SETTLING = 10.0
 _PATIENCE = 300.0  # of an emulated guest beside others
@@ -60,7 +60,7 @@ class ScanThread:
         return Spent(time.perf_counter() - self._clock, time.process_time() - self._cpu)
 
 
-def least(action: Callable[[], object], times: int = _LOOKS) -> Spent:
+def least(action: Callable[[], object], times: int = _SCANS) -> Spent:
     """Return what it takes when it takes least."""
     found = []
     for _ in range(times):
@@ -78,7 +78,7 @@ class Growth:
     attaching: Spent  # until each is traced
     flows: Spent  # and then until flows are counted of each as well
     finding: Spent  # Inventory.take
-    scan: Spent  # Observer.look, which finds them and reads what they have counted
+    scan: Spent  # Observer.scan, which finds them and reads what they have counted
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from xdpscope.kernel import netns
 from xdpscope.libbpf import Descriptor, Object, Program
 
 _NATIVE = 1 << 2  # XDP_FLAGS_DRV_MODE of include/uapi/linux/if_link.h
-_LOOKS = 5
+_SCANS = 5
 SIZES = ((0, 0, 0), (10, 100, 100), (50, 500, 0), (50, 500, 100), (50, 500, 500), (200, 500, 500))
 """Namespaces, links in all of them, programs on as many of these."""
 
@@ -105,7 +105,7 @@ def _least(scan: Callable[[], object]) -> tuple[float, float]:
     """Return milliseconds of the clock and of this process's CPU; the first scan is not counted."""
     scan()
     found = []
-    for _ in range(_LOOKS):
+    for _ in range(_SCANS):
         clock, cpu = time.perf_counter(), time.process_time()
         scan()
         found.append((time.perf_counter() - clock, time.process_time() - cpu))
@@ -135,7 +135,7 @@ def main() -> None:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # a tracer takes three descriptors
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     head = ["namespaces", "links", "programs", "attachments found"]
-    head += ["finding, ms", "… of CPU", "whole look, ms", "… of CPU"]
+    head += ["finding, ms", "… of CPU", "whole scan, ms", "… of CPU"]
     wanted = [tuple(map(int, size.split(","))) for size in sys.argv[1:]] or SIZES
     print(markdown([head, *(measure(*size) for size in wanted)]))
 
