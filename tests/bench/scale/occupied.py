@@ -112,7 +112,7 @@ def _until(done: Callable[[], bool]) -> None:
 
 
 def _scrape() -> str:
-    with urllib.request.urlopen(_PAGE, timeout=120) as answer:
+    with urllib.request.urlopen(_PAGE, timeout=_PATIENCE) as answer:
         return str(answer.read().decode())
 
 
