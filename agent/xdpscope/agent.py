@@ -22,6 +22,7 @@ from xdpscope.config import Config, Listen, needing_restart, warnings
 from xdpscope.discovery.events import LinkEvents
 from xdpscope.errors import ConfigError
 from xdpscope.kernel import machine
+from xdpscope.kernel.malloc import return_freed_memory
 from xdpscope.observer import Observer
 from xdpscope.scanner import ScanThread
 from xdpscope.scans import HangDetector
@@ -147,6 +148,7 @@ def run(config: Config, read: Callable[[], Config], file: Path | None) -> None:
     """
     machine.require_supported()
     _allow_descriptors()
+    return_freed_memory()
     asyncio.run(Agent(config, read, file).run())
 
 
