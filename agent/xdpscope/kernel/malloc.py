@@ -15,8 +15,9 @@ _LARGE: Final = 1 << 20
 def return_freed_memory() -> None:
     """Let the allocator return large blocks to the kernel as soon as they are free.
 
-    Left to itself it raises both thresholds to the largest block that was ever freed, up to 32 MiB
-    (mallopt(3)). So it keeps most of what one large page took. Other allocators have no mallopt.
+    Left to itself it raises the threshold for mmap to the largest block that was ever freed, up to
+    32 MiB, and that for trimming to twice as much (mallopt(3)). So it keeps most of what one large
+    page took. Other allocators have no mallopt.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

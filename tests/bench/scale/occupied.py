@@ -58,7 +58,9 @@ class Occupied:
 
 @contextmanager
 def attached(count: int) -> Iterator[list[Program]]:
-    """Yield programs, each attached to an end of a pair of veth."""
+    """Yield programs, each attached to an end of a pair of veth that are silent by themselves."""
+    for path in ("default", "all"):
+        Path(f"/proc/sys/net/ipv6/conf/{path}/disable_ipv6").write_text("1")
     pairs = [f"xsb{number}" for number in range((count + 1) // 2)]
     _ip(f"link add {name} up type veth peer {name}p" for name in pairs)
     _ip(f"link set {name}p up" for name in pairs)
@@ -219,8 +221,6 @@ def main() -> None:
     os.sched_setaffinity(0, {0})
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    for path in ("default", "all"):
-        Path(f"/proc/sys/net/ipv6/conf/{path}/disable_ipv6").write_text("1")
     Path("/sys/fs/cgroup/cgroup.subtree_control").write_text("+memory")
     found = []
     for size in sys.argv[2:]:
