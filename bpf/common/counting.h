@@ -387,14 +387,14 @@ static __always_inline void find_slot(struct target_counts *target, __u64 identi
 }
 
 /*
- * Returns the record of any device; NULL if no slot is left for one. With `unrecognised`
- * the device is not recognised by one comparison the next time.
+ * Returns the record of any device; NULL if no slot is left for one. With `for_flows`, a device whose
+ * packets do not begin with Ethernet is not recognised by one comparison the next time.
  *
  * Without `reuse`, a device gets no slot of another one that no longer exists: a fifth of the work
  * for the verifier.
  */
 static __always_inline struct device_counts *
-record_of(struct net_device *device, struct target_counts *target, bool unrecognised, bool reuse)
+record_of(struct net_device *device, struct target_counts *target, bool for_flows, bool reuse)
 {
 	/* Before the identity: a device that moves in between is then identified once more. */
 	__u64 current = read_once(epoch.kept);
@@ -426,9 +426,12 @@ record_of(struct net_device *device, struct target_counts *target, bool unrecogn
 	known = &target->devices[index];
 	if (known->identity == 0)
 		bind_record(known, device, identity, index);
-	write_once(known->mark, unrecognised ? 0 : (__u64)device);
-	if (!unrecognised)
-		known->mark = read_once(known->mark) + current;
+	if (for_flows && is_layer3(device)) {
+		write_once(known->mark, 0);
+		return known;
+	}
+	write_once(known->mark, (__u64)device);
+	known->mark = read_once(known->mark) + current;
 	return known;
 }
 

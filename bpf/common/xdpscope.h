@@ -104,6 +104,7 @@ enum entry_kind {
 	ENTRY_NOT_IP, /* from here on as enum reason */
 	ENTRY_TRUNCATED,
 	ENTRY_NONE, /* sampled out, or not seen */
+	ENTRY_LEFT_OUT, /* the same, until an exit without entry counts this packet */
 };
 
 /*

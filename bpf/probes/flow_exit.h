@@ -65,7 +65,7 @@ static __always_inline void account(struct xdp_buff *xdp, struct target_counts *
 static __noinline int find_record(struct xdp_buff *xdp, struct target_counts *target)
 {
 	struct net_device *device = device_of(xdp, target);
-	struct device_counts *known = record_of(device, target, is_layer3(device), true);
+	struct device_counts *known = record_of(device, target, true, true);
 
 	target->index = known ? known->index : NO_INDEX;
 	return 0;
@@ -137,10 +137,7 @@ static __noinline int exit_flows_ipv6(struct target_counts *target, __u64 verdic
 	return 0;
 }
 
-/*
- * Count an IPv4 packet on the first device of `target`, which may be advanced to another one, in its
- * flow and then in its verdict.
- */
+/* Count an IPv4 packet on the first device of `target` in its flow, and then in its verdict. */
 static __always_inline void count_ipv4(struct target_counts *target, __u64 first, __u64 second,
 				       __u32 verdict, __u64 length, __u32 first_set)
 {
@@ -162,7 +159,7 @@ static __always_inline bool leave_own(struct xdp_buff *xdp, struct target_counts
 				      __u64 returned, __u64 length, bool by_epoch)
 {
 	struct target_counts *shifted = target;
-	__u64 key[2], index;
+	__u64 key[2], index, offset;
 	__u32 verdict;
 
 	if (!find_own(&shifted, device_of(xdp, target), by_epoch))
@@ -178,9 +175,13 @@ static __always_inline bool leave_own(struct xdp_buff *xdp, struct target_counts
 	if (read_once(target->entry.owner) != (__u64)xdp + OWNER_IPV4)
 		return false;
 	write_once(target->entry.owner, verdict);
+	/* Not `shifted`: the verifier would follow what comes once for each device. */
 	index = shifted->devices[0].index;
-	count_ipv4(shifted, key[0], key[1] | verdict | index << 16, verdict, length,
-		   target->first_set);
+	offset = index * sizeof(struct device_counts) + verdict * sizeof(struct tally);
+	count_flow4(key[0], key[1] | verdict | index << 16, length, target->first_set);
+	/* Always: the verifier has no bounds of `index`. */
+	if (offset < sizeof(target->devices) - sizeof(target->devices[0].verdicts))
+		add((void *)target->devices[0].verdicts + offset, length);
 	return true;
 }
 
@@ -211,30 +212,31 @@ static __always_inline int exit_flows_untaken(__u64 *ctx, struct device_counts *
 	return 0;
 }
 
-static __noinline int exit_flows_in_handover(__u64 *ctx, __u64 length, bool timed)
+/* NULL if this exit does not count the packet. */
+static __noinline struct target_counts *exit_flows_in_handover(bool timed)
 {
 	struct target_counts *target = target_counts_in_handover();
 
 	/* Without an entry, another exit counts: exit_verdicts(), or the one that this replaces. */
 	if (!target || !entered(&target->entry) ||
 	    is_handed_over(target, timed ? WAY_TIMED : WAY_PLAIN))
-		return 0;
-	return exit_flows_other(packet_of(ctx), target, ctx[1], length);
+		return NULL;
+	return target;
 }
 
-/* A packet that was not taken, or not on the short way. */
-static __always_inline int exit_flows_maybe(__u64 *ctx, struct target_counts *target, __u64 length,
-					    bool by_epoch)
+/* A packet that was not taken, or not on the short way. NULL if it is counted. */
+static __always_inline struct target_counts *
+exit_flows_maybe(__u64 *ctx, struct target_counts *target, __u64 length, bool by_epoch)
 {
 	struct device_counts *first = &target->devices[0];
 	struct xdp_buff *xdp = packet_of(ctx);
 
 	if (__builtin_expect(!recognised(first, device_of(xdp, target), by_epoch), false) ||
 	    __builtin_expect(target->entry.owner - OWNER_OTHER == (__u64)xdp, false))
-		return exit_flows_other(packet_of(ctx), target, ctx[1], length);
-	if (!entered(&target->entry))
-		return 0; /* counted by exit_verdicts() */
-	return exit_flows_untaken(ctx, first, length);
+		return target;
+	if (entered(&target->entry)) /* else counted by exit_verdicts() */
+		exit_flows_untaken(ctx, first, length);
+	return NULL;
 }
 
 /* After entry_flows_sampled(). */
@@ -244,9 +246,13 @@ static __always_inline int exit_flows_sampled(__u64 *ctx, __u64 length, bool by_
 
 	if (timed && stop_time(ctx, target))
 		target = target_counts();
+	if (target)
+		target = exit_flows_maybe(ctx, target, length, by_epoch);
+	else
+		target = exit_flows_in_handover(timed);
 	if (!target)
-		return exit_flows_in_handover(ctx, length, timed);
-	return exit_flows_maybe(ctx, target, length, by_epoch);
+		return 0;
+	return exit_flows_other(packet_of(ctx), target, ctx[1], length);
 }
 
 /* After entry_flows_harder(). NULL if the packet is counted. */
@@ -258,16 +264,13 @@ static __always_inline struct target_counts *exit_flows_harder(__u64 *ctx, __u64
 
 	if (timed && stop_time(ctx, target))
 		target = target_counts();
-	if (!target) {
-		exit_flows_in_handover(ctx, length, timed);
-		return NULL;
-	}
+	if (!target)
+		return exit_flows_in_handover(timed);
 	owner = read_once(target->entry.owner);
 	if (owner &&
 	    (owner == (__u64)packet_of(ctx) || owner - OWNER_IPV6 == (__u64)packet_of(ctx)))
 		return target;
-	exit_flows_maybe(ctx, target, length, by_epoch);
-	return NULL;
+	return exit_flows_maybe(ctx, target, length, by_epoch);
 }
 
 static __noinline struct target_counts *exit_flows_harder_by_epoch(__u64 *ctx, __u64 length,
@@ -326,29 +329,28 @@ other:
 	return leave_by_identity_other(xdp, target, returned, length);
 }
 
-static __noinline int exit_only_in_handover(__u64 *ctx, __u64 length, bool timed)
+/* NULL if this exit does not count the packet. */
+static __noinline struct target_counts *exit_only_in_handover(bool timed)
 {
 	struct target_counts *target = target_counts_in_handover();
 
 	if (!target || is_handed_over(target, timed ? WAY_TIMED : WAY_PLAIN))
-		return 0;
-	target->entry.counted = true;
-	if (takes_packet(target))
-		entry_flows_other(packet_of(ctx), target);
-	else
-		target->entry.kind = ENTRY_NONE;
-	return exit_flows_other(packet_of(ctx), target, ctx[1], length);
+		return NULL;
+	return target;
 }
 
-/* A packet on any device that was not taken for flows. */
-static __always_inline int exit_only_untaken(__u64 *ctx, struct target_counts *target, __u64 length)
+/* A packet on any device that was not taken for flows. NULL if it is counted; else see `kind`. */
+static __always_inline struct target_counts *
+exit_only_untaken(__u64 *ctx, struct target_counts *target, __u64 length)
 {
 	struct device_counts *first = &target->devices[0];
 
-	if (__builtin_expect(recognised(first, device_of(packet_of(ctx), target), true), true))
-		return exit_flows_untaken(ctx, first, length);
-	target->entry.kind = ENTRY_NONE;
-	return exit_flows_other(packet_of(ctx), target, ctx[1], length);
+	if (__builtin_expect(recognised(first, device_of(packet_of(ctx), target), true), true)) {
+		exit_flows_untaken(ctx, first, length);
+		return NULL;
+	}
+	target->entry.kind = ENTRY_LEFT_OUT;
+	return target;
 }
 
 /* As exit_only_packet(), of sampled packets. */
@@ -359,11 +361,17 @@ static __always_inline int exit_only_packet_sampled(__u64 *ctx, __u64 length, bo
 	if (timed && stop_time(ctx, target))
 		target = target_counts();
 	if (!target)
-		return exit_only_in_handover(ctx, length, timed);
+		target = exit_only_in_handover(timed);
+	if (!target)
+		return 0;
 	target->entry.counted = true;
-	if (!takes_packet(target))
-		return exit_only_untaken(ctx, target, length);
-	entry_flows_other(packet_of(ctx), target);
+	if (takes_packet(target)) {
+		entry_flows_other(packet_of(ctx), target);
+	} else {
+		target = exit_only_untaken(ctx, target, length);
+		if (!target)
+			return 0;
+	}
 	return exit_flows_other(packet_of(ctx), target, ctx[1], length);
 }
 
@@ -374,15 +382,12 @@ static __noinline struct target_counts *exit_only_harder(__u64 *ctx, __u64 lengt
 
 	if (timed && stop_time(ctx, target))
 		target = target_counts();
-	if (!target) {
-		exit_only_in_handover(ctx, length, timed);
-		return NULL;
-	}
-	if (takes_packet(target))
+	if (!target)
+		target = exit_only_in_handover(timed);
+	if (!target || takes_packet(target))
 		return target;
 	target->entry.counted = true;
-	exit_only_untaken(ctx, target, length);
-	return NULL;
+	return exit_only_untaken(ctx, target, length);
 }
 
 /*
@@ -422,7 +427,10 @@ static __always_inline int exit_only_packet(__u64 *ctx, enum reader reader, bool
 	if (kind == ENTRY_IPV6)
 		return exit_flows_ipv6(target, verdict, length);
 other:
-	entry_flows_again(packet_of(ctx), target, reader);
+	if (target->entry.kind == ENTRY_LEFT_OUT)
+		target->entry.kind = ENTRY_NONE;
+	else
+		entry_flows_again(packet_of(ctx), target, reader);
 	return exit_flows_by_epoch_other(packet_of(ctx), target, ctx[1], length);
 }
 
@@ -437,13 +445,12 @@ static __noinline int exit_sampled_out_other(__u64 *ctx, struct target_counts *t
 	return exit_flows_other(packet_of(ctx), target, ctx[1], length);
 }
 
-static __noinline int exit_sampled_out_in_handover(__u64 *ctx, __u64 length)
+/* NULL if this exit does not count the packet. */
+static __noinline struct target_counts *exit_sampled_out_in_handover(void)
 {
 	struct target_counts *target = target_counts_in_handover();
 
-	if (!target || is_handed_over(target, WAY_SAMPLED_OUT))
-		return 0;
-	return exit_sampled_out_other(ctx, target, length);
+	return !target || is_handed_over(target, WAY_SAMPLED_OUT) ? NULL : target;
 }
 
 /*
@@ -455,14 +462,18 @@ static __always_inline int exit_sampled_out(__u64 *ctx, bool by_epoch)
 	__u64 length = length_of(packet_of(ctx));
 	struct target_counts *target = target_counts(), *shifted;
 
-	if (!target)
-		return exit_sampled_out_in_handover(ctx, length);
+	if (!target) {
+		target = exit_sampled_out_in_handover();
+		if (!target)
+			return 0;
+		goto other;
+	}
 	target->entry.counted = true;
 	shifted = target;
-	if (__builtin_expect(!find_own(&shifted, device_of(packet_of(ctx), target), by_epoch),
-			     false))
-		return exit_sampled_out_other(ctx, target, length);
-	return exit_flows_untaken(ctx, &shifted->devices[0], length);
+	if (__builtin_expect(find_own(&shifted, device_of(packet_of(ctx), target), by_epoch), true))
+		return exit_flows_untaken(ctx, &shifted->devices[0], length);
+other:
+	return exit_sampled_out_other(ctx, target, length);
 }
 
 #endif

@@ -98,7 +98,7 @@ static __always_inline int exit_verdicts(__u64 *ctx, bool by_epoch)
 	device = device_of(packet_of(ctx), target);
 	known = &target->devices[0];
 	if (!recognised(known, device, by_epoch))
-		known = record_of(device, target, is_layer3(device), false);
+		known = record_of(device, target, true, false);
 	add(known ? &known->verdicts[verdict] : &target->unplaced[verdict], length);
 	return 0;
 }

@@ -21,15 +21,17 @@ static __noinline int count_other(struct net_device *device, struct target_count
 	return 0;
 }
 
-/* While programs of the target replace each other: see struct control. */
-static __noinline int count_in_handover(__u64 *ctx, bool timed)
+/*
+ * While programs of the target replace each other: see struct control. NULL if this one does not
+ * count the packet.
+ */
+static __noinline struct target_counts *count_in_handover(bool timed)
 {
 	struct target_counts *target = target_counts_in_handover();
 
 	if (!target || is_handed_over(target, timed ? WAY_TIMED : WAY_PLAIN))
-		return 0;
-	return count_other(device_of(packet_of(ctx), target), target, verdict_of(ctx),
-			   length_of(packet_of(ctx)));
+		return NULL;
+	return target;
 }
 
 static __always_inline int count(__u64 *ctx, bool by_epoch, bool timed)
@@ -41,15 +43,23 @@ static __always_inline int count(__u64 *ctx, bool by_epoch, bool timed)
 
 	if (timed && stop_time(ctx, target))
 		target = target_counts();
-	if (!target)
-		return count_in_handover(ctx, timed);
+	if (!target) {
+		target = count_in_handover(timed);
+		if (!target)
+			return 0;
+		device = device_of(packet_of(ctx), target);
+		verdict = verdict_of(ctx);
+		goto other;
+	}
 	device = device_of(packet_of(ctx), target);
 	verdict = verdict_of(ctx);
 	shifted = target;
 	if (__builtin_expect(!find_own(&shifted, device, by_epoch), false))
-		return count_other(device, target, verdict, length);
+		goto other;
 	add(&shifted->devices[0].verdicts[verdict], length);
 	return 0;
+other:
+	return count_other(device, target, verdict, length);
 }
 
 /* While `device_appears` is attached: recognises a device by its address. */

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the kernel's verifier has to do for a tracer: most of what attaching one costs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from xdpscope.attach.engine import Engine
+from xdpscope.attach.spec import KINDS
+from xdpscope.attach.variants import FlowSizes
+from xdpscope.errors import VanishedError
+from xdpscope.libbpf import Program
+
+pytestmark = pytest.mark.every_kernel
+
+LIMIT = 12_000
+"""Instructions. The verifier checks a function once more for each place that calls it, so one
+more call may double what it has to do."""
+
+
+@pytest.mark.parametrize("rate", [None, 1, 10], ids=["no flows", "each packet", "sampled"])
+def test_no_program_takes_long_to_verify(rate: int | None) -> None:
+    """Of no kind, as the engine loads them on this kernel."""
+    before = set(Program.ids())
+    flows = None if rate is None else FlowSizes(sets=64, sample_rate=rate)
+    with Engine(flows) as engine:
+        for kind in KINDS:
+            engine.prepare(kind)
+        found = {}
+        for id in set(Program.ids()) - before:
+            try:
+                with Program.open(id) as program:
+                    name, verified = program.info().name, _verified(program)
+            except VanishedError:
+                continue
+            if verified is None:
+                pytest.skip("before Linux 5.16 the kernel does not tell what it has verified")
+            found[id, name] = verified
+    assert len(found) >= 3, "the engine has loaded programs"
+    assert {each: number for each, number in found.items() if number > LIMIT} == {}
+
+
+def _verified(program: Program) -> int | None:
+    text = Path(f"/proc/self/fdinfo/{program.fileno()}").read_text()
+    found = re.search(r"^verified_insns:\s*(\d+)$", text, re.MULTILINE)
+    return int(found[1]) if found else None
