@@ -77,7 +77,7 @@ def in_guest(kernel: str, possible: int, sizes: list[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=BUILT) as directory:
         result = Path(directory) / "result.json"
         command = ["python", "-m", "tests.bench.scale.occupied", str(result), *sizes]
-        machine = Machine(possible_cpus=possible, memory="4G", timeout=3600)
+        machine = Machine(possible_cpus=possible, memory="4G", timeout=7200)
         if status := run(command, kernel=kernel, machine=machine):
             raise VmError(f"measuring on kernel {kernel} failed with status {status}")
         found: dict[str, Any] = json.loads(result.read_text())

@@ -35,7 +35,7 @@ from xdpscope.libbpf import Map, Object, Program, possible_cpus, typed
 _NATIVE = 1 << 2  # XDP_FLAGS_DRV_MODE of include/uapi/linux/if_link.h
 _GROUP = Path("/sys/fs/cgroup/xdpscope")
 _PAGE = "http://127.0.0.1:10091/metrics"
-_PATIENCE = 900.0  # of an emulated guest beside others
+_PATIENCE = 3600.0  # of an emulated guest beside others
 _SCANS = 11.0  # seconds in which there are two
 _FIRST_DEVICE = 1_000_000
 # The kernel allocates records of further devices from what it has in stock. A worker fills it up.
