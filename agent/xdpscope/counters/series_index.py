@@ -183,7 +183,7 @@ class SeriesIndex:
             same = same and all(
                 now[key] is self._seen[key] or now[key].same_as(self._seen[key]) for key in part
             )
-            certain = certain and not any(self._doubts(now[key]).any() for key in part)
+            certain = certain and all(self._is_certain(now[key]) for key in part)
             yield
         settled = view == self._view and None not in self._locations.values()
         self._view = view
@@ -220,6 +220,13 @@ class SeriesIndex:
         )
         self._unused = True
         return True
+
+    def _is_certain(self, seen: Seen) -> bool:
+        """Return whether ``_doubts`` has none. Each scan asks, and makes no array for it."""
+        if seen.moved is None:
+            return True
+        known = self._moved.get(seen.target)
+        return not seen.moved.any() if known is None else seen.moved.tobytes() == known.tobytes()
 
     def _doubts(self, seen: Seen) -> NDArray[np.int8]:
         """Return by CPU since when slots may have had other owners."""
