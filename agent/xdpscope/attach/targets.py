@@ -179,7 +179,7 @@ class Targets:
         """Return targets in service whose tracers do not do what the probes need.
 
         The result omits programs that the last scan found first. To start counting the flows of a
-        program takes ten times as long as its verdicts, and many programs are short-lived.
+        program takes twenty times as long as its verdicts, and many programs are short-lived.
         """
         return [target for target in self._waiting() if target.program.id not in self._found]
 
