@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the windows of the kernel's statistics add up to, and what the agent shows of it."""
 
+import threading
+import time
 from collections.abc import Set
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -132,6 +135,33 @@ def test_isolated_cpus_are_not_interrupted(
         probe._budget = budget
         probe._window(scan, tracers, 0.1)
     assert len(measured) == 1 + interrupts
+
+
+@pytest.mark.parametrize(("budget", "often"), [(None, False), (0.1, True)])
+def test_measuring_many_programs_takes_no_more_of_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, budget: float | None, often: bool
+) -> None:
+    """Each measurement takes 20 ms: without a budget, the next one is eight seconds later."""
+    lengths: list[float] = []
+    measured = threading.Event()
+
+    def measure(_: object, scan: object, tracers: object, length: float) -> None:
+        lengths.append(length)
+        end = time.thread_time() + 0.02
+        while time.thread_time() < end:
+            pass
+        if len(lengths) >= 3:
+            measured.set()
+
+    monkeypatch.setattr(CostProbe, "_measure", measure)
+    probe = CostProbe(interval=0.01, budget_interval=0.01)
+    probe._budget = budget
+    usual = SimpleNamespace(usual_sample_rate=None)
+    with closing(probe):
+        probe.update(Scan(Snapshot(), tracers=cast(Tracers, usual)))
+        assert measured.wait(60.0 if often else 1.0) is often
+    assert lengths[0] == pytest.approx(0.0001)
+    assert often or len(lengths) == 1
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,9 @@ __all__ = ["CostProbe", "CostReport", "Level"]
 _log = structlog.get_logger(__name__)
 
 INTERVAL: Final = 10.0
-"""Seconds between two measurements without a budget."""
+"""Seconds between two measurements without a budget, at least."""
+OWN_SHARE: Final = 0.0025
+"""The most of a CPU that measuring takes without a budget. Many programs get longer intervals."""
 BUDGET_INTERVAL: Final = 2.0
 """Seconds between two measurements with a budget."""
 SHARE: Final = 0.01
@@ -84,6 +86,7 @@ class CostProbe(Probe):
         self._memory: tuple[float, int] | None = None  # when it was read, bytes
         self._busy: frozenset[int] = frozenset()  # programs without flows, at Level.OFF
         self._exhausted = False  # whether the log has said that flows off are not enough
+        self._spent = 0.0  # seconds of CPU for the last measurement
         self._spared = False  # whether the log has said that isolated CPUs are not interrupted
         self._report = CostReport()
 
@@ -130,19 +133,27 @@ class CostProbe(Probe):
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            interval = self._interval if self._budget is None else self._budget_interval
+            interval = self._interval_now()
             # At random: traffic has rhythms.
             self._wake.wait(interval * random.uniform(0.7, 1.1))  # noqa: S311 - no secret
             self._wake.clear()
             scan = self._scan
             if self._stopping.is_set() or scan is None or scan.tracers is None:
                 continue
+            began = time.thread_time()
             try:
                 self._measure(scan, scan.tracers, interval * SHARE)
             except Exception as error:  # noqa: BLE001 - update() raises it
                 self._failure = error
             else:
                 self._failure = None
+            self._spent = time.thread_time() - began
+
+    def _interval_now(self) -> float:
+        """Return the seconds until the next measurement. A budget needs short ones."""
+        if self._budget is not None:
+            return self._budget_interval
+        return max(self._interval, self._spent / OWN_SHARE)
 
     def _measure(self, scan: Scan, tracers: Tracers, length: float) -> None:
         window = self._window(scan, tracers, length)
