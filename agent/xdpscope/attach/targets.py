@@ -181,21 +181,24 @@ class Targets:
         The result omits programs that the last scan found first. To start counting the flows of a
         program takes twenty times as long as its verdicts, and many programs are short-lived.
         """
-        return [target for target in self._waiting() if target.program.id not in self._found]
+        now = time.monotonic()
+        return [
+            target
+            for target in self
+            if target.program.id not in self._found and self._is_waiting(target, now)
+        ]
 
     @property
     def postponed(self) -> bool:
         """Return whether ``incomplete`` omits a program that the last scan found first."""
-        return any(target.program.id in self._found for target in self._waiting())
-
-    def _waiting(self) -> Iterator[Target]:
         now = time.monotonic()
-        for target in self:
-            tracer = target.tracer
-            if target.reason is not None or tracer is None or now < target.flows_again_at:
-                continue
-            if not tracer.does(self._specs(target)):
-                yield target
+        found = map(self._targets.get, self._found)
+        return any(target is not None and self._is_waiting(target, now) for target in found)
+
+    def _is_waiting(self, target: Target, now: float) -> bool:
+        if target.reason is not None or target.tracer is None or now < target.flows_again_at:
+            return False
+        return not target.tracer.does(self._specs(target))
 
     def follow_up(self, target: Target) -> None:
         """Let the tracer of a target do what the probes need."""

@@ -101,6 +101,7 @@ class OutcomesProbe(Probe):
     ) -> dict[Location, frozenset[Outcome]]:
         """Return the outcomes that are reported, for each interface that runs a program."""
         found: dict[Location, frozenset[Outcome]] = {}
+        known: dict[tuple[Mode, str], frozenset[Outcome]] = {}  # sets of enum members are slow
         for program_id, attachments in snapshot.attachments.items():
             program = snapshot.programs.get(program_id)
             if program is None or program.at_egress or program.extension:
@@ -110,9 +111,12 @@ class OutcomesProbe(Probe):
                     continue
                 location = at.netns, at.interface
                 driver = snapshot.drivers.get(location, "")
-                outcomes = drivers.supported(at.mode, driver) & reported
+                if (outcomes := known.get((at.mode, driver))) is None:
+                    outcomes = drivers.supported(at.mode, driver) & reported
+                    known[at.mode, driver] = outcomes
                 # Two programs, one of them on the card: as little as is reported for either.
-                found[location] = found.get(location, outcomes) & outcomes
+                before = found.get(location)
+                found[location] = outcomes if before is None else before & outcomes
                 if at.mode is Mode.NATIVE and not drivers.known(driver):
                     self._log_unknown(driver, at.interface)
         return found
