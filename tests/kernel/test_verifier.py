@@ -21,7 +21,7 @@ more call may double what it has to do."""
 
 @pytest.mark.parametrize("rate", [None, 1, 10], ids=["no flows", "each packet", "sampled"])
 def test_no_program_takes_long_to_verify(rate: int | None) -> None:
-    """Of no kind, as the engine loads them on this kernel."""
+    """Load the programs of all kinds as the engine does on this kernel."""
     before = set(Program.ids())
     flows = None if rate is None else FlowSizes(sets=64, sample_rate=rate)
     with Engine(flows) as engine:

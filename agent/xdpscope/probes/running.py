@@ -72,12 +72,13 @@ class RunningProbes:
 
     def specs(self, target: Target) -> Spec:
         """Return what the one pair of tracing programs of a target must do for all probes."""
-        needs = [each.specs(target) for each in self._tracer_probes]
-        # Each scan asks this of each target, and `|` of enum members is slow Python.
-        union, *others = [need for need in needs if need is not NOTHING] or [NOTHING]
-        for other in others:
-            union |= other
-        return union
+        spec = NOTHING
+        for each in self._tracer_probes:
+            need = each.specs(target)
+            # Each scan asks this of each target, and `|` of enum members is slow Python.
+            if need is not NOTHING:
+                spec = need if spec is NOTHING else spec | need
+        return spec
 
     def prepare(self) -> None:
         """Call ``prepare`` of each probe that uses tracers."""
