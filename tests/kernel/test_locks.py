@@ -19,6 +19,7 @@ from tests.kernel.observing import Observer
 from tests.kernel.pinned import udp
 from tests.waiting import wait_for
 from xdpscope import target_reader
+from xdpscope.attach import tracer
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.reason import Selection
 from xdpscope.attach.variants import FlowSizes
@@ -112,8 +113,11 @@ def holds(monkeypatch: pytest.MonkeyPatch, faults: Faults) -> list[Counter[str]]
 
 
 @pytest.mark.one_kernel
-def test_the_lock_is_held_for_a_few_programs_at_a_time(lab: Lab, holds: list[Counter[str]]) -> None:
+def test_the_lock_is_held_for_a_few_programs_at_a_time(
+    lab: Lab, holds: list[Counter[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From the first scan to the last, which forgets all of them."""
+    monkeypatch.setattr(tracer, "_READ_AT_ONCE", IN_STEP)  # there are fewer programs than usually
     with observing() as observer:
         attached = attach(lab, PROGRAMS)
         observer.scan(KEPT)

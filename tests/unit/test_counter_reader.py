@@ -93,6 +93,28 @@ def test_only_what_has_grown_is_read(
     assert (drops(totals), len(read)) == ([(1, 60), (2, 160), (1, 60)], 5)
 
 
+def test_a_step_adds_the_counts_of_a_few_targets(
+    records: NDArray[Any], layout: np.dtype[Any]
+) -> None:
+    """However many were read together: to add one takes long."""
+    few = counter_reader._ADDED_IN_STEP
+    many = np.zeros((2 * few + 3, CPUS), layout)
+    many[:] = records[0]
+    numbers = list(range(1, len(many) + 1))
+    kept = CounterReader(Totals())
+
+    def added() -> list[int]:
+        """The number of targets whose counts each step has added."""
+        versions = [kept.version]
+        for _ in kept.record([Counted(numbers, numbers, many)], {}, somewhere):
+            versions.append(kept.version)
+        return np.diff(versions).tolist()
+
+    assert added() == [few, few, 3]
+    many["devices"]["verdicts"]["packets"][4, 0, 0, 1] += 1
+    assert added() == [1]
+
+
 def test_what_has_no_place_yet_is_booked_when_it_has(records: NDArray[Any]) -> None:
     totals = Totals()
     kept = CounterReader(totals)

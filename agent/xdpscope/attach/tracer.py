@@ -30,9 +30,8 @@ _ONLY_KEY = b"\0\0\0\0"
 # Seconds that the kernel may take to detach an unpinned tracing program.
 _PATIENCE = 1.0
 
-# The largest number of records, and of bytes, that one step reads and adds to the totals. All
-# records may have changed, and to add one takes a millisecond on a slow machine.
-_READ_AT_ONCE = 8
+# The largest number of records, and of bytes, that are read at once.
+_READ_AT_ONCE = 64
 _READ_SIZE = 1 << 20
 
 

@@ -5,7 +5,7 @@ On a host with hundreds of programs, most are quiet between two readings. Decodi
 a hundred times as long as finding that it has not changed.
 """
 
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,9 @@ from xdpscope.counters.overflow import OverflowReading
 from xdpscope.counters.records import Reading, of_target, sums
 from xdpscope.counters.series_index import Seen
 from xdpscope.counters.totals import LocationOf, Totals
+
+# The number of changed records that one step adds. One takes a millisecond on a slow machine.
+_ADDED_IN_STEP = 8
 
 # A sum that no record has: the next reading must decode the record again.
 _INCOMPLETE = -1
@@ -68,7 +71,7 @@ class CounterReader:
         location_of: LocationOf,
         idle: Collection[int] = (),
     ) -> Generator[None, None, None]:
-        """Add all counts to the totals. Each step reads some targets and adds their counts.
+        """Add all counts to the totals. Each step adds the counts of some targets.
 
         Args:
             counted: Every target that is not idle.
@@ -78,16 +81,18 @@ class CounterReader:
         """
         kept = set(idle)
         for part in counted:
-            each = zip(
-                part.programs, part.numbers, part.records, sums(part.records).tolist(), strict=True
-            )
-            for program, number, records, total in each:
-                old, rest = self._entries.get(number), overflow.get(number)
-                if old is None or old.sum != total or old.overflow is not None or rest is not None:
-                    self._entries[number] = self._record(
-                        program, number, records, total, rest, location_of
-                    )
             kept.update(part.numbers)
+            changed = (
+                (program, number, records, total)
+                for program, number, records, total in _with_sums(part)
+                if number in overflow or not self._contains(number, total)
+            )
+            for at, (program, number, records, total) in enumerate(changed, 1):
+                self._entries[number] = self._record(
+                    program, number, records, total, overflow.get(number), location_of
+                )
+                if at % _ADDED_IN_STEP == 0:
+                    yield
             yield
         for number in self._entries.keys() - kept:
             del self._entries[number]
@@ -126,18 +131,25 @@ class CounterReader:
         """
         before, self._skipped = self._skipped, {}
         for part in counted:
-            each = zip(
-                part.programs, part.numbers, part.records, sums(part.records).tolist(), strict=True
+            idle = [each for each in _with_sums(part) if not in_service(each[0])]
+            self._skipped.update((number, total) for _, number, _, total in idle)
+            changed = (
+                (program, number, records)
+                for program, number, records, total in idle
+                if number in overflow or total != before.get(number, 0)
             )
-            for program, number, records, total in each:
-                if in_service(program):
-                    continue
-                self._skipped[number] = total
+            for at, (program, number, records) in enumerate(changed, 1):
                 rest = overflow.get(number)
-                if total != before.get(number, 0) or rest is not None:
-                    self._totals.skip(program, "inline", of_target(records))
-                    self._totals.skip(program, "overflow", {} if rest is None else rest.by_device())
+                self._totals.skip(program, "inline", of_target(records))
+                self._totals.skip(program, "overflow", {} if rest is None else rest.by_device())
+                if at % _ADDED_IN_STEP == 0:
+                    yield
             yield
+
+    def _contains(self, number: int, total: int) -> bool:
+        """Return whether the totals contain all counts of a target without overflow records."""
+        entry = self._entries.get(number)
+        return entry is not None and entry.sum == total and entry.overflow is None
 
     def _record(
         self,
@@ -162,3 +174,9 @@ class CounterReader:
             Seen.inline(program, number, records),
             None if rest is None else Seen.overflow(program, number, rest),
         )
+
+
+def _with_sums(part: Counted) -> Iterator[tuple[int, int, NDArray[Any], int]]:
+    """Yield the program's id, the target's number, the records and their sum."""
+    totals = sums(part.records).tolist()
+    return zip(part.programs, part.numbers, part.records, totals, strict=True)
