@@ -7,7 +7,7 @@ last result.
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import structlog
 from prometheus_client.core import Metric
@@ -42,6 +42,8 @@ class OutcomesProbe(Probe):
         self._lock = threading.Lock()  # for `readers`, which scrapes change
         self._lost = 0  # before the tracepoints were attached again
         self._unknown: set[str] = set()  # drivers that were logged
+        self._snapshot = Snapshot()
+        self._supported: Mapping[Location, frozenset[Outcome]] = {}  # of that snapshot
         self._report = OutcomeReport()
 
     def update(self, scan: Scan) -> None:
@@ -56,13 +58,17 @@ class OutcomesProbe(Probe):
         if self._tracepoints is None:
             self._tracepoints = Tracepoints()
             self._totals.restart()
+            self._snapshot = Snapshot()
         tracepoints = self._tracepoints
         records = tracepoints.read()
         with self._lock:
             self._totals.update(scan.snapshot, records, self._delete, time.monotonic())
+        if scan.snapshot is not self._snapshot:  # it is the same while nothing changes
+            self._supported = self._supported_in(scan.snapshot, tracepoints.outcomes)
+            self._snapshot = scan.snapshot
         self._report = OutcomeReport(
             packets=self._totals.values(),
-            supported=self._supported(scan.snapshot, tracepoints.outcomes),
+            supported=self._supported,
             lost=self._lost + tracepoints.lost,
             reading=self._totals.reading,
         )
@@ -96,12 +102,11 @@ class OutcomesProbe(Probe):
             _log.debug("cannot delete a record of outcomes", error=str(error))
             return None
 
-    def _supported(
+    def _supported_in(
         self, snapshot: Snapshot, reported: frozenset[Outcome]
     ) -> dict[Location, frozenset[Outcome]]:
         """Return the outcomes that are reported, for each interface that runs a program."""
         found: dict[Location, frozenset[Outcome]] = {}
-        known: dict[tuple[Mode, str], frozenset[Outcome]] = {}  # sets of enum members are slow
         for program_id, attachments in snapshot.attachments.items():
             program = snapshot.programs.get(program_id)
             if program is None or program.at_egress or program.extension:
@@ -111,9 +116,7 @@ class OutcomesProbe(Probe):
                     continue
                 location = at.netns, at.interface
                 driver = snapshot.drivers.get(location, "")
-                if (outcomes := known.get((at.mode, driver))) is None:
-                    outcomes = drivers.supported(at.mode, driver) & reported
-                    known[at.mode, driver] = outcomes
+                outcomes = drivers.supported(at.mode, driver) & reported
                 # Two programs, one of them on the card: as little as is reported for either.
                 before = found.get(location)
                 found[location] = outcomes if before is None else before & outcomes
