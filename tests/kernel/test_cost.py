@@ -3,6 +3,7 @@
 
 import time
 from collections.abc import Iterator, Set
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from xdpscope.attach.variants import FlowSizes
 from xdpscope.config import Budget
 from xdpscope.libbpf import Program
 from xdpscope.probes import Scan
-from xdpscope.probes.cost import CostProbe
+from xdpscope.probes.cost import CostProbe, memory
 from xdpscope.probes.cost.statistics import Statistics, Window, always_on
 from xdpscope.report import TracerCost
 
@@ -135,6 +136,18 @@ def test_the_statistics_are_off_after_the_probe_is_closed(
         assert (cost.program, cost.runs >= 50, (cost.cpu or 0) > 0) == (PROGRAM, True, True)
     assert (report.tracers_cpu or 0) > 0
     assert (report.map_memory or 0) > 1 << 16
+
+
+def test_the_memory_is_that_of_each_open_map_once(observer: Observer, target: Program) -> None:
+    found: dict[str, int] = {}
+    for information in Path("/proc/self/fdinfo").iterdir():
+        with suppress(FileNotFoundError):  # the descriptor of the directory itself
+            words = information.read_text().split()
+            if "map_id:" in words:
+                id, size = (words[words.index(name) + 1] for name in ("map_id:", "memlock:"))
+                found[id] = int(size)
+    assert len(found) > 3
+    assert memory.of_own_maps() == sum(found.values())
 
 
 def counters(observer: Observer) -> dict[object, int]:

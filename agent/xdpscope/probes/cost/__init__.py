@@ -34,7 +34,7 @@ _log = structlog.get_logger(__name__)
 
 INTERVAL: Final = 10.0
 """Seconds between two measurements without a budget, at least."""
-OWN_SHARE: Final = 0.0025
+OWN_SHARE: Final = 0.001
 """About the most of a CPU that measuring takes without a budget: many programs, long intervals."""
 BUDGET_INTERVAL: Final = 2.0
 """Seconds between two measurements with a budget."""
