@@ -20,6 +20,9 @@ class Spec(Flag):
     SAMPLED_OUT = auto()
     """Count each packet as one that is not taken for flows. FLOWS and TIMES take precedence."""
 
+    # Each value is one object. Each scan looks up what each target needs, and Enum's own is slow.
+    __hash__ = object.__hash__
+
     @property
     def kind(self) -> "Spec":
         """Return the one of ``KINDS`` that does all of this."""

@@ -2,6 +2,8 @@
 """All probes of an agent. A probe that fails does not affect the others."""
 
 from collections.abc import Iterable, Mapping
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import structlog
@@ -64,6 +66,7 @@ class RunningProbes:
         self._tracer_probes = [
             each.probe for each in self._guarded if isinstance(each.probe, TracerProbe)
         ]
+        self._together: dict[tuple[Spec, ...], Spec] = {}
 
     def open(self, reader: TargetReader) -> None:
         """Let the probes that use tracers read from here."""
@@ -72,12 +75,10 @@ class RunningProbes:
 
     def specs(self, target: Target) -> Spec:
         """Return what the one pair of tracing programs of a target must do for all probes."""
-        spec = NOTHING
-        for each in self._tracer_probes:
-            need = each.specs(target)
-            # Each scan asks this of each target, and `|` of enum members is slow Python.
-            if need is not NOTHING:
-                spec = need if spec is NOTHING else spec | need
+        needs = tuple(each.specs(target) for each in self._tracer_probes)
+        # Each scan asks this of each target, and `|` of enum members is slow Python.
+        if (spec := self._together.get(needs)) is None:
+            spec = self._together[needs] = reduce(or_, needs, NOTHING)
         return spec
 
     def prepare(self) -> None:
