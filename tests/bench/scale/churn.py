@@ -2,7 +2,7 @@
 """What 100,000 devices that come and go leave behind, in a guest.
 
     python -m tests.vm.run --kernel 6.1 --icount --timeout 7200 -- \\
-        python -m tests.bench.scale.churn RESULT [--pinned] [DEVICES]
+        python -m tests.bench.scale.churn [--pinned] RESULT [DEVICES]
 
 In each round there are new devices, and three programs get a packet from each of them. All packets
 must be counted, under the names of the devices. Then the devices are deleted. After each tenth of
