@@ -164,6 +164,19 @@ static __always_inline bool is_handed_over(struct target_counts *target, enum wa
 	return true;
 }
 
+static __always_inline enum way way_of(bool timed)
+{
+	return timed ? WAY_TIMED : WAY_PLAIN;
+}
+
+/* What an exit counts into in a handover. NULL if it must not count the packet. */
+static __noinline struct target_counts *exit_in_handover(enum way way)
+{
+	struct target_counts *target = target_counts_in_handover();
+
+	return !target || is_handed_over(target, way) ? NULL : target;
+}
+
 /*
  * The kernel gives an inode number to the next namespace as soon as it is free. With
  * cookies two namespaces are never confused. Kernels have cookies since 5.12, but show them

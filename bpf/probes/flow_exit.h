@@ -218,8 +218,7 @@ static __noinline struct target_counts *exit_flows_in_handover(bool timed)
 	struct target_counts *target = target_counts_in_handover();
 
 	/* Without an entry, another exit counts: exit_verdicts(), or the one that this replaces. */
-	if (!target || !entered(&target->entry) ||
-	    is_handed_over(target, timed ? WAY_TIMED : WAY_PLAIN))
+	if (!target || !entered(&target->entry) || is_handed_over(target, way_of(timed)))
 		return NULL;
 	return target;
 }
@@ -329,16 +328,6 @@ other:
 	return leave_by_identity_other(xdp, target, returned, length);
 }
 
-/* NULL if this exit does not count the packet. */
-static __noinline struct target_counts *exit_only_in_handover(bool timed)
-{
-	struct target_counts *target = target_counts_in_handover();
-
-	if (!target || is_handed_over(target, timed ? WAY_TIMED : WAY_PLAIN))
-		return NULL;
-	return target;
-}
-
 /* A packet on any device that was not taken for flows. NULL if it is counted; else see `kind`. */
 static __always_inline struct target_counts *
 exit_only_untaken(__u64 *ctx, struct target_counts *target, __u64 length)
@@ -361,7 +350,7 @@ static __always_inline int exit_only_packet_sampled(__u64 *ctx, __u64 length, bo
 	if (timed && stop_time(ctx, target))
 		target = target_counts();
 	if (!target)
-		target = exit_only_in_handover(timed);
+		target = exit_in_handover(way_of(timed));
 	if (!target)
 		return 0;
 	target->entry.counted = true;
@@ -383,7 +372,7 @@ static __noinline struct target_counts *exit_only_harder(__u64 *ctx, __u64 lengt
 	if (timed && stop_time(ctx, target))
 		target = target_counts();
 	if (!target)
-		target = exit_only_in_handover(timed);
+		target = exit_in_handover(way_of(timed));
 	if (!target || takes_packet(target))
 		return target;
 	target->entry.counted = true;
@@ -445,14 +434,6 @@ static __noinline int exit_sampled_out_other(__u64 *ctx, struct target_counts *t
 	return exit_flows_other(packet_of(ctx), target, ctx[1], length);
 }
 
-/* NULL if this exit does not count the packet. */
-static __noinline struct target_counts *exit_sampled_out_in_handover(void)
-{
-	struct target_counts *target = target_counts_in_handover();
-
-	return !target || is_handed_over(target, WAY_SAMPLED_OUT) ? NULL : target;
-}
-
 /*
  * Without an entry, for any target whose packets are not taken for flows at all. As long as there is
  * exit_verdicts(), too, `counted` keeps that from counting.
@@ -463,7 +444,7 @@ static __always_inline int exit_sampled_out(__u64 *ctx, bool by_epoch)
 	struct target_counts *target = target_counts(), *shifted;
 
 	if (!target) {
-		target = exit_sampled_out_in_handover();
+		target = exit_in_handover(WAY_SAMPLED_OUT);
 		if (!target)
 			return 0;
 		goto other;

@@ -21,19 +21,6 @@ static __noinline int count_other(struct net_device *device, struct target_count
 	return 0;
 }
 
-/*
- * While programs of the target replace each other: see struct control. NULL if this one does not
- * count the packet.
- */
-static __noinline struct target_counts *count_in_handover(bool timed)
-{
-	struct target_counts *target = target_counts_in_handover();
-
-	if (!target || is_handed_over(target, timed ? WAY_TIMED : WAY_PLAIN))
-		return NULL;
-	return target;
-}
-
 static __always_inline int count(__u64 *ctx, bool by_epoch, bool timed)
 {
 	__u64 length = length_of(packet_of(ctx));
@@ -44,7 +31,7 @@ static __always_inline int count(__u64 *ctx, bool by_epoch, bool timed)
 	if (timed && stop_time(ctx, target))
 		target = target_counts();
 	if (!target) {
-		target = count_in_handover(timed);
+		target = exit_in_handover(way_of(timed));
 		if (!target)
 			return 0;
 		device = device_of(packet_of(ctx), target);
