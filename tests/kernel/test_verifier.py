@@ -10,7 +10,7 @@ from xdpscope.attach.engine import Engine
 from xdpscope.attach.spec import KINDS
 from xdpscope.attach.variants import FlowSizes
 from xdpscope.errors import VanishedError
-from xdpscope.libbpf import Program
+from xdpscope.libbpf import Object, Program
 
 pytestmark = pytest.mark.every_kernel
 
@@ -39,6 +39,25 @@ def test_no_program_takes_long_to_verify(rate: int | None) -> None:
             found[id, name] = verified
     assert len(found) >= 3, "the engine has loaded programs"
     assert {each: number for each, number in found.items() if number > LIMIT} == {}
+
+
+def test_what_the_verifier_has_refused_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attempt takes as long as all else until the engine is ready."""
+    loaded: list[Object] = []
+
+    def load(self: Object) -> None:
+        loaded.append(self)
+        original(self)
+
+    original = Object.load
+    monkeypatch.setattr(Object, "load", load)
+    variants = []
+    for _ in range(2):
+        loaded.clear()
+        with Engine(FlowSizes(sets=64, sample_rate=1)) as engine:
+            variants.append(engine.templates.variant)
+    assert variants[0] == variants[1]
+    assert len(loaded) == 2, "the self-test, and what the kernel accepts"
 
 
 def _verified(program: Program) -> int | None:

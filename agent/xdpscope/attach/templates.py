@@ -23,7 +23,7 @@ from xdpscope.attach.pins import PinPath, Shared, State
 from xdpscope.attach.spec import Spec
 from xdpscope.attach.variants import FlowSizes, Variant, variants
 from xdpscope.counters.records import of_target
-from xdpscope.errors import KernelError, UnsupportedHostError
+from xdpscope.errors import KernelError, LoadError, UnsupportedHostError
 from xdpscope.kernel import netns
 from xdpscope.kernel.requirements import NO_BTF
 from xdpscope.libbpf import (
@@ -52,6 +52,9 @@ _SETS = 2
 
 # The number of secret factors. All are odd, and each target uses two.
 _FACTORS = 16
+
+# The variants that the verifier has refused. Those of one kernel stay the same.
+_refused: set[Variant] = set()
 
 # Any constant other than _BY_INODE.
 _BY_COOKIE = 0
@@ -418,14 +421,15 @@ def load(
     *others, last = variants(flows, watch_devices)
     failure = ""
     for variant in others:
-        if failure and variant.watches_devices:
+        if variant in _refused or (failure and variant.watches_devices):
             continue
         try:
             return _tried(variant, flows, self_test, entry, pins, failure)
         except SilentHookError as error:
             failure = error.why
-        except KernelError:
-            continue
+        except KernelError as error:
+            if isinstance(error, LoadError) and error.log:
+                _refused.add(variant)
     return _tried(last, flows, self_test, entry, pins, failure)
 
 
