@@ -87,7 +87,10 @@ def _files(arguments: list[str]) -> list[str]:
     here, it need not compile there.
     """
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
-    found = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}  # else it would keep nothing
+    found = subprocess.run(
+        [*command, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
     if found.returncode not in (0, _NOTHING_SELECTED):
         raise SuiteError(f"{found.stdout}{found.stderr}")
     tests = (line.partition("::") for line in found.stdout.splitlines())

@@ -9,6 +9,7 @@ import compileall
 import shutil
 import subprocess
 import tempfile
+from functools import cache
 from pathlib import Path
 
 from xdpscope import __version__
@@ -18,6 +19,7 @@ REPOSITORY = SOURCES.parents[2]
 OUTPUT = REPOSITORY / "build" / "test-programs"
 
 
+@cache  # an emulated machine takes a fifth of a second to find what is older
 def compiled(name: str, *flags: str) -> Path:
     """Return the object of ``name``.bpf.c, compiled if it is older than its source or a header."""
     source = SOURCES / f"{name}.bpf.c"
