@@ -170,7 +170,7 @@ static __always_inline enum way way_of(bool timed)
 }
 
 /* What an exit counts into in a handover. NULL if it must not count the packet. */
-static __noinline struct target_counts *exit_in_handover(enum way way)
+static __noinline __attribute__((unused)) struct target_counts *exit_in_handover(enum way way)
 {
 	struct target_counts *target = target_counts_in_handover();
 
