@@ -89,6 +89,9 @@ def of_agent(clock: dict[str, Any], counted: dict[str, Any], native: float) -> l
         Finding("finding programs, on this machine", native * 1e3, "ms of a CPU"),
         Finding("idling, on this machine", 100 * scan * speed / _INTERVAL, "% of a CPU", 1),
         Finding("a scrape", counted["scrape_cpu"] * 1e3, "10⁶ instructions"),
+        Finding(
+            "of it a series", counted["scrape_cpu"] / counted["series"] * 1e6, "10³ instructions"
+        ),
     ]
 
 

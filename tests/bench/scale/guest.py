@@ -124,6 +124,7 @@ def _of_agent(idle_seconds: float) -> dict[str, Any]:
             "starting_cpu": starting,
             "idle_cpu": idle / idle_seconds if idle_seconds else None,
             "scrape_cpu": min(costs),  # the least: a round of discovery may fall into others
+            "series": sum(not line.startswith("#") for line in page.splitlines()),
             "resident": memory,
             "resident_scraped": resident(agent.process.pid),
             "maps": agent.maps(),
