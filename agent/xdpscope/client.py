@@ -9,7 +9,7 @@ import ssl
 import urllib.error
 import urllib.request
 from base64 import b64encode
-from http.client import HTTPException, RemoteDisconnected
+from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlencode, urlsplit
 
@@ -158,7 +158,8 @@ class AgentClient:
             hint = _NO_CERTIFICATE if "CERTIFICATE" in reason else _NO_TLS
         elif isinstance(error, TimeoutError):
             why = f"nothing for {self._timeout:.0f} seconds"
-        elif isinstance(error, RemoteDisconnected | ConnectionResetError | HTTPException):
+        elif isinstance(error, ConnectionResetError | BrokenPipeError | HTTPException):
+            # A server may close while the client still sends: BrokenPipeError.
             why = "the connection is closed without an answer"
             hint = _NO_CERTIFICATE if self.url.startswith("https:") else _NO_HTTPS
         return XdpscopeError(f"no agent answers at {self.url}: {why}", hint=hint)

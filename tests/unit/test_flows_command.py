@@ -7,6 +7,8 @@ import json
 import socket
 import threading
 from contextlib import closing, contextmanager
+from errno import EPIPE
+from http.client import HTTPConnection, RemoteDisconnected
 from typing import TYPE_CHECKING
 
 import pytest
@@ -161,6 +163,22 @@ def test_it_shows_a_client_certificate(tmp_path: Path) -> None:
     for option, file in ("--ca", "server.key"), ("--cert", "absent.pem"):
         with pytest.raises(ConfigError, match=f"{option} .*{file} cannot be used: "):
             run(secure, option, str(tmp_path / file))
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError, BrokenPipeError, RemoteDisconnected])
+def test_a_server_that_closes_may_ask_for_a_certificate(
+    monkeypatch: pytest.MonkeyPatch, error: type[OSError]
+) -> None:
+    """Which of them it is depends on how far the client was when the server closed."""
+
+    def request(*_: object, **__: object) -> None:
+        raise error(EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(HTTPConnection, "request", request)
+    assert refused("https://127.0.0.1:1") == (
+        "no agent answers at URL: the connection is closed without an answer",
+        "the agent may ask for a client certificate: --cert FILE --key FILE",
+    )
 
 
 def test_why_there_is_no_answer() -> None:
