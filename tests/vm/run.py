@@ -116,6 +116,10 @@ def run(command: Sequence[str], *, kernel: str = "default", machine: Machine | N
         orders = Path(name)
         (orders / "layout").write_text(_layout(chosen, machine))
         (orders / "command").write_text(_command(command, machine))
+        # Their paths are on the kernel's command line, and virtme-ng allows no space there.
+        (orders / "lib").mkdir()
+        (orders / "lib" / "virtme").symlink_to(Path(sysconfig.get_path("purelib")) / "virtme")
+        (orders / "boot").symlink_to(HERE / "boot")
         ended = _boot(_virtual_machine(chosen, machine, accelerator, orders), orders, machine)
         return _outcome(ended, orders, machine, chosen)
 
@@ -211,7 +215,7 @@ def _virtual_machine(
     if machine.stall:
         qemu += ["-name", "debug-threads=on"]
     kernel_options = (
-        f"PATH={HERE / 'boot'}:/bin",  # for the init: see boot/
+        f"PATH={orders / 'boot'}:/bin",  # for the init: see boot/
         "oops=panic",  # a test must not pass on a kernel that is no longer sound
         "net.ifnames=0",
         *([f"possible_cpus={machine.possible_cpus}"] if machine.possible_cpus else []),
@@ -239,6 +243,7 @@ def _boot(command: Sequence[str], orders: Path, machine: Machine) -> bool:
     # another; its temporary files go where they are removed even if it is killed.
     environment = {**os.environ, "PATH": f"{_SCRIPTS}:{SBIN_PATH}"}
     environment |= {"HOME": str(orders), "TMPDIR": str(orders)}
+    environment["PYTHONPATH"] = str(orders / "lib")
     # timeout(1) is the safety net for the day this process itself is killed: no machine outlives
     # its limit by much. Pipes, never our own files: QEMU truncates a regular file it is given.
     process = subprocess.Popen(
