@@ -181,9 +181,10 @@ unpack() {
 	partial=
 }
 
+# From Debian 13 on, promtool is a package of its own.
 prometheus_packages() {
 	apt-cache depends --recurse --no-{suggests,recommends,conflicts,breaks,replaces,enhances} prometheus |
-		sed -n -E 's/^(prometheus|libjs-[^ ]*|fonts-[^ ]*)$/\1/p'
+		sed -n -E 's/^(prometheus|promtool|libjs-[^ ]*|fonts-[^ ]*)$/\1/p'
 }
 
 # Its package would start a server wherever it is installed. Its pages use scripts and fonts of others.
