@@ -23,6 +23,7 @@ import tempfile
 import time
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -52,9 +53,22 @@ _TOOLS = {
 _HIDDEN = ("/var/cache", "/var/log", "/var/tmp")
 """What virtme-ng puts empty file systems over: a work tree, or the kernels, may be in there."""
 _FIRST_RELAY_PORT = 20000
+_NEEDS_ERMS = 8  # QEMU's major version
 _CONSOLE_LINES = 60
 _CONSOLE_MARK = "-- command starts --"
 """The text that guest.sh writes there, which separates the kernel's start from its end."""
+
+
+@cache
+def _qemu_version() -> int:
+    """Return the major version of the emulator."""
+    command = ["qemu-system-x86_64", "--version"]
+    environment = {**os.environ, "PATH": SBIN_PATH}
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found = re.search(r"version (\d+)", answer.stdout)
+    if found is None:
+        raise VmError(f"the version of QEMU is not known: {answer.stdout.strip()}")
+    return int(found[1])
 
 
 @dataclass(frozen=True)
@@ -85,9 +99,10 @@ class Machine:
         if self.icount:
             # Without sleep, nothing is waited for: the clock is set to when the next timer expires.
             return [*options, "-icount", "shift=0,sleep=off"]
-        # Without erms the kernel clears pages eight bytes at a time: QEMU emulates `rep stosb` byte
-        # by byte, and that takes a seventh of the time in which Python starts.
-        return [*options, "-cpu", "max,-erms"]
+        # Without erms the kernel clears pages eight bytes at a time: QEMU 7.2 emulates `rep stosb`
+        # byte by byte, and that takes a seventh of the time in which Python starts. In QEMU 10.0,
+        # Linux 6.1 hangs without it while it boots.
+        return [*options, "-cpu", "max,-erms"] if _qemu_version() < _NEEDS_ERMS else options
 
 
 def run(command: Sequence[str], *, kernel: str = "default", machine: Machine | None = None) -> int:
