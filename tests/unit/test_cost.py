@@ -141,7 +141,7 @@ def test_isolated_cpus_are_not_interrupted(
 def test_measuring_many_programs_takes_no_more_of_a_cpu(
     monkeypatch: pytest.MonkeyPatch, budget: float | None, often: bool
 ) -> None:
-    """Each measurement takes 20 ms: without a budget, the next one is eight seconds later."""
+    """Each measurement takes 20 ms: without a budget, the next one is 20 seconds later."""
     lengths: list[float] = []
     measured = threading.Event()
 
