@@ -1,27 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Packets that begin with IP: what a tun receives, read as what it is, and nothing else."""
 
-import fcntl
 import os
-import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
 from tests.kernel.flows import Expected, expect_flows, mac_verdict, observing, on_one_cpu
 from tests.kernel.lab import Lab, Veth
 from tests.kernel.mixture import samples
+from tests.kernel.tun import tun
 from tests.reference import Flow, flow_of
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.variants import FlowSizes
 
 pytestmark = pytest.mark.every_kernel
-
-# include/uapi/linux/if_tun.h
-_TUNSETIFF = 0x400454CA
-_IFF_TUN, _IFF_NO_PI = 1, 0x1000
 
 PROGRAMS = ("decide_by_source_mac", "write_and_decide")
 """Packets of the first are read where they leave it, those of the other where they come in."""
@@ -31,19 +23,6 @@ FORGED = bytes.fromhex("45000034000000004011000008004500003c0000000040060000c633
 
 LONG = FORGED + bytes(100)
 """The same, so long that it could take the short way."""
-
-
-@contextmanager
-def tun(lab: Lab, name: str) -> Iterator[int]:
-    """Yield a tun that is up; what is written to the descriptor arrives there."""
-    fd = os.open("/dev/net/tun", os.O_RDWR)
-    try:
-        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TUN | _IFF_NO_PI))
-        Path(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6").write_text("1")
-        lab.route.link("set", index=lab.index(name), state="up")
-        yield fd
-    finally:
-        os.close(fd)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
