@@ -42,11 +42,13 @@ class Machine:
         self.registers[10] = FRAME
 
     def run(self, program: Sequence[Instruction]) -> int:
-        """Return r0 after the last instruction, which lies behind the end of the program."""
+        """Return r0 behind the last instruction, or where one ends the program around it."""
         at, steps = 0, 0
         while at < len(program):
             steps += 1
             assert steps < 100_000, "a loop"
+            if program[at].code == isa.JMP | isa.EXIT:
+                return self[0]
             at = self._step(at, program[at])
         assert at == len(program), "a jump behind the end"
         return self[0]

@@ -7,7 +7,7 @@ from xdpscope.libbpf import instruction as isa
 from xdpscope.sessions.packet_filter import classic
 from xdpscope.sessions.packet_filter.classic import Classic
 
-_CONSTANTS = (0, 1, 2, 3, 4, 7, 8, 14, 31, 32, 33, 0xFF, 0x800, 0xFFFF, 1 << 31)
+_CONSTANTS = (0, 1, 2, 3, 4, 7, 8, 14, 20, 20, 20, 31, 32, 33, 0xFF, 0x800, 0xFFFF, 1 << 31)
 _CONSTANTS += ((1 << 31) - 1, (1 << 32) - 1, (1 << 32) - 2, (1 << 32) - 4, 0xFFFFF000, 0xFFFFF030)
 
 

@@ -3,10 +3,11 @@
 
 import faulthandler
 import time
+from collections.abc import Sequence
 from random import Random
 
 import pytest
-from tests.bench.filters import EXPENSIVE
+from tests.bench.filters import EXPENSIVE, SLOW
 from tests.bench.rig import packet4, packet6
 from tests.tools.expressions import expressions
 from tests.tools.interpreter import Machine
@@ -22,7 +23,8 @@ from xdpscope.sessions.packet_filter import FilterError, PacketFilter, Reader, l
 from xdpscope.sessions.packet_filter.assembler import TooLongError
 from xdpscope.sessions.packet_filter.classic import Classic, check
 from xdpscope.sessions.packet_filter.expression import MAX_LENGTH, REFUSED
-from xdpscope.sessions.packet_filter.translate import Cast, StackError, translate
+from xdpscope.sessions.packet_filter.translate import translate
+from xdpscope.sessions.packet_filter.translation import Cast, StackError
 from xdpscope.sessions.tracers import Plan
 
 CAST = Cast(function=1, type=2, array=16)
@@ -37,7 +39,7 @@ RET, LD_ABS_W, LD_IMM, JA = 0x06, 0x20, 0x00, 0x05
 @pytest.mark.timeout(3000)
 def test_a_translation_computes_what_libpcap_computes(number: int, seed: int) -> None:
     """30 packets for each program: 21,000 pairs, 1,020,000 nightly; a reader for each program."""
-    matched = 0
+    matched = certain = 0
     for each in range(number):
         random = Random(f"{seed} {each}")
         classic = program(random)
@@ -45,6 +47,7 @@ def test_a_translation_computes_what_libpcap_computes(number: int, seed: int) ->
         assert check(classic) is None and reference.is_valid()
         reader = READERS[each % 3]
         translated = translate(classic, reader, CAST, depth=8)
+        ending = translate(classic, reader, CAST, depth=8, ends=True)
         for _ in range(30):
             linear = packet(random)
             length = len(linear) + random.choice((0, 0, 6, 70_000))
@@ -52,7 +55,36 @@ def test_a_translation_computes_what_libpcap_computes(number: int, seed: int) ->
             matched += bool(expected)
             found = Machine(linear, len(linear), length).run(translated)
             assert found == expected, (each, reader, classic, linear, length)
+            found = Machine(linear, len(linear), length).run(ending)
+            assert found in (expected, 1), (each, reader, classic, linear, length)
+            certain += found == expected
     assert 0.1 < matched / (30 * number) < 0.9
+    assert certain / (30 * number) > 0.7
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_quick_test_fails_no_packet_that_matches(reader: Reader) -> None:
+    """Whether a packet begins with Ethernet, with IP, or with anything else on a device for IP."""
+    frames = made()[::3]
+    frames += [frame[14:] for frame in frames] + [bytes([first]) * 60 for first in range(256)]
+    quick = ended = 0
+    for text in expressions():
+        found = PacketFilter.compile(text)
+        if found.quick is None:
+            continue
+        quick += 1
+        instructions = translate(found.quick, reader, CAST, ends=True)
+        references = [Reference(found.ethernet), Reference(found.raw_ip)]
+        for frame in frames:
+            if Machine(frame, len(frame), len(frame)).run(instructions) == 0:
+                ended += 1
+                assert not any(each.run(frame, len(frame)) for each in references), text
+    assert quick > 180 and ended / (quick * len(frames)) > 0.3
+
+
+def test_a_filter_that_may_match_what_is_not_ip_has_no_quick_test() -> None:
+    for text in ("not tcp", "len > 100", "not (ip or ip6)", "udp and greater 100"):
+        assert PacketFilter.compile(text).quick is None, text
 
 
 def test_each_primitive_selects_what_libpcap_selects() -> None:
@@ -267,21 +299,26 @@ def test_a_filter_for_what_is_inside_needs_the_packet_as_it_arrives() -> None:
 
 
 @pytest.mark.parametrize("packet", [packet4(), packet6()])
-def test_the_most_expensive_filter_is_the_one_that_is_measured(packet: bytes) -> None:
-    """For a packet that does not match, up to one instruction; a helper's call stands for 30."""
+@pytest.mark.parametrize("reader", READERS)
+def test_the_most_expensive_filters_are_those_that_are_measured(
+    packet: bytes, reader: Reader
+) -> None:
+    """For a packet that does not match, up to two instructions; a helper's call stands for 85."""
 
     class Counting(Machine):
         steps = 0
 
         def _step(self, at: int, each: Instruction) -> int:
-            self.steps += 30 if each.calls_helper else 1
+            self.steps += 85 if each.calls_helper else 1
             return super()._step(at, each)
 
-    programs = {text: PacketFilter.compile(text).ethernet for text in expressions()}
-    for reader in READERS:
-        steps = {}
-        for text, classic in programs.items():
-            machine = Counting(packet, len(packet), len(packet))
-            if not machine.run(translate(classic, reader, CAST)):
-                steps[text] = machine.steps
-        assert steps[EXPENSIVE] >= max(steps.values()) - 1
+    def steps(classic: Sequence[Classic], *, ends: bool) -> int:
+        machine = Counting(packet, len(packet), len(packet))
+        matches = machine.run(translate(classic, reader, CAST, ends=ends))
+        return 0 if matches else machine.steps
+
+    found = [PacketFilter.compile(text) for text in expressions()]
+    quick = {each.expression: steps(each.quick, ends=True) for each in found if each.quick}
+    others = {each.expression: steps(each.ethernet, ends=False) for each in found if not each.quick}
+    assert quick[EXPENSIVE] >= max(quick.values()) - 2
+    assert others[SLOW] >= max(others.values()) - 2

@@ -35,8 +35,8 @@ class Template:
         return tuple(at for at, source, value in loads if source in kinds and value == fd)
 
     def constant_slots(self, value: int) -> Slots:
-        """Return where the program moves this constant, of up to 64 bits, to a register; it may be
-        empty.
+        """Return where the program moves this constant, of up to 64 bits, to a register, or masks
+        one with it; it may be empty.
         """
         low, high = _signed(value), _signed(value >> 32)
         wide = [
@@ -44,8 +44,12 @@ class Template:
             for at, source, part in self._with_code(isa.LOAD_64)
             if (source, part, self._decoded[at + 1][3]) == (0, low, high)
         ]
-        moves = (isa.ALU | isa.MOV | isa.K, isa.ALU64 | isa.MOV | isa.K)
-        return tuple(sorted(wide + self._with_immediate(value, *moves)))
+        codes = [
+            klass | operation | isa.K
+            for klass in (isa.ALU, isa.ALU64)
+            for operation in (isa.MOV, isa.AND)
+        ]
+        return tuple(sorted(wide + self._with_immediate(value, *codes)))
 
     def comparison_slots(self, value: int) -> Slots:
         """Return where the program compares a register with this constant of 31 bits; maybe
@@ -117,13 +121,14 @@ class Template:
         ffi.buffer(copy)[:] = b"".join(_LAYOUT.pack(*each) for each in found)
         return type(self)(copy, self.attach_type)
 
-    def frame_depth(self) -> int:
+    def frame_depth(self, *, own: bool = False) -> int:
         """Return how many bytes of stack below the frame pointer the program's functions use.
 
         As compilers write it: in loads and stores, and in sums with a copy of the frame pointer.
+        ``own``: without the functions that it calls; they come behind it.
         """
         lowest, copies = 0, set[int]()
-        for code, registers, offset, immediate in self._decoded:
+        for code, registers, offset, immediate in self._decoded[: self.own_length if own else None]:
             klass, target, source = code & 0x07, registers & 0x0F, registers >> 4
             base = source if klass == isa.LDX else target
             if klass in (isa.LDX, isa.ST, isa.STX) and base == isa.FRAME_POINTER:
@@ -135,6 +140,16 @@ class Template:
             elif klass in (isa.ALU, isa.ALU64, isa.LD, isa.LDX):
                 copies.discard(target)
         return -lowest
+
+    @property
+    def own_length(self) -> int:
+        """The number of its instructions without the functions that it calls; they come behind."""
+        called = (
+            at + 1 + immediate
+            for at, (code, registers, _, immediate) in enumerate(self._decoded)
+            if (code, registers >> 4) == (isa.JMP | isa.CALL, lib.BPF_PSEUDO_CALL)
+        )
+        return min(called, default=len(self._decoded))
 
     @cached_property
     def _decoded(self) -> list[tuple[int, int, int, int]]:

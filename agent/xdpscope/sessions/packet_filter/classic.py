@@ -5,7 +5,7 @@ The semantics are those of libpcap's ``bpf_filter()``. All jumps lead forward, s
 instructions sees every instruction after all of its predecessors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -37,6 +37,8 @@ _ARITHMETIC = (
     isa.LSH,
     isa.RSH,
 )
+# Comparisons that may be made in any order of bytes.
+_PER_BYTE = (isa.JMP | isa.JEQ | isa.K, isa.JMP | isa.JSET | isa.K)
 _LOADS = (
     {isa.LD | size | mode for size in SIZES for mode in (ABS, IND)}
     | {isa.LDX | MSH | isa.B}
@@ -229,6 +231,9 @@ class Analysis:
     """For each instruction, what later ones read: registers, memory, and ``packet``."""
     unwritten: frozenset[str]
     """What is read before it is written: it has to be 0."""
+    compared: Mapping[int, int]
+    """Loads of packet bytes whose result is only compared with constants, byte by byte, and the
+    instructions that compare it. Each with the size of these loads."""
 
     @classmethod
     def of(cls, program: Sequence[Classic]) -> "Analysis":
@@ -251,4 +256,33 @@ class Analysis:
             own = each.reads | ({"packet"} if each.reads_packet else set())
             needed_after[at] = after
             needed[at] = (after - {each.writes}) | own
-        return cls(tuple(before), tuple(needed_after), frozenset(unwritten))
+        compared = _compared(program, [known is not None for known in before])
+        return cls(tuple(before), tuple(needed_after), frozenset(unwritten), compared)
+
+
+def _compared(program: Sequence[Classic], reached: Sequence[bool]) -> dict[int, int]:
+    """Return ``Analysis.compared``."""
+    sources: list[set[int]] = [set() for _ in program]  # where A may come from; -1: the beginning
+    sources[0].add(-1)
+    for at, each in enumerate(program):
+        after = {at} if each.writes == "A" else sources[at]
+        for to in successors(at, each) if reached[at] else ():
+            sources[to] |= after
+    uses = [at for at, each in enumerate(program) if reached[at] and "A" in each.reads]
+    found = {
+        at
+        for at, each in enumerate(program)
+        if reached[at] and each.reads_packet and each.klass == isa.LD
+    }
+    for _ in range(len(found) + 1):
+        refused = set[int]()
+        for use in uses:
+            of = sources[use]
+            alike = of <= found and len({program[at].size for at in of}) == 1
+            if not alike or program[use].code not in _PER_BYTE:
+                refused |= of
+        if not refused & found:
+            break
+        found -= refused
+    sizes = {at: program[at].size for at in found}
+    return sizes | {use: sizes[max(sources[use])] for use in uses if sources[use] <= found}

@@ -1,22 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """A filter, from its text to the instructions in a program."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from errno import ENOSYS
-from functools import cache
+from functools import cache, cached_property
 from typing import Self
 
 from xdpscope.errors import KernelError, UsageError
-from xdpscope.libbpf import Btf, Template
+from xdpscope.libbpf import Btf, Instruction, Template
 from xdpscope.sessions.packet_filter import expression as text
 from xdpscope.sessions.packet_filter import libpcap
 from xdpscope.sessions.packet_filter.assembler import TooLongError
 from xdpscope.sessions.packet_filter.classic import RET, Classic, check
 from xdpscope.sessions.packet_filter.libpcap import CompileError, GaveUpError, LinkType
-from xdpscope.sessions.packet_filter.translate import Cast, Reader, StackError, translate
+from xdpscope.sessions.packet_filter.quick import quick_test
+from xdpscope.sessions.packet_filter.translate import Reader, translate
+from xdpscope.sessions.packet_filter.translation import Cast, StackError, frame_size
 
 MARKERS = {LinkType.ETHERNET: 0x7C4F11E7DEAD0001, LinkType.RAW_IP: 0x7C4F11E7DEAD000C}
 """``FILTER_*`` of bpf/common/packet_filter.h. Each takes the room of two instructions."""
+
+QUICK_MARKER = 0x7C4F11E7DEAD0111
+"""``FILTER_QUICK`` of the same file."""
 
 INNER_MARKERS = {LinkType.ETHERNET: 0x7C4F11E7DEAD1001, LinkType.RAW_IP: 0x7C4F11E7DEAD100C}
 """``INNER_FILTER_*`` of the same file, for packets inside tunnels."""
@@ -34,7 +40,7 @@ class FilterError(UsageError):
     """The filter cannot be used. The message may have two more lines: the text, and a caret."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PacketFilter:
     """A filter for packets that begin with Ethernet, and for those that begin with IP."""
 
@@ -88,6 +94,11 @@ class PacketFilter:
         """Return whether the filter reads the length of the whole packet."""
         return any(each.reads_length for each in (*self.ethernet, *self.raw_ip))
 
+    @cached_property
+    def quick(self) -> tuple[Classic, ...] | None:
+        """Return a test that only packets fail which do not match: see ``quick_test``."""
+        return quick_test(self.ethernet, self.raw_ip)
+
     def insert(
         self, template: Template, reader: Reader, *, inner: bool = False, depth: int | None = None
     ) -> Template:
@@ -107,17 +118,44 @@ class PacketFilter:
             FilterError: the filter is too long for one program, or needs too much stack.
             KernelError: this kernel has no ``bpf_rdonly_cast``, and the reader is ``cast``.
         """
-        cast = kernel_cast() if reader == "cast" else None
         depth = template.frame_depth() if depth is None else depth
+        # Without a quick test, packets take longer, but there is more room for the filter.
+        for quick in (None,) if inner or self.quick is None else (self.quick, None):
+            try:
+                return self._inserted(template, reader, depth, quick, inner=inner)
+            except (StackError, TooLongError, ValueError) as error:
+                problem = error
+        raise FilterError(f"the filter does not fit into a program: {problem}")
+
+    def _inserted(
+        self,
+        template: Template,
+        reader: Reader,
+        depth: int,
+        quick: Sequence[Classic] | None,
+        *,
+        inner: bool,
+    ) -> Template:
+        cast = kernel_cast() if reader == "cast" else None
+        if not inner and template.constant_slots(QUICK_MARKER):
+            # The main function has it. It calls one that has the filter, which calls others.
+            own, rest = template.frame_depth(own=True), 2 * frame_size(depth)
+            instructions = translate(quick or _ALL, reader, cast, own, above=rest, ends=True)
+            template = _replaced(template, QUICK_MARKER, instructions)
         programs = {LinkType.ETHERNET: self.ethernet, LinkType.RAW_IP: self.raw_ip}
-        try:
-            for link_type, marker in (INNER_MARKERS if inner else MARKERS).items():
-                instructions = translate(programs[link_type], reader, cast, depth)
-                while slots := template.constant_slots(marker):
-                    template = template.replaced(slots[0], _MARKER_SIZE, instructions)
-        except (StackError, TooLongError, ValueError) as error:
-            raise FilterError(f"the filter does not fit into a program: {error}") from None
+        for link_type, marker in (INNER_MARKERS if inner else MARKERS).items():
+            slots = template.constant_slots(marker)
+            called = bool(slots) and slots[0] >= template.own_length
+            above = frame_size(template.frame_depth(own=True)) if called else 0
+            instructions = translate(programs[link_type], reader, cast, depth, above=above)
+            template = _replaced(template, marker, instructions)
         return template
+
+
+def _replaced(template: Template, marker: int, instructions: Sequence[Instruction]) -> Template:
+    while slots := template.constant_slots(marker):
+        template = template.replaced(slots[0], _MARKER_SIZE, instructions)
+    return template
 
 
 def _explained(expression: str, tokens: list[text.Token], error: CompileError) -> str:
