@@ -7,8 +7,10 @@
 #define __XDPSCOPE_CAPTURE_H
 
 /* Constants of the templates, replaced in each target's copy. */
-#define CAPTURE_TARGET 0x7a26e7 /* the number of the target */
-#define CAPTURE_EGRESS 0xe6e55 /* 1 if the target sees packets where they leave, else 0 */
+#define CAPTURE_TARGET	 0x7a26e7 /* the number of the target */
+#define CAPTURE_EGRESS	 0xe6e55 /* 1 if the target sees packets where they leave, else 0 */
+#define CAPTURE_ALTERS	 0xa17e45 /* 0 if the target provably alters no packet, else 1 */
+#define CAPTURE_CPU_MASK 211 /* the number of states, a power of two, less 1 */
 
 enum capture_limits {
 	/* Bytes of one record: at most so many of the packet (config.snaplen). */
@@ -31,9 +33,18 @@ enum capture_flags {
 		2, /* `ifindex` is the device that the packet leaves by (a devmap program) */
 	CAPTURE_LAYER3 = 4, /* the packet begins with an IP header */
 	CAPTURE_INSIDE = 8, /* `inside` is known */
+	CAPTURE_PAIR = 16, /* a record of the packet at exit, and at entry: see below */
+	CAPTURE_SAME = 32, /* with CAPTURE_PAIR: the packet was at entry as it is at exit */
+	CAPTURE_LATE = 64, /* with CAPTURE_PAIR: verdict and time are known of the entry too */
 };
 
-/* Followed by `captured` bytes of the packet. */
+/*
+ * Followed by `captured` bytes of the packet.
+ *
+ * With CAPTURE_PAIR one record in a ring stands for both points: everything in it is that of the exit,
+ * and the packet came `inside` ns before. Unless CAPTURE_SAME is set, struct capture_arrival and the bytes
+ * of the packet at entry come before those of the exit. Readers get two records.
+ */
 struct capture_record {
 	__u64 time; /* CLOCK_MONOTONIC, ns */
 	__u64 id; /* the same at entry and exit of one packet */
@@ -52,6 +63,12 @@ struct capture_record {
 	__u32 zero;
 };
 
+/* The packet at entry. */
+struct capture_arrival {
+	__u32 length;
+	__u32 captured;
+};
+
 /* What a session captures. Constant for all its targets. */
 struct capture_config {
 	__u32 snaplen;
@@ -61,17 +78,19 @@ struct capture_config {
 	__u64 vmemmap_base; /* the same */
 	__u8 entry; /* emit packets as they arrive */
 	__u8 exit; /* emit packets as they leave */
-	__u8 late; /* emit the entry only once the exit knows verdict and time */
-	__u8 paired; /* there is an exit tracer beside the entry tracer */
+	__u8 paired; /* there is an exit tracer beside the entry tracer: it emits */
+	__u8 flags; /* CAPTURE_PAIR and CAPTURE_LATE, of records of the exit tracer */
+	__u8 decided; /* only packets with one of `verdicts` */
+	__u8 selected; /* only some packets, by what follows */
 	__u8 devices; /* only packets of devices in the map `devices` */
 	__u8 filter; /* a packet filter is inserted */
 	__u8 filter_length; /* … which reads the length of the packet */
 	__u8 inner; /* a filter of packets inside tunnels is inserted */
 };
 
-/* Counts of one target, at one point, on one CPU. */
+/* Counts of one target on one CPU. A record of both points counts once. */
 struct capture_counts {
-	__u64 matched; /* packets to be emitted */
+	__u64 matched; /* records to be emitted */
 	__u64 captured; /* emitted */
 	__u64 lost; /* not emitted: the ring was full */
 	__u64 pending; /* lost since the last one that was emitted */
@@ -92,7 +111,7 @@ struct inner_packet {
 };
 
 /*
- * The packet that is inside the target now, on this CPU.
+ * A target's state on one CPU: the packet that is inside it now, and counts.
  *
  * Packets can preempt each other on one CPU (PREEMPT_RT; a test run). The kernel then skips a tracer
  * that is already running there. So entry and exit may run inside each other, but neither inside
@@ -107,7 +126,8 @@ struct capture_state {
 	__u64 sequence; /* of ids, of the entry tracer */
 	__u64 displaced; /* packets whose exit cannot be recognised: counted by the entry tracer */
 	__u64 orphaned; /* the same, counted by the exit tracer */
-	struct capture_counts points[CAPTURE_POINTS];
+	struct capture_counts counts;
+	struct capture_arrival arrival; /* of that packet */
 	struct inner_packet inner; /* of the packet that a filter sees now */
 };
 

@@ -57,7 +57,12 @@ enum {
 /* Whether the packets of a device begin with IP, not with Ethernet. */
 static __always_inline bool is_layer3(struct net_device *device)
 {
-	switch (device->type) {
+	__u16 type = device->type;
+
+	/* Most are; a tun can be configured with this type. */
+	if (type == ARPHRD_ETHER)
+		return device->hard_header_len == 0;
+	switch (type) {
 	case ARPHRD_PPP:
 	case ARPHRD_RAWIP:
 	case ARPHRD_TUNNEL:
@@ -67,8 +72,6 @@ static __always_inline bool is_layer3(struct net_device *device)
 	case ARPHRD_IP6GRE:
 	case ARPHRD_NONE:
 		return true;
-	case ARPHRD_ETHER: /* a tun can be configured with this type */
-		return device->hard_header_len == 0;
 	default:
 		return false;
 	}

@@ -6,6 +6,7 @@
  *   capture_entry                 no verdict is needed
  *   capture_exit, capture_entry   the exit follows its entry
  *   capture_exit_only             the packet at exit is what is wanted, or is as it was at entry
+ * Those with a filter may have capture_entry_quick and capture_exit_only_quick instead.
  */
 #include "vmlinux.h"
 #include "capture.h"
@@ -19,8 +20,9 @@ const volatile struct capture_config config = {
 	.verdicts = ~0U,
 	.entry = 1,
 	.exit = 1,
-	.late = 1,
 	.paired = 1,
+	.decided = 1,
+	.selected = 1,
 	.devices = 1,
 	.filter = 1,
 	.filter_length = 1,
@@ -40,32 +42,26 @@ struct {
 	__array(values, struct ring);
 } rings SEC(".maps");
 
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct capture_state);
-} state SEC(".maps");
+/*
+ * One for each CPU. Each target has its own, of another size: a program finds its state without a call, and
+ * without a lookup.
+ */
+struct capture_state states[CAPTURE_CPU_MASK + 1] SEC(".data.states");
 
 /*
- * One record for each CPU: those of entries, and those of exits. User space gives them the size that
- * config.snaplen needs. They are no per-CPU maps because a value of these has at most 32 KiB.
+ * A record for each CPU. User space gives them the size that config.snaplen needs. It is no per-CPU map
+ * because a value of these has at most 32 KiB.
  */
-#define RECORD_SIZE (sizeof(struct capture_record) + CAPTURE_SNAPLEN + 1 + CAPTURE_PIECE)
+#define RECORD_SIZE                                                                         \
+	(sizeof(struct capture_record) + sizeof(struct capture_arrival) + CAPTURE_SNAPLEN + \
+	 CAPTURE_SNAPLEN + 1 + CAPTURE_PIECE)
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 1);
 	__uint(key_size, sizeof(__u32));
 	__uint(value_size, RECORD_SIZE);
-} entries SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 1);
-	__uint(key_size, sizeof(__u32));
-	__uint(value_size, RECORD_SIZE);
-} exits SEC(".maps");
+} records SEC(".maps");
 
 /* The devices that a session is limited to. */
 struct {
@@ -84,7 +80,16 @@ struct {
 	__type(value, __u64);
 } losses SEC(".maps");
 
-__u32 only;
+static __always_inline struct capture_state *state_of(__u64 cpu)
+{
+	struct capture_state *found;
+
+	asm volatile("%0 &= %1" : "+r"(cpu) : "i"(CAPTURE_CPU_MASK));
+	found = &states[cpu];
+	/* Else the compiler finds it again at each use. */
+	asm volatile("" : "+r"(found));
+	return found;
+}
 
 static __always_inline struct net_device *device_of(struct xdp_buff *xdp)
 {
@@ -112,13 +117,9 @@ static __noinline int locate_inner(struct xdp_buff *xdp, struct inner_packet *fo
 /* Whether the packet is a tunnel's, and the packet inside matches. */
 static __always_inline bool inner_matches(struct xdp_buff *xdp, bool layer3)
 {
-	struct capture_state *now = bpf_map_lookup_elem(&state, &only);
-	struct inner_packet *found;
+	struct inner_packet *found = &state_of(bpf_get_smp_processor_id())->inner;
 	__u64 start;
 
-	if (!now)
-		return false;
-	found = &now->inner;
 	locate_inner(xdp, found, layer3);
 	/* From memory, so that the verifier follows one path from here, and not one a tunnel. */
 	barrier();
@@ -136,13 +137,16 @@ static __always_inline bool inner_matches(struct xdp_buff *xdp, bool layer3)
 
 static __always_inline bool outer_matches(struct xdp_buff *xdp, bool layer3)
 {
-	__u64 linear = (__u64)xdp->data_end - (__u64)xdp->data, length = linear;
+	const void *data = xdp->data, *linear = xdp->data_end;
+	__u64 length = 0;
 
+	/* Left to assembler, as in quick_filter(). */
+	asm volatile("%0 -= %1" : "+r"(linear) : "r"(data));
 	if (config.filter_length)
 		length = length_of(xdp);
 	if (layer3)
-		return packet_filter(FILTER_RAW_IP, xdp->data, linear, length);
-	return packet_filter(FILTER_ETHERNET, xdp->data, linear, length);
+		return packet_filter(FILTER_RAW_IP, data, (__u64)linear, length);
+	return packet_filter(FILTER_ETHERNET, data, (__u64)linear, length);
 }
 
 static __always_inline bool is_selected(struct xdp_buff *xdp)
@@ -216,35 +220,20 @@ static __noinline __u64 copy_fragments(struct xdp_buff *xdp, void *bytes, __u64 
 	return done;
 }
 
-/* Makes a record of the packet as it is now. */
-static __always_inline void fill(struct capture_record *record, struct xdp_buff *xdp, __u64 time,
-				 __u64 id, __u32 cpu)
+/* Copies the packet as it is now; returns how many bytes. */
+static __always_inline __u64 copy_packet(struct xdp_buff *xdp, void *bytes, __u64 linear,
+					 __u64 length)
 {
-	struct net_device *device = device_of(xdp);
-	__u64 linear = (__u64)xdp->data_end - (__u64)xdp->data;
-	__u64 length = length_of(xdp), captured = linear;
+	__u64 captured = linear;
 
-	record->time = time;
-	record->id = id;
-	record->inside = 0;
-	record->target = constant(CAPTURE_TARGET);
-	record->ifindex = device->ifindex;
-	record->netns = device->nd_net.net->ns.inum;
-	record->queue = constant(CAPTURE_EGRESS) == 1 ? 0 : xdp->rxq->queue_index;
-	record->verdict = 0;
-	record->length = length;
-	record->cpu = cpu;
-	record->flags = (constant(CAPTURE_EGRESS) == 1 ? CAPTURE_LEAVES : 0) |
-			(is_layer3(device) ? CAPTURE_LAYER3 : 0);
-	record->zero = 0;
 	asm volatile("" : "+r"(captured));
 	if (captured > config.snaplen)
 		captured = config.snaplen;
-	if (bpf_probe_read_kernel(record + 1, captured, xdp->data))
+	if (bpf_probe_read_kernel(bytes, captured, xdp->data))
 		captured = 0;
 	if (config.page_offset_base && length > linear && captured == linear)
-		captured = copy_fragments(xdp, record + 1, captured);
-	record->captured = captured > config.snaplen ? config.snaplen : captured;
+		captured = copy_fragments(xdp, bytes, captured);
+	return captured;
 }
 
 static __noinline int note_loss(struct capture_record *record)
@@ -266,23 +255,82 @@ static __noinline int note_loss(struct capture_record *record)
 	return 0;
 }
 
-static __always_inline void emit(struct capture_state *now, struct capture_record *record,
-				 enum capture_point point, __u32 cpu)
-{
-	struct capture_counts *counts = &now->points[point];
-	void *ring = bpf_map_lookup_elem(&rings, &cpu);
-	__u64 captured = record->captured;
+/* What a record says of the packet, beside its bytes. */
+struct seen {
+	enum capture_point point;
+	__u64 time, id, inside;
+	__u32 verdict;
+	__u8 flags;
+};
 
-	/* Here, because older verifiers forget the bounds of a number on the stack. */
-	asm volatile("" : "+r"(captured));
-	if (captured > config.snaplen)
-		captured = config.snaplen;
-	record->point = point;
+/*
+ * Emits a record of the packet as it is now, or of its arrival if that is what is wanted and the
+ * target may have altered it since.
+ */
+static __always_inline void emit(struct capture_state *now, struct xdp_buff *xdp, __u32 cpu,
+				 const struct seen *seen)
+{
+	struct capture_counts *counts = &now->counts;
+	struct net_device *device = device_of(xdp);
+	struct capture_record *record = bpf_map_lookup_elem(&records, &cpu);
+	__u64 length, captured, before = 0, size = sizeof(*record);
+	bool arrived = config.entry && config.paired && constant(CAPTURE_ALTERS) == 1;
+	__u8 flags = seen->flags;
+	void *ring;
+
+	if (!record)
+		return;
+	record->time = seen->time;
+	record->id = seen->id;
+	record->inside = seen->inside;
+	record->target = constant(CAPTURE_TARGET);
+	record->ifindex = device->ifindex;
+	record->netns = device->nd_net.net->ns.inum;
+	record->queue = constant(CAPTURE_EGRESS) == 1 ? 0 : xdp->rxq->queue_index;
+	record->verdict = seen->verdict;
 	record->lost = counts->pending;
+	record->cpu = cpu;
+	record->point = seen->point;
+	record->zero = 0;
+	if (constant(CAPTURE_EGRESS) == 1)
+		flags |= CAPTURE_LEAVES;
+	if (is_layer3(device))
+		flags |= CAPTURE_LAYER3;
+	if (arrived) {
+		before = now->arrival.captured;
+		/* From memory: the verifier knows no bounds. */
+		asm volatile("" : "+r"(before));
+		if (before > config.snaplen)
+			before = config.snaplen;
+	}
+	if (arrived && !config.exit) {
+		length = now->arrival.length;
+		captured = before;
+		before = 0;
+	} else {
+		void *bytes = record + 1;
+		__u64 linear = (__u64)xdp->data_end - (__u64)xdp->data;
+
+		length = length_of(xdp);
+		if (arrived) {
+			*(struct capture_arrival *)bytes = now->arrival;
+			before += sizeof(struct capture_arrival);
+			bytes += before;
+		}
+		captured = copy_packet(xdp, bytes, linear, length);
+		/* Older verifiers forget the bounds of what a function returned. */
+		asm volatile("" : "+r"(captured));
+		if (captured > config.snaplen)
+			captured = config.snaplen;
+	}
+	record->flags = flags | (arrived ? 0 : CAPTURE_SAME);
+	record->length = length;
+	record->captured = captured;
+	size += before + captured;
 	counts->matched++;
+	ring = bpf_map_lookup_elem(&rings, &cpu);
 	/* User space polls within milliseconds: to wake it costs more. */
-	if (ring &&
-	    !bpf_ringbuf_output(ring, record, sizeof(*record) + captured, BPF_RB_NO_WAKEUP)) {
+	if (ring && !bpf_ringbuf_output(ring, record, size, BPF_RB_NO_WAKEUP)) {
 		counts->captured++;
 		counts->pending = 0;
 	} else {
@@ -300,108 +348,94 @@ static __always_inline __u64 next_id(struct capture_state *now, __u32 cpu)
 
 static __always_inline bool is_wanted(__u32 verdict)
 {
-	return config.verdicts & 1U << (verdict > XDP_REDIRECT ? XDP_REDIRECT + 1 : verdict);
+	return !config.decided ||
+	       config.verdicts & 1U << (verdict > XDP_REDIRECT ? XDP_REDIRECT + 1 : verdict);
 }
 
-SEC("fentry")
-int capture_entry(__u64 *ctx)
+/* Keeps the packet as it arrives for the exit. */
+static __always_inline void keep_arrival(struct capture_state *now, struct xdp_buff *xdp, __u32 cpu)
+{
+	void *record = bpf_map_lookup_elem(&records, &cpu);
+	__u64 linear = (__u64)xdp->data_end - (__u64)xdp->data, length = length_of(xdp);
+
+	if (!record)
+		return;
+	record += sizeof(struct capture_record);
+	if (config.exit)
+		record += sizeof(struct capture_arrival);
+	now->arrival.length = length;
+	now->arrival.captured = copy_packet(xdp, record, linear, length);
+}
+
+/* A packet enters the target. */
+static __noinline int enter(__u64 *ctx)
 {
 	struct xdp_buff *xdp = packet_of(ctx);
 	struct capture_state *now;
-	struct capture_record *record;
-	__u64 time, id;
 	__u32 cpu;
 
-	if (!is_selected(xdp))
-		return 0;
-	now = bpf_map_lookup_elem(&state, &only);
-	if (!now)
+	if (config.selected && !is_selected(xdp))
 		return 0;
 	cpu = bpf_get_smp_processor_id();
-	if (config.paired) {
-		if (config.late && read_once(now->busy)) {
-			now->displaced++;
-			return 0;
-		}
-		if (now->owner)
-			now->displaced++;
-		write_once(now->owner, 0);
-		barrier();
-	}
-	time = bpf_ktime_get_ns();
-	id = next_id(now, cpu);
-	if (config.entry) {
-		record = bpf_map_lookup_elem(&entries, &cpu);
-		if (!record)
-			return 0;
-		fill(record, xdp, time, id, cpu);
-		if (!config.late)
-			emit(now, record, CAPTURE_ENTRY, cpu);
-	}
-	if (!config.paired)
+	now = state_of(cpu);
+	if (!config.paired) {
+		struct seen seen = {
+			.point = CAPTURE_ENTRY,
+			.time = bpf_ktime_get_ns(),
+			.id = next_id(now, cpu),
+		};
+
+		emit(now, xdp, cpu, &seen);
 		return 0;
-	if (!config.late && read_once(now->busy)) {
+	}
+	if (read_once(now->busy)) {
 		now->displaced++;
 		return 0;
 	}
-	now->id = id;
-	now->time = time;
+	if (now->owner)
+		now->displaced++;
+	write_once(now->owner, 0);
+	barrier();
+	if (config.entry && constant(CAPTURE_ALTERS) == 1)
+		keep_arrival(now, xdp, cpu);
+	now->id = next_id(now, cpu);
+	now->time = bpf_ktime_get_ns();
 	barrier();
 	write_once(now->owner, (__u64)xdp);
 	return 0;
 }
 
-static __always_inline void exit_flows(__u64 *ctx, struct capture_state *now)
+/* The packet that entered leaves. */
+static __always_inline void leave(__u64 *ctx, struct capture_state *now)
 {
-	struct xdp_buff *xdp = packet_of(ctx);
-	__u32 verdict = ctx[1], cpu = bpf_get_smp_processor_id();
-	struct capture_record *record;
-	__u64 time, inside, id = now->id;
+	struct seen seen = {
+		.point = config.exit ? CAPTURE_EXIT : CAPTURE_ENTRY,
+		.id = now->id,
+		.verdict = ctx[1],
+		.flags = CAPTURE_VERDICT | CAPTURE_INSIDE | config.flags,
+	};
 
-	if (!is_wanted(verdict))
+	if (!is_wanted(seen.verdict))
 		return;
-	time = bpf_ktime_get_ns();
-	inside = time - now->time;
-	if (inside < config.min_inside)
+	seen.time = bpf_ktime_get_ns();
+	seen.inside = seen.time - now->time;
+	if (seen.inside < config.min_inside)
 		return;
-	if (config.entry && config.late) {
-		record = bpf_map_lookup_elem(&entries, &cpu);
-		if (record) {
-			record->verdict = verdict;
-			record->inside = inside;
-			record->flags |= CAPTURE_VERDICT | CAPTURE_INSIDE;
-			emit(now, record, CAPTURE_ENTRY, cpu);
-		}
-	}
-	if (config.exit) {
-		record = bpf_map_lookup_elem(&exits, &cpu);
-		if (!record)
-			return;
-		fill(record, xdp, time, id, cpu);
-		record->verdict = verdict;
-		record->inside = inside;
-		record->flags |= CAPTURE_VERDICT | CAPTURE_INSIDE;
-		emit(now, record, CAPTURE_EXIT, cpu);
-	}
+	if (!config.exit)
+		seen.time = now->time;
+	emit(now, packet_of(ctx), bpf_get_smp_processor_id(), &seen);
 }
 
-SEC("fexit")
-int capture_exit(__u64 *ctx)
+static __noinline int let_go(__u64 *ctx, struct capture_state *now)
 {
-	struct capture_state *now = bpf_map_lookup_elem(&state, &only);
 	__u64 owner;
 
-	if (!now)
-		return 0;
-	owner = read_once(now->owner);
-	if (!owner) /* the entry did not match */
-		return 0;
 	write_once(now->busy, 1);
 	barrier();
 	owner = read_once(now->owner);
 	write_once(now->owner, 0);
 	if (owner == (__u64)packet_of(ctx))
-		exit_flows(ctx, now);
+		leave(ctx, now);
 	else if (owner)
 		now->orphaned++;
 	barrier();
@@ -409,29 +443,74 @@ int capture_exit(__u64 *ctx)
 	return 0;
 }
 
+/* The target alters no packet: the exit shows what arrived. */
+static __noinline int pass(__u64 *ctx)
+{
+	struct seen seen = {
+		.point = config.exit ? CAPTURE_EXIT : CAPTURE_ENTRY,
+		.verdict = ctx[1],
+		.flags = CAPTURE_VERDICT,
+	};
+	struct capture_state *now;
+	__u32 cpu;
+
+	if (!is_wanted(seen.verdict) || (config.selected && !is_selected(packet_of(ctx))))
+		return 0;
+	cpu = bpf_get_smp_processor_id();
+	now = state_of(cpu);
+	seen.time = bpf_ktime_get_ns();
+	seen.id = next_id(now, cpu);
+	emit(now, packet_of(ctx), cpu, &seen);
+	return 0;
+}
+
+/*
+ * The programs themselves are short: most packets do not match, and go no further. They keep the context on
+ * the stack, because to use a register for it costs more.
+ */
+SEC("fentry")
+int capture_entry(__u64 *ctx)
+{
+	return enter(ctx);
+}
+
+SEC("fentry")
+int capture_entry_quick(__u64 *ctx)
+{
+	__u64 *volatile kept = ctx;
+	struct xdp_buff *xdp = packet_of(ctx);
+
+	quick_filter(FILTER_QUICK, xdp->data, xdp->data_end);
+	return enter(kept);
+}
+
+SEC("fexit")
+int capture_exit(__u64 *ctx)
+{
+	__u64 *volatile kept = ctx;
+	struct capture_state *now = state_of(bpf_get_smp_processor_id());
+
+	if (!read_once(now->owner)) /* the entry did not match */
+		return 0;
+	return let_go(kept, now);
+}
+
 SEC("fexit")
 int capture_exit_only(__u64 *ctx)
 {
-	struct xdp_buff *xdp = packet_of(ctx);
-	struct capture_record *record;
-	struct capture_state *now;
-	__u32 verdict = ctx[1], cpu;
+	return pass(ctx);
+}
 
-	if (!is_wanted(verdict) || !is_selected(xdp))
+SEC("fexit")
+int capture_exit_only_quick(__u64 *ctx)
+{
+	__u64 *volatile kept = ctx;
+	struct xdp_buff *xdp = packet_of(ctx);
+
+	if (!is_wanted(ctx[1]))
 		return 0;
-	cpu = bpf_get_smp_processor_id();
-	now = bpf_map_lookup_elem(&state, &only);
-	record = bpf_map_lookup_elem(&exits, &cpu);
-	if (!now || !record)
-		return 0;
-	fill(record, xdp, bpf_ktime_get_ns(), next_id(now, cpu), cpu);
-	record->verdict = verdict;
-	record->flags |= CAPTURE_VERDICT;
-	if (config.entry)
-		emit(now, record, CAPTURE_ENTRY, cpu);
-	if (config.exit)
-		emit(now, record, CAPTURE_EXIT, cpu);
-	return 0;
+	quick_filter(FILTER_QUICK, xdp->data, xdp->data_end);
+	return pass(kept);
 }
 
 char LICENSE[] SEC("license") = "GPL";

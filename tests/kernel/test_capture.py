@@ -99,6 +99,31 @@ def test_each_packet_once_at_entry_and_once_at_exit(lab: Lab, tmp_path: Path) ->
         assert shown.stdout.split() == ["xst0:does_as_told()@fexit"] * 199
 
 
+@pytest.mark.every_kernel
+def test_a_program_that_alters_no_packet_has_both_points(lab: Lab, tmp_path: Path) -> None:
+    """The kernel copies the packet once; the file has it twice."""
+    veth = lab.veth("xst0")
+    lab.attach(lab.load("decide_drop"), veth)
+    path = tmp_path / "x.pcapng"
+    frames = [frame(size) for size in (60, 100, 101, 1500)]
+
+    with running("capture", "-w", str(path), "--snaplen", "100") as command:
+        veth.send(*frames)
+        time.sleep(1)
+        _, errors = command.finish()
+
+    file = pcapng.read(path)
+    for point in ("fentry", "fexit"):
+        assert [packet.data for packet in file.at(point)] == [each[:100] for each in frames]
+        assert [packet.length for packet in file.at(point)] == [len(each) for each in frames]
+        assert f"{point}: 4 captured, 0 lost, 4 matched" in errors
+    assert [packet.id for packet in file.at("fentry")] == [p.id for p in file.at("fexit")]
+    assert {packet.verdict for packet in file.at("fexit")} == {DROPPED}
+    assert {packet.verdict for packet in file.at("fentry")} == {None}
+    entered, left = (file.at(point) for point in ("fentry", "fexit"))
+    assert all(a.time < b.time for a, b in zip(entered, left, strict=True))
+
+
 @needs_fragments
 @pytest.mark.every_kernel
 def test_a_verdict_selects_pairs_with_the_packet_as_it_was_sent(lab: Lab, tmp_path: Path) -> None:

@@ -2,18 +2,24 @@
 """Filters of trace and capture: what is in a tunnel, and tags that a device strips."""
 
 import fcntl
+import os
 import socket
 import struct
 import time
+from contextlib import ExitStack
 from ctypes import addressof, c_char
 from pathlib import Path
 
 import pytest
 
 from tests.kernel import pcapng
-from tests.kernel.lab import Lab
+from tests.kernel.lab import Lab, Veth
 from tests.kernel.sessions import Command, running
+from tests.kernel.tun import tun, with_protocol
+from tests.tools.packets import made
+from tests.tools.reference import Reference
 from tests.tools.tunnels import Tunnelled, frame, ipv4, ipv6, malformed, tunnelled, udp
+from xdpscope.sessions.packet_filter import PacketFilter
 
 
 def inside(port: int) -> list[Tunnelled]:
@@ -50,6 +56,56 @@ def test_what_is_in_a_tunnel_selects(lab: Lab, tmp_path: Path) -> None:
     assert len(over6) > 10
     assert [each.data for each in pcapng.read(both).at("fentry")] == over6
     assert [each.data for each in pcapng.read(both).at("fexit")] == over6
+
+
+@pytest.mark.every_kernel
+@pytest.mark.parametrize(
+    ("program", "source", "emit"),
+    [
+        ("decide_pass", "verdicts", "both"),
+        ("decide_pass", "verdicts", "exit"),
+        ("write_and_decide", "flows", "both"),
+    ],
+)
+def test_a_filter_reads_packets_of_each_device_as_they_begin(
+    lab: Lab, tmp_path: Path, program: str, source: str, emit: str
+) -> None:
+    """With Ethernet, with IP, or with neither; and Ethernet may look like IP."""
+    filters = ("tcp or udp port 53", "not udp")
+    frames = [frame for frame in made()[::9] if len(frame) > 33]
+    frames += [bytes([first]) + frame[1:] for frame in frames[::3] for first in (0x45, 0x6F, 0x44)]
+    packets = [frame[14:] for frame in frames]
+    packets += [bytes([first]) + packet[1:] for packet in packets[::3] for first in (0x15, 0x80)]
+    veth, path = lab.veth("xst0"), tmp_path / "x.pcapng"
+    loaded = lab.load(program, source)
+    point = "fexit" if emit == "exit" else "fentry"
+    with ExitStack() as stack:
+        fd = stack.enter_context(tun(lab, "xst9", only_ip=False))
+        lab.attach(loaded, veth, "generic")
+        lab.attach(loaded, Veth("xst9", "", lab.index("xst9")), "generic")
+        commands = [
+            stack.enter_context(
+                running("capture", "-w", str(path.with_suffix(f".{number}")), "--emit", emit, each)
+            )
+            for number, each in enumerate(filters)
+        ]
+        veth.send(*frames)
+        for packet in packets:
+            os.write(fd, with_protocol(packet))
+        time.sleep(1)
+        for command in commands:
+            command.finish()
+    for number, each in enumerate(filters):
+        found = PacketFilter.compile(each)
+        expected = [
+            data
+            for classic, sent in ((found.ethernet, frames), (found.raw_ip, packets))
+            for data in sent
+            if Reference(classic).run(data, len(data))
+        ]
+        assert 10 < len(expected) < len(frames) + len(packets) - 10
+        captured = pcapng.read(path.with_suffix(f".{number}")).at(point)
+        assert [packet.data for packet in captured] == expected, each
 
 
 def ethtool_flags(interface: str, clear: int = 0) -> int:

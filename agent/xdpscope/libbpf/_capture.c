@@ -154,8 +154,55 @@ static void consume(struct xdpscope_rings *rings, struct ring *ring, int at)
 		rings->order[at] = rings->order[--rings->active];
 }
 
+static size_t size_of(const struct capture_record *record)
+{
+	return (sizeof(*record) + record->captured + 7) & ~7ULL;
+}
+
+/* A packet at one point of capture. */
+struct packet {
+	struct capture_record record;
+	const uint8_t *bytes;
+};
+
+#define RING_FLAGS (CAPTURE_PAIR | CAPTURE_SAME | CAPTURE_LATE)
+
+/* Splits a record of a ring into its packets, of which it has one or two. Returns how many. */
+static int packets_of(const struct capture_record *record, struct packet packets[2])
+{
+	const uint8_t *bytes = (const uint8_t *)(record + 1);
+	struct packet *last = &packets[0];
+
+	if (record->flags & CAPTURE_PAIR) {
+		struct capture_arrival arrival = { record->length, record->captured };
+
+		packets[0].record = *record;
+		packets[0].record.time -= record->inside;
+		packets[0].record.point = CAPTURE_ENTRY;
+		packets[0].record.flags &= ~RING_FLAGS;
+		if (!(record->flags & CAPTURE_LATE)) {
+			packets[0].record.flags &= ~(CAPTURE_VERDICT | CAPTURE_INSIDE);
+			packets[0].record.verdict = 0;
+			packets[0].record.inside = 0;
+		}
+		packets[0].bytes = bytes;
+		if (!(record->flags & CAPTURE_SAME)) {
+			memcpy(&arrival, bytes, sizeof(arrival));
+			packets[0].bytes = bytes + sizeof(arrival);
+			bytes = packets[0].bytes + arrival.captured;
+		}
+		packets[0].record.length = arrival.length;
+		packets[0].record.captured = arrival.captured;
+		last = &packets[1];
+	}
+	last->record = *record;
+	last->record.flags &= ~RING_FLAGS;
+	last->bytes = bytes;
+	return last - packets + 1;
+}
+
 /*
- * Copies records, each rounded up to 8 bytes, to `to`. Returns how many bytes that are.
+ * Copies the records of packets, each rounded up to 8 bytes, to `to`. Returns how many bytes that are.
  *
  * all: take records of this moment too, because no more will come.
  */
@@ -168,13 +215,21 @@ static size_t xdpscope_rings_read(struct xdpscope_rings *rings, uint8_t *to, siz
 
 	begin(rings);
 	while ((ring = earliest(rings, until, &at))) {
-		size_t size = sizeof(*ring->head) + ring->head->captured;
-		size_t rounded = (size + 7) & ~7ULL;
+		struct packet packets[2];
+		int count = packets_of(ring->head, packets);
+		size_t needed = 0;
 
-		if (used + rounded > room)
+		for (int i = 0; i < count; i++)
+			needed += size_of(&packets[i].record);
+		if (used + needed > room)
 			break;
-		memcpy(to + used, ring->head, size);
-		used += rounded;
+		for (int i = 0; i < count; i++) {
+			const struct capture_record *record = &packets[i].record;
+
+			memcpy(to + used, record, sizeof(*record));
+			memcpy(to + used + sizeof(*record), packets[i].bytes, record->captured);
+			used += size_of(record);
+		}
 		consume(rings, ring, at);
 	}
 	return used;
@@ -401,9 +456,10 @@ static uint8_t *put_option(uint8_t *to, uint16_t code, const void *value, uint16
 }
 
 /* An enhanced packet block. */
-static void put_packet(struct xdpscope_writer *writer, const struct capture_record *record,
+static void put_packet(struct xdpscope_writer *writer, const struct packet *packet,
 		       uint32_t interface, uint64_t offset)
 {
+	const struct capture_record *record = &packet->record;
 	uint8_t *start = writer->buffer + writer->used, *to = start;
 	uint64_t time = record->time + offset, lost = record->lost, verdict = record->verdict;
 	uint32_t flags = record->flags & CAPTURE_LEAVES ? 2 : 1; /* outbound, inbound */
@@ -418,7 +474,7 @@ static void put_packet(struct xdpscope_writer *writer, const struct capture_reco
 	to = put32(to, record->captured);
 	to = put32(to, record->length);
 	memset(to + padded - (padded ? 4 : 0), 0, padded ? 4 : 0);
-	memcpy(to, record + 1, record->captured);
+	memcpy(to, packet->bytes, record->captured);
 	to += padded;
 	to = put_option(to, 2, &flags, sizeof(flags));
 	if (lost)
@@ -477,6 +533,30 @@ static int xdpscope_writer_release(struct xdpscope_writer *writer)
 }
 
 /*
+ * Adds a packet's block, or keeps it back. Sets *event if its verdict is one of writer->events. Returns
+ * 0 or -errno.
+ */
+static int write_packet(struct xdpscope_writer *writer, const struct packet *packet,
+			uint64_t offset, bool *event)
+{
+	const struct capture_record *record = &packet->record;
+	struct interface *interface = interface_of(writer, record);
+	size_t start = writer->used;
+
+	put_packet(writer, packet, interface->number, offset);
+	interface->packets++;
+	if (record->point == CAPTURE_EXIT && record->flags & CAPTURE_VERDICT) {
+		uint32_t verdict = record->verdict < 5 ? record->verdict : 5;
+
+		writer->verdicts[verdict]++;
+		*event |= writer->events >> verdict & 1;
+	}
+	if (writer->counted_point < 0 || record->point == writer->counted_point)
+		writer->packets++;
+	return writer->history ? keep_back(writer, start) : 0;
+}
+
+/*
  * Writes what is in the rings to the buffer, and the buffer to the file when it is full. Returns an enum
  * drained, or -errno if the file cannot be written.
  *
@@ -490,43 +570,37 @@ static int xdpscope_writer_drain(struct xdpscope_writer *writer, struct xdpscope
 	/* Read for each call, so that a clock that is set shows in what follows. */
 	uint64_t offset = clock_ns(CLOCK_REALTIME) - now;
 	struct ring *ring;
-	size_t start;
 	bool event;
 	int at = 0;
 
 	begin(rings);
 	while ((ring = earliest(rings, until, &at))) {
-		const struct capture_record *record = ring->head;
-		struct interface *interface = interface_of(writer, record);
+		struct packet packets[2];
+		int count = packets_of(ring->head, packets);
 
-		if (!interface->point) {
-			writer->unknown = *record;
-			return DRAINED_UNKNOWN;
+		for (int i = 0; i < count; i++) {
+			if (!interface_of(writer, &packets[i].record)->point) {
+				writer->unknown = packets[i].record;
+				return DRAINED_UNKNOWN;
+			}
 		}
 		if (writer->limit && writer->packets >= writer->limit)
 			return DRAINED_LIMIT;
 		if (writer->rotate_at && writer->flushed + writer->used >= writer->rotate_at)
 			return DRAINED_ROTATE;
-		if (writer->used + LARGEST > BUFFER_SIZE) {
+		if (writer->used + count * LARGEST > BUFFER_SIZE) {
 			int failed = xdpscope_writer_flush(writer);
 
 			if (failed)
 				return failed;
 		}
-		start = writer->used;
-		put_packet(writer, record, interface->number, offset);
-		interface->packets++;
 		event = false;
-		if (record->point == CAPTURE_EXIT && record->flags & CAPTURE_VERDICT) {
-			uint32_t verdict = record->verdict < 5 ? record->verdict : 5;
+		for (int i = 0; i < count; i++) {
+			int failed = write_packet(writer, &packets[i], offset, &event);
 
-			writer->verdicts[verdict]++;
-			event = writer->events >> verdict & 1;
+			if (failed)
+				return failed;
 		}
-		if (writer->history && keep_back(writer, start))
-			return -ENOMEM;
-		if (writer->counted_point < 0 || record->point == writer->counted_point)
-			writer->packets++;
 		consume(rings, ring, at);
 		if (event)
 			return DRAINED_EVENT;

@@ -128,12 +128,11 @@ class Map(Pinnable):
             fail(fd, f"creating the map {name!r}")
         return cls(fd)
 
-    def sibling(self, name: str) -> Self:
-        """Return an empty map of this one's type and sizes."""
+    def sibling(self, name: str, value_size: int | None = None) -> Self:
+        """Return an empty map of this one's type and sizes, but for that of its values if given."""
         info = self.info
-        return type(self).create(
-            info.type, name, info.key_size, info.value_size, info.max_entries, info.flags
-        )
+        size = info.value_size if value_size is None else value_size
+        return type(self).create(info.type, name, info.key_size, size, info.max_entries, info.flags)
 
     def lookup(self, key: bytes) -> Bytes:
         """Return one element's values, shape (CPUs, stride).

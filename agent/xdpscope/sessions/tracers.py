@@ -6,7 +6,7 @@ Nothing is pinned. Every tracer ends with the process, however that ends.
 
 import struct
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -42,7 +42,10 @@ ENTRY, EXIT = 0, 1
 """The points of capture, ``enum capture_point`` of bpf/common/capture.h."""
 
 # bpf/common/capture.h: what stands for a constant in the templates.
-_TARGET, _EGRESS = 0x7A26E7, 0xE6E55
+_TARGET, _EGRESS, _ALTERS, _CPU_MASK = 0x7A26E7, 0xE6E55, 0xA17E45, 211
+_PAIR, _LATE = 16, 64  # enum capture_flags
+_ARRIVAL = 8  # struct capture_arrival
+_STATES = ".data.states"
 
 _ONLY_KEY = b"\0\0\0\0"
 _READERS: tuple[Reader, ...] = ("plain", "cast", "copy")
@@ -87,9 +90,23 @@ class Plan:
         return ("capture_exit", "capture_entry")
 
     @property
+    def points(self) -> tuple[int, ...]:
+        """The points of capture, at which each packet is counted."""
+        return tuple(point for point, on in ((ENTRY, self.entry), (EXIT, self.exit)) if on)
+
+    def variant(self, name: str) -> str:
+        """Return the name of the tracer of ``capture.bpf.c`` that is used as ``name``."""
+        quick = self.filter is not None and self.filter.quick is not None
+        return f"{name}_quick" if quick and name != "capture_exit" else name
+
+    @property
     def asks_for_alteration(self) -> bool:
-        """Whether the tracers depend on whether a program alters packets."""
-        return self.programs(writes_packets=True) != self.programs(writes_packets=False)
+        """Whether the tracers depend on whether a program alters packets.
+
+        If it does not, a packet is copied once, or one tracer is enough.
+        """
+        altering, other = (self.programs(writes_packets=each) for each in (True, False))
+        return altering != other or (self.entry and "capture_exit" in altering)
 
 
 @dataclass
@@ -114,7 +131,7 @@ class Target:
         self.number = number
         self._maps = maps  # the state first
         self._attached: dict[str, tuple[Program, Link]] = {}
-        self._last: tuple[Counts, Counts] | None = None
+        self._last: Counts | None = None
         self.missed = 0
         """Packets that the kernel did not run a tracer for."""
 
@@ -122,26 +139,19 @@ class Target:
         """Note that a tracer is attached."""
         self._attached[name] = program, link
 
-    @property
-    def points(self) -> tuple[int, ...]:
-        """The points of capture that have a tracer."""
-        return (ENTRY,) if list(self._attached) == ["capture_entry"] else (ENTRY, EXIT)
-
-    def counts(self, dtype: np.dtype[Any]) -> tuple[Counts, Counts]:
-        """Return what was counted at entry and at exit.
+    def counts(self, dtype: np.dtype[Any]) -> Counts:
+        """Return what was counted, at each point of capture that the session has.
 
         A packet whose exit was seen, but could not be recognised, counts as lost.
         """
         if self._last is not None:
             return self._last
-        found = typed(self._maps[0].lookup(_ONLY_KEY), dtype)
-        entry, leaving = (
-            Counts(*(int(found["points"][:, point][name].sum()) for name in
-                     ("matched", "captured", "lost")))
-            for point in (ENTRY, EXIT)
-        )  # fmt: skip
+        found = typed(self._maps[0].lookup(_ONLY_KEY).reshape(-1, dtype.itemsize), dtype)
+        emitted = Counts(
+            *(int(found["counts"][name].sum()) for name in ("matched", "captured", "lost"))
+        )
         unrecognised = int(found["displaced"].sum() + found["orphaned"].sum())
-        return entry, leaving + Counts(unrecognised, 0, unrecognised)
+        return emitted + Counts(unrecognised, 0, unrecognised)
 
     def detach(self, dtype: np.dtype[Any]) -> None:
         """Let the program go; counts stay. Again is no error."""
@@ -154,7 +164,7 @@ class Target:
             self._last = self.counts(dtype)
             self.missed = sum(p.run_stats().recursion_misses for p, _ in self._attached.values())
         except KernelError:
-            self._last = Counts(), Counts()
+            self._last = Counts()
         for program, _ in self._attached.values():
             program.close()
         for each in self._maps:
@@ -196,28 +206,28 @@ class Tracers:
                 hint="use a kernel built with CONFIG_DEBUG_INFO_BTF=y",
             )
         plan, cpus = self.plan, possible_cpus()
-        names = sorted({*plan.programs(writes_packets=True), *plan.programs(writes_packets=False)})
+        used = {*plan.programs(writes_packets=True), *plan.programs(writes_packets=False)}
+        names = {name: plan.variant(name) for name in sorted(used)}
         loaded = stack.enter_context(Object(bpf.path_of("capture")))
-        loaded.set_autoload(*names)
-        for name in names:
+        loaded.set_autoload(*names.values())
+        for name in names.values():
             loaded.set_attach_target(name, anchor, entry.name)
             loaded.keep_log(name)
         loaded.set_initial_value(".rodata", self._config(loaded))
-        for name in ("entries", "exits"):
-            loaded.set_value_size(name, _record_size(plan.snaplen))
-            loaded.resize(name, cpus)
+        loaded.set_value_size("records", _record_size(plan))
+        loaded.resize("records", cpus)
         loaded.resize("rings", cpus)
         loaded.load()
         self._state_type = loaded.btf.struct("capture_state")
         self._loss_type = loaded.btf.struct("capture_loss")
-        self._maps = {
-            name: stack.enter_context(loaded.map(name)) for name in ("state", "entries", "exits")
-        }
-        self._fds = {name: loaded.map_fd(name) for name in self._maps}
+        self._cpus = 1 << (cpus - 1).bit_length()  # that a target's states are for
+        self._states = stack.enter_context(loaded.map(_STATES))
+        self._records = stack.enter_context(loaded.map("records"))
+        self._fds = loaded.map_fd(_STATES), loaded.map_fd("records")
         self._devices = stack.enter_context(loaded.map("devices"))
         self._losses = stack.enter_context(loaded.map("losses"))
         self.rings = self._make_rings(loaded, cpus, stack)
-        self._templates = {name: loaded.template(name) for name in names}
+        self._templates = {name: loaded.template(variant) for name, variant in names.items()}
         self.reader = _READERS[0]
         """How filters read packets on this kernel."""
         if plan.filtered:
@@ -230,8 +240,11 @@ class Tracers:
         value["verdicts"] = plan.selectors.verdict_bits
         value["min_inside"] = plan.selectors.min_inside
         value["entry"], value["exit"] = plan.entry, plan.exit
-        value["late"] = plan.selectors.late
         value["paired"] = plan.programs(writes_packets=True) != ("capture_entry",)
+        if plan.entry and plan.exit:
+            value["flags"] = _PAIR | (_LATE if plan.selectors.late else 0)
+        value["decided"] = bool(plan.selectors.verdicts)
+        value["selected"] = plan.selectors.by_device or plan.filtered
         value["devices"] = plan.selectors.by_device
         value["filter"] = plan.filter is not None
         value["filter_length"] = plan.filter is not None and plan.filter.uses_length
@@ -261,7 +274,7 @@ class Tracers:
         for self.reader in _READERS:
             try:
                 for name in self._templates:
-                    copy = self._copy(name, 0, at_egress=False, maps={})
+                    copy = self._copy(name, 0)
                     Program.load(copy, name[:15], anchor, entry).close()
             except KernelError:
                 if self.reader == _READERS[-1]:
@@ -270,14 +283,27 @@ class Tracers:
                 return
 
     def _copy(
-        self, name: str, number: int, *, at_egress: bool, maps: Mapping[str, Map]
+        self,
+        name: str,
+        number: int,
+        *,
+        at_egress: bool = False,
+        alters: bool = True,
+        maps: Sequence[Map] = (),
     ) -> Template:
         template = self._templates[name]
-        copy = template.filled(
+        fillings = [
             (template.constant_slots(_TARGET), number),
             (template.constant_slots(_EGRESS), int(at_egress)),
-            *((template.map_slots(self._fds[map]), each.fileno()) for map, each in maps.items()),
-        )
+            (template.constant_slots(_ALTERS), int(alters)),
+        ]
+        if maps:
+            fillings.append((template.constant_slots(_CPU_MASK), self._cpus - 1))
+            fillings += [
+                (template.map_slots(fd), each.fileno())
+                for fd, each in zip(self._fds, maps, strict=True)
+            ]
+        copy = template.filled(*fillings)
         # Last, because a filter may contain the same constants.
         depth = template.frame_depth() if self.plan.filtered else 0
         for each, inner in ((self.plan.filter, False), (self.plan.inner, True)):
@@ -311,16 +337,20 @@ class Tracers:
             alters = not self.plan.asks_for_alteration or self._alters_packets(target)
             names = self.plan.programs(writes_packets=alters)
             keep = stack.enter_context(ExitStack())
-            maps = {
-                name: keep.enter_context(each.sibling(f"xdpscope_{name}"))
-                for name, each in self._maps.items()
-                if name == "state" or _uses(name, names)
-            }
+            maps = [
+                keep.enter_context(of.sibling(f"xdpscope_{name}", size))
+                for name, of, size in (
+                    ("state", self._states, self._cpus * self._state_type.itemsize),
+                    ("record", self._records, None),
+                )
+            ]
             entry = EntryFunction(program.function, program.entry_type_id)
-            made = Target(program, number, list(maps.values()))
+            made = Target(program, number, maps)
             waiting = []
             for name in names:
-                copy = self._copy(name, number, at_egress=program.at_egress, maps=maps)
+                copy = self._copy(
+                    name, number, at_egress=program.at_egress, alters=alters, maps=maps
+                )
                 each = keep.enter_context(Program.load(copy, name[:15], target, entry))
                 waiting.append((name, copy, each))
             for name, copy, each in waiting:
@@ -362,30 +392,27 @@ class Tracers:
         """Yield what was counted of each target at each point."""
         with self._lock:
             for target in self.targets.values():
-                for point, counts in enumerate(target.counts(self._state_type)):
-                    if (self.plan.entry, self.plan.exit)[point]:
-                        yield target, point, counts
+                counts = target.counts(self._state_type)
+                for point in self.plan.points:
+                    yield target, point, counts
 
     def losses(self) -> dict[tuple[int, int, int, int], int]:
         """Return how many packets were lost by (target, point, namespace's inode, ifindex)."""
         keys, values = self._losses.items()
         found = typed(keys, self._loss_type)
         return {
-            tuple(map(int, key)): int(typed(value, np.dtype("u8")).sum())  # type: ignore[misc]
-            for key, value in zip(found.tolist(), values, strict=True)
+            (int(target), point, int(inode), int(index)): int(typed(value, np.dtype("u8")).sum())
+            for (target, _, inode, index), value in zip(found.tolist(), values, strict=True)
+            for point in self.plan.points
         }
 
 
-def _uses(buffer: str, programs: Sequence[str]) -> bool:
-    """Return whether one of these tracers fills a map of records."""
-    if buffer == "entries":
-        return "capture_entry" in programs
-    return "capture_exit" in programs or "capture_exit_only" in programs
-
-
-def _record_size(snaplen: int) -> int:
-    """Return the size of a value of ``entries`` and ``exits``: room for a last piece behind it."""
-    size = RECORD_SIZE + snaplen + (PIECE if snaplen > _LARGEST_FRAGMENT_FREE else 0)
+def _record_size(plan: Plan) -> int:
+    """Return the size of a value of ``records``: room for a last piece behind the packet."""
+    size = RECORD_SIZE + plan.snaplen
+    if plan.entry and plan.exit:
+        size += _ARRIVAL + plan.snaplen
+    size += PIECE if plan.snaplen > _LARGEST_FRAGMENT_FREE else 0
     return (size + 7) & ~7
 
 
