@@ -19,7 +19,10 @@ from xdpscope.sessions.tracers import Plan, Tracers
 TARGET = "bench_target"
 NOTHING = "tcp port 80"
 EXPENSIVE = "icmp or icmp6 or arp or udp port 67 or udp port 68"
-"""Takes most instructions of all filters of the tests, for packets that do not match."""
+"""Takes most instructions of all filters of the tests for packets that do not match, of those that
+a quick test decides."""
+SLOW = "ip and (ip[6:2] & 0x1fff = 0) and udp and len > 100"
+"""The same of the others."""
 SNAPLEN = 96
 
 # Names of what is measured, as tables show them.
@@ -31,9 +34,12 @@ EXIT4 = f"filter {NOTHING!r}, no match, IPv4, at the exit alone"
 EXIT6 = f"filter {NOTHING!r}, no match, IPv6, at the exit alone"
 EXPENSIVE4 = "the most expensive filter of the tests, no match, IPv4"
 EXPENSIVE6 = "the most expensive filter of the tests, no match, IPv6"
+SLOW4 = "the most expensive filter without a quick test, no match, IPv4"
+SLOW6 = "the most expensive filter without a quick test, no match, IPv6"
 INNER4 = f"--inner {NOTHING!r}, no tunnel, IPv4"
 INNER_VXLAN = f"--inner {NOTHING!r}, no match, VXLAN"
 CAPTURED = "captured at entry and exit, IPv4"
+ALTERED = "captured at entry and exit, the program alters packets, IPv4"
 XDPDUMP = "xdpdump, entry and exit, IPv4"
 
 
@@ -73,7 +79,7 @@ def traced(bench: Bench, plan: Plan, *, matches: bool = False) -> int:
 def measure(loaded: Object) -> dict[str, int | None]:
     """Return what each variant adds to a packet on this kernel, by name."""
     added: dict[str, int | None] = {}
-    nothing, expensive = PacketFilter.compile(NOTHING), PacketFilter.compile(EXPENSIVE)
+    nothing, expensive, slow = map(PacketFilter.compile, (NOTHING, EXPENSIVE, SLOW))
     tunnel = frame(0x0800, ipv4(17, udp(4789, vxlan(packet4()))))
     with loaded.program(TARGET) as program:
         bench = Bench(program, TARGET, packet4())
@@ -89,6 +95,8 @@ def measure(loaded: Object) -> dict[str, int | None]:
             (EXIT6, packet6(), Plan(entry=False, filter=nothing)),
             (EXPENSIVE4, packet4(), Plan(filter=expensive)),
             (EXPENSIVE6, packet6(), Plan(filter=expensive)),
+            (SLOW4, packet4(), Plan(filter=slow)),
+            (SLOW6, packet6(), Plan(filter=slow)),
             (INNER4, packet4(), Plan(inner=nothing)),
             (INNER_VXLAN, tunnel, Plan(inner=nothing)),
         ):
@@ -96,6 +104,7 @@ def measure(loaded: Object) -> dict[str, int | None]:
             print(f"bench: {name}: {added[name]}", file=sys.stderr, flush=True)
     with closing(FlowBench(loaded, "bench_flows4", packet4(), 26)) as flows:
         untraced = flows.instructions()
+        added[ALTERED] = traced(flows, Plan(snaplen=SNAPLEN), matches=True) - untraced
         cost = xdpdump(flows, "entry,exit")
         added[XDPDUMP] = None if cost is None else cost - untraced
     return added

@@ -34,9 +34,12 @@ RATIOS = (
     _ratio(filters.EXIT6, filters.EMPTY_EXIT, (((6, 1), 1.5),)),
     _ratio(filters.EXPENSIVE4, filters.EMPTY_PAIR, (((6, 1), 2.0),)),
     _ratio(filters.EXPENSIVE6, filters.EMPTY_PAIR, (((6, 1), 2.0),)),
+    _ratio(filters.SLOW4, filters.EMPTY_PAIR, (((6, 1), 2.0),)),
+    _ratio(filters.SLOW6, filters.EMPTY_PAIR, (((6, 1), 2.0),)),
     _ratio(filters.INNER4, filters.EMPTY_PAIR),
     _ratio(filters.INNER_VXLAN, filters.EMPTY_PAIR),
     _ratio(filters.CAPTURED, filters.XDPDUMP, (((6, 1), 0.5),)),
+    _ratio(filters.ALTERED, filters.XDPDUMP, (((6, 1), 0.5),)),
 )
 """In terms of tracers that do nothing, and of xdpdump."""
 
