@@ -146,6 +146,11 @@ struct xdp_buff {
 	struct xdp_rxq_info *rxq;
 	struct xdp_txq_info *txq;
 	__u32 frame_sz;
+	__u32 flags;
+};
+
+enum xdp_buff_flags {
+	XDP_FLAGS_HAS_FRAGS = 1,
 };
 
 /* Where a multi-buffer packet goes on. */

@@ -9,7 +9,7 @@
 /* Constants of the templates, replaced in each target's copy. */
 #define CAPTURE_TARGET	 0x7a26e7 /* the number of the target */
 #define CAPTURE_EGRESS	 0xe6e55 /* 1 if the target sees packets where they leave, else 0 */
-#define CAPTURE_ALTERS	 0xa17e45 /* 0 if the target provably alters no packet, else 1 */
+#define CAPTURE_KEEPS	 0x6ee95 /* 1 if the entry tracer keeps the packet for the exit, else 0 */
 #define CAPTURE_CPU_MASK 211 /* the number of states, a power of two, less 1 */
 
 enum capture_limits {
@@ -34,7 +34,7 @@ enum capture_flags {
 	CAPTURE_LAYER3 = 4, /* the packet begins with an IP header */
 	CAPTURE_INSIDE = 8, /* `inside` is known */
 	CAPTURE_PAIR = 16, /* a record of the packet at exit, and at entry: see below */
-	CAPTURE_SAME = 32, /* with CAPTURE_PAIR: the packet was at entry as it is at exit */
+	CAPTURE_KEPT = 32, /* with CAPTURE_PAIR: the packet at entry may have been another */
 	CAPTURE_LATE = 64, /* with CAPTURE_PAIR: verdict and time are known of the entry too */
 };
 
@@ -42,7 +42,7 @@ enum capture_flags {
  * Followed by `captured` bytes of the packet.
  *
  * With CAPTURE_PAIR one record in a ring stands for both points: everything in it is that of the exit,
- * and the packet came `inside` ns before. Unless CAPTURE_SAME is set, struct capture_arrival and the bytes
+ * and the packet came `inside` ns before. If CAPTURE_KEPT is set, struct capture_arrival and the bytes
  * of the packet at entry come before those of the exit. Readers get two records.
  */
 struct capture_record {
@@ -60,7 +60,7 @@ struct capture_record {
 	__u16 cpu;
 	__u8 point; /* enum capture_point */
 	__u8 flags; /* enum capture_flags */
-	__u32 zero;
+	__u32 zero; /* as the map has it from the beginning */
 };
 
 /* The packet at entry. */

@@ -135,18 +135,23 @@ static __always_inline bool inner_matches(struct xdp_buff *xdp, bool layer3)
 	return false;
 }
 
+/* In assembler: a compiler would read a pointer that it also needs as a number twice. */
+static __always_inline __u64 bytes_between(const void *data, const void *end)
+{
+	asm volatile("%0 -= %1" : "+r"(end) : "r"(data));
+	return (__u64)end;
+}
+
 static __always_inline bool outer_matches(struct xdp_buff *xdp, bool layer3)
 {
-	const void *data = xdp->data, *linear = xdp->data_end;
-	__u64 length = 0;
+	const void *data = xdp->data;
+	__u64 linear = bytes_between(data, xdp->data_end), length = 0;
 
-	/* Left to assembler, as in quick_filter(). */
-	asm volatile("%0 -= %1" : "+r"(linear) : "r"(data));
 	if (config.filter_length)
 		length = length_of(xdp);
 	if (layer3)
-		return packet_filter(FILTER_RAW_IP, data, (__u64)linear, length);
-	return packet_filter(FILTER_ETHERNET, data, (__u64)linear, length);
+		return packet_filter(FILTER_RAW_IP, data, linear, length);
+	return packet_filter(FILTER_ETHERNET, data, linear, length);
 }
 
 static __always_inline bool is_selected(struct xdp_buff *xdp)
@@ -220,18 +225,26 @@ static __noinline __u64 copy_fragments(struct xdp_buff *xdp, void *bytes, __u64 
 	return done;
 }
 
-/* Copies the packet as it is now; returns how many bytes. */
-static __always_inline __u64 copy_packet(struct xdp_buff *xdp, void *bytes, __u64 linear,
-					 __u64 length)
+static __always_inline bool has_fragments(struct xdp_buff *xdp)
 {
-	__u64 captured = linear;
+	return bpf_core_field_exists(xdp->flags) &&
+	       xdp->flags & bpf_core_enum_value(enum xdp_buff_flags, XDP_FLAGS_HAS_FRAGS);
+}
 
+/* Copies the packet as it is now; returns how many bytes, and its whole length. */
+static __always_inline __u64 copy_packet(struct xdp_buff *xdp, void *bytes, __u64 *length)
+{
+	const void *data = xdp->data;
+	__u64 linear = bytes_between(data, xdp->data_end), captured = linear;
+	bool whole = !has_fragments(xdp);
+
+	*length = whole ? linear : length_of(xdp);
 	asm volatile("" : "+r"(captured));
 	if (captured > config.snaplen)
 		captured = config.snaplen;
-	if (bpf_probe_read_kernel(bytes, captured, xdp->data))
+	if (bpf_probe_read_kernel(bytes, captured, data))
 		captured = 0;
-	if (config.page_offset_base && length > linear && captured == linear)
+	if (config.page_offset_base && !whole && captured == linear)
 		captured = copy_fragments(xdp, bytes, captured);
 	return captured;
 }
@@ -255,75 +268,66 @@ static __noinline int note_loss(struct capture_record *record)
 	return 0;
 }
 
-/* What a record says of the packet, beside its bytes. */
-struct seen {
-	enum capture_point point;
-	__u64 time, id, inside;
-	__u32 verdict;
-	__u8 flags;
-};
-
 /*
  * Emits a record of the packet as it is now, or of its arrival if that is what is wanted and the
- * target may have altered it since.
+ * target may have altered it since. The caller has filled in what else it knows.
  */
-static __always_inline void emit(struct capture_state *now, struct xdp_buff *xdp, __u32 cpu,
-				 const struct seen *seen)
+static __always_inline void emit(struct capture_state *now, struct capture_record *record,
+				 struct xdp_buff *xdp, __u32 cpu, __u8 flags)
 {
 	struct capture_counts *counts = &now->counts;
-	struct net_device *device = device_of(xdp);
-	struct capture_record *record = bpf_map_lookup_elem(&records, &cpu);
+	const bool kept = constant(CAPTURE_KEEPS) == 1;
 	__u64 length, captured, before = 0, size = sizeof(*record);
-	bool arrived = config.entry && config.paired && constant(CAPTURE_ALTERS) == 1;
-	__u8 flags = seen->flags;
+	struct net_device *device;
 	void *ring;
 
-	if (!record)
-		return;
-	record->time = seen->time;
-	record->id = seen->id;
-	record->inside = seen->inside;
 	record->target = constant(CAPTURE_TARGET);
-	record->ifindex = device->ifindex;
-	record->netns = device->nd_net.net->ns.inum;
-	record->queue = constant(CAPTURE_EGRESS) == 1 ? 0 : xdp->rxq->queue_index;
-	record->verdict = seen->verdict;
 	record->lost = counts->pending;
 	record->cpu = cpu;
-	record->point = seen->point;
-	record->zero = 0;
-	if (constant(CAPTURE_EGRESS) == 1)
+	if (constant(CAPTURE_EGRESS) == 1) {
+		device = xdp->txq->dev;
+		asm volatile("" : "+r"(device));
+		record->queue = 0;
 		flags |= CAPTURE_LEAVES;
+	} else {
+		struct xdp_rxq_info *from = xdp->rxq;
+
+		asm volatile("" : "+r"(from));
+		device = from->dev;
+		record->queue = from->queue_index;
+	}
+	record->ifindex = device->ifindex;
+	record->netns = device->nd_net.net->ns.inum;
 	if (is_layer3(device))
 		flags |= CAPTURE_LAYER3;
-	if (arrived) {
+	if (kept && config.exit)
+		flags |= CAPTURE_KEPT;
+	record->flags = flags;
+	if (kept) {
 		before = now->arrival.captured;
 		/* From memory: the verifier knows no bounds. */
 		asm volatile("" : "+r"(before));
 		if (before > config.snaplen)
 			before = config.snaplen;
 	}
-	if (arrived && !config.exit) {
+	if (kept && !config.exit) {
 		length = now->arrival.length;
 		captured = before;
 		before = 0;
 	} else {
 		void *bytes = record + 1;
-		__u64 linear = (__u64)xdp->data_end - (__u64)xdp->data;
 
-		length = length_of(xdp);
-		if (arrived) {
+		if (kept) {
 			*(struct capture_arrival *)bytes = now->arrival;
 			before += sizeof(struct capture_arrival);
 			bytes += before;
 		}
-		captured = copy_packet(xdp, bytes, linear, length);
+		captured = copy_packet(xdp, bytes, &length);
 		/* Older verifiers forget the bounds of what a function returned. */
 		asm volatile("" : "+r"(captured));
 		if (captured > config.snaplen)
 			captured = config.snaplen;
 	}
-	record->flags = flags | (arrived ? 0 : CAPTURE_SAME);
 	record->length = length;
 	record->captured = captured;
 	size += before + captured;
@@ -355,22 +359,23 @@ static __always_inline bool is_wanted(__u32 verdict)
 /* Keeps the packet as it arrives for the exit. */
 static __always_inline void keep_arrival(struct capture_state *now, struct xdp_buff *xdp, __u32 cpu)
 {
-	void *record = bpf_map_lookup_elem(&records, &cpu);
-	__u64 linear = (__u64)xdp->data_end - (__u64)xdp->data, length = length_of(xdp);
+	void *bytes = bpf_map_lookup_elem(&records, &cpu);
+	__u64 length;
 
-	if (!record)
+	if (!bytes)
 		return;
-	record += sizeof(struct capture_record);
+	bytes += sizeof(struct capture_record);
 	if (config.exit)
-		record += sizeof(struct capture_arrival);
+		bytes += sizeof(struct capture_arrival);
+	now->arrival.captured = copy_packet(xdp, bytes, &length);
 	now->arrival.length = length;
-	now->arrival.captured = copy_packet(xdp, record, linear, length);
 }
 
 /* A packet enters the target. */
 static __noinline int enter(__u64 *ctx)
 {
 	struct xdp_buff *xdp = packet_of(ctx);
+	struct capture_record *record;
 	struct capture_state *now;
 	__u32 cpu;
 
@@ -379,13 +384,15 @@ static __noinline int enter(__u64 *ctx)
 	cpu = bpf_get_smp_processor_id();
 	now = state_of(cpu);
 	if (!config.paired) {
-		struct seen seen = {
-			.point = CAPTURE_ENTRY,
-			.time = bpf_ktime_get_ns(),
-			.id = next_id(now, cpu),
-		};
-
-		emit(now, xdp, cpu, &seen);
+		record = bpf_map_lookup_elem(&records, &cpu);
+		if (!record)
+			return 0;
+		record->time = bpf_ktime_get_ns();
+		record->id = next_id(now, cpu);
+		record->inside = 0;
+		record->verdict = 0;
+		record->point = CAPTURE_ENTRY;
+		emit(now, record, xdp, cpu, 0);
 		return 0;
 	}
 	if (read_once(now->busy)) {
@@ -396,7 +403,7 @@ static __noinline int enter(__u64 *ctx)
 		now->displaced++;
 	write_once(now->owner, 0);
 	barrier();
-	if (config.entry && constant(CAPTURE_ALTERS) == 1)
+	if (constant(CAPTURE_KEEPS) == 1)
 		keep_arrival(now, xdp, cpu);
 	now->id = next_id(now, cpu);
 	now->time = bpf_ktime_get_ns();
@@ -408,22 +415,26 @@ static __noinline int enter(__u64 *ctx)
 /* The packet that entered leaves. */
 static __always_inline void leave(__u64 *ctx, struct capture_state *now)
 {
-	struct seen seen = {
-		.point = config.exit ? CAPTURE_EXIT : CAPTURE_ENTRY,
-		.id = now->id,
-		.verdict = ctx[1],
-		.flags = CAPTURE_VERDICT | CAPTURE_INSIDE | config.flags,
-	};
+	__u32 verdict = ctx[1], cpu;
+	struct capture_record *record;
+	__u64 time, inside;
 
-	if (!is_wanted(seen.verdict))
+	if (!is_wanted(verdict))
 		return;
-	seen.time = bpf_ktime_get_ns();
-	seen.inside = seen.time - now->time;
-	if (seen.inside < config.min_inside)
+	time = bpf_ktime_get_ns();
+	inside = time - now->time;
+	if (inside < config.min_inside)
 		return;
-	if (!config.exit)
-		seen.time = now->time;
-	emit(now, packet_of(ctx), bpf_get_smp_processor_id(), &seen);
+	cpu = bpf_get_smp_processor_id();
+	record = bpf_map_lookup_elem(&records, &cpu);
+	if (!record)
+		return;
+	record->time = config.exit ? time : now->time;
+	record->id = now->id;
+	record->inside = inside;
+	record->verdict = verdict;
+	record->point = config.exit ? CAPTURE_EXIT : CAPTURE_ENTRY;
+	emit(now, record, packet_of(ctx), cpu, config.flags | CAPTURE_VERDICT | CAPTURE_INSIDE);
 }
 
 static __noinline int let_go(__u64 *ctx, struct capture_state *now)
@@ -446,21 +457,23 @@ static __noinline int let_go(__u64 *ctx, struct capture_state *now)
 /* The target alters no packet: the exit shows what arrived. */
 static __noinline int pass(__u64 *ctx)
 {
-	struct seen seen = {
-		.point = config.exit ? CAPTURE_EXIT : CAPTURE_ENTRY,
-		.verdict = ctx[1],
-		.flags = CAPTURE_VERDICT,
-	};
+	__u32 verdict = ctx[1], cpu;
+	struct capture_record *record;
 	struct capture_state *now;
-	__u32 cpu;
 
-	if (!is_wanted(seen.verdict) || (config.selected && !is_selected(packet_of(ctx))))
+	if (!is_wanted(verdict) || (config.selected && !is_selected(packet_of(ctx))))
 		return 0;
 	cpu = bpf_get_smp_processor_id();
 	now = state_of(cpu);
-	seen.time = bpf_ktime_get_ns();
-	seen.id = next_id(now, cpu);
-	emit(now, packet_of(ctx), cpu, &seen);
+	record = bpf_map_lookup_elem(&records, &cpu);
+	if (!record)
+		return 0;
+	record->time = bpf_ktime_get_ns();
+	record->id = next_id(now, cpu);
+	record->inside = 0;
+	record->verdict = verdict;
+	record->point = config.exit ? CAPTURE_EXIT : CAPTURE_ENTRY;
+	emit(now, record, packet_of(ctx), cpu, CAPTURE_VERDICT);
 	return 0;
 }
 

@@ -165,7 +165,7 @@ struct packet {
 	const uint8_t *bytes;
 };
 
-#define RING_FLAGS (CAPTURE_PAIR | CAPTURE_SAME | CAPTURE_LATE)
+#define RING_FLAGS (CAPTURE_PAIR | CAPTURE_KEPT | CAPTURE_LATE)
 
 /* Splits a record of a ring into its packets, of which it has one or two. Returns how many. */
 static int packets_of(const struct capture_record *record, struct packet packets[2])
@@ -186,7 +186,7 @@ static int packets_of(const struct capture_record *record, struct packet packets
 			packets[0].record.inside = 0;
 		}
 		packets[0].bytes = bytes;
-		if (!(record->flags & CAPTURE_SAME)) {
+		if (record->flags & CAPTURE_KEPT) {
 			memcpy(&arrival, bytes, sizeof(arrival));
 			packets[0].bytes = bytes + sizeof(arrival);
 			bytes = packets[0].bytes + arrival.captured;

@@ -42,7 +42,7 @@ ENTRY, EXIT = 0, 1
 """The points of capture, ``enum capture_point`` of bpf/common/capture.h."""
 
 # bpf/common/capture.h: what stands for a constant in the templates.
-_TARGET, _EGRESS, _ALTERS, _CPU_MASK = 0x7A26E7, 0xE6E55, 0xA17E45, 211
+_TARGET, _EGRESS, _KEEPS, _CPU_MASK = 0x7A26E7, 0xE6E55, 0x6EE95, 211
 _PAIR, _LATE = 16, 64  # enum capture_flags
 _ARRIVAL = 8  # struct capture_arrival
 _STATES = ".data.states"
@@ -288,14 +288,14 @@ class Tracers:
         number: int,
         *,
         at_egress: bool = False,
-        alters: bool = True,
+        keeps: bool = False,
         maps: Sequence[Map] = (),
     ) -> Template:
         template = self._templates[name]
         fillings = [
             (template.constant_slots(_TARGET), number),
             (template.constant_slots(_EGRESS), int(at_egress)),
-            (template.constant_slots(_ALTERS), int(alters)),
+            (template.constant_slots(_KEEPS), int(keeps)),
         ]
         if maps:
             fillings.append((template.constant_slots(_CPU_MASK), self._cpus - 1))
@@ -336,6 +336,8 @@ class Tracers:
             target = stack.enter_context(Program.open(program.id))
             alters = not self.plan.asks_for_alteration or self._alters_packets(target)
             names = self.plan.programs(writes_packets=alters)
+            # Else the exit shows what arrived.
+            keeps = alters and self.plan.entry and "capture_exit" in names
             keep = stack.enter_context(ExitStack())
             maps = [
                 keep.enter_context(of.sibling(f"xdpscope_{name}", size))
@@ -348,9 +350,7 @@ class Tracers:
             made = Target(program, number, maps)
             waiting = []
             for name in names:
-                copy = self._copy(
-                    name, number, at_egress=program.at_egress, alters=alters, maps=maps
-                )
+                copy = self._copy(name, number, at_egress=program.at_egress, keeps=keeps, maps=maps)
                 each = keep.enter_context(Program.load(copy, name[:15], target, entry))
                 waiting.append((name, copy, each))
             for name, copy, each in waiting:
