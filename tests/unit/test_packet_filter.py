@@ -82,6 +82,16 @@ def test_a_quick_test_fails_no_packet_that_matches(reader: Reader) -> None:
     assert quick > 180 and ended / (quick * len(frames)) > 0.3
 
 
+@pytest.mark.parametrize("reader", READERS)
+def test_a_test_that_every_packet_fails_leaves_a_way_on(reader: Reader) -> None:
+    """The verifier refuses instructions that no packet gets to."""
+    for text in ("ether[100000000] = 1", "udp"):
+        quick = PacketFilter.compile(text).quick
+        assert quick is not None
+        codes = [each.code for each in translate(quick, reader, CAST, ends=True)]
+        assert (0x95 in codes) == (text == "udp")  # BPF_EXIT
+
+
 def test_a_filter_that_may_match_what_is_not_ip_has_no_quick_test() -> None:
     for text in ("not tcp", "len > 100", "not (ip or ip6)", "udp and greater 100"):
         assert PacketFilter.compile(text).quick is None, text

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/* An XDP program, and tracers that keep what a packet filter returns for each packet. */
+/*
+ * An XDP program, and tracers that keep what a packet filter returns for each packet: 0 if its quick test
+ * ends them.
+ */
 #include "vmlinux.h"
 #include <bpf/bpf_helpers.h>
 
@@ -46,6 +49,8 @@ int filter_ethernet(__u64 *ctx)
 {
 	struct xdp_buff *xdp = (void *)ctx[0];
 
+	keep(0);
+	quick_filter(FILTER_QUICK, xdp->data, xdp->data_end);
 	return keep(packet_filter(FILTER_ETHERNET, xdp->data, linear(xdp), linear(xdp)));
 }
 
@@ -54,6 +59,8 @@ int filter_raw_ip(__u64 *ctx)
 {
 	struct xdp_buff *xdp = (void *)ctx[0];
 
+	keep(0);
+	quick_filter(FILTER_QUICK, xdp->data, xdp->data_end);
 	return keep(packet_filter(FILTER_RAW_IP, xdp->data, linear(xdp), linear(xdp)));
 }
 

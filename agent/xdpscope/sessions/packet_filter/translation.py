@@ -88,7 +88,8 @@ class Translation:
         if out.leads_to(DROP):  # the verifier refuses what nothing leads to
             out.label(DROP)
             out.constant(R0, 0)
-            if self._ends:
+            # The verifier refuses what is behind a filter that ends it for all packets.
+            if self._ends and (out.leads_to(MAY_MATCH) or out.leads_to(_END)):
                 out.emit(isa.JMP | isa.EXIT)
         if out.leads_to(MAY_MATCH):
             out.label(MAY_MATCH)
