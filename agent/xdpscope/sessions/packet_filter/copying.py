@@ -16,8 +16,9 @@ _WINDOWS = 128
 _WINDOW_STEP = NEAR
 """Bytes at offsets 0 to 39 are copied together, then those from 40 to 79, and so on: most IPv4
 packets are decided with the first copy."""
-_BEHIND_HEADER = -1
-"""The number of the window for loads that depend on X: it is used if X is ``_USUAL_HEADER``."""
+_BEHIND_HEADER = 1 << 32
+"""The number of the window for loads that depend on X, behind those of all others. It is used if X
+is ``_USUAL_HEADER``."""
 
 _PROBE_READ_KERNEL = 113  # BPF_FUNC_probe_read_kernel
 _USUAL_HEADER = 20  # bytes of an IPv4 header without options
@@ -69,7 +70,7 @@ class CopyingTranslation(Translation):
             if number != _BEHIND_HEADER or each.k < _WINDOW_STEP:
                 parts.setdefault(number, []).append(_at_usual_place(each))
         found, room = {}, _WINDOWS
-        for number, loads in sorted(parts.items(), key=lambda part: part[0] % (1 << 32)):
+        for number, loads in sorted(parts.items()):
             begin, end = min(load.k for load in loads), max(load.end for load in loads)
             # The verifier takes aligned loads from the stack only: align most of the longest.
             longest = max(load.size for load in loads)
