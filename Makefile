@@ -69,7 +69,7 @@ wheel: build ## build the wheel, in dist: for Python 3.11 and newer, without com
 
 build: setup $(BINDINGS) $(OBJECTS) ## compile the libbpf bindings and the BPF programs, where they changed
 
-$(BINDINGS): $(wildcard agent/xdpscope/libbpf/declarations/*.h) agent/xdpscope/libbpf/_capture.c agent/xdpscope/libbpf/_build.py bpf/common/capture.h setup.py | setup
+$(BINDINGS): $(wildcard agent/xdpscope/libbpf/declarations/*.h) agent/xdpscope/libbpf/_rings.c agent/xdpscope/libbpf/_pcapng.c agent/xdpscope/libbpf/_build.py bpf/common/capture.h setup.py | setup
 	@echo "build: the libbpf bindings"
 	@$(PYTHON) setup.py --quiet build_ext --inplace
 	@touch $@

@@ -105,7 +105,7 @@ for _area in _AREAS:
     ffibuilder.cdef((_DIRECTORY / "declarations" / f"{_area}.h").read_text())
 ffibuilder.set_source(
     "xdpscope.libbpf._raw",
-    _SHIM + (_DIRECTORY / "_capture.c").read_text(),
+    _SHIM + "".join((_DIRECTORY / name).read_text() for name in ("_rings.c", "_pcapng.c")),
     include_dirs=[str(_DIRECTORY.parents[2] / "bpf" / "common")],  # capture.h
     extra_compile_args=["-O2", "-Wall", *_pkg_config("--cflags")],
     extra_link_args=_pkg_config("--libs"),

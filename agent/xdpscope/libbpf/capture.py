@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read packet records of ``bpf/sessions/capture.bpf.c``; write pcapng (``_capture.c``)."""
+"""Read packet records of ``bpf/sessions/capture.bpf.c`` (``_rings.c``); write pcapng
+(``_pcapng.c``).
+"""
 
 import os
 import struct

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The blocks of a pcapng file other than packets, which ``libbpf/_capture.c`` writes. Pure.
+"""The blocks of a pcapng file other than packets, which ``libbpf/_pcapng.c`` writes. Pure.
 
 See draft-ietf-opsawg-pcapng. All numbers are in this machine's byte order, as the format allows.
 """

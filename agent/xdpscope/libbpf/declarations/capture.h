@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* _capture.c: packet records and pcapng */
+/* _rings.c: packet records; _pcapng.c: pcapng */
 
 struct capture_record {
     __u64 time; __u64 id; __u64 inside; __u32 target; __u32 ifindex; __u32 netns; __u32 queue;
