@@ -13,6 +13,7 @@ import pytest
 from tests.kernel import pcapng
 from tests.kernel.conftest import kernel
 from tests.kernel.lab import Lab, frame, settled_objects
+from tests.kernel.namespaces import namespace
 from tests.kernel.sessions import (
     ABORT,
     DECAPSULATE,
@@ -248,6 +249,58 @@ def test_after_a_kill_the_file_has_what_is_older_than_a_second(lab: Lab, tmp_pat
         time.sleep(3)
         command.finish(signal.SIGKILL)
     assert len(pcapng.read(path).packets) == 100
+    assert settled_objects() == before
+
+
+@needs_fragments
+@pytest.mark.every_kernel
+def test_the_packets_before_an_event_are_there(lab: Lab, tmp_path: Path) -> None:
+    veth = lab.veth("xst0")
+    lab.attach(lab.load("does_as_told", "sessions"), veth)
+    path = tmp_path / "x.pcapng"
+    sent = [instructed(KEEP, number) for number in range(1, 1501)] + [instructed(ABORT, 1501)]
+
+    with running("capture", "-w", str(path), "--last", "1000", "--on", "aborted") as command:
+        veth.send(*sent)
+        command.wait()
+
+    assert command.process.returncode == 0
+    file = pcapng.read(path)
+    entered, left = file.at("fentry"), file.at("fexit")
+    assert [packet.data for packet in entered] == sent[-1001:]
+    assert [packet.data for packet in left] == sent[-1001:]
+    assert [packet.verdict for packet in left] == [PASSED] * 1000 + [ABORTED]
+
+
+@pytest.mark.every_kernel
+def test_what_goes_away_meanwhile_stops_nothing_else(lab: Lab, tmp_path: Path) -> None:
+    """An interface, a namespace, and the programs there are gone: others are captured on."""
+    before = settled_objects()
+    path = tmp_path / "x.pcapng"
+    gone, stays = lab.veth("xst0"), lab.veth("xst1")
+    first, second = lab.load("decide_drop"), lab.load("decide_pass")
+    lab.attach(first, gone)
+    lab.attach(second, stays)
+
+    with running("capture", "-w", str(path), "--program", "decide_*") as command:
+        with namespace("xst-gone", first) as there:
+            gone.send(frame(60))
+            there.send(1, frame(61))
+            stays.send(frame(62))
+            time.sleep(1.5)
+        lab.delete(gone)
+        first.close()
+        time.sleep(1.5)
+        stays.send(frame(63))
+        time.sleep(1)
+        _, errors = command.finish()
+
+    assert command.process.returncode == 0, errors
+    file = pcapng.read(path)
+    for point in ("fentry", "fexit"):
+        assert sorted(len(packet.data) for packet in file.at(point)) == [60, 61, 62, 63]
+    lab.delete(stays)
+    second.close()
     assert settled_objects() == before
 
 
