@@ -13,10 +13,7 @@
 /* Which translation user space puts here: constants that nothing else contains. */
 #define FILTER_ETHERNET 0x7c4f11e7dead0001 /* for packets that begin with an Ethernet header */
 #define FILTER_RAW_IP	0x7c4f11e7dead000c /* for packets that begin with an IP header */
-/*
- * A quick test for those of Ethernet. It ends the program with 0 if the packet cannot match, whatever it
- * begins with. See quick_filter().
- */
+/* The quick test of quick_filter(), for packets that begin with either. */
 #define FILTER_QUICK 0x7c4f11e7dead0111
 /* The same of the filter for packets inside tunnels. */
 #define INNER_FILTER_ETHERNET 0x7c4f11e7dead1001
@@ -51,18 +48,19 @@
 	})
 
 /*
- * Ends the program unless the packet may match. `data` as for packet_filter(); changes r0 to r5.
+ * Ends the function around it, with 0, if the packet certainly does not match. `data` as for
+ * packet_filter(); changes r0 to r5.
  *
- * The conversion of pointers to numbers and back is left to assembler: a compiler would read them twice.
+ * The length is computed in assembler: a compiler would read a pointer that it also needs as a number twice.
  */
-#define quick_filter(marker, data, data_end)                             \
-	({                                                               \
-		register const void *__data asm("r1") = (data);          \
-		register const void *__linear asm("r2") = (data_end);    \
-		asm volatile("%1 -= %0; r0 = " FILTER_TEXT(marker) " ll" \
-			     : "+r"(__data), "+r"(__linear)              \
-			     :                                           \
-			     : "r0", "r3", "r4", "r5", "memory");        \
+#define quick_filter(data, data_end)                                           \
+	({                                                                     \
+		register const void *__data asm("r1") = (data);                \
+		register const void *__linear asm("r2") = (data_end);          \
+		asm volatile("%1 -= %0; r0 = " FILTER_TEXT(FILTER_QUICK) " ll" \
+			     : "+r"(__data), "+r"(__linear)                    \
+			     :                                                 \
+			     : "r0", "r3", "r4", "r5", "memory");              \
 	})
 
 #endif

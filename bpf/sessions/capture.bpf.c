@@ -493,7 +493,7 @@ int capture_entry_quick(__u64 *ctx)
 	__u64 *volatile kept = ctx;
 	struct xdp_buff *xdp = packet_of(ctx);
 
-	quick_filter(FILTER_QUICK, xdp->data, xdp->data_end);
+	quick_filter(xdp->data, xdp->data_end);
 	return enter(kept);
 }
 
@@ -522,7 +522,7 @@ int capture_exit_only_quick(__u64 *ctx)
 
 	if (!is_wanted(ctx[1]))
 		return 0;
-	quick_filter(FILTER_QUICK, xdp->data, xdp->data_end);
+	quick_filter(xdp->data, xdp->data_end);
 	return pass(kept);
 }
 

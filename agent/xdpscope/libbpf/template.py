@@ -143,7 +143,7 @@ class Template:
 
     @property
     def own_length(self) -> int:
-        """The number of its instructions without the functions that it calls; they come behind."""
+        """Return how many instructions are its own: the functions that it calls come behind."""
         called = (
             at + 1 + immediate
             for at, (code, registers, _, immediate) in enumerate(self._decoded)

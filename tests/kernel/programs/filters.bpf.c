@@ -50,7 +50,7 @@ int filter_ethernet(__u64 *ctx)
 	struct xdp_buff *xdp = (void *)ctx[0];
 
 	keep(0);
-	quick_filter(FILTER_QUICK, xdp->data, xdp->data_end);
+	quick_filter(xdp->data, xdp->data_end);
 	return keep(packet_filter(FILTER_ETHERNET, xdp->data, linear(xdp), linear(xdp)));
 }
 
@@ -60,7 +60,7 @@ int filter_raw_ip(__u64 *ctx)
 	struct xdp_buff *xdp = (void *)ctx[0];
 
 	keep(0);
-	quick_filter(FILTER_QUICK, xdp->data, xdp->data_end);
+	quick_filter(xdp->data, xdp->data_end);
 	return keep(packet_filter(FILTER_RAW_IP, xdp->data, linear(xdp), linear(xdp)));
 }
 
