@@ -4,7 +4,7 @@
 import platform
 from collections.abc import Mapping, Sequence
 
-from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client import ProcessCollector
 
 from xdpscope import __version__
 from xdpscope.attach.reason import Reason
@@ -12,9 +12,9 @@ from xdpscope.describe import as_json
 from xdpscope.errors import ObserverBusyError
 from xdpscope.metrics import (
     AgentCollector,
-    IsolatedCollectors,
     ProgramCollector,
     ScanCollector,
+    registry_of,
 )
 from xdpscope.probes.cost import CostProbe
 from xdpscope.probes.cost.report import as_text as cost_as_text
@@ -48,8 +48,7 @@ class AgentSource:
         self._sockets = probes.find(SocketsProbe)
         self._events = probes.find(EventsProbe)
         self._cost = probes.find(CostProbe)
-        self.registry = CollectorRegistry()
-        collectors = IsolatedCollectors(
+        self.registry = registry_of(
             {
                 **probes.collectors(),
                 "programs": ProgramCollector(self._statuses, self._expects),
@@ -58,7 +57,6 @@ class AgentSource:
                 "process": ProcessCollector(registry=None),
             }
         )
-        self.registry.register(collectors)
 
     def ready(self) -> bool:
         """Return whether the first scan has finished."""

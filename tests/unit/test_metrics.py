@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
@@ -20,8 +20,8 @@ from xdpscope.discovery.model import Attachment, ChainPosition, Mode, Part, Role
 from xdpscope.kernel.boot import BOOT_CLOCK
 from xdpscope.metrics import (
     AgentCollector,
-    IsolatedCollectors,
     ProgramCollector,
+    registry_of,
 )
 from xdpscope.probes.flows import metrics as flows
 from xdpscope.probes.flows.report import FlowReport, FlowRow
@@ -37,14 +37,21 @@ EXAMPLE = {"program_id": "42", "program": "xdp_filter_program"}
 
 
 def page(**collectors: Collector) -> list[tuple[str, dict[str, str], float]]:
-    registry = CollectorRegistry()
-    registry.register(IsolatedCollectors(collectors))
-    text = generate_latest(registry).decode()
+    text = generate_latest(registry_of(collectors)).decode()
     return [
         (sample.name, sample.labels, sample.value)
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     ]
+
+
+def test_a_page_can_be_restricted_to_some_metrics() -> None:
+    counts = [Count(PROGRAM, ("host", "eth0"), Tally())]
+    registry = registry_of({"v": Collecting(lambda: verdicts.families(counts))})
+    names = ["xdp_bytes_total", "xdpscope_collector_success", "absent"]
+    text = generate_latest(registry.restricted_registry(names)).decode()
+    found = {each.name for each in text_string_to_metric_families(text)}
+    assert found == {"xdp_bytes", "xdpscope_collector_success"}
 
 
 def test_verdicts() -> None:

@@ -2,7 +2,7 @@
 """The metrics of programs and of the agent itself. Those of a probe are in the probe's package."""
 
 from xdpscope.metrics.agent import AgentCollector
-from xdpscope.metrics.isolation import IsolatedCollectors
+from xdpscope.metrics.isolation import IsolatedCollectors, registry_of
 from xdpscope.metrics.programs import ProgramCollector
 from xdpscope.metrics.scans import ScanCollector
 
@@ -11,4 +11,5 @@ __all__ = [
     "IsolatedCollectors",
     "ProgramCollector",
     "ScanCollector",
+    "registry_of",
 ]

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Mapping
 
 import structlog
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -12,6 +13,18 @@ from xdpscope.counters.clients import SCRAPE_BEGAN
 from xdpscope.errors import ObserverBusyError
 
 _log = structlog.get_logger(__name__)
+
+
+def registry_of(collectors: Mapping[str, Collector]) -> CollectorRegistry:
+    """Return a registry with these collectors, isolated from each other.
+
+    A page of it can be restricted to some metrics.
+    """
+    # They do not say beforehand which metrics they have. By default, prometheus_client leaves such
+    # collectors out of a restricted page.
+    registry = CollectorRegistry(support_collectors_without_names=True)
+    registry.register(IsolatedCollectors(collectors))
+    return registry
 
 
 class IsolatedCollectors(Collector):
