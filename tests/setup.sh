@@ -57,10 +57,12 @@ die() {
 	exit 1
 }
 
-# The first Python that is new enough and can build an extension in an environment of its own.
+# The first Python that is new enough and can build an extension in an environment of its own. The
+# distribution's comes first: it is built with profiles (PGO), and takes a third less time than one that
+# pyenv builds with its defaults.
 find_python() {
 	local candidate
-	for candidate in python3 /usr/bin/python3 python3.{14,13,12,11}; do
+	for candidate in /usr/bin/python3 python3 python3.{14,13,12,11}; do
 		if "$candidate" - 2>/dev/null <<-'CHECK'; then
 			import ensurepip, sys, sysconfig, venv
 			from pathlib import Path
@@ -251,16 +253,14 @@ make_venv() {
 		"$python" -m venv --clear "$venv"
 	fi
 	for each in "${sets[@]}"; do
-		if ! current "requirements/$each.txt"; then stale+=("$each"); fi
+		if ! current "requirements/$each.txt"; then stale+=("$each.txt"); fi
 	done
 	if [ ${#stale[@]} -gt 0 ]; then
-		say "installing the Python packages of requirements/ (${stale[*]})"
-		for each in "${stale[@]}"; do
-			# Wheels alone: what is built on the way would be built with what no hash was checked of.
-			"${pip[@]}" --require-hashes --only-binary :all: -r "requirements/$each.txt" ||
-				die "pip failed; see above. Without a way to a package index, see pip's own settings"
-			installed "requirements/$each.txt"
-		done
+		say "installing the Python packages of requirements/ (${stale[*]%.txt})"
+		# Wheels alone: what is built on the way would be built with what no hash was checked of.
+		"${pip[@]}" --require-hashes --only-binary :all: "${stale[@]/#/-rrequirements/}" ||
+			die "pip failed; see above. Without a way to a package index, see pip's own settings"
+		for each in "${stale[@]}"; do installed "requirements/$each"; done
 	fi
 	if ! current pyproject.toml || ! current setup.py; then
 		say "building xdpscope into $venv"
