@@ -17,6 +17,8 @@ DEMO_SECONDS ?=
 FRESH ?=
 # More for pytest, such as PYTEST='-k replacement -x'.
 PYTEST ?=
+# IMAGE=--image has the kernel tests do the image test too, once a CPU is free.
+IMAGE ?=
 
 BINDINGS := agent/xdpscope/libbpf/_raw.abi3.so
 OBJECTS := $(patsubst %.c,agent/xdpscope/bpf/%.o,$(notdir $(wildcard bpf/*/*.bpf.c)))
@@ -95,15 +97,18 @@ format: setup ## put sources into that style
 
 test: unit kernel-test ## all tests: unit tests here, kernel tests in virtual machines
 
+# They wait half of their time, for timeouts and browsers.
+UNIT_PROCESSES = -n $$((2 * $$(nproc))) --maxprocesses 8 --dist worksteal
+
 unit: build ## the tests that need no kernel of their own
 	@echo "== unit tests"
-	@$(PYTHON) -m pytest -m 'not nightly' tests/unit $(PYTEST) || [ $$? = 5 ] # 5: PYTEST selects none of these
+	@$(PYTHON) -m pytest $(UNIT_PROCESSES) -m 'not nightly' tests/unit $(PYTEST) || [ $$? = 5 ] # 5: PYTEST selects none of these
 
 SUITES = $(PYTHON) -m tests.suites
 EACH_KERNEL = $(KERNELS:%=--kernel %)
 
-kernel-test: build ## the kernel tests, in a virtual machine for each of KERNELS, two at a time
-	@$(SUITES) $(EACH_KERNEL) -- $(PYTEST)
+kernel-test: build ## the kernel tests, in virtual machines with the KERNELS, some at a time
+	@$(SUITES) $(EACH_KERNEL) $(IMAGE) -- $(PYTEST)
 
 image-test: build ## build the container image, and run it as Kubernetes would; some minutes
 	@tests/setup.sh buildah debootstrap crun
@@ -128,6 +133,7 @@ nightly: build ## the long variants: floods, thousands of rounds, torture, machi
 	@$(PYTHON) -m pytest -m nightly tests/unit
 	@$(SUITES) --nightly $(EACH_KERNEL) -- $(PYTEST)
 	@$(MAKE) torture
+	@$(MAKE) bench-check
 	@$(MAKE) fresh
 
 bench: build ## what observing costs: instructions a packet, trace and capture, reading flows
@@ -135,9 +141,10 @@ bench: build ## what observing costs: instructions a packet, trace and capture, 
 	@$(PYTHON) -m tests.bench.sessions
 	@$(PYTHON) -m tests.bench.reading
 
+# CHANGED=--changed measures only if what decides the figures has changed since they were recorded.
 bench-check: build ## that on one kernel: no row may take 1 % more than recorded for this kernel build
-	@$(PYTHON) -m tests.bench --kernel 6.12 --check
-	@$(PYTHON) -m tests.bench.sessions --kernel 6.12 --check
+	@$(PYTHON) -m tests.bench --kernel 6.12 --check $(CHANGED)
+	@$(PYTHON) -m tests.bench.sessions --kernel 6.12 --check $(CHANGED)
 
 torture: build ## what hosts do to XDP programs, five minutes each without, with and without the agent
 	@$(PYTHON) -m tests.kernel.programs
