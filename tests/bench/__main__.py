@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.bench.compiled import compile_all
 from tests.bench.cost import FLOWS, VERDICTS, Cost, Ratio
+from tests.bench.inputs import unchanged
 from tests.bench.recorded import add_options, judge
 from tests.bench.table import insert, markdown
 from tests.vm.kernels import KERNELS, MATRIX
@@ -55,9 +56,12 @@ def for_machines(cost: Cost) -> dict[str, object]:
 
 
 def bench(options: argparse.Namespace) -> int:
+    kernels = options.kernel or MATRIX
+    if options.changed and unchanged("packets", kernels):
+        return 0
     compile_all()
     costs = []
-    for kernel in options.kernel or MATRIX:
+    for kernel in kernels:
         print(f"bench: measuring on kernel {kernel}", file=sys.stderr, flush=True)
         costs.append(Cost.measure(kernel))
     text = report(costs)
@@ -69,7 +73,7 @@ def bench(options: argparse.Namespace) -> int:
     for cost in costs:
         if not cost.recognised_by_epoch:
             print(f"bench: kernel {cost.release} lets no epochs be kept", file=sys.stderr)
-    return judge(costs, RATIOS, options)
+    return judge("packets", costs, RATIOS, options)
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+from tests.bench import inputs
 from tests.bench.cost import Cost, Ratio, report_passed
 
 RECORDED = Path(__file__).with_name("recorded.json")
@@ -24,14 +25,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add what a benchmark can do with its figures."""
     add = parser.add_argument
     add("--record", action="store_true", help="no row may exceed these figures by 1 %%")
+    add(
+        "--changed",
+        action="store_true",
+        help="measure only if what decides the figures has changed since they were recorded",
+    )
     add("--check", action="store_true", help="fail for a row that has grown, and for no limit")
 
 
-def judge(costs: Sequence[Cost], ratios: Sequence[Ratio], options: argparse.Namespace) -> int:
+def judge(
+    benchmark: str, costs: Sequence[Cost], ratios: Sequence[Ratio], options: argparse.Namespace
+) -> int:
     """Record or compare the figures; return the exit status."""
     grown = False
     if options.record:
         record(costs)
+        inputs.note(benchmark, [cost.release for cost in costs])
     else:
         grown = report_grown(costs)
     if not options.check:

@@ -13,6 +13,7 @@ from tests.bench import filters
 from tests.bench.__main__ import shown
 from tests.bench.compiled import compile_all
 from tests.bench.cost import Cost, Limits, Ratio
+from tests.bench.inputs import unchanged
 from tests.bench.recorded import add_options, judge
 from tests.bench.table import insert, markdown
 from tests.vm.kernels import KERNELS
@@ -58,16 +59,19 @@ def report(costs: list[Cost]) -> str:
 
 
 def bench(options: argparse.Namespace) -> int:
+    kernels = options.kernel or _DEFAULT
+    if options.changed and unchanged("sessions", kernels):
+        return 0
     compile_all()
     costs = []
-    for kernel in options.kernel or _DEFAULT:
+    for kernel in kernels:
         print(f"bench: measuring on kernel {kernel}", file=sys.stderr, flush=True)
         costs.append(Cost.measure(kernel, "tests.bench.filters"))
     text = report(costs)
     print(text)
     if options.write:
         insert(options.write, "sessions", text)
-    return judge(costs, RATIOS, options)
+    return judge("sessions", costs, RATIOS, options)
 
 
 def main() -> int:

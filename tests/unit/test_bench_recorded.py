@@ -3,8 +3,10 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from tests.bench import inputs
 from tests.bench.cost import Cost
 from tests.bench.recorded import RECORDED, record, report_grown
 
@@ -54,6 +56,36 @@ def test_no_other_program_is_judged(recorded: Path) -> None:
     assert not report_grown(
         [Cost("6.12", "6.12.1-test", added_with_flows={"xdpdump, entry": 10**6})], recorded
     )
+
+
+@pytest.mark.parametrize(
+    ("changed", "noticed"),
+    [("bpf/a.bpf.c", True), ("agent/xdpscope/attach/b.py", True), ("docs/c.md", False)],
+)
+def test_a_change_of_what_decides_the_figures_is_noticed(
+    tmp_path: Path, changed: str, noticed: bool
+) -> None:
+    for name in ("bpf/a.bpf.c", "agent/xdpscope/attach/b.py", "docs/c.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("before")
+    before = inputs.digest(tmp_path)
+    assert inputs.digest(tmp_path) == before
+    (tmp_path / changed).write_text("after")
+    assert (inputs.digest(tmp_path) != before) == noticed
+
+
+def test_only_what_was_recorded_with_these_sources_is_not_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inputs, "ensure", lambda kernel: SimpleNamespace(release=f"{kernel}-test"))
+    path = tmp_path / "inputs.json"
+    assert not inputs.unchanged("packets", ["6.12"], path)
+    inputs.note("packets", ["6.12-test"], path)
+    assert inputs.unchanged("packets", ["6.12"], path)
+    assert not inputs.unchanged("packets", ["6.12", "6.1"], path)
+    assert not inputs.unchanged("sessions", ["6.12"], path)
+    monkeypatch.setattr(inputs, "digest", lambda: "another")
+    assert not inputs.unchanged("packets", ["6.12"], path)
 
 
 def test_the_documentation_has_the_recorded_figures() -> None:
