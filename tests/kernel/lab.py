@@ -210,6 +210,11 @@ class Lab:
         """Return the ifindex of an interface."""
         return socket.if_nametoindex(name)
 
+    def is_up(self, name: str) -> bool:
+        """Return whether an interface is up and has a carrier."""
+        (found,) = self.route.link("get", ifname=name)
+        return bool(found.get_attr("IFLA_OPERSTATE") == "UP")
+
     def _delete(self, name: str) -> None:
         # By name: to look up the index of a device that is gone, the kernel runs modprobe.
         with suppress(NetlinkError):  # a test took it away itself

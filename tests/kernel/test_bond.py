@@ -55,11 +55,22 @@ class Bond:
         """Make an interface a lower device of the bond."""
         self._lab.route.link("set", index=lower.index, state="down")
         self._lab.route.link("set", index=lower.index, master=self.veth.index)
+        self._wait_for_carrier(lower)
 
     def remove(self, lower: Veth) -> None:
         """Take a lower device out of the bond, and set it up again."""
         self._lab.route.link("set", index=lower.index, master=0)
         self._lab.route.link("set", index=lower.index, state="up")
+        self._wait_for_carrier(lower)
+
+    def _wait_for_carrier(self, lower: Veth) -> None:
+        """Wait until the other end sends again: while this one was down it had no carrier.
+
+        The kernel drops what is sent until a work queue notices the carrier, for up to a second
+        (net/core/link_watch.c).
+        """
+        if lower.peer:
+            wait_for(lambda: self._lab.is_up(lower.peer), interval=0.02)
 
 
 @contextmanager
@@ -118,6 +129,7 @@ def test_lower_devices_receive_the_packets(lab: Lab, observer: Observer, mode: i
         assert set(shown(observer)) == {"xst0", "xst1", "xst2"}
 
 
+@pytest.mark.first_kernel
 def test_generic_mode_runs_on_the_bond_itself(lab: Lab, observer: Observer) -> None:
     lower = lab.veth("xst0")
     with bond(lab, BALANCE_RR, lower) as made:
@@ -152,6 +164,7 @@ def test_a_team_runs_generic_programs_itself(lab: Lab, observer: Observer) -> No
         lab.route.link("del", index=index)
 
 
+@pytest.mark.first_kernel
 def test_a_lower_device_with_a_program_of_its_own(lab: Lab, observer: Observer) -> None:
     lower = lab.veth("xst0")
     with bond(lab, BALANCE_RR, lower):
@@ -162,6 +175,7 @@ def test_a_lower_device_with_a_program_of_its_own(lab: Lab, observer: Observer) 
         expect(observer, {("decide_drop", "xst0", "drop"): (3, 180)})
 
 
+@pytest.mark.first_kernel
 def test_a_bond_in_a_bond(lab: Lab, observer: Observer) -> None:
     lower = lab.veth("xst0")
     with bond(lab, BALANCE_RR, lower) as inner, bond(lab, BALANCE_RR, name="xstouter") as outer:
@@ -179,6 +193,7 @@ def test_a_bond_in_a_bond(lab: Lab, observer: Observer) -> None:
         expect(observer, {("decide_drop", "xst0", "drop"): (3, 180)})
 
 
+@pytest.mark.first_kernel
 @pytest.mark.parametrize(
     ("interfaces", "expected"),
     [
@@ -253,6 +268,7 @@ def test_lower_devices_come_and_go_under_traffic(lab: Lab, engine: Engine) -> No
         assert shown(observer)["xst1"] == packets["xst1"], "it is not in the bond any more"
 
 
+@pytest.mark.first_kernel
 def test_an_empty_bond_is_ready_for_its_first_lower_device(lab: Lab, observer: Observer) -> None:
     with bond(lab, ACTIVE_BACKUP) as made:
         lab.attach(lab.load("decide_drop"), made.veth)
@@ -268,6 +284,7 @@ def test_an_empty_bond_is_ready_for_its_first_lower_device(lab: Lab, observer: O
         expect(observer, {("decide_drop", "xst0", "drop"): (3, 180)})
 
 
+@pytest.mark.first_kernel
 def test_a_bond_of_another_namespace(lab: Lab, observer: Observer) -> None:
     """With the names, and the indices, of one in ours."""
     program = lab.load("decide_drop")
@@ -287,6 +304,7 @@ def test_a_bond_of_another_namespace(lab: Lab, observer: Observer) -> None:
                 expect(observer, {("decide_drop", "xst0", "drop"): (3, 180)})
 
 
+@pytest.mark.first_kernel
 def test_list_shows_the_bond_and_its_lower_devices(
     lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:
