@@ -10,6 +10,7 @@ import json
 import logging
 import random
 from collections.abc import Callable
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -32,6 +33,7 @@ class Sample(NamedTuple):
     flow: Flow | str
 
 
+@cache
 def samples() -> list[Sample]:
     """Return all frames, of more than FLOWS flows; made if this file is newer than they are."""
     if not OUTPUT.exists() or OUTPUT.stat().st_mtime < Path(__file__).stat().st_mtime:
