@@ -23,7 +23,7 @@ def witness(report: Callable[[], str]) -> Iterator[None]:
 
 
 def wait_for(
-    condition: Callable[[], object], patience: float = PATIENCE, interval: float = 0.05
+    condition: Callable[[], object], patience: float = PATIENCE, interval: float = 0.1
 ) -> None:
     """Wait until ``condition`` returns something true.
 
@@ -43,7 +43,7 @@ def wait_for(
                 "\n".join([f"not within {patience:g} s: {_source(condition)}", *reports])
             )
         # An agent that is asked all the time, for pages, has no time for what is waited for.
-        time.sleep(max(interval, asked - began))
+        time.sleep(max(interval, 2 * (asked - began)))
 
 
 def _source(condition: Callable[[], object]) -> str:

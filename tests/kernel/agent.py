@@ -72,8 +72,8 @@ class AgentAt:
 
     def samples(self, name: str) -> list[tuple[dict[str, str], float]]:
         """Labels and value of each sample of that name."""
-        lines = self.get("/metrics").decode().splitlines(keepends=True)
-        # These alone: an emulated machine takes seconds for a page with all flows.
+        # This alone: an emulated machine takes seconds for a page with all flows.
+        lines = self.get(f"/metrics?name[]={name}").decode().splitlines(keepends=True)
         mine = "".join(line for line in lines if line.startswith((f"{name}{{", f"{name} ")))
         families = text_string_to_metric_families(mine)
         return [(each.labels, each.value) for family in families for each in family.samples]
