@@ -114,14 +114,19 @@ def finished(*arguments: str, before: Callable[[], object] = bool) -> Finished:
         return Finished(process.exitcode, stdout.read(), stderr.read())
 
 
+def retain(seconds: float) -> None:
+    """What a ``before`` may be: what is gone stays on the page for so long, not for a minute."""
+    from xdpscope import scanner
+
+    scanner._RETENTION = seconds
+
+
 def forget_soon_in_small_pages() -> None:
     """What a ``before`` may be: what is gone leaves the page after two scans.
 
     And resident memory says what is used: a huge page counts whole when a part of it is.
     """
-    from xdpscope import scanner
-
-    scanner._RETENTION = 0.0
+    retain(0.0)
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_THP_DISABLE, 1, 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_THP_DISABLE)")

@@ -25,7 +25,7 @@ SHELL = "sh", "-c", '"$@" & wait', "sh"
 
 @pytest.mark.one_kernel
 def test_programs_are_traced_upon_netlinks_word(lab: Lab) -> None:
-    with AgentProcess("discovery: {interval: 1h}\n", forked=False) as agent:
+    with AgentProcess("discovery: {interval: 1h}\n") as agent:
         agent.ready()
         veth = lab.veth("xst0")
         program = lab.load("decide_drop")
@@ -36,6 +36,7 @@ def test_programs_are_traced_upon_netlinks_word(lab: Lab) -> None:
         print(f"traced after {time.monotonic() - began:.2f} s of the guest's time")
 
 
+@pytest.mark.first_kernel
 @pytest.mark.every_kernel
 def test_killed_under_traffic_it_leaves_nothing(lab: Lab) -> None:
     veth = lab.veth("xst0")
@@ -58,8 +59,8 @@ def test_killed_under_traffic_it_leaves_nothing(lab: Lab) -> None:
 @pytest.mark.parametrize(
     "first",
     [
-        pytest.param((), id="itself", marks=pytest.mark.every_kernel),
-        pytest.param(SHELL, id="shell", marks=pytest.mark.one_kernel),
+        pytest.param((), id="itself", marks=[pytest.mark.every_kernel, pytest.mark.matrix]),
+        pytest.param(SHELL, id="shell", marks=[pytest.mark.one_kernel, pytest.mark.nightly]),
     ],
 )
 def test_killed_with_its_pid_namespace_it_keeps_nobody_waiting(
@@ -80,15 +81,17 @@ def test_killed_with_its_pid_namespace_it_keeps_nobody_waiting(
     wait_for(lambda: kernel_objects() == before, patience=60)
 
 
+@pytest.mark.matrix
 @pytest.mark.one_kernel
-def test_ended_at_any_moment_it_leaves_nothing_and_takes_no_time(lab: Lab) -> None:
+@pytest.mark.parametrize("ends", [2, pytest.param(8, marks=pytest.mark.nightly)])
+def test_ended_at_any_moment_it_leaves_nothing_and_takes_no_time(lab: Lab, ends: int) -> None:
     """Kill it between its first line of Python and the end of its first scan."""
     for number in range(3):
         lab.attach(lab.load("decide_drop"), lab.veth(f"xst{number}"))
     before = settled_objects()
     chance = random.Random(1)
     slowest = 0.0
-    for number in (signal.SIGTERM, signal.SIGINT) * 4:
+    for number in (signal.SIGTERM, signal.SIGINT) * (ends // 2):
         with AgentProcess(QUICK, forked=False) as agent:
             time.sleep(chance.uniform(0.1, 6))
             began = time.monotonic()
@@ -151,6 +154,7 @@ def measured(agent: AgentProcess) -> float | None:
     return agent.value("xdp_program_run_seconds_count", program="decide_drop")
 
 
+@pytest.mark.matrix
 @pytest.mark.one_kernel
 def test_list_has_the_counts_of_the_agent(lab: Lab) -> None:
     veth = lab.veth("xst0")
@@ -231,9 +235,10 @@ def test_doctor_is_content() -> None:
     assert printed.splitlines()[-1] == "xdpscope works on this host."
 
 
+@pytest.mark.first_kernel
 @pytest.mark.timeout(900)
 @pytest.mark.every_kernel
-@pytest.mark.parametrize("rounds", [40, pytest.param(1000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("rounds", [20, pytest.param(1000, marks=pytest.mark.nightly)])
 def test_rounds(lab: Lab, rounds: int) -> None:
     """Load, attach, send, detach, unload, while the agent runs."""
     veth = lab.veth("xst0")
@@ -259,7 +264,7 @@ def test_rounds(lab: Lab, rounds: int) -> None:
                 lab.attach(program, veth, ("native", "generic")[number % 2])
                 veth.send(frame(60), times=3)
                 lab.attach(None, veth, ("native", "generic")[number % 2])
-            if number % (rounds // 20) == 0:
+            if number % (rounds // 10) == 0:
                 agent.get("/metrics")
             if number == rounds // 2:
                 early = agent.memory(), agent.descriptors()

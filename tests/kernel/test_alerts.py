@@ -262,6 +262,7 @@ def story(whom: str) -> Any:
 of_nobody, of_well, of_ill = story(NOBODY), story(WELL), story(ILL)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     "alert",
     [

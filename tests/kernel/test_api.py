@@ -125,9 +125,9 @@ def test_flows_are_found_by_each_parameter(lab: Lab, agent: AgentProcess) -> Non
     veth = lab.veth("xst0")
     lab.attach(reading, veth)
     with namespace("xstblue", writing) as blue:
-        sent = count(agent, READING, lambda times, data: veth.send(data, times=times), step=16)
-        sent |= count(agent, WRITING, blue.send, step=9)
-        assert len(sent) > 300 and len({key[3].protocol for key in sent}) > 6
+        sent = count(agent, READING, lambda times, data: veth.send(data, times=times), step=33)
+        sent |= count(agent, WRITING, blue.send, step=19)
+        assert len(sent) > 150 and len({key[3].protocol for key in sent}) > 6
         selective = 0
         for parameters, wanted in filters(sent):
             expected = {key: sums for key, sums in sent.items() if wanted(key)}

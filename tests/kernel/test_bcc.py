@@ -97,17 +97,8 @@ EXPECTED: dict[str, Counts] = {
 }
 
 
-# bcc compiles each for half a minute, so most run nightly.
-SHORT = "xdp_redirect_map.py xst0 xst1"
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        command if command == SHORT else pytest.param(command, marks=pytest.mark.nightly)
-        for command in EXPECTED
-    ],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize("command", EXPECTED)
 def test_bcc_example(lab: Lab, observer: Observer, tmp_path: Path, command: str) -> None:
     entrance, leaving = lab.veth("xst0"), lab.veth("xst1")
     # A pair takes redirected packets if what is at its other end could be run there.

@@ -21,9 +21,12 @@ pytestmark = [
 ]
 
 
+@pytest.mark.matrix
 @needs_loader
 @pytest.mark.usefixtures("link_targets")
-@pytest.mark.parametrize("functions", [("drop_some",), LINKS])
+@pytest.mark.parametrize(
+    "functions", [("drop_some",), pytest.param(LINKS, marks=pytest.mark.nightly)]
+)
 def test_sums_over_a_bond(lab: Lab, tmp_path: Path, functions: tuple[str, ...]) -> None:
     """Of a component in the place of its dispatcher, and of a chain: the page and the sum agree."""
     first, second = lab.veth("xst0"), lab.veth("xst1")

@@ -99,6 +99,7 @@ def tracers() -> Counter[str]:
     return found
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("ends", ["reload", pytest.param(ITSELF, marks=pytest.mark.nightly)])
 def test_a_flood(lab: Lab, ends: str) -> None:
     """It ends itself, or the short way: a reload ends a budget that no agent can keep."""

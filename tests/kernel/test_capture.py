@@ -50,13 +50,14 @@ def after(what: int, sent: bytes) -> tuple[bytes, int]:
 
 @needs_fragments
 @pytest.mark.every_kernel
-def test_each_packet_once_at_entry_and_once_at_exit(lab: Lab, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [40, pytest.param(200, marks=pytest.mark.nightly)])
+def test_each_packet_once_at_entry_and_once_at_exit(lab: Lab, tmp_path: Path, number: int) -> None:
     veth = lab.veth("xst0", mtu=9000)
     lab.attach(lab.load("does_as_told", "sessions"), veth)
     path = tmp_path / "x.pcapng"
     sent = [
-        (what, instructed(what, number, 60 + number))
-        for number in range(1, 200)
+        (what, instructed(what, each, 60 + each))
+        for each in range(1, number)
         for what in (KEEP, DROP, REWRITE, ENCAPSULATE, DECAPSULATE, ABORT)
     ]
     sent += [
@@ -67,8 +68,7 @@ def test_each_packet_once_at_entry_and_once_at_exit(lab: Lab, tmp_path: Path) ->
     began = time.time_ns()
 
     with running("capture", "-w", str(path)) as command:
-        for _, each in sent:
-            veth.send(each)
+        veth.send(*(each for _, each in sent))
         time.sleep(1)
         _, errors = command.finish()
     assert command.process.returncode == 0
@@ -97,7 +97,7 @@ def test_each_packet_once_at_entry_and_once_at_exit(lab: Lab, tmp_path: Path) ->
              "-T", "fields", "-e", "frame.interface_name"],
             check=True, capture_output=True, text=True,
         )  # fmt: skip
-        assert shown.stdout.split() == ["xst0:does_as_told()@fexit"] * 199
+        assert shown.stdout.split() == ["xst0:does_as_told()@fexit"] * (number - 1)
 
 
 @pytest.mark.every_kernel
@@ -125,6 +125,7 @@ def test_a_program_that_alters_no_packet_has_both_points(lab: Lab, tmp_path: Pat
     assert all(a.time < b.time for a, b in zip(entered, left, strict=True))
 
 
+@pytest.mark.first_kernel
 @needs_fragments
 @pytest.mark.every_kernel
 def test_a_verdict_selects_pairs_with_the_packet_as_it_was_sent(lab: Lab, tmp_path: Path) -> None:
@@ -133,19 +134,19 @@ def test_a_verdict_selects_pairs_with_the_packet_as_it_was_sent(lab: Lab, tmp_pa
     path = tmp_path / "x.pcapng"
 
     with running("capture", "-w", str(path), "--verdict", "drop") as command:
-        for number in range(1, 1001):
-            veth.send(instructed(DECAPSULATE, number))
+        veth.send(*(instructed(DECAPSULATE, number) for number in range(1, 501)))
         time.sleep(1)
         command.finish()
 
     file = pcapng.read(path)
-    dropped = [instructed(DECAPSULATE, number) for number in range(100, 1001, 100)]
+    dropped = [instructed(DECAPSULATE, number) for number in range(100, 501, 100)]
     assert [packet.data for packet in file.at("fentry")] == dropped
     assert [p.data for p in file.at("fexit")] == [after(DECAPSULATE, each)[0] for each in dropped]
     assert {packet.verdict for packet in file.packets} == {DROPPED}
     assert [packet.id for packet in file.at("fentry")] == [p.id for p in file.at("fexit")]
 
 
+@pytest.mark.matrix
 @pytest.mark.every_kernel
 def test_under_a_flood_captured_and_lost_are_what_matched(lab: Lab, tmp_path: Path) -> None:
     veth = lab.veth("xst0")
@@ -175,6 +176,7 @@ def test_under_a_flood_captured_and_lost_are_what_matched(lab: Lab, tmp_path: Pa
     assert sum(packet.number(4) or 0 for packet in file.packets) <= lost
 
 
+@pytest.mark.matrix
 @pytest.mark.one_kernel
 def test_files_are_rotated_and_the_last_are_kept(lab: Lab, tmp_path: Path) -> None:
     veth = lab.veth("xst0")
@@ -182,8 +184,7 @@ def test_files_are_rotated_and_the_last_are_kept(lab: Lab, tmp_path: Path) -> No
     arguments = ("-w", str(tmp_path / "x.pcapng"), "--rotate", "20k", "--keep", "2")
 
     with running("capture", *arguments, "--emit", "entry") as command:
-        for number in range(300):
-            veth.send(instructed(KEEP, number))
+        veth.send(*(instructed(KEEP, number) for number in range(300)))
         time.sleep(1)
         command.finish()
 
@@ -225,8 +226,7 @@ def test_a_full_disk_ends_it_with_a_readable_file(lab: Lab, tmp_path: Path) -> N
     try:
         path = tmp_path / "x.pcapng"
         with running("capture", "-w", str(path)) as command:
-            for number in range(200):
-                veth.send(instructed(KEEP, number, 1000))
+            veth.send(*(instructed(KEEP, number, 1000) for number in range(200)))
             _, errors = command.wait()
         assert command.process.returncode == 1
         assert "No space left on device" in errors
@@ -237,6 +237,7 @@ def test_a_full_disk_ends_it_with_a_readable_file(lab: Lab, tmp_path: Path) -> N
         subprocess.run(["umount", str(tmp_path)], check=True)
 
 
+@pytest.mark.matrix
 @pytest.mark.one_kernel
 def test_after_a_kill_the_file_has_what_is_older_than_a_second(lab: Lab, tmp_path: Path) -> None:
     veth = lab.veth("xst0")
@@ -252,6 +253,7 @@ def test_after_a_kill_the_file_has_what_is_older_than_a_second(lab: Lab, tmp_pat
     assert settled_objects() == before
 
 
+@pytest.mark.first_kernel
 @needs_fragments
 @pytest.mark.every_kernel
 def test_the_packets_before_an_event_are_there(lab: Lab, tmp_path: Path) -> None:
@@ -272,6 +274,7 @@ def test_the_packets_before_an_event_are_there(lab: Lab, tmp_path: Path) -> None
     assert [packet.verdict for packet in left] == [PASSED] * 1000 + [ABORTED]
 
 
+@pytest.mark.first_kernel
 @pytest.mark.every_kernel
 def test_what_goes_away_meanwhile_stops_nothing_else(lab: Lab, tmp_path: Path) -> None:
     """An interface, a namespace, and the programs there are gone: others are captured on."""

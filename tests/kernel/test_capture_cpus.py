@@ -27,6 +27,7 @@ def send(veth: Veth, cpu: int, numbers: range) -> None:
         time.sleep(0.002)
 
 
+@pytest.mark.first_kernel
 @pytest.mark.parametrize(
     "number",
     [

@@ -184,6 +184,7 @@ class Rates:
         self._observer.sample_flows(rate, without)
 
 
+@pytest.mark.matrix
 def test_a_flood_is_sampled_harder_then_not_at_all_and_flows_come_back(
     observer: Observer, target: Program
 ) -> None:

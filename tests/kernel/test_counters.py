@@ -85,7 +85,11 @@ class CounterWatch:
 
 
 @pytest.mark.parametrize(
-    "sizes", [pytest.param(None, id="verdicts"), pytest.param(FLOWS, id="flows")]
+    "sizes",
+    [
+        pytest.param(None, id="verdicts"),
+        pytest.param(FLOWS, id="flows", marks=pytest.mark.first_kernel),
+    ],
 )
 def test_no_counter_decreases(
     lab: Lab, pin_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: FlowSizes | None

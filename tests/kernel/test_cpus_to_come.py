@@ -67,6 +67,7 @@ def test_each_cpu_has_sets_of_its_own(lab: Lab, program: str) -> None:
         expect_flows(observer, expected.sums)
 
 
+@pytest.mark.first_kernel
 def test_a_cpu_that_came_later_has_its_flows_in_other(lab: Lab) -> None:
     """And takes no set of the others."""
     made, expected = frames(100), Expected()
@@ -87,6 +88,7 @@ def test_a_cpu_that_came_later_has_its_flows_in_other(lab: Lab) -> None:
         assert packets == len(cpus) * len(made)
 
 
+@pytest.mark.first_kernel
 def test_doctor_reports_cpus_that_are_not_there() -> None:
     (found,) = (each for each in doctor.examine() if each.check == "CPUs")
     assert found.found.startswith(f"{cpus_to_serve()} online of {possible_cpus()} possible")

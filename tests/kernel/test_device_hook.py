@@ -102,6 +102,7 @@ def test_a_device_moves_while_ftrace_is_off(lab: Lab, observer: Observer) -> Non
             assert named + others == sum(expected.values()), "each is in a flow"
 
 
+@pytest.mark.first_kernel
 def test_no_packet_is_lost_when_the_hook_falls_silent(lab: Lab, observer: Observer) -> None:
     program, veth = lab.load("decide_drop"), lab.veth("xst0")
     lab.attach(program, veth)
@@ -121,6 +122,7 @@ def test_no_packet_is_lost_when_the_hook_falls_silent(lab: Lab, observer: Observ
     assert counted(observer) == {("host", "xst0"): traffic.sent - veth.lost}
 
 
+@pytest.mark.first_kernel
 def test_an_agent_that_starts_while_ftrace_is_off(lab: Lab) -> None:
     program, veth = lab.load("decide_drop"), lab.veth("xst0")
     in_service(lab, program)
@@ -142,6 +144,7 @@ def test_an_agent_that_starts_while_ftrace_is_off(lab: Lab) -> None:
         expect(observer, {("host", "xst0"): 3, ("xstns", "xst0"): 5})
 
 
+@pytest.mark.first_kernel
 def test_a_hook_that_falls_silent_without_a_word(lab: Lab, engine: Engine) -> None:
     """A new device that it did not tell of gives it away."""
     program, veth = lab.load("decide_drop"), lab.veth("xst0")
@@ -192,6 +195,7 @@ def doctor() -> dict[str, str]:
     return found
 
 
+@pytest.mark.matrix
 def test_the_agent_reports_it(lab: Lab) -> None:
     lab.attach(lab.load("decide_drop"), lab.veth("xst0"))
     with AgentProcess(QUICK) as agent:

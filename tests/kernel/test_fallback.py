@@ -36,6 +36,7 @@ def test_many_interfaces(lab: Lab, observer: Observer) -> None:
     test_verdicts.test_one_program_on_many_interfaces(lab, observer)
 
 
+@pytest.mark.first_kernel
 def test_devices_that_take_each_others_place(lab: Lab, observer: Observer) -> None:
     test_lifecycle.test_devices_that_take_each_others_place(lab, observer)
 

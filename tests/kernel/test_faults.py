@@ -92,9 +92,9 @@ def count_of_tests(observer: Observer, program: Program) -> int:
     )
 
 
-# Every third call is tried with one error after the other; or, nightly, every call with all.
+# Every sixth call is tried with one error after the other; or, nightly, every call with all.
 SHORT_OR_LONG = pytest.mark.parametrize(
-    ("step", "errors"), [(3, 1), pytest.param(1, len(ERRORS), marks=pytest.mark.nightly)]
+    ("step", "errors"), [(6, 1), pytest.param(1, len(ERRORS), marks=pytest.mark.nightly)]
 )
 
 
@@ -144,6 +144,7 @@ def test_any_call_of_a_later_scan_may_fail(
     print(f"{tried.total()} errors injected: {dict(tried)}")
 
 
+@pytest.mark.matrix
 @pytest.mark.timeout(1800)
 @SHORT_OR_LONG
 def test_any_call_of_a_replacement_may_fail(

@@ -18,7 +18,6 @@ SETS = 1024
 FLOWS = 4 * SETS
 """As many as there is room for: of random ones, 89 in a hundred find a place."""
 
-SECRETS = 2
 
 # Where in a packet: the last bytes of the source address, and the destination port.
 SOURCE4, PORTS4 = 29, 36
@@ -57,11 +56,13 @@ def held(lab: Lab, version: int, family: tuple[int, int, int]) -> int:
         return observer.flow_counts().entries
 
 
+@pytest.mark.matrix
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("secrets", [1, pytest.param(4, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("version", [4, 6])
-def test_families_are_held_as_well_as_random_flows(lab: Lab, version: int) -> None:
+def test_families_are_held_as_well_as_random_flows(lab: Lab, version: int, secrets: int) -> None:
     random = held(lab, version, RANDOM)
     assert 0.86 * FLOWS < random < 0.92 * FLOWS
     for family in FAMILIES[version]:
-        for _ in range(SECRETS):
+        for _ in range(secrets):
             assert held(lab, version, family) > 0.95 * random, family

@@ -115,7 +115,7 @@ def engine() -> Iterator[Engine]:
     ("version", "chunks", "rounds"),
     [
         (4, 2, 25),
-        (6, 2, 25),
+        pytest.param(6, 2, 25, marks=pytest.mark.matrix),
         pytest.param(4, 20, 250, marks=pytest.mark.nightly),
         pytest.param(6, 2, 250, marks=pytest.mark.nightly),
     ],
@@ -177,6 +177,7 @@ def test_no_more_flows_are_held_than_may_be(lab: Lab, engine: Engine) -> None:
         check_sums(observer)
 
 
+@pytest.mark.matrix
 def test_idle_flows_age_out(lab: Lab, engine: Engine) -> None:
     """They come back when they have packets again."""
     program = lab.load("next_source4", "flows")

@@ -55,6 +55,7 @@ def test_packets_of_a_tun_begin_with_ip(lab: Lab, program: str) -> None:
         expect_flows(observer, expected.sums)
 
 
+@pytest.mark.first_kernel
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_a_program_on_both_kinds_of_devices(lab: Lab, program: str) -> None:
     """Of a tun's first packet there may be no flow, but never a wrong one."""

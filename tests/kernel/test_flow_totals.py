@@ -357,6 +357,7 @@ def test_nothing_is_lost_whatever_happens(table: Table) -> None:
     assert flow_totals.evictions["idle"] and flow_totals.evictions["pressure"]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("readings", [60, pytest.param(240, marks=pytest.mark.nightly)])
 def test_coming_and_going_takes_no_memory(readings: int) -> None:
     """A reading every five seconds; every flow lives for a minute or two."""
@@ -384,7 +385,8 @@ def test_coming_and_going_takes_no_memory(readings: int) -> None:
     assert resident[-1] - resident[len(resident) // 2] <= pages, resident
 
 
-@pytest.mark.parametrize("rounds", [20, pytest.param(100, marks=pytest.mark.nightly)])
+@pytest.mark.matrix
+@pytest.mark.parametrize("rounds", [10, pytest.param(100, marks=pytest.mark.nightly)])
 def test_devices_that_come_and_go_take_no_memory(rounds: int) -> None:
     """A thousand at a time, each with a location of its own, some with flows."""
     devices, flows = 1000, 50

@@ -78,6 +78,7 @@ def udp4(number: int, size: int = 100) -> bytes:
     return (frame(14)[:12] + b"\x08\0" + ip + ports).ljust(size, b"\0")
 
 
+@pytest.mark.first_kernel
 def test_the_reference_reads_what_scapy_was_told() -> None:
     made = samples()
     assert len({sample.flow for sample in made}) > FLOWS
@@ -86,7 +87,12 @@ def test_the_reference_reads_what_scapy_was_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("program", "mode"), [(PROGRAM, "native"), (WRITING, "native"), (PROGRAM, "generic")]
+    ("program", "mode"),
+    [
+        (PROGRAM, "native"),
+        (WRITING, "native"),
+        pytest.param(PROGRAM, "generic", marks=pytest.mark.matrix),
+    ],
 )
 def test_thousands_of_flows_of_all_kinds(
     lab: Lab, observer: Observer, program: str, mode: str
@@ -105,6 +111,7 @@ def test_thousands_of_flows_of_all_kinds(
     expect_flows(observer, expected.sums)
 
 
+@pytest.mark.matrix
 def test_every_flow_can_be_exported(lab: Lab, engine: Engine) -> None:
     """With room for all of them, a series for each, for all that comes once it is there."""
     made = samples()[:600]
@@ -134,6 +141,7 @@ def captures() -> list[Path]:
     return sorted(CAPTURES.glob("*.pcap"))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", [PROGRAM, WRITING])
 def test_captures_by_others(lab: Lab, observer: Observer, name: str) -> None:
     program = lab.load(name, "flows")
@@ -209,8 +217,8 @@ def test_several_cpus_at_once(lab: Lab, observer: Observer, name: str) -> None:
     [
         ("encapsulate", "tx", 20),
         ("decapsulate", "pass", -20),
-        ("translate", "tx", 0),
-        ("cut_the_tail", "drop", -10),
+        pytest.param("translate", "tx", 0, marks=pytest.mark.matrix),
+        pytest.param("cut_the_tail", "drop", -10, marks=pytest.mark.matrix),
     ],
 )
 def test_a_flow_is_the_packet_as_it_came_in(
@@ -233,6 +241,7 @@ def test_a_flow_is_the_packet_as_it_came_in(
     expect_flows(observer, expected.sums)
 
 
+@pytest.mark.first_kernel
 def test_two_verdicts_in_one_flow(lab: Lab, observer: Observer) -> None:
     veth = lab.veth("xst0")
     lab.attach(lab.load(PROGRAM, "flows"), veth)
@@ -247,6 +256,7 @@ def test_two_verdicts_in_one_flow(lab: Lab, observer: Observer) -> None:
     expect_flows(observer, expected.sums)
 
 
+@pytest.mark.first_kernel
 def test_one_flow_on_many_interfaces(lab: Lab, observer: Observer) -> None:
     """More of them than a target's own record has places for."""
     veths = [lab.veth(f"xst{number}") for number in range(10)]
@@ -264,6 +274,7 @@ def test_one_flow_on_many_interfaces(lab: Lab, observer: Observer) -> None:
     expect_flows(observer, expected.sums)
 
 
+@pytest.mark.first_kernel
 def test_two_programs_see_flows_of_their_own(lab: Lab, observer: Observer) -> None:
     one, other = lab.veth("xst0"), lab.veth("xst1")
     lab.attach(lab.load(PROGRAM, "flows"), one)
@@ -278,6 +289,7 @@ def test_two_programs_see_flows_of_their_own(lab: Lab, observer: Observer) -> No
     expect_flows(observer, expected.sums)
 
 
+@pytest.mark.first_kernel
 def test_dispatcher_and_component_both_see_the_flow(lab: Lab, observer: Observer) -> None:
     veth, dispatcher = lab.veth("xst0"), lab.load("xdp_dispatcher", "chain")
     with extension_of(dispatcher, "prog3") as extension, extension.attached():
@@ -293,6 +305,7 @@ def test_dispatcher_and_component_both_see_the_flow(lab: Lab, observer: Observer
         assert roles == {"xdp_dispatcher": "dispatcher", "drop_instead": "component"}
 
 
+@pytest.mark.first_kernel
 def test_one_packet_in_ten(lab: Lab) -> None:
     """On one CPU exactly so, whatever the packets are; and all others are sampled out."""
     program = lab.load(PROGRAM, "flows")
@@ -327,6 +340,7 @@ def test_one_packet_in_ten(lab: Lab) -> None:
         assert sum_of(observer.held_flows().flows) == total // 10
 
 
+@pytest.mark.first_kernel
 @pytest.mark.parametrize("alters", [True, False])
 def test_flows_follow_under_traffic_without_a_packet_missed_or_twice(
     lab: Lab, engine: Engine, alters: bool
@@ -361,6 +375,7 @@ def dropped(tracer: Tracer) -> int:
     return sum(int(each.counts[0, 1, 0]) for each in of_target(tracer.records()).values())
 
 
+@pytest.mark.first_kernel
 def test_a_new_program_need_not_wait_until_the_flows_of_all_are_counted(
     lab: Lab, observer: Observer
 ) -> None:

@@ -20,6 +20,7 @@ from xdpscope.libbpf import Link, Object
 pytestmark = pytest.mark.every_kernel
 
 
+@pytest.mark.first_kernel
 @pytest.mark.parametrize("watch_devices", [True, False])
 def test_without_the_socket_option_inode_numbers_are_gone_by(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, watch_devices: bool

@@ -74,6 +74,7 @@ def expect_times(observer: Observer, **packets: int) -> None:
         assert found == packets[name]
 
 
+@pytest.mark.first_kernel
 def test_a_busy_loop_is_in_its_bucket(lab: Lab, observer: Observer) -> None:
     veth = lab.veth("xst0")
     lab.attach(lab.load("spin", "latency"), veth)
@@ -119,6 +120,7 @@ def test_a_tail_call_counts_at_the_program_that_calls(lab: Lab, observer: Observ
     assert up_to(times(observer)["spin_in_tail_call"], SPIN) == 0
 
 
+@pytest.mark.first_kernel
 def test_one_packet_of_ten(lab: Lab, observer: Observer) -> None:
     program = lab.load("spin", "latency")
     lab.attach(program, lab.veth("xst0"))

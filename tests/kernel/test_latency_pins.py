@@ -19,6 +19,7 @@ from xdpscope.attach.spec import Spec
 pytestmark = pytest.mark.every_kernel
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", ["verdicts", "flows"])
 def test_an_agent_that_ends_while_it_switches(lab: Lab, pin_path: Path, name: str) -> None:  # noqa: F811
     """The next one goes on with counts and times."""
@@ -57,7 +58,7 @@ def test_an_agent_that_ends_while_it_switches(lab: Lab, pin_path: Path, name: st
         check(observer, 72, 0)
 
 
-@pytest.mark.parametrize("name", [READ_ONLY, WRITING])
+@pytest.mark.parametrize("name", [pytest.param(READ_ONLY, marks=pytest.mark.matrix), WRITING])
 def test_an_agent_that_ends_while_it_takes_no_packet(lab: Lab, pin_path: Path, name: str) -> None:  # noqa: F811
     """The next one counts flows again, as it has no reason not to."""
     veth = lab.veth("xst0")

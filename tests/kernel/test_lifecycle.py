@@ -56,6 +56,7 @@ def test_devices_are_recognised_cheaply(engine: Engine) -> None:
     assert engine.watches_devices
 
 
+@pytest.mark.first_kernel
 def test_a_program_nobody_else_holds_is_let_go(lab: Lab, observer: Observer) -> None:
     veth, program = lab.veth("xst0"), lab.load("decide_pass")
     program_id = program.info().id
@@ -74,6 +75,7 @@ def test_a_program_nobody_else_holds_is_let_go(lab: Lab, observer: Observer) -> 
     assert reasons(observer) == {"decide_pass": "vanished"}
 
 
+@pytest.mark.first_kernel
 def test_all_are_traced_and_can_be_scraped_before_the_log_says_so(
     lab: Lab, observer: Observer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +105,7 @@ def test_all_are_traced_and_can_be_scraped_before_the_log_says_so(
     assert found == {("decide_pass", f"xst{number}", "pass"): (2, 120) for number in range(3)}
 
 
+@pytest.mark.first_kernel
 def test_counts_of_what_is_gone_are_shown_for_a_while(lab: Lab, observer: Observer) -> None:
     veth, program = lab.veth("xst0"), lab.load("decide_pass")
     lab.attach(program, veth)
@@ -140,6 +143,7 @@ def test_an_idle_program_is_armed_but_not_kept_alive(lab: Lab, observer: Observe
     assert wait_until_gone(program_id)
 
 
+@pytest.mark.first_kernel
 def test_a_dispatcher_is_left_alone_until_it_is_in_service(lab: Lab, observer: Observer) -> None:
     dispatcher = lab.load("xdp_dispatcher", "dispatcher")
     observer.scan(0)
@@ -235,6 +239,7 @@ def test_a_tracer_makes_way_for_an_extension(lab: Lab, engine: Engine, observer:
     expect(observer, {**expected, ("decide_pass", "xst0", "pass"): (3, 180)})
 
 
+@pytest.mark.first_kernel
 @pytest.mark.usefixtures("link_targets")
 def test_a_program_with_an_extension_to_come_is_not_armed(lab: Lab, observer: Observer) -> None:
     program = lab.load("decide_pass")
@@ -245,6 +250,7 @@ def test_a_program_with_an_extension_to_come_is_not_armed(lab: Lab, observer: Ob
             pass  # with a tracer there this would have been EBUSY
 
 
+@pytest.mark.first_kernel
 @pytest.mark.usefixtures("link_targets")
 def test_an_extension_that_never_comes_hides_no_program(
     lab: Lab, observer: Observer, monkeypatch: pytest.MonkeyPatch
@@ -261,6 +267,7 @@ def test_an_extension_that_never_comes_hides_no_program(
             assert reasons(observer)["decide_tx"] == reason
 
 
+@pytest.mark.first_kernel
 @pytest.mark.usefixtures("link_targets")
 def test_what_is_attached_nowhere_is_left_alone_on_demand(lab: Lab, engine: Engine) -> None:
     program = lab.load("decide_pass")
@@ -284,6 +291,7 @@ class Unsuspecting(Inventory):
         return replace(super().take(), claimed=frozenset())
 
 
+@pytest.mark.first_kernel
 def test_a_function_that_is_taken_before_we_come(lab: Lab, engine: Engine) -> None:
     veth, program = lab.veth("xst0"), lab.load("decide_pass")
     other, bystander = lab.veth("xst1"), lab.load("decide_tx")
@@ -305,6 +313,7 @@ def test_a_function_that_is_taken_before_we_come(lab: Lab, engine: Engine) -> No
         assert reasons(observer)["decide_pass"] == ""
 
 
+@pytest.mark.first_kernel
 @pytest.mark.usefixtures("link_targets")
 def test_two_observers_do_not_keep_a_program_for_each_other(lab: Lab, engine: Engine) -> None:
     program = lab.load("decide_pass")
@@ -364,6 +373,7 @@ def test_replacement_under_traffic_accounts_for_every_packet(lab: Lab, observer:
     assert sum(packets for packets, _ in found.values()) == traffic.sent - veth.lost
 
 
+@pytest.mark.first_kernel
 def test_a_renamed_interface_takes_nothing_along(lab: Lab, observer: Observer) -> None:
     veth = lab.veth("xst0")
     lab.attach(lab.load("decide_drop"), veth)
@@ -386,6 +396,7 @@ def test_a_renamed_interface_takes_nothing_along(lab: Lab, observer: Observer) -
     lab.route.link("del", index=veth.index)
 
 
+@pytest.mark.matrix
 def test_a_name_that_comes_back_goes_on_from_its_total(lab: Lab, observer: Observer) -> None:
     program = lab.load("decide_drop")
     total = 0
@@ -403,6 +414,7 @@ def test_a_name_that_comes_back_goes_on_from_its_total(lab: Lab, observer: Obser
         expect(observer, {})
 
 
+@pytest.mark.matrix
 def test_devices_that_take_each_others_place(lab: Lab, observer: Observer) -> None:
     """A new device may have the address of one that is gone: it must not be taken for it."""
     program = lab.load("decide_drop")
@@ -418,6 +430,7 @@ def test_devices_that_take_each_others_place(lab: Lab, observer: Observer) -> No
     expect(observer, expected)
 
 
+@pytest.mark.first_kernel
 def test_overflow_devices_that_go_take_nothing_back(lab: Lab, observer: Observer) -> None:
     program = lab.load("decide_drop")
     for number in range(6):
@@ -461,6 +474,7 @@ def test_a_device_that_moves_is_counted_where_it_is(lab: Lab, observer: Observer
         assert locations == {("host", "xst0"): 3, ("xstns", "xst0"): 5}
 
 
+@pytest.mark.first_kernel
 @pytest.mark.parametrize(
     ("selection", "expected"),
     [
@@ -481,6 +495,7 @@ def test_scope(lab: Lab, engine: Engine, selection: Selection, expected: str) ->
         assert bool(counted(observer)) == (expected == "")
 
 
+@pytest.mark.first_kernel
 def test_a_scope_that_narrows_keeps_the_other_interface(lab: Lab, observer: Observer) -> None:
     program, first, second = lab.load("decide_drop"), lab.veth("xst0"), lab.veth("xst1")
     lab.attach(program, first)
@@ -500,6 +515,7 @@ def test_a_scope_that_narrows_keeps_the_other_interface(lab: Lab, observer: Obse
     )
 
 
+@pytest.mark.first_kernel
 def test_a_program_without_btf(lab: Lab, observer: Observer) -> None:
     veth = lab.veth("xst0")
     lab.attach(lab.load("decide_pass", "verdicts", "-g0"), veth)
@@ -507,6 +523,7 @@ def test_a_program_without_btf(lab: Lab, observer: Observer) -> None:
     assert reasons(observer) == {"decide_pass": "no_btf"}
 
 
+@pytest.mark.first_kernel
 def test_a_program_that_is_not_jited(lab: Lab, observer: Observer) -> None:
     switch = Path("/proc/sys/net/core/bpf_jit_enable")
     try:
@@ -536,6 +553,7 @@ class Deceived(Inventory):
         return replace(seen, programs=programs, attachments=attachments)
 
 
+@pytest.mark.first_kernel
 def test_a_program_that_vanishes_before_it_is_traced(lab: Lab, engine: Engine) -> None:
     veth, program, victim = lab.veth("xst0"), lab.load("decide_drop"), lab.load("decide_pass")
     Deceived.ghost = victim.info().id

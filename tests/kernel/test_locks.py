@@ -195,6 +195,7 @@ class Scraper(threading.Thread):
         self.join()
 
 
+@pytest.mark.matrix
 @pytest.mark.one_kernel
 def test_scrapes_during_scans_count_exactly(lab: Lab) -> None:
     """Programs come and go under traffic while two scrapers read the page."""

@@ -178,6 +178,7 @@ def test_entries_as_on_kernels_before_the_sum(maps: Maps) -> None:
     assert counted(maps.ids, by_cpu=True) == without(unknown)
 
 
+@pytest.mark.first_kernel
 @pytest.mark.parametrize("by_cpu", [False, True])
 def test_entries_follow_changes(maps: Maps, by_cpu: bool) -> None:
     """Replaced, deleted and evicted entries, put in from every CPU."""
@@ -203,12 +204,14 @@ def test_entries_follow_changes(maps: Maps, by_cpu: bool) -> None:
     assert found["prefixes"] == ENTRIES["prefixes"] - 8
 
 
+@pytest.mark.first_kernel
 def test_a_map_that_is_empty_has_no_entries(loaded: Loaded, page: ProbePage) -> None:
     page.scan()
     assert page.values("xdp_map_entries").get("grown") == 0
     assert "plain" not in page.values("xdp_map_entries")
 
 
+@pytest.mark.first_kernel
 def test_without_outcomes_maps_have_no_series(maps: Maps, page: ProbePage) -> None:
     page.scan()
     shown = page.types()
@@ -248,6 +251,7 @@ def test_types_and_memory(maps: Maps, page: ProbePage) -> None:
         assert more == 0 and memory["grown"] >= SIZE * 12
 
 
+@pytest.mark.first_kernel
 def test_maps_that_programs_share(maps: Maps, page: ProbePage) -> None:
     page.scan()
     shared = str(maps.ids["grown"])
@@ -255,6 +259,7 @@ def test_maps_that_programs_share(maps: Maps, page: ProbePage) -> None:
     assert page.uses() == everything | {("use_one", shared)}
 
 
+@pytest.mark.first_kernel
 def test_a_map_goes_with_its_last_program(lab: Lab, page: ProbePage) -> None:
     first = lab.load_together("map_kinds", "use_one")
     second = lab.load_together("map_kinds", "use_one")
@@ -274,6 +279,7 @@ def test_a_map_goes_with_its_last_program(lab: Lab, page: ProbePage) -> None:
     assert page.uses() == {("use_one", left)}
 
 
+@pytest.mark.first_kernel
 def test_one_map_cannot_be_opened(
     maps: Maps, page: ProbePage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,6 +299,7 @@ def test_one_map_cannot_be_opened(
         assert page.values("xdp_map_entries")["lru_percpu"] == ENTRIES["lru_percpu"]
 
 
+@pytest.mark.first_kernel
 def test_without_the_iterator_only_entries_are_missing(
     maps: Maps, page: ProbePage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -306,6 +313,7 @@ def test_without_the_iterator_only_entries_are_missing(
     assert page.values("xdp_map_memory_bytes").keys() == ENTRIES.keys()
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("lost", [None, "SYSLOG"])
 def test_the_agent_as_the_daemonset_runs_it(maps: Maps, lost: str | None) -> None:
     """Only a kernel whose BTF has no per-CPU variables (5.10) must show addresses for LRU maps."""

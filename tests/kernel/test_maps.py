@@ -197,6 +197,7 @@ def test_programs_of_a_devmap(lab: Lab, observer: Observer, way: Way, devmap: st
     assert found.reason is None
 
 
+@pytest.mark.first_kernel
 def test_an_entry_is_replaced_and_deleted(
     lab: Lab, engine: Engine, observer: Observer, way: Way, devmap: str
 ) -> None:
@@ -283,6 +284,7 @@ def test_flows_where_packets_leave(lab: Lab, function: str) -> None:
         expect_flows(observer, expected.sums)
 
 
+@pytest.mark.first_kernel
 def test_more_devices_than_a_target_has_places_for(lab: Lab, observer: Observer) -> None:
     programs = lab.load_together("maps", "to_device", "where_it_leaves")
     entrance = lab.veth("xst0")
@@ -362,6 +364,7 @@ def test_a_program_of_a_cpumap(lab: Lab, observer: Observer, mode: str) -> None:
 # Maps themselves.
 
 
+@pytest.mark.first_kernel
 def test_entries_far_into_large_maps(lab: Lab, observer: Observer) -> None:
     """With more places than are read at once; and one full of the same program."""
     programs = lab.load_together("maps", "call_near", "leaf_drop", "leaf_pass")
@@ -373,6 +376,7 @@ def test_entries_far_into_large_maps(lab: Lab, observer: Observer) -> None:
     assert status(observer, "leaf_pass").part.callers == (id_of(programs["call_near"]),)
 
 
+@pytest.mark.first_kernel
 def test_a_device_in_another_namespace(lab: Lab, observer: Observer) -> None:
     """The entry means the interface of the namespace that it was put in from."""
     programs = lab.load_together("maps", "to_device", "where_it_leaves")

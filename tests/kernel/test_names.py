@@ -58,6 +58,7 @@ def test_names_that_differ_in_bytes_that_are_not_utf8(lab: Lab, observer: Observ
         }
 
 
+@pytest.mark.matrix
 def test_the_page_keeps_such_names_apart(lab: Lab) -> None:
     program = lab.load("decide_drop")
     with (

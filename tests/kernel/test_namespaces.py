@@ -134,6 +134,7 @@ def test_a_way_that_leads_elsewhere_by_now(lab: Lab) -> None:
         assert Path("/proc/thread-self/ns/net").stat().st_ino == own
 
 
+@pytest.mark.first_kernel
 def test_names_that_could_be_mistaken(lab: Lab, observer: Observer) -> None:
     program = lab.load("decide_drop")
     alias = "xstalias"
@@ -152,6 +153,7 @@ def test_names_that_could_be_mistaken(lab: Lab, observer: Observer) -> None:
             Path(path_of("xstfile")).unlink()
 
 
+@pytest.mark.first_kernel
 def test_our_own_namespace_alone(lab: Lab, engine: Engine) -> None:
     program, veth = lab.load("decide_drop"), lab.veth("xst0")
     lab.attach(program, veth)
@@ -172,6 +174,7 @@ def test_our_own_namespace_alone(lab: Lab, engine: Engine) -> None:
         assert set(counted(observer)) < {("xst0", "eth0"), (str(other.inode), "eth0")}
 
 
+@pytest.mark.first_kernel
 def test_the_configuration_decides_and_is_reloaded(lab: Lab) -> None:
     program, veth = lab.load("decide_drop"), lab.veth("xst0")
     lab.attach(program, veth)
@@ -197,6 +200,7 @@ def test_the_configuration_decides_and_is_reloaded(lab: Lab) -> None:
         assert agent.stop() == 0
 
 
+@pytest.mark.first_kernel
 def test_an_attachment_over_netlink_is_seen_at_once(lab: Lab) -> None:
     """In a namespace that has a pair with ours, as containers have: the kernel tells of it."""
     program = lab.load("decide_drop")
@@ -235,6 +239,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.matrix
 def test_what_is_not_permitted_is_said_once(lab: Lab) -> None:
     process = subprocess.Popen(UNSHARE)
     try:

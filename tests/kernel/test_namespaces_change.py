@@ -42,6 +42,7 @@ from xdpscope.libbpf.stats import run_time_stats
 pytestmark = pytest.mark.every_kernel
 
 
+@pytest.mark.first_kernel
 def test_nothing_holds_a_namespace(lab: Lab) -> None:
     """Not even a scan during the deletion loses packets: the agent scans all the time."""
     program = lab.load("decide_drop")
@@ -95,6 +96,7 @@ def test_another_namespace_with_the_same_number(
         expect(observer, {("xst0", "eth0"): 3, ("xst1", "eth0"): 12})
 
 
+@pytest.mark.first_kernel
 def test_a_name_goes_on_from_its_total(lab: Lab, observer: Observer) -> None:
     program, total = lab.load("decide_drop"), 0
     for round_ in range(1, 9):
@@ -129,6 +131,7 @@ def test_what_is_gone_leaves_the_page_after_a_while(lab: Lab, observer: Observer
     assert counted(observer) == {}
 
 
+@pytest.mark.matrix
 def test_records_of_namespaces_that_are_gone_are_taken_out(lab: Lab, engine: Engine) -> None:
     """However many come and go, there is one record at most for each number of a namespace.
 
@@ -263,6 +266,7 @@ def test_a_namespace_that_vanishes_in_the_middle_of_a_scan(
         tether.wait_until_gone()
 
 
+@pytest.mark.first_kernel
 def test_flows_of_namespaces_add_up(lab: Lab) -> None:
     program = in_service(lab, lab.load("decide_drop"))
     total: Counts = {}

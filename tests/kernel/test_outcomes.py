@@ -176,6 +176,7 @@ def test_a_target_that_cannot_take_packets(
     assert road.seen == road.arrived + 7
 
 
+@pytest.mark.first_kernel
 @pytest.mark.parametrize("mode", MODES)
 def test_no_interface_of_this_number(road: Road, page: ProbePage, mode: str) -> None:
     road.loaded.put("target", 0, 999_999)
@@ -184,6 +185,7 @@ def test_no_interface_of_this_number(road: Road, page: ProbePage, mode: str) -> 
     assert page.exceptions() == {}
 
 
+@pytest.mark.first_kernel
 @pytest.mark.parametrize("mode", MODES)
 def test_a_map_without_the_entry(road: Road, page: ProbePage, mode: str) -> None:
     """bpf_redirect_map() itself returns the fallback, here XDP_ABORTED: no redirect is tried."""
@@ -240,6 +242,7 @@ def test_a_socket_that_takes_no_packet(
 # What happens after a redirect.
 
 
+@pytest.mark.first_kernel
 @pytest.mark.parametrize("way", ["redirect_to_index", "redirect_to_device"])
 def test_a_driver_that_sends_and_drops(road: Road, page: ProbePage, way: str) -> None:
     """The peer is narrower than the interface itself: only the driver finds out."""
@@ -279,6 +282,7 @@ def counts_drops_of_the_stack() -> bool:
     return kernel() < (5, 13)
 
 
+@pytest.mark.first_kernel
 @pytest.mark.parametrize("mode", MODES)
 def test_a_cpu_that_is_slow(road: Road, page: ProbePage, mode: str) -> None:
     """Its queue has room for four packets, and its thread is kept from running."""
@@ -356,6 +360,7 @@ def test_a_device_that_cannot_send_back(road: Road, page: ProbePage) -> None:
 # Where, and for how long.
 
 
+@pytest.mark.first_kernel
 def test_namespaces_with_the_same_ifindex(road: Road, page: ProbePage) -> None:
     program = road.loaded["abort_with_a_long_name"]
     with namespace("xs-one", program) as one, namespace("xs-two", program) as two:
@@ -370,6 +375,7 @@ def test_namespaces_with_the_same_ifindex(road: Road, page: ProbePage) -> None:
         expect(partial(page.series, "xdp_exceptions_total", *labels), expected)
 
 
+@pytest.mark.first_kernel
 def test_a_target_in_another_namespace(road: Road, page: ProbePage) -> None:
     """A devmap keeps its device, and so its redirects go on, when the source moves away."""
     with road.lab.namespace("xs-away") as name:
@@ -387,6 +393,7 @@ def test_a_target_in_another_namespace(road: Road, page: ProbePage) -> None:
         expect(partial(page.series, "xdp_devmap_transmit_packets_total", *labels), expected)
 
 
+@pytest.mark.first_kernel
 def test_a_renamed_interface_takes_nothing_along(road: Road, page: ProbePage) -> None:
     road.lab.attach(road.loaded["abort_with_a_long_name"], road.source)
     road.source.send(SMALL, times=3)
@@ -403,6 +410,7 @@ def test_a_renamed_interface_takes_nothing_along(road: Road, page: ProbePage) ->
     road.lab.route.link("del", index=index)
 
 
+@pytest.mark.first_kernel
 def test_a_redirect_that_succeeds_runs_no_program_for_errors(road: Road, page: ProbePage) -> None:
     with ExitStack() as stack:
         programs = {}
@@ -420,6 +428,7 @@ def test_a_redirect_that_succeeds_runs_no_program_for_errors(road: Road, page: P
         assert 1 <= programs["xdp_devmap_xmit"].info().run_count <= 64
 
 
+@pytest.mark.first_kernel
 def test_switched_off_and_on(road: Road, page: ProbePage) -> None:
 
     assert "xdp_exception" in loaded_tracepoints()
@@ -451,6 +460,7 @@ def loaded_tracepoints() -> set[str]:
 # What this kernel and this driver report.
 
 
+@pytest.mark.first_kernel
 @pytest.mark.parametrize("mode", MODES)
 def test_what_is_reported(road: Road, page: ProbePage, mode: str) -> None:
     road.lab.attach(road.loaded["redirect_to_cpu"], road.source, mode)
@@ -464,6 +474,7 @@ def test_what_is_reported(road: Road, page: ProbePage, mode: str) -> None:
     assert reported == everything - silent
 
 
+@pytest.mark.first_kernel
 def test_a_kernel_without_a_tracepoint(
     road: Road, page: ProbePage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -487,6 +498,7 @@ def test_a_kernel_without_a_tracepoint(
     assert ("xsin", "exception") in supported and ("xsin", "tx") not in supported
 
 
+@pytest.mark.first_kernel
 def test_a_kernel_that_refuses_one_program(
     road: Road, page: ProbePage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -514,6 +526,7 @@ def test_a_kernel_that_refuses_one_program(
     soon(lambda: sum(page.exceptions().values()) == 2)
 
 
+@pytest.mark.first_kernel
 def test_a_scraper_sees_a_new_series_at_zero(road: Road) -> None:
     """Until it has, at most a minute, the series stays at 0."""
     road.lab.attach(road.loaded["abort_with_a_long_name"], road.source)
@@ -532,6 +545,7 @@ def test_a_scraper_sees_a_new_series_at_zero(road: Road) -> None:
         READER.reset(token)
 
 
+@pytest.mark.matrix
 def test_the_agent_counts_and_begins_at_zero(road: Road) -> None:
     """A scraper sees a new series at 0 before it sees its value."""
     road.lab.attach(road.loaded["abort_with_a_long_name"], road.source)

@@ -106,6 +106,7 @@ def test_a_device_that_returns_counts_on(lab: Lab, engine: Engine, observer: Obs
         expect(observer, expected | {("decide_drop", "xst0", "drop"): (sent, sent * 60)})
 
 
+@pytest.mark.first_kernel
 @pytest.mark.usefixtures("one_cpu")
 def test_counts_of_each_cpu_have_what_overflows(lab: Lab, observer: Observer) -> None:
     with observed(lab, observer) as (veth, expected):
@@ -184,6 +185,7 @@ def number_of(observer: Observer, program: Program) -> int:
     return tracer.number
 
 
+@pytest.mark.first_kernel
 def test_a_program_that_goes_takes_its_records_along(
     lab: Lab, engine: Engine, observer: Observer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +214,7 @@ def test_a_program_that_goes_takes_its_records_along(
     assert records(engine) == 5
 
 
+@pytest.mark.matrix
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
     ("devices", "rounds"), [(100, 4), pytest.param(400, 250, marks=pytest.mark.nightly)]
@@ -254,6 +257,7 @@ def test_records_that_come_and_go_leave_nothing(
     assert traced[-1] - traced[1] < 150 * 2 * step * devices, traced
 
 
+@pytest.mark.first_kernel
 @pytest.mark.usefixtures("one_cpu")
 def test_flows_go_on_after_100000_devices(lab: Lab) -> None:
     with Engine(FlowSizes(sets=64, sample_rate=1)) as engine, observing(engine) as observer:

@@ -90,6 +90,7 @@ def test_the_kernel_selects_what_libpcap_selects(
         assert matched > 10 * len(frames) // step
 
 
+@pytest.mark.first_kernel
 def test_the_kernel_selects_packets_that_begin_with_ip(accepted: list[Reader]) -> None:
     filters = [PacketFilter.compile(each) for each in expressions()]
     usable = [each for each in filters if each.raw_ip_error is None]
@@ -118,6 +119,7 @@ def test_the_kernel_computes_what_libpcap_computes(accepted: list[Reader], progr
         assert matched
 
 
+@pytest.mark.matrix
 def test_long_filters_are_taken_or_refused_with_a_message(accepted: list[Reader]) -> None:
     """The verifier follows each branch: a filter of some 800 instructions must not be too much."""
     ports = " or ".join(f"port {number}" for number in range(1000, 1060))

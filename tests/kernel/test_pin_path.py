@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.agent import QUICK, AgentProcess, traced
-from tests.kernel.lab import Drizzle, Lab, kernel_objects, settled_objects
+from tests.kernel.lab import Drizzle, Lab, Veth, kernel_objects, settled_objects
 from tests.kernel.nursery import Finished, finished
 from tests.kernel.pinned import (
     BPFFS,
@@ -61,14 +61,15 @@ def expect(agent: AgentProcess, expected: int) -> None:
     assert (total(agent), in_flows(agent)) == (expected, expected)
 
 
-def build(path: Path) -> dict[str, str]:
-    """Return the environment in which this build is the one that runs."""
-    return {"PYTHONPATH": str(path)}
+def of_build(path: Path) -> AgentProcess:
+    """Return an agent of this build, which starts with the first instruction of its Python."""
+    return AgentProcess(PINNING, environment={"PYTHONPATH": str(path)})
 
 
 @pytest.mark.one_kernel
 @pytest.mark.timeout(600)
-def test_agents_come_and_go_and_the_account_goes_on(lab: Lab) -> None:
+@pytest.mark.parametrize("upgraded", [False, pytest.param(True, marks=pytest.mark.nightly)])
+def test_agents_come_and_go_and_the_account_goes_on(lab: Lab, upgraded: bool) -> None:
     """Killed, restarted, upgraded, with traffic all the time; then by one that cannot go on."""
     veth, program = lab.veth("xst0"), lab.load(READ_ONLY, "flows")
     program_id = program.info().id
@@ -91,9 +92,9 @@ def test_agents_come_and_go_and_the_account_goes_on(lab: Lab) -> None:
             began = time.monotonic()
             assert agent.stop() == 0
             print(f"ended in {time.monotonic() - began:.2f} s of the guest's time")
-        with AgentProcess(PINNING, environment=build(newer_build())) as agent:
+        with of_build(newer_build()) if upgraded else AgentProcess(PINNING) as agent:
             agent.ready()
-            assert agent.value("xdpscope_build_info", version="99.0") == 1
+            assert bool(agent.value("xdpscope_build_info", version="99.0")) == upgraded
             traffic.stop()
             expect(agent, traffic.sent - veth.lost)
             assert agent.stop() == 0
@@ -101,9 +102,14 @@ def test_agents_come_and_go_and_the_account_goes_on(lab: Lab) -> None:
     finally:
         traffic.stop()
     assert [*PATH.iterdir()] == [state]
-    veth.send(udp(4000), times=8)
+    if upgraded:
+        veth.send(udp(4000), times=8)
+        _begin_again(veth, program_id, state)
 
-    with AgentProcess(PINNING, environment=build(other_build())) as agent:
+
+def _begin_again(veth: Veth, program_id: int, state: Path) -> None:
+    """Start an agent that cannot go on from what the others have left."""
+    with of_build(other_build()) as agent:
         agent.ready()
         wait_for(lambda: traced(agent, READ_ONLY) and settled(PATH, program_id))
         said = [entry for entry in agent.log if "counters start again" in str(entry["event"])]
@@ -134,6 +140,7 @@ def least_objects() -> dict[str, int]:
     return now
 
 
+@pytest.mark.first_kernel
 @pytest.mark.every_kernel
 def test_a_directory_is_one_agents_until_it_is_cleaned(lab: Lab) -> None:
     veth, program = lab.veth("xst0"), lab.load(READ_ONLY, "flows")
@@ -172,6 +179,7 @@ def test_a_directory_is_one_agents_until_it_is_cleaned(lab: Lab) -> None:
     assert unset.status == 2 and "state.pin_path" in unset.stderr
 
 
+@pytest.mark.first_kernel
 @pytest.mark.every_kernel
 @pytest.mark.parametrize(
     ("path", "status", "words"),

@@ -167,6 +167,7 @@ def test_ended_at_each_step_of_attaching(
     assert steps > least
 
 
+@pytest.mark.first_kernel
 @pytest.mark.timeout(600)
 def test_ended_at_each_step_of_letting_go(lab: Lab, pin_path: Path) -> None:
     """The next agent traces the leftovers again, with the earlier totals."""
@@ -189,6 +190,7 @@ def test_ended_at_each_step_of_letting_go(lab: Lab, pin_path: Path) -> None:
     assert found == [{"entry_flows"}, {"entry_flows"}, set(), set()]
 
 
+@pytest.mark.matrix
 def test_what_is_traced_again_keeps_its_total(lab: Lab, pin_path: Path) -> None:
     veth, program = lab.veth("xst0"), lab.load(WRITING, "flows")
     lab.attach(program, veth)
@@ -207,6 +209,7 @@ def test_what_is_traced_again_keeps_its_total(lab: Lab, pin_path: Path) -> None:
         expect_drops(observer, {(WRITING, veth.name): total})
 
 
+@pytest.mark.first_kernel
 @pytest.mark.parametrize("sizes", SIZES)
 def test_more_devices_than_a_record_has_room_for(
     lab: Lab, pin_path: Path, sizes: FlowSizes | None
@@ -232,6 +235,7 @@ SPARSE = FlowSizes(sets=64, sample_rate=1, cpus=2, entries=300)
 DENSE = FlowSizes(sets=32, sample_rate=1, entries=300)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("sizes", [(SPARSE, DENSE), (DENSE, SPARSE)], ids=["fewer", "more"])
 def test_tables_stay_as_they_were_made(
     lab: Lab, pin_path: Path, sizes: tuple[FlowSizes, ...]
@@ -248,6 +252,7 @@ def test_tables_stay_as_they_were_made(
             assert [flow.packets for flow in observer.held_flows().flows] == [sent]
 
 
+@pytest.mark.first_kernel
 def test_held_flows_come_back(lab: Lab, pin_path: Path) -> None:
     sent = {4000: 5, 4001: 11}
     veths = {READ_ONLY: lab.veth("xst0"), WRITING: lab.veth("xst1")}
@@ -285,6 +290,7 @@ def test_held_flows_come_back(lab: Lab, pin_path: Path) -> None:
         rounds += 1
 
 
+@pytest.mark.first_kernel
 def test_a_number_is_never_anothers(lab: Lab, pin_path: Path) -> None:
     """The flows of a program that is gone are still in the table; they are nobody's."""
     veth, first, second = lab.veth("xst0"), lab.load(READ_ONLY, "flows"), lab.load(WRITING, "flows")
@@ -312,6 +318,7 @@ def test_a_number_is_never_anothers(lab: Lab, pin_path: Path) -> None:
         assert (flow.program.function, flow.packets) == (WRITING, before + 3)
 
 
+@pytest.mark.first_kernel
 def test_a_program_replaced_meanwhile_is_let_go_at_once(lab: Lab, pin_path: Path) -> None:
     veth, before, after = lab.veth("xst0"), lab.load("decide_drop"), lab.load("decide_pass")
     lab.attach(before, veth)
@@ -336,7 +343,15 @@ def test_a_program_replaced_meanwhile_is_let_go_at_once(lab: Lab, pin_path: Path
         )
 
 
-@pytest.mark.parametrize("missing", ["links/device_appears", "maps/*bss", "next_*"])
+@pytest.mark.first_kernel
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "links/device_appears",
+        pytest.param("maps/*bss", marks=pytest.mark.matrix),
+        pytest.param("next_*", marks=pytest.mark.matrix),
+    ],
+)
 def test_a_state_that_is_not_whole_is_made_anew(lab: Lab, pin_path: Path, missing: str) -> None:
     veth, program = lab.veth("xst0"), lab.load(READ_ONLY, "flows")
     lab.attach(program, veth)
@@ -352,10 +367,11 @@ def test_a_state_that_is_not_whole_is_made_anew(lab: Lab, pin_path: Path, missin
         expect_drops(observer, {(READ_ONLY, veth.name): 6})
 
 
+@pytest.mark.matrix
 @pytest.mark.timeout(600)
 def test_taking_over_is_no_slower_than_attaching(lab: Lab, pin_path: Path) -> None:
     ids = []
-    for number in range(40):
+    for number in range(20):
         program = lab.load("come_and_go", "single")
         ids.append(program.info().id)
         lab.attach(program, lab.veth(f"xst{number}"))

@@ -53,6 +53,7 @@ def test_each_rate_takes_exactly_its_share(lab: Lab, program: str, usual: int) -
             assert sum(packets for packets, _ in left.values()) == seen - sampled
 
 
+@pytest.mark.first_kernel
 @pytest.mark.parametrize("alters", [True, False])
 def test_the_rate_changes_under_traffic(lab: Lab, alters: bool) -> None:
     """While no packet is taken, programs that count flows replace the first one."""
@@ -83,6 +84,7 @@ def test_the_rate_changes_under_traffic(lab: Lab, alters: bool) -> None:
         assert sum(found) - sum(early) == total - sent
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("usual", [1, 10], ids=["each", "sampled"])
 def test_tracers_that_take_no_packet_replace_others_under_traffic(lab: Lab, usual: int) -> None:
     """Each packet counts once, also if the first tracer of a target took none."""

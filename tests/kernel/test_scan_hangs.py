@@ -60,6 +60,7 @@ def hangs(agent: AgentProcess) -> list[str]:
     return [where for each in agent.log if "fuse" in (where := str(each.get("where")))]
 
 
+@pytest.mark.matrix
 @pytest.mark.one_kernel
 def test_a_scan_that_hangs_is_seen_and_packets_are_counted(lab: Lab) -> None:
     veth = lab.veth("xst0")

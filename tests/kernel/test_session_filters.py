@@ -58,12 +58,13 @@ def test_what_is_in_a_tunnel_selects(lab: Lab, tmp_path: Path) -> None:
     assert [each.data for each in pcapng.read(both).at("fexit")] == over6
 
 
+@pytest.mark.first_kernel
 @pytest.mark.every_kernel
 @pytest.mark.parametrize(
     ("program", "source", "emit"),
     [
         ("decide_pass", "verdicts", "both"),
-        ("decide_pass", "verdicts", "exit"),
+        pytest.param("decide_pass", "verdicts", "exit", marks=pytest.mark.nightly),
         ("write_and_decide", "flows", "both"),
     ],
 )

@@ -110,6 +110,7 @@ def test_a_slot_goes_from_a_device_that_is_gone_to_a_new_one(lab: Lab, function:
             expect_drops(observer, sent)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("function", [WRITING])
 def test_a_device_gets_the_slot_of_one_that_goes_after_it_came(lab: Lab, function: str) -> None:
     """And the record that it had until then stays in its counts."""
@@ -145,6 +146,7 @@ def send_on(cpu: int, veths: list[Veth], end: threading.Event, sent: dict[str, i
             end.wait(0.02)
 
 
+@pytest.mark.first_kernel
 @pytest.mark.parametrize("function", ["decide_drop", READ_ONLY, WRITING])
 def test_records_move_under_traffic_on_every_cpu(lab: Lab, function: str) -> None:
     """Here all devices exist: they take the slots from each other all the time."""
@@ -187,6 +189,7 @@ def test_records_move_under_traffic_on_every_cpu(lab: Lab, function: str) -> Non
         )
 
 
+@pytest.mark.first_kernel
 @pytest.mark.parametrize("sizes", [None, FLOWS], ids=["verdicts", "flows"])
 def test_slots_change_hands_while_no_agent_runs(
     lab: Lab, pin_path: Path, sizes: FlowSizes | None

@@ -130,6 +130,7 @@ def test_all_of_it_works_behind_what_the_unit_shuts(lab: Lab, agent: AgentAt) ->
     assert warned == {"devices cannot be watched: tracing costs a little more"}
 
 
+@pytest.mark.matrix
 @pytest.mark.skipif(not SYSTEMD.exists(), reason="systemd is missing: make setup")
 def test_a_service_that_fails_is_reported_at_once() -> None:
     with service("nonsense: 1\n") as agent:

@@ -17,6 +17,7 @@ PIN_PATH = BPFFS / "xst"
 PINNING = QUICK + f"state: {{pin_path: {PIN_PATH}}}\n"
 
 
+@pytest.mark.first_kernel
 @needs_loader
 @pytest.mark.timeout(400)
 def test_nothing_fails_and_all_is_counted_while_everything_changes() -> None:

@@ -101,6 +101,7 @@ def test_a_verdict_selects(lab: Lab, emit: str) -> None:
     assert "2 captured, 0 lost, 2 matched" in errors
 
 
+@pytest.mark.first_kernel
 @pytest.mark.every_kernel
 def test_a_program_that_comes_later_joins(lab: Lab) -> None:
     veth = lab.veth("xst0")
@@ -141,6 +142,7 @@ def test_nothing_stays_after_a_kill(lab: Lab) -> None:
     assert settled_objects() == before
 
 
+@pytest.mark.first_kernel
 @needs_loader
 @pytest.mark.every_kernel
 def test_a_chain_names_the_component_that_dropped(lab: Lab) -> None:

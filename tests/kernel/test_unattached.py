@@ -49,6 +49,7 @@ def test_runs_of_a_program_that_is_not_attached(lab: Lab, observer: Observer) ->
     expect(observer, expected)
 
 
+@pytest.mark.matrix
 def test_flows_of_a_program_that_comes_and_goes(lab: Lab) -> None:
     """Its flows go on where they were, and have nothing of the runs in between."""
     veth, program = lab.veth("xst0"), lab.load("decide_by_source_mac", "flows")

@@ -41,6 +41,7 @@ def test_no_program_takes_long_to_verify(rate: int | None) -> None:
     assert {each: number for each, number in found.items() if number > LIMIT} == {}
 
 
+@pytest.mark.first_kernel
 def test_what_the_verifier_has_refused_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """An attempt takes as long as all else until the engine is ready."""
     loaded: list[Object] = []

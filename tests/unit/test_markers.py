@@ -35,8 +35,21 @@ DEPENDS_ON_THE_KERNEL = {
     "test_unattached.py",
     "test_verdicts.py",
 }
-# Three builds of the agent, each an interpreter that starts: a minute or more, emulated.
+# Agents as processes, three of them: a minute, emulated.
 UPGRADES = {"tests/kernel/test_pin_path.py::test_agents_come_and_go_and_the_account_goes_on"}
+NOT_IN_MAKE_TEST = {
+    "test_alerts.py",
+    "test_bcc.py",
+    "test_bond_sums.py",
+    "test_budget.py",
+    "test_flow_families.py",
+    "test_scan_hangs.py",
+}
+"""Files of one or two tests, each of which takes half a minute."""
+ON_THE_FIRST_KERNEL = NOT_IN_MAKE_TEST | {"test_capture_cpus.py", "test_torture.py"}
+"""The same for what depends on the kernel."""
+NIGHTLY_ALONE = {"tests/kernel/test_bcc.py::test_bcc_example"}
+"""bcc compiles each of its examples for half a minute."""
 OTHER_SOFTWARE = {
     "test_bcc.py",
     "test_bond_sums.py",
@@ -93,7 +106,8 @@ def test_each_test_says_whether_it_depends_on_the_kernel() -> None:
 
 def test_what_depends_on_the_kernel_runs_on_each() -> None:
     assert files(marked("every_kernel")) >= DEPENDS_ON_THE_KERNEL
-    assert not files(marked("one_kernel") - UPGRADES) & DEPENDS_ON_THE_KERNEL
+    one = {test for test in marked("one_kernel") if test.partition("[")[0] not in UPGRADES}
+    assert not files(one) & DEPENDS_ON_THE_KERNEL
     assert files(marked("one_kernel")) >= OTHER_SOFTWARE
     assert not files(marked("every_kernel")) & OTHER_SOFTWARE
 
@@ -101,7 +115,17 @@ def test_what_depends_on_the_kernel_runs_on_each() -> None:
 def test_each_long_variant_has_a_short_one() -> None:
     long = marked("nightly")
     assert long
-    assert functions(long) <= functions(markers().keys() - long)
+    assert functions(long) - NIGHTLY_ALONE <= functions(markers().keys() - long)
+
+
+def test_each_file_has_a_test_that_runs_for_each_change() -> None:
+    short = markers().keys() - marked("nightly") - marked("matrix")
+    assert files(markers().keys() - short) - NOT_IN_MAKE_TEST <= files(short)
+    first = marked("first_kernel")
+    assert first
+    assert first <= marked("every_kernel")
+    each = files(short & marked("every_kernel") - first)
+    assert (files(first) | DEPENDS_ON_THE_KERNEL) - ON_THE_FIRST_KERNEL <= each
 
 
 def test_what_needs_stalled_cpus_runs_nightly() -> None:

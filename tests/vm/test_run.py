@@ -28,7 +28,10 @@ def run_vm(
     return subprocess.run(command, cwd=tree, env=variables, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize(("location", "cache"), [("/tmp", None), ("/var/tmp", "/var/cache")])
+@pytest.mark.parametrize(
+    ("location", "cache"),
+    [("/tmp", None), pytest.param("/var/tmp", "/var/cache", marks=pytest.mark.nightly)],
+)
 def test_trees_and_kernels_may_be_where_guests_have_a_file_system_of_their_own(
     location: str, cache: str | None
 ) -> None:
@@ -62,6 +65,7 @@ def test_a_machine_that_dies_has_not_passed() -> None:
     assert "sysrq" in done.stderr
 
 
+@pytest.mark.nightly
 def test_a_kernel_that_boots_is_told_from_one_that_does_not() -> None:
     """What finds out whether KVM works, tried with the emulator, which always does."""
     kernel = ensure("default")
