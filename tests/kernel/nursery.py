@@ -117,8 +117,9 @@ def finished(*arguments: str, before: Callable[[], object] = bool) -> Finished:
 def retain(seconds: float) -> None:
     """What a ``before`` may be: what is gone stays on the page for so long, not for a minute."""
     from xdpscope import scanner
+    from xdpscope.probes.cost import totals
 
-    scanner._RETENTION = seconds
+    scanner._RETENTION = totals.RETENTION = seconds
 
 
 def forget_soon_in_small_pages() -> None:

@@ -66,6 +66,31 @@ def test_a_vanished_program_keeps_its_totals_for_every_scraper() -> None:
     assert totals.costs() == ()
 
 
+def test_a_vanished_program_leaves_the_page_before_the_next_measurement(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    at = 0.0
+    clock = SimpleNamespace(monotonic=lambda: at)
+    monkeypatch.setattr("xdpscope.probes.cost.time", clock)
+    measured = (Cost(7, "xdp_filter", 5, 0.5, 0.25, 0.1),)
+    probe = CostProbe()
+    probe._report = CostReport(programs=measured, tracers=measured)
+    with_it = Snapshot(programs=cast(Any, {7: None}))
+    ratio, runs = "xdp_program_cpu_ratio", "xdp_program_kernel_runs_total"
+    for later, snapshot, shown in (
+        (0.0, with_it, {ratio, runs}),
+        (10.0, with_it, {ratio, runs}),
+        (1.0, Snapshot(), {runs}),
+        (RETENTION - 2, Snapshot(), {runs}),
+        (1.0, Snapshot(), set()),
+    ):
+        at += later
+        probe.update(Scan(snapshot))
+        found = {sample.name for family in probe.collect() for sample in family.samples}
+        assert found & {ratio, runs} == shown
+        assert ("xdpscope_tracer_cpu_ratio" in found) == (ratio in shown)
+
+
 def samples(report: CostReport) -> dict[tuple[str, ...], float]:
     class Source:
         def collect(self) -> Any:

@@ -9,8 +9,9 @@ for each packet at every level.
 import random
 import threading
 import time
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Iterator, Set
 from contextlib import suppress
+from dataclasses import replace
 from errno import EACCES, EINVAL, EPERM
 from math import inf
 from typing import Final
@@ -20,7 +21,7 @@ from prometheus_client.core import Metric
 
 from xdpscope.config import Budget
 from xdpscope.errors import KernelError
-from xdpscope.probes.cost import memory
+from xdpscope.probes.cost import memory, totals
 from xdpscope.probes.cost.control import ABOVE, BELOW, BudgetControl, Measurement
 from xdpscope.probes.cost.metrics import families
 from xdpscope.probes.cost.report import Cost, CostReport, Level
@@ -79,6 +80,7 @@ class CostProbe(Probe):
         self._statistics: Statistics | None = Statistics()  # None: this host has none
         self._programs, self._tracers = CostTotals(), CostTotals()
         self._scan: Scan | None = None
+        self._seen: dict[int, float] = {}  # programs, and when a scan has found them last
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -97,6 +99,9 @@ class CostProbe(Probe):
             Exception: the last measurement failed.
         """
         self._scan = scan
+        now = time.monotonic()
+        kept = {id: at for id, at in self._seen.items() if now - at < totals.RETENTION}
+        self._seen = kept | dict.fromkeys(scan.snapshot.programs, now)
         if self._thread is None and scan.tracers is not None:
             self._stopping.clear()
             self._thread = threading.Thread(target=self._run, name="cost", daemon=True)
@@ -105,8 +110,18 @@ class CostProbe(Probe):
             raise self._failure
 
     def collect(self) -> Iterable[Metric]:
-        """Return the metrics of the last measurement."""
-        return families(self._report)
+        """Return the metrics of the last measurement.
+
+        The next one may be minutes away. A program that is gone leaves the page before.
+        """
+        report = self._report
+        return families(
+            replace(
+                report,
+                programs=tuple(self._shown(report.programs)),
+                tracers=tuple(self._shown(report.tracers)),
+            )
+        )
 
     @property
     def report(self) -> CostReport:
@@ -130,6 +145,14 @@ class CostProbe(Probe):
         if tracers is not None:
             with suppress(KernelError):
                 _apply(Level.USUAL, tracers)
+
+    def _shown(self, costs: Iterable[Cost]) -> Iterator[Cost]:
+        present = self._scan.snapshot.programs if self._scan is not None else {}
+        for cost in costs:
+            if cost.program_id in present:
+                yield cost
+            elif cost.program_id in self._seen:
+                yield totals.without_shares(cost)
 
     def _run(self) -> None:
         while not self._stopping.is_set():

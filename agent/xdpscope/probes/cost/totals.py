@@ -11,6 +11,11 @@ RETENTION = 65.0
 """Seconds for which the series of a vanished program stay, so that every scraper reads them."""
 
 
+def without_shares(cost: Cost) -> Cost:
+    """Return the totals of a program that is gone, which takes no share of a CPU any more."""
+    return Cost(cost.program_id, cost.program, cost.runs, cost.run_seconds)
+
+
 class CostTotals:
     """Hold the costs of programs, or of their tracers. No total decreases."""
 
@@ -48,4 +53,4 @@ class CostTotals:
     def _shown(self, cost: Cost) -> Cost:
         if cost.program_id not in self._gone:
             return cost
-        return Cost(cost.program_id, cost.program, cost.runs, cost.run_seconds)
+        return without_shares(cost)
