@@ -12,9 +12,9 @@ space or of other software (marker ``one_kernel``) runs on the first kernel only
 ``--matrix`` and without arguments of pytest, what has the marker ``first_kernel`` too runs on the
 first kernel, and what has ``matrix`` is left out.
 
-An emulated machine keeps three quarters of one CPU busy, so one suite more than there are CPUs runs
-at once. Every line is printed as it comes, with the suite's name and its seconds so far in front.
-The exit status is 1 if any suite failed.
+An emulated machine waits for a quarter of its time or more, so two suites more than there are CPUs
+run at once. Every line is printed as it comes, with the suite's name and its seconds so far in
+front. The exit status is 1 if any suite failed.
 """
 
 from __future__ import annotations
@@ -283,7 +283,7 @@ def main(arguments: list[str] | None = None) -> int:
     add("--matrix", action="store_true", help=f"on all of {', '.join(MATRIX)}")
     add("--image", action="store_true", help="and build the image and run it")
     add("--timeout", type=float, default=LONGEST, metavar="SECONDS", help="for one suite")
-    lanes = (os.cpu_count() or 1) + 1
+    lanes = (os.cpu_count() or 1) + 2
     add("--lanes", type=int, default=lanes, metavar="N", help="suites at a time")
     add("selection", nargs="*", metavar="PYTEST", help="after --; more arguments of pytest")
     options = parser.parse_args(arguments)
