@@ -97,7 +97,7 @@ format: setup ## put sources into that style
 
 test: unit kernel-test ## all tests: unit tests here, kernel tests in virtual machines
 
-# They wait half of their time, for timeouts and browsers.
+# They wait a third of their time, for timeouts and browsers.
 UNIT_PROCESSES = -n $$((2 * $$(nproc))) --maxprocesses 8 --dist worksteal
 
 unit: build ## the tests that need no kernel of their own

@@ -128,7 +128,7 @@ def working(scene: Scene, capabilities: Sequence[str]) -> set[str]:
         with suppress(AssertionError):
             # The agent waits for at most five seconds; the next scan by the interval is in an
             # hour.
-            wait_for(lambda: not attached(agent, "xst1"), patience=7)
+            wait_for(lambda: not attached(agent, "xst1"), patience=10)
             works.add(WORD)
         assert agent.stop() == 0
         if works == EVERYTHING:

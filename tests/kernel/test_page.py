@@ -40,7 +40,7 @@ def test_the_log_says_started_once_programs_are_traced(lab: Lab) -> None:
 
 @pytest.mark.parametrize("seconds", [10, pytest.param(60, marks=pytest.mark.nightly)])
 def test_what_is_gone_leaves_the_page(lab: Lab, seconds: int) -> None:
-    """After a minute, or, the short way, sooner. Another agent would hold the program."""
+    """After a minute, or, the short way, sooner."""
     before = partial(retain, seconds) if seconds < 60 else bool
     veth, program = lab.veth("xst0"), lab.load("decide_drop")
     lab.attach(program, veth)
