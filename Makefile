@@ -130,7 +130,6 @@ matrix: build ## the kernel tests on every kernel supported, from 5.10 to the ne
 	@$(SUITES) --matrix -- $(PYTEST)
 
 nightly: build ## the long variants: floods, thousands of rounds, torture, machines with nothing on them
-	@$(PYTHON) -m pytest -m nightly tests/unit
 	@$(SUITES) --nightly $(EACH_KERNEL) -- $(PYTEST)
 	@$(MAKE) torture
 	@$(MAKE) bench-check

@@ -139,13 +139,16 @@ def suites(
     kernels: list[str], *, nightly: bool = False, everything: bool = False, image: bool = False
 ) -> list[Suite]:
     """Return the suites to run on ``kernels``, those that take longest first."""
+    first, *others = kernels
     if nightly:
-        found = [Suite(f"{each} long", each, "nightly and not stalled") for each in kernels]
+        long = "nightly and not stalled"
+        found = _halves(first, long)
+        found += [Suite(each, each, f"every_kernel and {long}") for each in others]
+        found.append(Suite("unit", "", "nightly", path="tests/unit"))
         if _AT_ONCE in kernels:
             stalled = ("--parallel", "--stall")
             found.append(Suite("stalled", _AT_ONCE, "stalled", machine=stalled))
         return [*found, Suite("harness", "", "nightly", path="tests/vm")]
-    first, *others = kernels
     if everything:
         found = _halves(first, "not nightly")
         for each in others:
