@@ -56,7 +56,7 @@ scrape_configs:
 """
 
 pytestmark = [
-    pytest.mark.one_kernel,
+    pytest.mark.every_kernel,
     pytest.mark.skipif(PROMETHEUS is None, reason="prometheus is missing: make setup fetches it"),
     pytest.mark.timeout(900),
 ]
