@@ -13,7 +13,8 @@ import yaml
 from dashboards import promql
 from dashboards.files import FOLDER, GRAFANA, generated
 from dashboards.panels import BAD, GOOD, PALE, REASONS, VERDICT_COLOURS
-from dashboards.pictures.simulate import fleet, series_of
+from dashboards.pictures.fleet import fleet
+from dashboards.pictures.series import series_of
 from dashboards.queries import TARGET, VERDICTS, once, total
 from dashboards.rules import findings
 from tests.promtool import PROMTOOL, promtool
