@@ -50,7 +50,7 @@ setup-docs: setup
 # What needs more than the build does. The unit tests build the documentation's site.
 lint format unit kernel-test image-test matrix nightly bench bench-check torture: setup-test
 demo: setup-demo
-unit docs: setup-docs
+unit nightly docs: setup-docs
 
 fresh: setup ## these commands on bare Debian systems, nothing preinstalled; FRESH=debian-12 for one
 	@tests/setup.sh debootstrap

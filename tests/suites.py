@@ -142,7 +142,7 @@ def suites(
     first, *others = kernels
     if nightly:
         long = "nightly and not stalled"
-        found = _halves(first, long)
+        found = _parts(first, long, 3)
         found += [Suite(each, each, f"every_kernel and {long}") for each in others]
         found.append(Suite("unit", "", "nightly", path="tests/unit"))
         if _AT_ONCE in kernels:
@@ -150,12 +150,12 @@ def suites(
             found.append(Suite("stalled", _AT_ONCE, "stalled", machine=stalled))
         return [*found, Suite("harness", "", "nightly", path="tests/vm")]
     if everything:
-        found = _halves(first, "not nightly")
+        found = _parts(first, "not nightly")
         for each in others:
-            found += _halves(each, "every_kernel and not nightly")
+            found += _parts(each, "every_kernel and not nightly")
     else:
         short = "not nightly and not matrix"
-        found = _halves(first, short)
+        found = _parts(first, short)
         found += [
             Suite(each, each, f"every_kernel and not first_kernel and {short}") for each in others
         ]
@@ -168,10 +168,10 @@ def suites(
     return found
 
 
-def _halves(kernel: str, marker: str) -> list[Suite]:
+def _parts(kernel: str, marker: str, parts: int = 2) -> list[Suite]:
     return [
-        Suite(f"{kernel} {half}", kernel, marker, part=part, parts=2)
-        for part, half in enumerate("ab")
+        Suite(f"{kernel} {letter}", kernel, marker, part=part, parts=parts)
+        for part, letter in enumerate("abc"[:parts])
     ]
 
 
