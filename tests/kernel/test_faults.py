@@ -201,6 +201,7 @@ def test_any_call_of_a_first_scan_may_fail(
     stays = two_programs(lab)
     before, at, tried = descriptors(), 0, Counter[str]()
     engine = Engine(SIZES)
+    held = set()
     while True:
         for number in range(errors):
             errno = ERRORS[(at // step + number) % len(ERRORS)]
@@ -218,10 +219,12 @@ def test_any_call_of_a_first_scan_may_fail(
                 clock.ahead += 100
                 observer.scan(RETENTION)
                 assert traced(observer) == stays, (at, call, errno)
+            held.add(descriptors())
             tried[call] += 1
         if faults.done:
             break
         at += step
+    assert len(held) == 1, "what an observer has opened stays open with the engine"
     engine.close()
     assert descriptors() == before
     print(f"{tried.total()} errors injected: {dict(tried)}")

@@ -91,6 +91,7 @@ class Engine:
         machine.require_supported()
         self._numbers = itertools.count(1)
         self._in_use: set[int] = set()
+        self._shared_maps: dict[str, Map] = {}
         self.without_flows: frozenset[int] = frozenset()
         """Programs whose tracers need not take packets for flows, because none is taken."""
         self._logged_cpus = False
@@ -352,8 +353,10 @@ class Engine:
         return self.templates.sizes
 
     def shared_map(self, name: str) -> Map:
-        """Return one of the maps that all targets share. The engine closes it."""
-        return self._resources.enter_context(self.templates.map(name))
+        """Return one of the maps that all targets share. The engine opens it once and closes it."""
+        if name not in self._shared_maps:
+            self._shared_maps[name] = self._resources.enter_context(self.templates.map(name))
+        return self._shared_maps[name]
 
     def delete_overflow(
         self, keys: Iterable[tuple[int, int, int]]
