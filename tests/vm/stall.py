@@ -54,14 +54,24 @@ def _stall(group: int, ended: threading.Event) -> None:
         if not cpus:
             ended.wait(1)
             continue
-        stopped = random.choice(cpus)
-        if _ptrace(_PTRACE_SEIZE, stopped) and _ptrace(_PTRACE_INTERRUPT, stopped):
-            _, status = os.waitpid(stopped, _WALL)
-            if os.WIFSTOPPED(status):
-                ended.wait(STOPPED)
-                # What it was about to get when it stopped, if it was not our own stop.
-                received = os.WSTOPSIG(status) if status >> 16 == 0 else 0
-                _ptrace(_PTRACE_DETACH, stopped, received)
+        _stop(random.choice(cpus), ended)
+
+
+def _stop(cpu: int, ended: threading.Event) -> None:
+    """Stop a thread for a moment.
+
+    A thread that ends while it is traced must be waited for: else its process does not end.
+    """
+    if not _ptrace(_PTRACE_SEIZE, cpu):
+        return
+    _ptrace(_PTRACE_INTERRUPT, cpu)
+    _, status = os.waitpid(cpu, _WALL)
+    if os.WIFSTOPPED(status):
+        ended.wait(STOPPED)
+        # What it was about to get when it stopped, if it was not our own stop.
+        received = os.WSTOPSIG(status) if status >> 16 == 0 else 0
+        if not _ptrace(_PTRACE_DETACH, cpu, received):
+            os.waitpid(cpu, _WALL)
 
 
 def _ptrace(request: int, thread: int, data: int = 0) -> bool:
