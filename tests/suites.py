@@ -141,9 +141,10 @@ def suites(
     """Return the suites to run on ``kernels``, those that take longest first."""
     first, *others = kernels
     if nightly:
-        long = "nightly and not stalled"
+        long = "nightly and not stalled and not paced"
         found = _parts(first, long, 3)
         found += [Suite(each, each, f"every_kernel and {long}") for each in others]
+        found += [Suite(f"{each} paced", each, "paced", machine=("--paced",)) for each in kernels]
         found.append(Suite("unit", "", "nightly", path="tests/unit"))
         if _AT_ONCE in kernels:
             stalled = ("--parallel", "--stall")

@@ -9,6 +9,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parents[2]
 
 DEPENDS_ON_THE_KERNEL = {
@@ -128,9 +130,10 @@ def test_each_file_has_a_test_that_runs_for_each_change() -> None:
     assert (files(first) | DEPENDS_ON_THE_KERNEL) - ON_THE_FIRST_KERNEL <= each
 
 
-def test_what_needs_stalled_cpus_runs_nightly() -> None:
-    assert marked("stalled")
-    assert marked("stalled") <= marked("nightly")
+@pytest.mark.parametrize("machine", ["stalled", "paced"])
+def test_what_needs_another_machine_runs_nightly(machine: str) -> None:
+    assert marked(machine)
+    assert marked(machine) <= marked("nightly")
 
 
 def test_what_runs_at_once_depends_on_the_kernel() -> None:

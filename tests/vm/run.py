@@ -83,22 +83,29 @@ class Machine:
     """Seconds for everything, the start included."""
     icount: bool = False
     """One CPU whose clock advances one nanosecond an instruction: times are instruction counts."""
+    paced: bool = False
+    """The same, but that waiting takes its time: shares of a CPU do not depend on this machine."""
     parallel: bool = False
     """A host thread for each CPU, not one that takes turns, which newer kernels need to survive."""
     stall: bool = False
     """Stop one of these threads for 20 ms at random moments."""
     emulate: bool = False
-    """Emulate the CPU even where KVM works; ``icount`` implies it."""
+    """Emulate the CPU even where KVM works; ``icount`` and ``paced`` imply it."""
     forward: Sequence[tuple[int, int]] = ()
     """TCP ports, (host, guest): 127.0.0.1 here to the loopback there."""
     environment: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def counts(self) -> bool:
+        """Whether its clock is a count of instructions."""
+        return self.icount or self.paced
+
     def emulated(self) -> list[str]:
         """QEMU's options for how instructions are emulated."""
         options = ["-accel", f"tcg,thread={'multi' if self.parallel else 'single'}"]
-        if self.icount:
+        if self.counts:
             # Without sleep, nothing is waited for: the clock is set to when the next timer expires.
-            return [*options, "-icount", "shift=0,sleep=off"]
+            return [*options, "-icount", f"shift=0,sleep={'on' if self.paced else 'off'}"]
         # Without erms the kernel clears pages eight bytes at a time: QEMU 7.2 emulates `rep stosb`
         # byte by byte, and that takes a seventh of the time in which Python starts. In QEMU 10.0,
         # Linux 6.1 hangs without it while it boots.
@@ -117,9 +124,9 @@ def run(command: Sequence[str], *, kernel: str = "default", machine: Machine | N
     chosen = ensure(kernel)
     if machine.stall and not machine.parallel:
         raise VmError("--stall stops the thread of one CPU: it needs --parallel")
-    if machine.parallel and machine.icount:
-        raise VmError("--icount counts the instructions of one CPU: leave out --parallel")
-    virtualised = not (machine.emulate or machine.icount) and kvm.works(chosen)
+    if machine.parallel and machine.counts:
+        raise VmError("instructions are counted of one CPU: leave out --parallel")
+    virtualised = not (machine.emulate or machine.counts) and kvm.works(chosen)
     if machine.parallel and not virtualised and chosen.version > LAST_PARALLEL:
         raise VmError(
             f"kernel {chosen.release} does not survive CPUs emulated in parallel threads: the "
@@ -241,7 +248,7 @@ def _virtual_machine(
         *("--run", shlex.quote(str(chosen.image))),
         *("--name", "xdpscope", "--disable-kvm"),  # the accelerator is ours to choose
         "--force-9p",  # else it waits six seconds for a virtiofsd too old to be used
-        *("--cpus", str(1 if machine.icount else machine.cpus)),
+        *("--cpus", str(1 if machine.counts else machine.cpus)),
         *("--memory", machine.memory),
         *(part for option in kernel_options for part in ("--append", option)),
         f"--qemu-opts={shlex.join(qemu)}",
@@ -345,6 +352,7 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
         help="for everything, the start included; %(default)g without it",
     )
     add("--icount", action="store_true", help="one CPU, and an instruction takes a nanosecond")
+    add("--paced", action="store_true", help="as --icount, but waiting takes its time")
     add("--parallel", action="store_true", help="a thread for each CPU; kernels up to 6.1")
     add("--stall", action="store_true", help="with --parallel: stop a CPU for 20 ms now and then")
     add("--emulate", action="store_true", help="emulate the CPU even where KVM works")
@@ -375,6 +383,7 @@ def machine_from(options: argparse.Namespace) -> Machine:
         memory=options.memory,
         timeout=options.timeout,
         icount=options.icount,
+        paced=options.paced,
         parallel=options.parallel,
         stall=options.stall,
         emulate=options.emulate,
