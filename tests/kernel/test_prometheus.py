@@ -94,6 +94,7 @@ def test_increase_is_what_was_sent_from_the_first_packet_on(lab: Lab, tmp_path: 
     verdicts = f'xdp_packets_total{{{interface},verdict="drop"}}'
     flows = f'xdp_flow_packets_total{{{interface},verdict="drop"}}'
     in_none = f'xdp_flow_unaccounted_packets_total{{{interface},verdict="drop"}}'
+    mine = flows.replace("}", ',source_port="4000"}')
     veth = lab.veth("xst0")
     lab.attach(lab.load(READ_ONLY, "flows"), veth)
     with AgentProcess(QUICK) as agent, ExitStack() as stack:
@@ -108,7 +109,12 @@ def test_increase_is_what_was_sent_from_the_first_packet_on(lab: Lab, tmp_path: 
             wait_for(lambda each=server: each.query(verdicts) == {"drop": 0})
             assert server.query(f"count({in_none} == 0)") == {"": 4}
         seconds_sent = 0
-        while seconds_sent < 24:
+
+        def grows() -> bool:
+            """Return whether each server has seen the flow at 0, and then more."""
+            return all(server.query(mine).get("drop", 0) > 0 for server in servers)
+
+        while seconds_sent < 24 or not grows():
             veth.send(flow_of(4000), times=3)
             veth.send(addressed(frame(60), what=DROP))
             time.sleep(1)
@@ -121,7 +127,6 @@ def test_increase_is_what_was_sent_from_the_first_packet_on(lab: Lab, tmp_path: 
                 # As increase(), without what that adds for the ends of the window.
                 grown = f"sum(max_over_time({series}{window}) - min_over_time({series}{window}))"
                 assert server.query(grown) == {"": packets}, series
-            mine = flows.replace("}", ',source_port="4000"}')
             assert server.query(f"min_over_time({mine}{window})") == {"drop": 0}
             assert 0 < server.query(mine)["drop"] < 3 * seconds_sent
         increase = servers[0].query(f"sum(increase({flows}{window}))")
