@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
@@ -47,9 +48,14 @@ class AgentAt:
     def get(self, path: str, **headers: str) -> bytes:
         self.check()
         request = urllib.request.Request(self.address + path, headers=self.headers | headers)
-        with urllib.request.urlopen(request, timeout=PATIENCE, context=self.trust) as answer:
-            body: bytes = answer.read()
-            return body
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE, context=self.trust) as answer:
+                body: bytes = answer.read()
+                return body
+        except ConnectionError:
+            time.sleep(1)  # a process that ends closes its sockets before its parent is told
+            self.check()
+            raise
 
     def status(self, path: str) -> int:
         """Return the HTTP status; 0 if nobody answers."""
