@@ -53,7 +53,7 @@ class AgentAt:
                 body: bytes = answer.read()
                 return body
         except ConnectionError:
-            time.sleep(1)  # a process that ends closes its sockets before its parent is told
+            time.sleep(1)  # a process that ends closes its sockets before its parent knows
             self.check()
             raise
 

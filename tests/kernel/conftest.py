@@ -160,11 +160,12 @@ def expect(observer: Observer, expected: Counts) -> None:
     assert counted(observer) == expected
 
 
-def reasons(observer: Observer) -> dict[str, str]:
-    """Return each program's reason, empty where it is traced.
+OF_LIBXDP = "xdp_pass"
+"""The program with which libxdp tries what the kernel can do. It may not be gone yet."""
 
-    Leave out the program with which libxdp tries what the kernel can do: it may not be gone yet.
-    """
+
+def reasons(observer: Observer) -> dict[str, str]:
+    """Return each program's reason, empty where it is traced; without ``OF_LIBXDP``."""
     found = {s.program.function: str(s.reason or "") for s in observer.statuses()}
-    found.pop("xdp_pass", None)
+    found.pop(OF_LIBXDP, None)
     return found
