@@ -160,12 +160,6 @@ def expect(observer: Observer, expected: Counts) -> None:
     assert counted(observer) == expected
 
 
-OF_LIBXDP = "xdp_pass"
-"""The program with which libxdp tries what the kernel can do. It may not be gone yet."""
-
-
 def reasons(observer: Observer) -> dict[str, str]:
-    """Return each program's reason, empty where it is traced; without ``OF_LIBXDP``."""
-    found = {s.program.function: str(s.reason or "") for s in observer.statuses()}
-    found.pop(OF_LIBXDP, None)
-    return found
+    """Return each program's reason, empty where it is traced."""
+    return {s.program.function: str(s.reason or "") for s in observer.statuses()}
