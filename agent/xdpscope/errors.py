@@ -18,7 +18,7 @@ Each can be copied and pickled: positional arguments of the constructor are in `
 from __future__ import annotations
 
 import os
-from errno import ENOENT, errorcode
+from errno import EAGAIN, EINTR, EMFILE, ENFILE, ENOENT, ENOMEM, errorcode
 from typing import ClassVar
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 _LOG_LINES_SHOWN = 10
+_TRANSIENT = (EAGAIN, EINTR, EMFILE, ENFILE, ENOMEM)
 
 
 class XdpscopeError(Exception):
@@ -95,6 +96,11 @@ class KernelError(XdpscopeError):
         """Return one line: the failed action and the errno, without the verifier's log."""
         name = errorcode.get(self.errno, f"errno {self.errno}")
         return f"{self.args[0]}: {os.strerror(self.errno)} ({name})"
+
+    @property
+    def transient(self) -> bool:
+        """Return whether the same may succeed later: something was short, such as descriptors."""
+        return self.errno in _TRANSIENT
 
 
 class LoadError(KernelError):

@@ -6,6 +6,7 @@ import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from errno import EMFILE
 from functools import partial
 from pathlib import Path
 
@@ -521,6 +522,27 @@ def test_a_kernel_that_refuses_one_program(
         page.scan()
     left_out = [each["outcome"] for each in log if each["log_level"] == "warning"]
     assert left_out == [str(tracepoints.Outcome.DEVMAP_TRANSMIT)]
+    road.lab.attach(road.loaded["abort_with_a_long_name"], road.source)
+    road.source.send(SMALL, times=2)
+    soon(lambda: sum(page.exceptions().values()) == 2)
+
+
+@pytest.mark.first_kernel
+def test_without_descriptors_it_attaches_later(
+    road: Road, page: ProbePage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel verifies a program before it reserves a descriptor: there is a log, too."""
+
+    def refuse(_: Object) -> None:
+        raise LoadError("loading failed", EMFILE, "processed 95 insns")
+
+    page.probe.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(Object, "load", refuse)
+        for _ in range(2):
+            with pytest.raises(LoadError):
+                page.scan()
+    page.scan()
     road.lab.attach(road.loaded["abort_with_a_long_name"], road.source)
     road.source.send(SMALL, times=2)
     soon(lambda: sum(page.exceptions().values()) == 2)

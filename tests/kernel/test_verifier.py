@@ -2,6 +2,7 @@
 """What the kernel's verifier has to do for a tracer: most of what attaching one costs."""
 
 import re
+from errno import EMFILE
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from xdpscope.attach.engine import Engine
 from xdpscope.attach.spec import KINDS
 from xdpscope.attach.variants import FlowSizes
-from xdpscope.errors import VanishedError
+from xdpscope.errors import LoadError, TracingUnavailableError, VanishedError
 from xdpscope.libbpf import Object, Program
 
 pytestmark = pytest.mark.every_kernel
@@ -59,6 +60,29 @@ def test_what_the_verifier_has_refused_is_not_tried_again(monkeypatch: pytest.Mo
             variants.append(engine.templates.variant)
     assert variants[0] == variants[1]
     assert len(loaded) == 2, "the self-test, and what the kernel accepts"
+
+
+def test_what_descriptors_were_missing_for_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel verifies a program before it reserves a descriptor: there is a log, too."""
+    flows = FlowSizes(sets=64, sample_rate=1)
+    with Engine(flows) as engine:
+        usual = engine.templates.variant
+    loaded: list[Object] = []
+
+    def load(self: Object) -> None:
+        loaded.append(self)
+        if len(loaded) > 1:  # the first is the self-test
+            raise LoadError("loading failed", EMFILE, "processed 95 insns")
+        original(self)
+
+    original = Object.load
+    with monkeypatch.context() as patch:
+        patch.setattr(Object, "load", load)
+        with pytest.raises(TracingUnavailableError):
+            Engine(flows)
+    assert len(loaded) > 1
+    with Engine(flows) as engine:
+        assert engine.templates.variant == usual
 
 
 def _verified(program: Program) -> int | None:

@@ -428,7 +428,7 @@ def load(
         except SilentHookError as error:
             failure = error.why
         except KernelError as error:
-            if isinstance(error, LoadError) and error.log:
+            if isinstance(error, LoadError) and error.log and not error.transient:
                 _refused.add(variant)
     return _tried(last, flows, self_test, entry, pins, failure)
 

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from errno import EAGAIN, EINTR, EIO, EMFILE, ENFILE, ENODEV, ENOMEM
+from errno import EIO, ENODEV
 from typing import Self
 
 import structlog
@@ -22,8 +22,8 @@ from xdpscope.libbpf import Btf, EntryFunction, Program, ProgramInfo, attach_typ
 
 _log = structlog.get_logger(__name__)
 
-# Errors that depend on the moment, and not on the object.
-_PASSING = (EAGAIN, EINTR, EIO, EMFILE, ENFILE, ENODEV, ENOMEM)
+_OF_THE_DEVICE = (EIO, ENODEV)
+"""Errors of a network card that has the program, and may be about to go."""
 
 _UNSPECIFIED = 0  # no attach type given: what loaders before 5.9 did; it means plain XDP
 _XDP = "xdp"
@@ -343,7 +343,7 @@ class ProgramSource:
         except (NotPermittedError, VanishedError):
             raise
         except KernelError as error:
-            if error.errno in _PASSING:
+            if error.transient or error.errno in _OF_THE_DEVICE:
                 raise
             return EntryFunction(info.name or UNNAMED, type_id), f"its BTF is not valid: {error}"
 

@@ -190,7 +190,7 @@ class Tracepoints:
         """Attach to them. An outcome without its tracepoint is left out, and logged.
 
         Raises:
-            KernelError: the kernel has no BTF.
+            KernelError: the kernel has no BTF, or it lacks what it may have later.
         """
         with Btf.of_kernel() as btf:
             present = frozenset(
@@ -211,6 +211,8 @@ class Tracepoints:
             if wanted:
                 self._attached.append(_Attached(wanted, present))
         except LoadError as error:
+            if error.transient:
+                raise
             _log.debug("attaching to each tracepoint by itself", error=str(error))
             self._one_by_one(wanted, present)
 
@@ -219,6 +221,9 @@ class Tracepoints:
             try:
                 self._attached.append(_Attached([outcome], present))
             except KernelError as error:
+                if error.transient:
+                    self.close()
+                    raise
                 _left_out(outcome, str(error))
 
     def close(self) -> None:
