@@ -29,9 +29,13 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.vm.kernels import KERNELS, MATRIX
 from tests.vm.run import TIMED_OUT
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 LONGEST = 4200
 """Seconds that one suite may take."""
@@ -60,6 +64,16 @@ _SECONDS = {
     "test_xdp_tools.py": 30,
 }
 """Files whose size does not tell how long they take."""
+_SECONDS_NIGHTLY = {
+    "test_agent.py": 340,
+    "test_alerts.py": 470,
+    "test_bcc.py": 460,
+    "test_capture_kills.py": 270,
+    "test_faults.py": 450,
+    "test_overflow.py": 800,
+    "test_pins.py": 330,
+}
+"""The same of the long variants, those that take minutes."""
 _NOTHING_SELECTED = 5  # pytest's exit status
 _SHOWN = 60  # lines of failures, at the end
 _FAILURES = ("FAILED ", "ERROR ", "E   ")
@@ -85,6 +99,8 @@ class Suite:
     part: int = 0
     parts: int = 1
     """Its files are dealt out to so many suites: two lanes then end at about the same time."""
+    nightly: bool = False
+    """They are the long variants."""
     other: tuple[str, ...] = ()
     """A command that runs instead, without pytest's arguments."""
 
@@ -94,7 +110,8 @@ class Suite:
             return list(self.other)
         marker = ["-m", self.marker] if self.marker else []
         files = _files([*marker, self.path, *selection])
-        files = _dealt(files, self.parts)[self.part]
+        seconds = _SECONDS_NIGHTLY if self.nightly else _SECONDS
+        files = _dealt(files, self.parts, seconds)[self.part]
         if not files:
             return None
         tests = [*_PYTEST, *marker, *files, *selection]
@@ -121,17 +138,16 @@ def _files(arguments: list[str]) -> list[str]:
     return list(dict.fromkeys(file for file, separator, _ in tests if separator))
 
 
-def _seconds(file: str) -> float:
-    """Return about how long a file of tests takes."""
-    path = Path(file)
-    return _SECONDS.get(path.name, path.stat().st_size / _BYTES_A_SECOND)
-
-
-def _dealt(files: list[str], parts: int) -> list[list[str]]:
+def _dealt(files: list[str], parts: int, seconds: Mapping[str, float]) -> list[list[str]]:
     """Return the files in so many lists that take about as long as each other."""
+
+    def takes(file: str) -> float:
+        path = Path(file)
+        return seconds.get(path.name, path.stat().st_size / _BYTES_A_SECOND)
+
     found: list[list[str]] = [[] for _ in range(parts)]
-    for file in sorted(files, key=_seconds, reverse=True):
-        min(found, key=lambda part: sum(map(_seconds, part))).append(file)
+    for file in sorted(files, key=takes, reverse=True):
+        min(found, key=lambda part: sum(map(takes, part))).append(file)
     return found
 
 
@@ -142,8 +158,9 @@ def suites(
     first, *others = kernels
     if nightly:
         long = "nightly and not stalled and not paced"
-        found = _parts(first, long, 3)
-        found += [Suite(each, each, f"every_kernel and {long}") for each in others]
+        found = _parts(first, long, 3, nightly=True)
+        for each in others:
+            found += _parts(each, f"every_kernel and {long}", nightly=True)
         found += [Suite(f"{each} paced", each, "paced", machine=("--paced",)) for each in kernels]
         found.append(Suite("unit", "", "nightly", path="tests/unit"))
         if _AT_ONCE in kernels:
@@ -169,9 +186,9 @@ def suites(
     return found
 
 
-def _parts(kernel: str, marker: str, parts: int = 2) -> list[Suite]:
+def _parts(kernel: str, marker: str, parts: int = 2, *, nightly: bool = False) -> list[Suite]:
     return [
-        Suite(f"{kernel} {letter}", kernel, marker, part=part, parts=parts)
+        Suite(f"{kernel} {letter}", kernel, marker, part=part, parts=parts, nightly=nightly)
         for part, letter in enumerate("abc"[:parts])
     ]
 
