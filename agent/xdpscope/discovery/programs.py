@@ -22,8 +22,8 @@ from xdpscope.libbpf import Btf, EntryFunction, Program, ProgramInfo, attach_typ
 
 _log = structlog.get_logger(__name__)
 
-_OF_THE_DEVICE = (EIO, ENODEV)
-"""Errors of a network card that has the program, and may be about to go."""
+# These depend on the moment, too, and not on the object.
+_PASSING = (EIO, ENODEV)
 
 _UNSPECIFIED = 0  # no attach type given: what loaders before 5.9 did; it means plain XDP
 _XDP = "xdp"
@@ -343,7 +343,7 @@ class ProgramSource:
         except (NotPermittedError, VanishedError):
             raise
         except KernelError as error:
-            if error.transient or error.errno in _OF_THE_DEVICE:
+            if error.transient or error.errno in _PASSING:
                 raise
             return EntryFunction(info.name or UNNAMED, type_id), f"its BTF is not valid: {error}"
 
