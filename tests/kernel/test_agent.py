@@ -203,7 +203,7 @@ def test_many_targets_need_many_descriptors(lab: Lab) -> None:
     lab.attach(lab.load("decide_pass"), lab.veth("xst0"))
     with AgentProcess(before=partial(limit_descriptors, 24, 4096)) as agent:
         agent.ready()
-        assert "tracing" in agent.events()
+        assert traced(agent, "decide_pass")
 
 
 @pytest.mark.one_kernel

@@ -209,6 +209,6 @@ def test_the_agent_reports_it(lab: Lab) -> None:
         assert (found["status"], found["hint"]) == ("warn", "sysctl kernel.ftrace_enabled=1")
         switch_ftrace("1")
         wait_for(lambda: agent.value("xdpscope_device_hook_active") == 1)
+        assert agent.stop() == 0  # all is logged
         warnings = [entry for entry in agent.log if entry["level"] == "warning"]
         assert [entry["error"] for entry in warnings] == ["kernel.ftrace_enabled is 0"]
-        assert agent.stop() == 0

@@ -79,6 +79,7 @@ def test_each_change_appears_once_in_order(lab: Lab, agent: AgentProcess) -> Non
     assert (found[3]["program_id"], found[3]["previous"]["program_id"]) == (ids[1], ids[0])
     assert events(agent, f"?since={found[3]['time']}") == found[4:]
     assert events(agent, "?limit=1") == found[-1:]
+    assert agent.stop() == 0  # all is logged
     logged = [each for each in agent.log if each.get("program") in NAMES]
     changes = [each for each in logged if str(each["event"]).startswith("program ")]
     assert [f"program {each['event']}" for each in found] == [each["event"] for each in changes]
