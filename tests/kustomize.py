@@ -27,7 +27,7 @@ def _command() -> Path:
     installed = shutil.which("kustomize")
     if installed:
         return Path(installed)
-    found = cache_directory().parent / "kustomize"
+    found = cache_directory() / "kustomize"
     if not found.exists():
         found.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=found.parent) as scratch:

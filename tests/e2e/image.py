@@ -25,7 +25,7 @@ from tests.vm.sources import sources_for
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Beside the kernels, where guests read it cached.
-CACHE = cache_directory().parent / "image"
+CACHE = cache_directory() / "image"
 ROOT, CONFIG = CACHE / "rootfs", CACHE / "config.json"
 
 _SUITE = "bookworm"

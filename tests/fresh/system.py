@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.machine import CERTIFICATES, pip_settings
-from tests.vm.fetch import SBIN_PATH, cache_directory
+from tests.vm.fetch import SBIN_PATH, cache_directory, kernel_directory
 from tests.vm.kernels import Kernel, VmError
 from tests.vm.sources import Source, sources_for
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CACHE = cache_directory().parent / "fresh"
+CACHE = cache_directory() / "fresh"
 USER = "tester"
 UBUNTU_MIRROR = "XDPSCOPE_UBUNTU_MIRROR"
 
@@ -160,7 +160,7 @@ class Root:
         shared = {
             CACHE / f"apt-{self._system.name}": "/var/cache/apt/archives",
             CACHE / f"pip-{'root' if user == 'root' else 'user'}": f"{home}/.cache/pip",
-            cache_directory(): f"{home}/.cache/xdpscope/kernels",
+            kernel_directory(): f"{home}/.cache/xdpscope/kernels",
         }
         for directory in shared:
             directory.mkdir(parents=True, exist_ok=True)

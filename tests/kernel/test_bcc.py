@@ -19,9 +19,10 @@ from tests.kernel.conftest import Counts, expect
 from tests.kernel.lab import Lab, Veth
 from tests.kernel.observing import Observer
 from tests.kernel.test_xdp_tools import ALL, BYTES, TCP, UDP
+from tests.vm.fetch import cache_directory
 from tests.waiting import wait_for
 
-TREE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "xdpscope", "bcc")
+TREE = cache_directory() / "bcc"
 EXAMPLES = TREE / "usr/share/doc/bpfcc-tools/examples/networking/xdp"
 SERIES = ".".join(os.uname().release.split(".")[:2])
 

@@ -48,17 +48,20 @@ _XZ_MAGIC = b"\xfd7zXZ\x00"
 
 
 def cache_directory() -> Path:
-    """Return where kernels are kept: outside of any work tree, so that all of them share it."""
-    chosen = os.environ.get("XDPSCOPE_VM_CACHE")
-    if chosen:
-        return Path(chosen).absolute()
+    """Return where downloads are kept: outside of any work tree, so that all of them share it."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "xdpscope" / "kernels"
+    return (Path(base).absolute() if base else Path.home() / ".cache") / "xdpscope"
+
+
+def kernel_directory() -> Path:
+    """Return where kernels are kept: in ``XDPSCOPE_VM_CACHE``, else in the cache."""
+    chosen = os.environ.get("XDPSCOPE_VM_CACHE")
+    return Path(chosen).absolute() if chosen else cache_directory() / "kernels"
 
 
 def installed(name: str) -> InstalledKernel | None:
     """Return the kernel called ``name`` if the cache holds it; touches no network."""
-    directory = (cache_directory() / kernel(name).name).resolve()
+    directory = (kernel_directory() / kernel(name).name).resolve()
     if not directory.is_dir():
         return None
     release = next((directory / "lib" / "modules").iterdir()).name
@@ -79,7 +82,7 @@ def ensure(name: str, *, refresh: bool = False) -> InstalledKernel:
     found = None if refresh else installed(name)
     if found is not None:
         return found
-    cache = cache_directory()
+    cache = kernel_directory()
     cache.mkdir(parents=True, exist_ok=True)
     with _lock(cache):
         found = (

@@ -33,7 +33,7 @@ def works(kernel: InstalledKernel) -> bool:
     """Return whether KVM boots kernels here; at most :data:`LIMIT` seconds, the first time."""
     if not os.access(DEVICE, os.R_OK | os.W_OK):
         return False
-    cache = cache_directory().parent / "kvm.json"
+    cache = cache_directory() / "kvm.json"
     cache.parent.mkdir(parents=True, exist_ok=True)
     with cache.open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # several machines start at once: one of them finds out

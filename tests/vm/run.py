@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from . import kvm, stall
-from .fetch import SBIN_PATH, ensure
+from .fetch import SBIN_PATH, cache_directory, ensure
 from .kernels import KERNELS, LAST_PARALLEL, InstalledKernel, VmError
 
 if TYPE_CHECKING:
@@ -166,11 +166,16 @@ def _outcome(ended: bool, orders: Path, machine: Machine, chosen: InstalledKerne
 
 def _layout(chosen: InstalledKernel, machine: Machine) -> str:
     """Return what ``guest.sh`` needs to know to build the file system."""
-    prefixes = dict.fromkeys(Path(path) for path in (sys.prefix, sys.base_prefix, chosen.directory))
+    read = (sys.prefix, sys.base_prefix, cache_directory(), chosen.directory)
+    prefixes = dict.fromkeys(Path(path) for path in read)
     # The guest's /tmp is its own, and the work tree is read uncached: what is read much is put over
     # both.
     covered = (Path("/tmp"), WORK_TREE)
-    kept = [path for path in prefixes if any(path.is_relative_to(each) for each in covered)]
+    kept = [
+        path
+        for path in prefixes
+        if path.is_dir() and any(path.is_relative_to(each) for each in covered)
+    ]
     relays = [
         f"{_FIRST_RELAY_PORT + index}:{guest}" for index, (_, guest) in enumerate(machine.forward)
     ]
@@ -189,6 +194,7 @@ def _command(command: Sequence[str], machine: Machine) -> str:
         # `python` and `pytest` belong to the user who runs this.
         "PATH": f"{_SCRIPTS}:{SBIN_PATH}",
         "HOME": str(Path.home()),
+        "XDG_CACHE_HOME": str(cache_directory().parent),
         "LANG": "C.UTF-8",
         "PYTHONUNBUFFERED": "1",
         # Two guests at once would write the same files; what they read is compiled before.

@@ -32,7 +32,7 @@ def run_vm(
     ("location", "cache"),
     [("/tmp", None), pytest.param("/var/tmp", "/var/cache", marks=pytest.mark.nightly)],
 )
-def test_trees_and_kernels_may_be_where_guests_have_a_file_system_of_their_own(
+def test_trees_and_caches_may_be_where_guests_have_a_file_system_of_their_own(
     location: str, cache: str | None
 ) -> None:
     """virtme-ng puts empty file systems over these directories."""
@@ -45,9 +45,16 @@ def test_trees_and_kernels_may_be_where_guests_have_a_file_system_of_their_own(
             kernels = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=cache)))
             copytree(kernel.directory, kernels / "default", symlinks=True)
             environment["XDPSCOPE_VM_CACHE"] = str(kernels)
-        command = "modprobe veth && touch seen; pwd; echo wrong >&2; exit 7"
+        else:
+            environment["XDPSCOPE_VM_CACHE"] = str(kernel.directory.parent)
+        downloads = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=location)))
+        (downloads / "xdpscope").mkdir()
+        (downloads / "xdpscope" / "one").write_text("fetched\n")
+        environment["XDG_CACHE_HOME"] = str(downloads)
+        fetched = 'cat "$XDG_CACHE_HOME/xdpscope/one"'
+        command = f"modprobe veth && touch seen; pwd; {fetched}; echo wrong >&2; exit 7"
         done = run_vm("--", "sh", "-c", command, tree=tree, **environment)
-        assert (done.returncode, done.stdout) == (7, f"{tree}\n"), done.stderr
+        assert (done.returncode, done.stdout) == (7, f"{tree}\nfetched\n"), done.stderr
         assert done.stderr.endswith("wrong\n")
         assert (tree / "seen").exists()
 
@@ -80,7 +87,7 @@ def test_whether_kvm_works_is_found_out_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernel = ensure("default")
-    monkeypatch.setenv("XDPSCOPE_VM_CACHE", str(tmp_path / "kernels"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     began = time.monotonic()
     answer = kvm.works(kernel)
     assert time.monotonic() - began < kvm.LIMIT + 5
