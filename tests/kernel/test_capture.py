@@ -50,7 +50,7 @@ def after(what: int, sent: bytes) -> tuple[bytes, int]:
 
 @needs_fragments
 @pytest.mark.every_kernel
-@pytest.mark.parametrize("number", [40, pytest.param(200, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("number", [20, pytest.param(200, marks=pytest.mark.nightly)])
 def test_each_packet_once_at_entry_and_once_at_exit(lab: Lab, tmp_path: Path, number: int) -> None:
     veth = lab.veth("xst0", mtu=9000)
     lab.attach(lab.load("does_as_told", "sessions"), veth)

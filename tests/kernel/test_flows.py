@@ -90,7 +90,7 @@ def test_the_reference_reads_what_scapy_was_told() -> None:
     ("program", "mode"),
     [
         (PROGRAM, "native"),
-        (WRITING, "native"),
+        pytest.param(WRITING, "native", marks=pytest.mark.first_kernel),
         pytest.param(PROGRAM, "generic", marks=pytest.mark.matrix),
     ],
 )
@@ -169,7 +169,7 @@ def _run_on(cpu: int, fd: int, frames: list[bytes], rounds: int, repeat: int) ->
     program.close()
 
 
-@pytest.mark.parametrize("name", [PROGRAM, WRITING])
+@pytest.mark.parametrize("name", [PROGRAM, pytest.param(WRITING, marks=pytest.mark.first_kernel)])
 def test_several_cpus_at_once(lab: Lab, observer: Observer, name: str) -> None:
     """Each flow on every CPU, and two processes on each: one is stopped amid the other."""
     cpus = sorted(os.sched_getaffinity(0))

@@ -133,6 +133,7 @@ def test_increase_is_what_was_sent_from_the_first_packet_on(lab: Lab, tmp_path: 
         assert increase == pytest.approx({"": sent[flows]}, rel=0.05)
 
 
+@pytest.mark.matrix
 def test_prometheus_with_certificate_and_password(lab: Lab, tmp_path: Path) -> None:
     """And nobody without; after a new password nobody with the old one."""
     authority = Authority(tmp_path)
@@ -167,6 +168,7 @@ def test_prometheus_with_certificate_and_password(lab: Lab, tmp_path: Path) -> N
 
 
 @needs_loader
+@pytest.mark.matrix
 @pytest.mark.usefixtures("link_targets")
 def test_sums_count_each_packet_once(lab: Lab, tmp_path: Path) -> None:
     """Alone, in a chain, in the place of a dispatcher, of both, and behind a map."""

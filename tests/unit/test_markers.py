@@ -44,6 +44,7 @@ NOT_IN_MAKE_TEST = {
     "test_bcc.py",
     "test_bond_sums.py",
     "test_budget.py",
+    "test_dashboards.py",
     "test_flow_families.py",
     "test_scan_hangs.py",
 }
