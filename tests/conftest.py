@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Import the tests without a look for garbage, and print the stacks of a test that hangs."""
+"""Import the tests without garbage collection, and print the stacks of a test that hangs."""
 
 import faulthandler
 import gc
@@ -14,7 +14,7 @@ MARGIN = 20.0
 Not sooner: to print the stack of a thread that executes Python may crash it.
 """
 
-gc.disable()  # it takes a third of the time in which tests are imported
+gc.disable()  # it takes a third of the time in which tests are imported, and finds nothing
 
 _STDERR = pytest.StashKey[int]()
 
