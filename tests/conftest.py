@@ -14,7 +14,7 @@ MARGIN = 20.0
 Not sooner: to print the stack of a thread that executes Python may crash it.
 """
 
-gc.disable()  # it takes a third of the time in which tests are imported, and finds nothing
+gc.disable()  # it takes a third of the time in which tests are imported
 
 _STDERR = pytest.StashKey[int]()
 
