@@ -114,7 +114,9 @@ image-test: build ## build the container image, and run it as Kubernetes would; 
 	@tests/setup.sh buildah debootstrap crun
 	@$(PYTHON) -m tests.kernel.programs
 	@$(PYTHON) -m tests.e2e.image
-	@$(PYTHON) -m tests.vm.run --kernel 6.12 --timeout 1200 -- pytest -s -p no:cacheprovider tests/e2e
+	@$(PYTHON) -m pytest -q -p no:cacheprovider tests/e2e/test_image.py
+	@$(PYTHON) -m tests.vm.run --kernel 6.12 --timeout 1200 -- \
+		pytest -s -p no:cacheprovider -p no:hypothesispytest tests/e2e/test_container.py
 
 # Not in .venv, nor in `make test`: it is ten times as large as all the rest, and installs for minutes.
 AUDIT = $${XDG_CACHE_HOME:-$$HOME/.cache}/xdpscope/checkov
