@@ -173,7 +173,7 @@ def suites(
             found += _parts(each, "every_kernel and not nightly")
     else:
         short = "not nightly and not matrix"
-        found = _parts(first, short)
+        found = _parts(first, f"{short} and not at_once" if first == _AT_ONCE else short)
         found += [
             Suite(each, each, f"every_kernel and not first_kernel and {short}") for each in others
         ]
