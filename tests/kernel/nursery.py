@@ -24,7 +24,12 @@ _COMMANDS = ("run", "doctor", "list", "flows", "trace", "capture")
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["xdpscope.__main__", "xdpscope.agent", *(f"xdpscope.cli.{each}" for each in _COMMANDS)]
+    [
+        "xdpscope.__main__",
+        "xdpscope.agent",
+        *(f"xdpscope.cli.{each}" for each in _COMMANDS),
+        __name__,
+    ]
 )
 
 

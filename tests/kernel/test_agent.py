@@ -238,7 +238,7 @@ def test_doctor_is_content() -> None:
 @pytest.mark.first_kernel
 @pytest.mark.timeout(900)
 @pytest.mark.every_kernel
-@pytest.mark.parametrize("rounds", [20, pytest.param(1000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("rounds", [10, pytest.param(1000, marks=pytest.mark.nightly)])
 def test_rounds(lab: Lab, rounds: int) -> None:
     """Load, attach, send, detach, unload, while the agent runs."""
     veth = lab.veth("xst0")

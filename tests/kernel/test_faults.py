@@ -92,9 +92,9 @@ def count_of_tests(observer: Observer, program: Program) -> int:
     )
 
 
-# Every sixth call is tried with one error after the other; or, nightly, every call with all.
+# Every twelfth call is tried with one error after the other; or, nightly, every call with all.
 SHORT_OR_LONG = pytest.mark.parametrize(
-    ("step", "errors"), [(6, 1), pytest.param(1, len(ERRORS), marks=pytest.mark.nightly)]
+    ("step", "errors"), [(12, 1), pytest.param(1, len(ERRORS), marks=pytest.mark.nightly)]
 )
 
 

@@ -42,7 +42,7 @@ from xdpscope.libbpf.stats import run_time_stats
 pytestmark = pytest.mark.every_kernel
 
 
-@pytest.mark.first_kernel
+@pytest.mark.matrix
 def test_nothing_holds_a_namespace(lab: Lab) -> None:
     """Not even a scan during the deletion loses packets: the agent scans all the time."""
     program = lab.load("decide_drop")

@@ -67,6 +67,7 @@ def of_build(path: Path) -> AgentProcess:
 
 
 @pytest.mark.one_kernel
+@pytest.mark.matrix
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("upgraded", [False, pytest.param(True, marks=pytest.mark.nightly)])
 def test_agents_come_and_go_and_the_account_goes_on(lab: Lab, upgraded: bool) -> None:
@@ -140,7 +141,7 @@ def least_objects() -> dict[str, int]:
     return now
 
 
-@pytest.mark.first_kernel
+@pytest.mark.matrix
 @pytest.mark.every_kernel
 def test_a_directory_is_one_agents_until_it_is_cleaned(lab: Lab) -> None:
     veth, program = lab.veth("xst0"), lab.load(READ_ONLY, "flows")

@@ -35,7 +35,8 @@ pytestmark = pytest.mark.every_kernel
 
 SIZE = 60
 FLOWS, SAMPLED = FlowSizes(sets=64, sample_rate=1), FlowSizes(sets=64, sample_rate=10)
-SIZES = [pytest.param(None, id="verdicts"), pytest.param(FLOWS, id="flows")]
+VERDICTS = pytest.param(None, id="verdicts")
+SIZES = [VERDICTS, pytest.param(FLOWS, id="flows")]
 
 
 @pytest.fixture
@@ -79,7 +80,9 @@ def send_on_each_cpu(veth: Veth, data: bytes, times: int) -> int:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kills", [4, pytest.param(12, marks=pytest.mark.nightly)])
-@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize(
+    "sizes", [VERDICTS, pytest.param(FLOWS, id="flows", marks=pytest.mark.first_kernel)]
+)
 def test_killed_at_any_moment_it_loses_no_packet(
     lab: Lab, pin_path: Path, sizes: FlowSizes | None, kills: int
 ) -> None:
@@ -126,7 +129,7 @@ def test_killed_at_any_moment_it_loses_no_packet(
 @pytest.mark.parametrize(
     ("sizes", "program", "least"),
     [
-        pytest.param(None, READ_ONLY, 4, id="verdicts"),
+        pytest.param(None, READ_ONLY, 4, id="verdicts", marks=pytest.mark.first_kernel),
         pytest.param(FLOWS, READ_ONLY, 8, id="unaltered", marks=pytest.mark.nightly),
         pytest.param(FLOWS, WRITING, 10, id="altered", marks=pytest.mark.nightly),
         pytest.param(SAMPLED, READ_ONLY, 8, id="sampled", marks=pytest.mark.nightly),
