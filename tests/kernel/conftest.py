@@ -20,6 +20,8 @@ from xdpscope.discovery.inventory import Inventory
 from xdpscope.errors import VanishedError
 from xdpscope.libbpf import Program
 
+_FIRST_KERNEL = (6, 1)
+
 # A child that makes a namespace has two seconds, else; a busy emulator takes longer.
 pyroute2.config.default_communicate_timeout = 60
 
@@ -31,12 +33,23 @@ Counts = dict[tuple[str, str, str], tuple[int, int]]
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport]:
     """Report at once why a test failed: a machine that is killed takes pytest's own report
     along.
+
+    A test that `make test` runs on the first kernel alone fails if it is skipped there.
     """
     report = yield
+    if report.skipped and kernel() == _FIRST_KERNEL and runs_nowhere_else(item):
+        report.outcome = "failed"
+        report.longrepr = f"skipped where alone `make test` runs it: {report.longrepr}"
     if report.failed:
         terminal = item.config.pluginmanager.get_plugin("terminalreporter")
         terminal.write_line(f"\nFAILED {report.nodeid}, {report.when}: {report.longreprtext}\n")
     return report
+
+
+def runs_nowhere_else(item: pytest.Item) -> bool:
+    """Return whether `make test` runs a test on its first kernel alone."""
+    markers = {mark.name for mark in item.iter_markers()}
+    return bool(markers & {"first_kernel", "one_kernel"}) and not markers & {"matrix", "nightly"}
 
 
 exceptions_logged: list[str] = []

@@ -162,7 +162,6 @@ def test_sockets_in_list_api_and_page(lab: Lab, agent: AgentProcess) -> None:
         assert line.split() == ["xslist", "1", f"{ME['comm']}", f"({ME['pid']})"]
 
 
-@pytest.mark.first_kernel
 def test_interface_is_gone_while_a_socket_is_open(lab: Lab, agent: AgentProcess) -> None:
     with XdpSocket() as older, XdpSocket() as orphan:
         serve(lab, older, "xsolder").send(frame(60), times=2)
