@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pyroute2 import netns as named
 
-from tests.kernel.agent import AgentProcess
+from tests.kernel.agent import AgentProcess, traced
 from tests.kernel.flows import observing
 from tests.kernel.lab import Lab, frame
 from tests.kernel.namespaces import (
@@ -54,6 +54,8 @@ def test_nothing_holds_a_namespace(lab: Lab) -> None:
             tether = Tether(lab, path_of(name))
             found = Namespace(path_of(name), program)
             wait_for(lambda name=name: agent.value("xdp_program_attachment_info", netns=name) == 1)
+            # Before Linux 5.13 a program that is attached nowhere has no tracer: it gets one again.
+            wait_for(lambda: traced(agent, "decide_drop"))
             found.send(number + 1)
             found.close()
             remove(name)
