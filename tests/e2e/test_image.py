@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is in the image. It runs here: a virtual machine takes half a minute to list these files."""
+"""The files of the image, on the host: a virtual machine takes half a minute to list them."""
 
 from pathlib import Path
 

@@ -39,7 +39,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     report = yield
     if report.skipped and kernel() == _FIRST_KERNEL and runs_nowhere_else(item):
         report.outcome = "failed"
-        report.longrepr = f"skipped where alone `make test` runs it: {report.longrepr}"
+        report.longrepr = f"skipped, and `make test` runs it on no other kernel: {report.longrepr}"
     if report.failed:
         terminal = item.config.pluginmanager.get_plugin("terminalreporter")
         terminal.write_line(f"\nFAILED {report.nodeid}, {report.when}: {report.longreprtext}\n")

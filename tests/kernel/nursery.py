@@ -28,7 +28,7 @@ _context.set_forkserver_preload(
         "xdpscope.__main__",
         "xdpscope.agent",
         *(f"xdpscope.cli.{each}" for each in _COMMANDS),
-        __name__,
+        __name__,  # each forked process needs it
     ]
 )
 
